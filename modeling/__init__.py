@@ -1,0 +1,1 @@
+"""Configuration, attention backends, model and heads, losses."""
