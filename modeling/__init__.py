@@ -1,1 +1,1 @@
-"""Configuration, attention backends, model and heads, losses."""
+"""Configuration, attention backends, the model and its heads, losses."""

@@ -1,0 +1,108 @@
+"""The default backend: torch's scaled_dot_product_attention, document by document, block by block.
+
+Global layers attend within each document, so their cost is the sum of squared document lengths. Local layers cut the packed
+row into blocks of twice the window and let every block see itself and half a block to either side: O(n · window), whatever
+the documents' lengths. A mask of the blocks keeps documents apart and the window exact. (A dense band mask over n × n,
+which transformers uses on this backend, costs ten times as much at 4096 tokens; flex_attention has no backward on CPU.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from .layout import PackedLayout
+
+# Blocks are multiples of this many tokens: smaller ones leave the matrix units idle.
+_BLOCK_MULTIPLE = 128
+
+
+def mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Additive mask `(blocks, 1, block, 2 · block)` of `dtype` for local attention, or None where none is needed."""
+    if window is None or (layout.max_length <= window + 1 and not layout.has_holes):
+        return None
+    block = _block_length(window)
+    # Filling is document -1, which sees only itself: no row is left without a key.
+    documents = layout.document_ids
+    query_documents, key_documents = _query_blocks(documents, block, -1), _key_blocks(documents, block, -1)
+    query_offsets, key_offsets = _query_blocks(layout.offsets, block, 0), _key_blocks(layout.offsets, block, 0)
+    allowed = query_documents[:, :, None] == key_documents[:, None, :]
+    allowed &= (query_offsets[:, :, None] - key_offsets[:, None, :]).abs() <= window
+    additive = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return additive.masked_fill_(~allowed, float("-inf"))[:, None]
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: PackedLayout,
+    mask: torch.Tensor | None,
+    window: int | None,
+    scale: float,
+    dropout: float,
+) -> tuple[torch.Tensor, None]:
+    """See `attention` for the arguments."""
+    if len(query) == 0:
+        return query, None
+    if mask is None:
+        return _per_document(query, key, value, layout, scale, dropout), None
+    return _per_block(query, key, value, mask, _block_length(window or 0), scale, dropout), None
+
+
+def _per_document(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float, dropout: float
+) -> torch.Tensor:
+    lengths = [length for length in layout.with_lengths().lengths or () if length]
+    if len(set(lengths)) == 1:
+        rows = (tensor.unflatten(0, (len(lengths), lengths[0])) for tensor in (query, key, value))
+        return _sdpa(*rows, None, scale, dropout).flatten(0, 1)
+    documents = zip(*(tensor[None].split(lengths, 1) for tensor in (query, key, value)), strict=True)
+    return torch.cat([_sdpa(*document, None, scale, dropout) for document in documents], 1).squeeze(0)
+
+
+def _per_block(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    block: int,
+    scale: float,
+    dropout: float,
+) -> torch.Tensor:
+    blocks = _query_blocks(query, block), _key_blocks(key, block), _key_blocks(value, block)
+    return _sdpa(*blocks, mask.to(query.dtype), scale, dropout).flatten(0, 1)[: len(query)]
+
+
+def _sdpa(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    dropout: float,
+) -> torch.Tensor:
+    """`(rows, tokens, heads, head_dim)` in and out."""
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return out.transpose(1, 2)
+
+
+def _block_length(window: int) -> int:
+    return max(1, -(-2 * window // _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
+
+
+def _query_blocks(tensor: torch.Tensor, block: int, fill: int = 0) -> torch.Tensor:
+    """`(tokens, …)` → `(blocks, block, …)`, the last one filled up."""
+    return _pad_tokens(tensor, 0, -len(tensor) % block, fill).unflatten(0, (-1, block))
+
+
+def _key_blocks(tensor: torch.Tensor, block: int, fill: int = 0) -> torch.Tensor:
+    """`(tokens, …)` → `(blocks, 2 · block, …)`: each query block with half a block to either side."""
+    half = block // 2
+    shifted = _pad_tokens(tensor, half, -len(tensor) % block + half, fill).unflatten(0, (-1, block))
+    return torch.cat([shifted[:-1], shifted[1:]], dim=1)
+
+
+def _pad_tokens(tensor: torch.Tensor, before: int, after: int, fill: int) -> torch.Tensor:
+    return pad(tensor, (*(0, 0) * (tensor.dim() - 1), before, after), value=fill)

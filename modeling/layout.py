@@ -1,0 +1,239 @@
+"""Where the tokens of a batch lie: one packed row of documents, and the way from the user's tensors there and back.
+
+Inside the model a batch is one row of `total_tokens` tokens. `PackedLayout` says which document every token belongs to,
+how far apart tokens of one document are, and which cell of the user's tensors each token came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class PackedLayout:
+    """A packed batch of documents.
+
+    Args:
+        shape: leading shape of the user's tensors: `(batch, length)`, or `(total_tokens,)` for flat packed input.
+        indices: `(total_tokens,)` int64, the flattened cell of each token; None where every cell holds a token.
+        document_ids: `(total_tokens,)` int64, ascending.
+        offsets: `(total_tokens,)` int64, distance in tokens from the first token of the document. Holes in an attention
+            mask count, so that a window spans the same columns as in the padded form.
+        positions: `(total_tokens,)` int64, RoPE positions.
+        cu_seqlens: `(documents + 1,)` int32, boundaries of the documents in the packed row.
+        max_length: an upper bound of the longest document's length, in tokens.
+        has_holes: whether some document misses tokens in its midst.
+        lengths: lengths of the documents on the host, or None where nobody needed them yet.
+    """
+
+    shape: tuple[int, ...]
+    indices: torch.Tensor | None
+    document_ids: torch.Tensor
+    offsets: torch.Tensor
+    positions: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_length: int
+    has_holes: bool = False
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """`(batch, length)` of the user's tensors, with flat packed input as one row."""
+        return (1, self.shape[0]) if len(self.shape) == 1 else (self.shape[0], self.shape[1])
+
+    def unpad(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`(*shape, …)` → `(total_tokens, …)`."""
+        flat = tensor.flatten(0, len(self.shape) - 1)
+        return flat if self.indices is None else flat[self.indices]
+
+    def repad(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`(total_tokens, …)` → `(*shape, …)`, with zeros where no token is."""
+        if self.indices is not None:
+            batch, length = self.grid
+            cells = tensor.new_zeros(batch * length, *tensor.shape[1:])
+            tensor = cells.index_copy(0, self.indices, tensor)
+        return tensor.unflatten(0, self.shape) if len(self.shape) > 1 else tensor
+
+    def to(self, device: Any, **kwargs: Any) -> PackedLayout:
+        """Move the tensors; accelerate calls this where a model is spread over devices."""
+        moved = {
+            field.name: value.to(device, **kwargs)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+    def with_lengths(self) -> PackedLayout:
+        """The same layout with `lengths` on the host (waits for the device where they are not known)."""
+        if self.lengths is not None:
+            return self
+        lengths = tuple(self.cu_seqlens.diff().tolist())
+        return dataclasses.replace(self, lengths=lengths, max_length=max(lengths, default=0))
+
+
+def build_layout(
+    shape: tuple[int, ...],
+    device: torch.device,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+    max_seqlen: int | None = None,
+) -> PackedLayout:
+    """Read the layout of a batch from what the user passed.
+
+    Args:
+        shape: leading shape of the ids or embeddings, `(batch, length)` or `(total_tokens,)`.
+        device: device of the ids or embeddings.
+        attention_mask: `(batch, length)`, nonzero where a token is; padding may stand on either side or in between.
+        position_ids: `(batch, length)`, `(1, length)` or `(length,)` RoPE positions. A position 0 begins a document, as
+            in transformers' flattened batches.
+        cu_seqlens: `(documents + 1,)` boundaries of the documents in the flattened input.
+        max_seqlen: length of the longest document, where it is known; saves waiting for the device.
+
+    Raises:
+        ValueError: a mask of another shape, boundaries that do not span the input, or both at once.
+    """
+    if len(shape) not in (1, 2):
+        raise ValueError(f"input must be (batch, length) or (total_tokens,), not of shape {tuple(shape)}.")
+    if position_ids is not None:
+        position_ids = position_ids.to(device).expand(shape).flatten()
+    if cu_seqlens is not None:
+        if attention_mask is not None and not bool(attention_mask.all()):
+            raise ValueError("pass either cu_seqlens or an attention_mask with padding, not both.")
+        return _from_boundaries(shape, device, cu_seqlens, max_seqlen, position_ids)
+    if attention_mask is not None:
+        if not isinstance(attention_mask, torch.Tensor) or tuple(attention_mask.shape) != tuple(shape):
+            found = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)
+            raise ValueError(
+                f"attention_mask must be of the input's shape {tuple(shape)}, not {found}; "
+                "masks between pairs of tokens are not supported: pass documents with cu_seqlens."
+            )
+        mask = attention_mask.to(device) != 0
+        if not bool(mask.all()):
+            return _from_mask(mask, position_ids)
+    if position_ids is not None:
+        return _from_positions(shape, position_ids)
+    return _full_rows(shape, device)
+
+
+def _full_rows(shape: tuple[int, ...], device: torch.device) -> PackedLayout:
+    """Every row is one document of the full length; nothing depends on data, so nothing waits for the device."""
+    batch, length = (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+    columns = torch.arange(length, device=device).repeat(batch)
+    return PackedLayout(
+        shape=tuple(shape),
+        indices=None,
+        document_ids=torch.arange(batch, device=device).repeat_interleave(length, output_size=batch * length),
+        offsets=columns,
+        positions=columns,
+        cu_seqlens=torch.arange(batch + 1, device=device, dtype=torch.int32) * length,
+        max_length=length,
+        lengths=(length,) * batch,
+    )
+
+
+def _from_boundaries(
+    shape: tuple[int, ...],
+    device: torch.device,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int | None,
+    positions: torch.Tensor | None,
+) -> PackedLayout:
+    total = shape[0] if len(shape) == 1 else shape[0] * shape[1]
+    lengths = None
+    # Boundaries on the host can be checked for nothing; on a device the check would wait for it.
+    if cu_seqlens.device.type == "cpu":
+        lengths = tuple(cu_seqlens.diff().tolist())
+        valid = cu_seqlens.dim() == 1 and len(cu_seqlens) > 0 and min(lengths, default=0) >= 0
+        if not valid or int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != total:
+            raise ValueError(
+                f"cu_seqlens must rise from 0 to the number of tokens, {total}; got {cu_seqlens.tolist()[:8]}"
+                f"{' …' if cu_seqlens.numel() > 8 else ''}."
+            )
+        max_seqlen = max(lengths, default=0)
+    cu_seqlens = cu_seqlens.to(device=device, dtype=torch.int32)
+    row = torch.arange(total, device=device)
+    document_ids = torch.bucketize(row, cu_seqlens[1:].long(), right=True)
+    offsets = row - cu_seqlens.long()[document_ids]
+    return PackedLayout(
+        shape=tuple(shape),
+        indices=None,
+        document_ids=document_ids,
+        offsets=offsets,
+        positions=offsets if positions is None else positions,
+        cu_seqlens=cu_seqlens,
+        max_length=total if max_seqlen is None else int(max_seqlen),
+        lengths=lengths,
+    )
+
+
+def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None) -> PackedLayout:
+    """One document per row of the mask; rows may be empty."""
+    grid = mask if mask.dim() == 2 else mask.unsqueeze(0)
+    indices = grid.flatten().nonzero().squeeze(1)
+    rows, columns = indices // grid.shape[1], indices % grid.shape[1]
+    if positions is not None:
+        positions = positions[indices]
+        layout = _from_starts(tuple(mask.shape), rows, columns, positions == 0, positions)
+        return dataclasses.replace(layout, indices=indices)
+    counts = grid.sum(1)
+    first = grid.int().argmax(1)
+    last = grid.shape[1] - 1 - grid.flip(1).int().argmax(1)
+    lengths, extents = torch.stack([counts, (last - first + 1) * (counts > 0)]).tolist()
+    offsets = columns - first[rows]
+    return PackedLayout(
+        shape=tuple(mask.shape),
+        indices=indices,
+        document_ids=rows,
+        offsets=offsets,
+        # Columns, as in the padded form: RoPE is relative, but its rounding is not.
+        positions=columns,
+        cu_seqlens=_boundaries(counts),
+        max_length=max(lengths, default=0),
+        has_holes=lengths != extents,
+        lengths=tuple(lengths),
+    )
+
+
+def _from_positions(shape: tuple[int, ...], positions: torch.Tensor) -> PackedLayout:
+    batch, length = (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+    cells = torch.arange(batch * length, device=positions.device)
+    rows, columns = (cells // length, cells % length) if length else (cells, cells)
+    return _from_starts(tuple(shape), rows, columns, positions == 0, positions)
+
+
+def _from_starts(
+    shape: tuple[int, ...],
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    starts: torch.Tensor,
+    positions: torch.Tensor,
+) -> PackedLayout:
+    """Documents begin where `starts` says and at the first token of each row."""
+    starts = starts.clone()
+    starts[:1] = True
+    starts[1:] |= rows[1:] != rows[:-1]
+    document_ids = starts.cumsum(0) - 1
+    begins = starts.nonzero().squeeze(1)
+    offsets = columns - columns[begins][document_ids]
+    counts = torch.bincount(document_ids, minlength=len(begins))
+    lengths = tuple(counts.tolist())
+    return PackedLayout(
+        shape=shape,
+        indices=None,
+        document_ids=document_ids,
+        offsets=offsets,
+        positions=positions,
+        cu_seqlens=_boundaries(counts),
+        max_length=max(lengths, default=0),
+        has_holes=bool((offsets[1:] - offsets[:-1] > 1).any()),
+        lengths=lengths,
+    )
+
+
+def _boundaries(counts: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)

@@ -1,0 +1,108 @@
+"""Masked-LM loss straight from hidden states, without ever holding a (tokens, vocabulary) matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+# Rows of logits that exist at one time. Fewer save memory, but every chunk reads and writes the whole gradient of the
+# vocabulary matrix once.
+CHUNK = 512
+
+
+# A loop over a number of chunks that depends on the labels is nothing to compile.
+@torch.compiler.disable
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    chunk: int = CHUNK,
+) -> torch.Tensor:
+    """Cross-entropy of `softmax(hidden @ weight.T + bias)` against `labels`.
+
+    Logits are computed for `chunk` rows at a time, and their gradient in the same pass, so that at most
+    `(chunk, vocabulary)` values exist at once, in float32. Matrix products run in autocast's dtype where it is on.
+
+    Args:
+        hidden: `(rows, hidden)`, only rows that have a label.
+        weight: `(vocabulary, hidden)`.
+        bias: `(vocabulary,)` or None.
+        labels: `(rows,)` int64 in [0, vocabulary).
+        num_items_in_batch: divisor of the summed loss (Trainer: labelled tokens of the whole global batch); the number
+            of rows where None.
+        chunk: rows per chunk.
+
+    Returns:
+        float32 scalar; 0, with zero gradients, where there are no rows and no divisor.
+    """
+    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, chunk)
+    divisor = max(1, len(labels)) if num_items_in_batch is None else num_items_in_batch
+    return total / divisor
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Summed loss; the gradients are ready when the forward pass ends."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        chunk: int,
+    ) -> torch.Tensor:
+        device_type = hidden.device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        # Sums over chunks are kept in float32 whatever the parameters' dtype.
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        with torch.autocast(device_type, enabled=False):
+            cast_weight = weight.to(dtype)
+            cast_bias = None if bias is None else bias.to(dtype)
+            for start in range(0, len(labels), chunk):
+                rows = slice(start, start + chunk)
+                cast_hidden, target = hidden[rows].to(dtype), labels[rows, None]
+                logits = nn.functional.linear(cast_hidden, cast_weight, cast_bias).float()
+                normaliser = logits.logsumexp(-1, keepdim=True)
+                total += (normaliser - logits.gather(1, target)).sum()
+                if grad_hidden is None and grad_weight is None and grad_bias is None:
+                    continue
+                # d loss / d logits = softmax(logits) − one_hot(labels)
+                grad = logits.sub_(normaliser).exp_()
+                grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
+                if grad_bias is not None:
+                    grad_bias += grad.sum(0)
+                grad = grad.to(dtype)
+                if grad_hidden is not None:
+                    grad_hidden[rows] = grad @ cast_weight
+                if grad_weight is not None:
+                    if dtype == torch.float32:
+                        grad_weight.addmm_(grad.T, cast_hidden)
+                    else:
+                        grad_weight += grad.T @ cast_hidden
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * grad_total).to(weight_dtype),
+            None if grad_bias is None else (grad_bias * grad_total).to(bias_dtype),
+            None,
+            None,
+        )
