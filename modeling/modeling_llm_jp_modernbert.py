@@ -162,6 +162,11 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         "attentions": LlmJpModernBertAttention,
     }
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers guesses this from the source text; here the backend is looked up anew in every forward.
+        return True
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
