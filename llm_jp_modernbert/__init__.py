@@ -1,7 +1,7 @@
 """Japanese long-context ModernBERT: use, train, measure and publish it.
 
-Importing this package registers its classes with transformers' Auto classes. Its names are imported on first use, so that a
-command that only prints its help does not wait for torch.
+Importing this package registers its classes with transformers' Auto classes. Its names are imported on first use, so
+that a command that only prints its help does not wait for torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Registration with transformers' Auto classes, in the way that transformers registers its own: by name.
 
 `import llm_jp_modernbert` must register the model, yet cost nothing to a command that only prints its help. The public
-`AutoModel.register` wants the classes themselves, and with them torch. So our names are entered in the tables of names that
-transformers resolves on first use, once the module that holds a table has been executed, by whomever.
+`AutoModel.register` wants the classes themselves, and with them torch. So our names are entered in the tables of names
+that transformers resolves on first use, once the module that holds a table has been executed, by whomever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
@@ -94,7 +94,8 @@ def register() -> None:
 def register_for_modernbert() -> None:
     """Let `AutoModel*.from_pretrained` return this package's classes for every `modernbert` checkpoint.
 
-    Their configuration stays plain: what is saved is a `modernbert` checkpoint again. `unregister_for_modernbert` undoes it.
+    Their configuration stays plain: what is saved is a `modernbert` checkpoint again. `unregister_for_modernbert`
+    undoes it.
     """
     from .modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 

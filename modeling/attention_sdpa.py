@@ -1,9 +1,11 @@
 """The default backend: torch's scaled_dot_product_attention, document by document, block by block.
 
-Global layers attend within each document, so their cost is the sum of squared document lengths. Local layers cut the packed
-row into blocks of twice the window and let every block see itself and half a block to either side: O(n · window), whatever
-the documents' lengths. A mask of the blocks keeps documents apart and the window exact. (A dense band mask over n × n,
-which transformers uses on this backend, costs ten times as much at 4096 tokens; flex_attention has no backward on CPU.)
+Global layers attend within each document, so their cost is the sum of squared document lengths. Local layers cut the
+packed
+row into blocks of twice the window and let every block see itself and half a block to either side: O(n · window),
+whatever the documents' lengths. A mask of the blocks keeps documents apart and the window exact. (A dense band mask
+over n × n, which transformers uses on this backend, costs ten times as much at 4096 tokens; flex_attention has no
+backward on CPU.)
 """
 
 from __future__ import annotations
@@ -55,10 +57,10 @@ def _per_document(
 ) -> torch.Tensor:
     lengths = [length for length in layout.with_lengths().lengths or () if length]
     if len(set(lengths)) == 1:
-        rows = (tensor.unflatten(0, (len(lengths), lengths[0])) for tensor in (query, key, value))
-        return _sdpa(*rows, None, scale, dropout).flatten(0, 1)
+        query, key, value = (tensor.unflatten(0, (len(lengths), lengths[0])) for tensor in (query, key, value))
+        return _sdpa(query, key, value, None, scale, dropout).flatten(0, 1)
     documents = zip(*(tensor[None].split(lengths, 1) for tensor in (query, key, value)), strict=True)
-    return torch.cat([_sdpa(*document, None, scale, dropout) for document in documents], 1).squeeze(0)
+    return torch.cat([_sdpa(q, k, v, None, scale, dropout) for q, k, v in documents], 1).squeeze(0)
 
 
 def _per_block(
@@ -70,8 +72,9 @@ def _per_block(
     scale: float,
     dropout: float,
 ) -> torch.Tensor:
-    blocks = _query_blocks(query, block), _key_blocks(key, block), _key_blocks(value, block)
-    return _sdpa(*blocks, mask.to(query.dtype), scale, dropout).flatten(0, 1)[: len(query)]
+    total_tokens = len(query)
+    query, key, value = _query_blocks(query, block), _key_blocks(key, block), _key_blocks(value, block)
+    return _sdpa(query, key, value, mask.to(query.dtype), scale, dropout).flatten(0, 1)[:total_tokens]
 
 
 def _sdpa(

@@ -11,8 +11,8 @@ from .layout import PackedLayout
 def mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
     """None: the kernel reads the documents' boundaries itself.
 
-    Only where an attention mask has holes does a window over columns differ from the kernel's window over tokens; such a
-    local layer takes the sdpa backend's path and mask.
+    Only where an attention mask has holes does a window over columns differ from the kernel's window over tokens; such
+    a local layer takes the sdpa backend's path and mask.
     """
     return attention_sdpa.mask(layout, window, dtype) if layout.has_holes else None
 

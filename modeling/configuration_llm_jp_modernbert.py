@@ -1,9 +1,9 @@
 """Configuration of the model: reads and writes both generations of ModernBERT's keys.
 
 transformers 4 describes the alternation of global and local attention by `global_attn_every_n_layers`,
-`global_rope_theta` and `local_rope_theta`; transformers 5 by `layer_types` and `rope_parameters`, and saves only these.
-A transformers 4 that reads such a file falls back to its own defaults without a word. Here both families are read,
-and both are written.
+`global_rope_theta` and `local_rope_theta`; transformers 5 by `layer_types` and `rope_parameters`, and saves only
+these. A transformers 4 that reads such a file falls back to its own defaults without a word. Here both families are
+read, and both are written.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class LlmJpModernBertConfig(ModernBertConfig):
     llm-jp-tokenizer v3, RoPE theta 10,000 in global and local layers). In addition:
 
     Args:
-        checkpoint_format: `"native"` writes `model_type: llm-jp-modernbert`, `"plain"` writes `model_type: modernbert`,
-            which transformers loads without this package. A configuration read from a `modernbert` checkpoint
-            is plain, so that what came in goes out. Never written to the file itself.
+        checkpoint_format: `"native"` writes `model_type: llm-jp-modernbert`, `"plain"` writes `model_type:
+            modernbert`, which transformers loads without this package. A configuration read from a `modernbert`
+            checkpoint is plain, so that what came in goes out. Never written to the file itself.
         global_attn_every_n_layers, global_rope_theta, local_rope_theta: transformers 4's names for what `layer_types`
             and `rope_parameters` say; read when those are absent. `local_rope_theta=None` means "as global".
     """
@@ -54,26 +54,29 @@ class LlmJpModernBertConfig(ModernBertConfig):
     @property
     def global_rope_theta(self) -> float:
         """RoPE theta of the global layers; setting it changes `rope_parameters`."""
-        return self.rope_parameters["full_attention"]["rope_theta"]
+        return self._rope("full_attention")["rope_theta"]
 
     @global_rope_theta.setter
     def global_rope_theta(self, theta: float) -> None:
-        self.rope_parameters["full_attention"]["rope_theta"] = theta
+        self._rope("full_attention")["rope_theta"] = theta
 
     @property
     def local_rope_theta(self) -> float:
         """RoPE theta of the local layers; setting it changes `rope_parameters`."""
-        return self.rope_parameters["sliding_attention"]["rope_theta"]
+        return self._rope("sliding_attention")["rope_theta"]
 
     @local_rope_theta.setter
     def local_rope_theta(self, theta: float) -> None:
-        self.rope_parameters["sliding_attention"]["rope_theta"] = theta
+        self._rope("sliding_attention")["rope_theta"] = theta
 
     @property
     def global_attn_every_n_layers(self) -> int | None:
         """The n of "every n-th layer is global", or None where `layer_types` is no such alternation."""
         count = self.num_hidden_layers
         return next((n for n in range(1, count + 1) if _alternation(count, n) == self.layer_types), None)
+
+    def _rope(self, kind: Literal["full_attention", "sliding_attention"]) -> dict[str, Any]:
+        return (self.rope_parameters or {})[kind]
 
     @classmethod
     def get_config_dict(

@@ -1,7 +1,7 @@
 """Where the tokens of a batch lie: one packed row of documents, and the way from the user's tensors there and back.
 
-Inside the model a batch is one row of `total_tokens` tokens. `PackedLayout` says which document every token belongs to,
-how far apart tokens of one document are, and which cell of the user's tensors each token came from.
+Inside the model a batch is one row of `total_tokens` tokens. `PackedLayout` says which document every token belongs
+to, how far apart tokens of one document are, and which cell of the user's tensors each token came from.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class PackedLayout:
         shape: leading shape of the user's tensors: `(batch, length)`, or `(total_tokens,)` for flat packed input.
         indices: `(total_tokens,)` int64, the flattened cell of each token; None where every cell holds a token.
         document_ids: `(total_tokens,)` int64, ascending.
-        offsets: `(total_tokens,)` int64, distance in tokens from the first token of the document. Holes in an attention
-            mask count, so that a window spans the same columns as in the padded form.
+        offsets: `(total_tokens,)` int64, distance in tokens from the first token of the document. Holes in an
+            attention mask count, so that a window spans the same columns as in the padded form.
         positions: `(total_tokens,)` int64, RoPE positions.
         cu_seqlens: `(documents + 1,)` int32, boundaries of the documents in the packed row.
         max_length: an upper bound of the longest document's length, in tokens.
@@ -60,7 +60,7 @@ class PackedLayout:
 
     def to(self, device: Any, **kwargs: Any) -> PackedLayout:
         """Move the tensors; accelerate calls this where a model is spread over devices."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, **kwargs)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor)
@@ -89,8 +89,8 @@ def build_layout(
         shape: leading shape of the ids or embeddings, `(batch, length)` or `(total_tokens,)`.
         device: device of the ids or embeddings.
         attention_mask: `(batch, length)`, nonzero where a token is; padding may stand on either side or in between.
-        position_ids: `(batch, length)`, `(1, length)` or `(length,)` RoPE positions. A position 0 begins a document, as
-            in transformers' flattened batches.
+        position_ids: `(batch, length)`, `(1, length)` or `(length,)` RoPE positions. A position 0 begins a document,
+            as in transformers' flattened batches.
         cu_seqlens: `(documents + 1,)` boundaries of the documents in the flattened input.
         max_seqlen: length of the longest document, where it is known; saves waiting for the device.
 

@@ -1,14 +1,14 @@
 """The model and its five heads: ModernBERT's parameters, computed over one packed row of documents.
 
 Parameter names and shapes equal those of transformers' ModernBERT, so any `modernbert` checkpoint loads here and any
-checkpoint of this model loads there. What differs is the way through: padding is removed once at the door, attention never
-leaves a document, and the vocabulary head runs only where it is asked to.
+checkpoint of this model loads there. What differs is the way through: padding is removed once at the door, attention
+never leaves a document, and the vocabulary head runs only where it is asked to.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ class LlmJpModernBertEmbeddings(nn.Module):
     def __init__(self, config: LlmJpModernBertConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+        self.norm = _norm(config)
         self.drop = nn.Dropout(config.embedding_dropout)
 
     def forward(
@@ -74,15 +74,16 @@ class LlmJpModernBertMLP(nn.Module):
 class LlmJpModernBertAttention(nn.Module):
     """Self-attention within the documents of a packed row, global or in a window."""
 
-    def __init__(self, config: LlmJpModernBertConfig, layer_idx: int) -> None:
+    def __init__(self, config: LlmJpModernBertConfig, attention_type: str) -> None:
         super().__init__()
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(
-                f"hidden_size={config.hidden_size} is not a multiple of num_attention_heads={config.num_attention_heads}."
+                f"hidden_size={config.hidden_size} is not a multiple of "
+                f"num_attention_heads={config.num_attention_heads}."
             )
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.window = _window(config, config.layer_types[layer_idx])
+        self.window = _window(config, attention_type)
         self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
         self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
         self.out_drop = nn.Dropout(config.attention_dropout)
@@ -108,14 +109,13 @@ class LlmJpModernBertAttention(nn.Module):
 class LlmJpModernBertEncoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward; the first layer has no attention norm."""
 
-    def __init__(self, config: LlmJpModernBertConfig, layer_idx: int) -> None:
+    def __init__(self, config: LlmJpModernBertConfig, attention_type: str, is_first: bool) -> None:
         super().__init__()
-        norm = {"eps": config.norm_eps, "bias": config.norm_bias}
-        self.attn_norm = nn.Identity() if layer_idx == 0 else nn.LayerNorm(config.hidden_size, **norm)
-        self.attn = LlmJpModernBertAttention(config, layer_idx)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, **norm)
+        self.attention_type = attention_type
+        self.attn_norm = nn.Identity() if is_first else _norm(config)
+        self.attn = LlmJpModernBertAttention(config, attention_type)
+        self.mlp_norm = _norm(config)
         self.mlp = LlmJpModernBertMLP(config)
-        self.attention_type = config.layer_types[layer_idx]
 
     def forward(
         self,
@@ -141,7 +141,7 @@ class LlmJpModernBertPredictionHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.classifier_bias)
         self.act = ACT2FN[config.classifier_activation]
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+        self.norm = _norm(config)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(…, hidden)` in and out."""
@@ -151,6 +151,7 @@ class LlmJpModernBertPredictionHead(nn.Module):
 class LlmJpModernBertPreTrainedModel(PreTrainedModel):
     """Initialisation, saving and loading, common to the model and its heads."""
 
+    config: LlmJpModernBertConfig
     config_class = LlmJpModernBertConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -172,7 +173,7 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         base = self.config.initializer_range
         out = base / math.sqrt(2.0 * self.config.num_hidden_layers)
-        stds: list[tuple[nn.Module, float]] = []
+        stds: list[tuple[nn.Linear | nn.Embedding, float]] = []
         if isinstance(module, LlmJpModernBertEmbeddings):
             stds = [(module.tok_embeddings, base)]
         elif isinstance(module, LlmJpModernBertMLP):
@@ -211,8 +212,8 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
             kwargs: `cu_seq_lens_q` and `max_length_q`, transformers' names for the last two; others are ignored.
 
         Raises:
-            ValueError: neither or both of ids and embeddings, boundaries that do not span the input, or a document longer
-                than `max_position_embeddings`.
+            ValueError: neither or both of ids and embeddings, boundaries that do not span the input, or a document
+                longer than `max_position_embeddings`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
@@ -228,18 +229,21 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
             layout = layout.with_lengths()
         if layout.max_length > limit and not _extrapolates(self.config):
             raise ValueError(
-                f"a document of {layout.max_length} tokens is longer than max_position_embeddings={limit}. Truncate it, "
-                f"or load the model with max_position_embeddings={layout.max_length} to go beyond the trained length."
+                f"a document of {layout.max_length} tokens is longer than max_position_embeddings={limit}. "
+                f"Truncate it, or load the model with max_position_embeddings={layout.max_length} to go beyond what "
+                "it was trained on."
             )
         return layout
 
-    def save_pretrained(self, save_directory: Any, *args: Any, format: str | None = None, **kwargs: Any) -> Any:
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, format: Literal["plain", "native"] | None = None, **kwargs: Any
+    ) -> Any:
         """As transformers' `save_pretrained`.
 
         Args:
             save_directory: the folder to write.
-            format: `"plain"` for a `modernbert` checkpoint that transformers loads without this package, `"native"` for this
-                package's model type; by default what `config.checkpoint_format` says.
+            format: `"plain"` for a `modernbert` checkpoint that transformers loads without this package, `"native"`
+                for this package's model type; by default what `config.checkpoint_format` says.
 
         Raises:
             ValueError: another format.
@@ -261,20 +265,21 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         super().__init__(config)
         self.embeddings = LlmJpModernBertEmbeddings(config)
         self.layers = nn.ModuleList(
-            LlmJpModernBertEncoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+            LlmJpModernBertEncoderLayer(config, kind, is_first=index == 0)
+            for index, kind in enumerate(config.layer_types or ())
         )
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+        self.final_norm = _norm(config)
         self.rotary_emb = LlmJpModernBertRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The token embeddings."""
         return self.embeddings.tok_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embeddings."""
-        self.embeddings.tok_embeddings = value
+        self.embeddings.tok_embeddings = value  # type: ignore[assignment]
 
     @merge_with_config_defaults
     @capture_outputs
@@ -295,8 +300,8 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             layout: the layout, where the caller has built it already.
 
         Returns:
-            `last_hidden_state` of the input's leading shape, zero at padding; on request `hidden_states` likewise and, from
-            the eager backend, `attentions` `(batch, heads, length, length)`.
+            `last_hidden_state` of the input's leading shape, zero at padding; on request `hidden_states` likewise and,
+            from the eager backend, `attentions` `(batch, heads, length, length)`.
         """
         if layout is None:
             layout = self.build_layout(
@@ -312,7 +317,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         else:
             hidden_states = self.embeddings(layout.unpad(input_ids))  # type: ignore[arg-type]
 
-        kinds = sorted(set(self.config.layer_types))
+        kinds = sorted(set(self.config.layer_types or ()))
         dtype = _compute_dtype(hidden_states)
         masks = {kind: backend.mask(layout, _window(self.config, kind), dtype) for kind in kinds}
         tables = {kind: self.rotary_emb(hidden_states, layout.positions, kind) for kind in kinds}
@@ -322,7 +327,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         if padded:
             hidden_states = layout.repad(hidden_states)
         for layer in self.layers:
-            kind = layer.attention_type
+            kind = str(layer.attention_type)
             hidden_states = layer(hidden_states, layout, masks[kind], tables[kind], name, padded)
         if padded:
             hidden_states = layout.unpad(hidden_states)
@@ -331,7 +336,9 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
     def _backend_for(self, kwargs: dict[str, Any]) -> str:
         name = self.config._attn_implementation
         if name != "eager" and kwargs.get("output_attentions", self.config.output_attentions):
-            logger.warning_once(f"attn_implementation={name!r} has no attention weights to return; using 'eager' here.")
+            logger.warning_once(
+                f"attn_implementation={name!r} has no attention weights to return; using 'eager' here."
+            )
             return "eager"
         return name
 
@@ -348,11 +355,11 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Linear:
         """The vocabulary matrix."""
         return self.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the vocabulary matrix."""
         self.decoder = new_embeddings
 
@@ -426,13 +433,13 @@ class LlmJpModernBertClassifier(LlmJpModernBertPreTrainedModel):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, config: LlmJpModernBertConfig, num_outputs: int | None = None) -> None:
+    def __init__(self, config: LlmJpModernBertConfig, num_outputs: int | None) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = LlmJpModernBertModel(config)
         self.head = LlmJpModernBertPredictionHead(config)
         self.drop = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels if num_outputs is None else num_outputs)
+        self.classifier = nn.Linear(config.hidden_size, num_outputs or 0)
         self.post_init()
 
     def _encode(
@@ -442,7 +449,7 @@ class LlmJpModernBertClassifier(LlmJpModernBertPreTrainedModel):
         position_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         kwargs: dict[str, Any],
-    ) -> tuple[BaseModelOutput, PackedLayout]:
+    ) -> tuple[Any, PackedLayout]:
         layout = kwargs.pop("layout", None)
         if layout is None:
             layout = self.build_layout(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
@@ -466,6 +473,9 @@ class LlmJpModernBertClassifier(LlmJpModernBertPreTrainedModel):
 
 class LlmJpModernBertForSequenceClassification(LlmJpModernBertClassifier):
     """One label, several labels or a score per document (`config.problem_type`)."""
+
+    def __init__(self, config: LlmJpModernBertConfig) -> None:
+        super().__init__(config, num_outputs=config.num_labels)
 
     @can_return_tuple
     def forward(
@@ -498,6 +508,9 @@ class LlmJpModernBertForSequenceClassification(LlmJpModernBertClassifier):
 class LlmJpModernBertForTokenClassification(LlmJpModernBertClassifier):
     """A label per token, as in named-entity recognition."""
 
+    def __init__(self, config: LlmJpModernBertConfig) -> None:
+        super().__init__(config, num_outputs=config.num_labels)
+
     @can_return_tuple
     def forward(
         self,
@@ -529,6 +542,9 @@ class LlmJpModernBertForTokenClassification(LlmJpModernBertClassifier):
 class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
     """Start and end of an answer in a context."""
 
+    def __init__(self, config: LlmJpModernBertConfig) -> None:
+        super().__init__(config, num_outputs=config.num_labels)
+
     @can_return_tuple
     def forward(
         self,
@@ -546,7 +562,8 @@ class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
             start_positions, end_positions: `(batch,)` columns of the answer's first and last token.
 
         Returns:
-            `start_logits`, `end_logits`: `(batch, length)`, the dtype's least value at padding, where no answer can be.
+            `start_logits`, `end_logits`: `(batch, length)`, the dtype's least value at padding, where no answer can
+            be.
         """
         outputs, layout = self._encode(input_ids, attention_mask, position_ids, inputs_embeds, kwargs)
         logits = self._classify(outputs.last_hidden_state)
@@ -596,16 +613,20 @@ class LlmJpModernBertForMultipleChoice(LlmJpModernBertClassifier):
         if given is None:
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
         choices = given.shape[1]
-        rows = [
+        input_ids, attention_mask, position_ids, inputs_embeds = (
             None if tensor is None else tensor.flatten(0, 1)
             for tensor in (input_ids, attention_mask, position_ids, inputs_embeds)
-        ]
-        outputs, layout = self._encode(*rows, kwargs)
+        )
+        outputs, layout = self._encode(input_ids, attention_mask, position_ids, inputs_embeds, kwargs)
         logits = self._classify(self._pool(outputs.last_hidden_state, layout)).view(-1, choices)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return MultipleChoiceModelOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+def _norm(config: LlmJpModernBertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
 def _window(config: LlmJpModernBertConfig, layer_type: str) -> int | None:
@@ -614,7 +635,7 @@ def _window(config: LlmJpModernBertConfig, layer_type: str) -> int | None:
 
 def _extrapolates(config: LlmJpModernBertConfig) -> bool:
     """Whether the RoPE type adapts to lengths beyond `max_position_embeddings` by itself."""
-    return any(parameters["rope_type"] == "dynamic" for parameters in config.rope_parameters.values())
+    return any(parameters["rope_type"] == "dynamic" for parameters in (config.rope_parameters or {}).values())
 
 
 def _compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:

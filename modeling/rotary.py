@@ -9,7 +9,8 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryE
 class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
     """Cosine and sine tables, computed once per forward and kind of layer.
 
-    The frequencies, with every RoPE type that transformers knows (default, linear, dynamic, yarn …), are transformers' own.
+    The frequencies, with every RoPE type that transformers knows (default, linear, dynamic, yarn …), are transformers'
+    own.
     """
 
     def forward(
@@ -26,7 +27,9 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
             cos, sin: `(total_tokens, 1, head_dim / 2)` float32; the rotation itself happens in float32.
         """
         if len(positions) == 0:  # dynamic RoPE types take the largest position
-            positions = positions.new_zeros(1)[:0] if self.rope_type[layer_type] == "default" else positions.new_zeros(1)
+            positions = (
+                positions.new_zeros(1)[:0] if self.rope_type[layer_type] == "default" else positions.new_zeros(1)
+            )
         cos, sin = super().forward(hidden_states.new_empty(0, dtype=torch.float32), positions, layer_type)
         half = cos.shape[-1] // 2
         return cos[:, None, :half], sin[:, None, :half]
