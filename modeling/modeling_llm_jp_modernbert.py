@@ -186,6 +186,8 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
             stds = [(module.decoder, out)]
         elif isinstance(module, LlmJpModernBertClassifier):
             stds = [(module.classifier, self.config.hidden_size**-0.5)]
+        elif isinstance(module, LlmJpModernBertRotaryEmbedding):
+            module.reset_parameters()
         cutoff = 3.0 if self.config.initializer_cutoff_factor is None else self.config.initializer_cutoff_factor
         for layer, std in stds:
             truncated_normal_(layer.weight, std, cutoff)

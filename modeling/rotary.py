@@ -13,6 +13,13 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
     own.
     """
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Compute the frequencies anew: loading a checkpoint creates the model without data, and they are not in it."""
+        fresh = type(self)(self.config)
+        for name, frequencies in fresh.named_buffers():
+            getattr(self, name).copy_(frequencies)
+
     def forward(
         self, hidden_states: torch.Tensor, positions: torch.Tensor, layer_type: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,9 +37,9 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
             positions = (
                 positions.new_zeros(1)[:0] if self.rope_type[layer_type] == "default" else positions.new_zeros(1)
             )
-        cos, sin = super().forward(hidden_states.new_empty(0, dtype=torch.float32), positions, layer_type)
+        cos, sin = super().forward(hidden_states.new_empty(0, dtype=torch.float32), positions[None], layer_type)
         half = cos.shape[-1] // 2
-        return cos[:, None, :half], sin[:, None, :half]
+        return cos[0, :, None, :half], sin[0, :, None, :half]
 
 
 def rotate(query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
