@@ -1,0 +1,127 @@
+"""A small model of this package beside transformers' ModernBERT with the same weights, and what to compare of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import ModernBertConfig
+
+import llm_jp_modernbert
+from llm_jp_modernbert import LlmJpModernBertConfig
+
+VOCAB, HIDDEN, LAYERS, HEADS, WINDOW = 500, 64, 4, 4, 64
+HEAD_NAMES = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
+LOSS_TOLERANCE, OUTPUT_TOLERANCE = 1e-5, 1e-4
+# Weights drawn as at the start of training give attention so even that a wrong mask would hardly show.
+WEIGHT_SCALE = 3.0
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """Settings of both configurations: four layers, the first and the last global."""
+    return {
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 2 * WINDOW,
+        "max_position_embeddings": 2048,
+        "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "cls_token_id": 1,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+    } | changes
+
+
+def own_class(head: str) -> Any:
+    """This package's class of that head."""
+    return getattr(llm_jp_modernbert, f"LlmJpModernBert{head}")
+
+
+def peer_class(head: str) -> Any:
+    """transformers' class of that head."""
+    return getattr(transformers, f"ModernBert{head}")
+
+
+def pair(
+    head: str, implementation: str = "sdpa", peer_implementation: str = "sdpa", **changes: Any
+) -> tuple[Any, Any]:
+    """Our model and transformers', both in evaluation mode, with the same weights."""
+    config = settings(**changes)
+    torch.manual_seed(0)
+    peer = peer_class(head)(ModernBertConfig(**config, attn_implementation=peer_implementation)).eval()
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            parameter.mul_(WEIGHT_SCALE) if parameter.dim() > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)
+    own = own_class(head)(LlmJpModernBertConfig(**config, attn_implementation=implementation)).eval()
+    own.load_state_dict(peer.state_dict())
+    return own, peer
+
+
+def documents(*lengths: int, seed: int = 0) -> list[torch.Tensor]:
+    """Random ids, `(length,)` each, that are no special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCAB, (length,), generator=generator) for length in lengths]
+
+
+def padded(rows: list[torch.Tensor], side: str = "right", fill: int = 0) -> torch.Tensor:
+    """Rows of unequal length as one tensor `(batch, length)`."""
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill, padding_side=side)
+
+
+def padding_mask(rows: list[torch.Tensor], side: str = "right") -> torch.Tensor:
+    """The attention mask of `padded`."""
+    return padded([torch.ones_like(row) for row in rows], side)
+
+
+def boundaries(rows: list[torch.Tensor]) -> torch.Tensor:
+    """`cu_seqlens` of the rows, one after another."""
+    return torch.tensor([0, *(len(row) for row in rows)]).cumsum(0).int()
+
+
+def restarting_positions(rows: list[torch.Tensor]) -> torch.Tensor:
+    """`(1, total_tokens)` positions that begin at 0 in every row."""
+    return torch.cat([torch.arange(len(row)) for row in rows])[None]
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest absolute difference; an error where the shapes differ."""
+    assert first.shape == second.shape, f"shapes {tuple(first.shape)} and {tuple(second.shape)} differ"
+    return float((first.float() - second.float()).abs().max()) if first.numel() else 0.0
+
+
+def assert_close(first: torch.Tensor, second: torch.Tensor, tolerance: float = OUTPUT_TOLERANCE) -> None:
+    """Equal within an absolute tolerance; NaN is unequal to everything."""
+    found = difference(first, second)
+    assert found <= tolerance, f"differ by {found:.3g}, more than {tolerance:.3g}"
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """Gradients of all parameters by name, zeros where there is none."""
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def assert_gradients_close(own: Any, peer: Any, tolerance: float = OUTPUT_TOLERANCE) -> None:
+    """Every parameter's gradient is equal, relative to the largest gradient of that parameter (at least 1)."""
+    first, second = gradients(own), gradients(peer)
+    assert first.keys() == second.keys()
+    for name, gradient in second.items():
+        found = difference(first[name], gradient)
+        allowed = tolerance * max(1.0, float(gradient.abs().max()))
+        assert found <= allowed, f"gradient of {name} differs by {found:.3g}, more than {allowed:.3g}"
