@@ -1,1 +1,18 @@
-"""tokenization"""
+"""The llm-jp tokenizer for masked language models: built from what llm-jp publishes, saved for everyone, checked."""
+
+from __future__ import annotations
+
+from .check import Check, check_fits, check_tokenizer
+from .files import build_tokenizer, write_tokenizer
+from .stand_in import train_stand_in
+from .tokenization_llm_jp import LlmJpTokenizer
+
+__all__ = [
+    "Check",
+    "LlmJpTokenizer",
+    "build_tokenizer",
+    "check_fits",
+    "check_tokenizer",
+    "train_stand_in",
+    "write_tokenizer",
+]

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from .layout import SPECIAL_TOKENS, check_layout, encoder_form
 
-# Each is written differently by one of SentencePiece's options that llm-jp does not use: NFKC, dropped spaces, no space
-# before the text, newlines as spaces; the last is segmented differently by a BPE model.
+# Each is written differently by one of SentencePiece's options that llm-jp does not use: NFKC, dropped spaces, no
+# space before the text, newlines as spaces; the last is segmented differently by a BPE model.
 _PROBES = ("ＡＢＣ①ｶﾞ", "  a  b ", "一行\n二行\t", "形態素解析と言語モデルの学習 a long sentence")
 
 
@@ -27,8 +27,8 @@ def read_sentencepiece(path: str | os.PathLike[str]) -> list[tuple[str, float]]:
         `(piece, score)` in the order of the ids, scores being log-probabilities.
 
     Raises:
-        ValueError: if the file is missing, empty or no SentencePiece model, if it is no Unigram model with unchanged text
-            and bytes for unknown characters, or if other pieces stand where llm-jp's special tokens do.
+        ValueError: if the file is missing, empty or no SentencePiece model, if it is no Unigram model with unchanged
+            text and bytes for unknown characters, or if other pieces stand where llm-jp's special tokens do.
     """
     path = os.fspath(path)
     processor = _open(path)
@@ -79,7 +79,7 @@ def _check_equal(processor: Any, tokenizer: Tokenizer, vocabulary: list[tuple[st
         difference = sum(vocabulary[i][1] for i in theirs) - sum(vocabulary[i][1] for i in ours)
         if not same_text or abs(difference) > 1e-3:
             raise ValueError(
-                f"{path} splits {probe!r} into {processor.id_to_piece(theirs)}, which a llm-jp tokenizer would not: it "
-                "must be a Unigram model that leaves the text unchanged (normalization_rule_name=identity, "
+                f"{path} splits {probe!r} into {processor.id_to_piece(theirs)}, which a llm-jp tokenizer would not: "
+                "it must be a Unigram model that leaves the text unchanged (normalization_rule_name=identity, "
                 "add_dummy_prefix=true, remove_extra_whitespaces=false, byte_fallback=true)."
             )

@@ -1,7 +1,8 @@
 """What every llm-jp tokenizer of version 3 shares: the first 264 ids, and how text becomes pieces and pieces text.
 
-Two forms of one vocabulary exist. The *decoder* form is the published one for causal models: `<s>` before the text. The
-*encoder* form is the one for masked models: `CLS A SEP` and `CLS A SEP B SEP`. They give the same ids for the same text.
+Two forms of one vocabulary exist. The *decoder* form is the published one for causal models: `<s>` before the text.
+The *encoder* form is the one for masked models: `CLS A SEP` and `CLS A SEP B SEP`. They give the same ids for the same
+text.
 """
 
 from __future__ import annotations
@@ -120,14 +121,14 @@ def set_encoder_form(tokenizer: Tokenizer) -> None:
     # replacement. Spaces are therefore made ▁ beforehand and the replacement is the space, which no section can then
     # begin with; the second Metaspace makes ▁ of the one space that the first has set.
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
             pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="never", split=False),
         ]
     )
     tokenizer.decoder = _decoder()
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLS} $A {SEP}",
         pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
         special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (CLS, SEP)],

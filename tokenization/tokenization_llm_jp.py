@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from .conversion import read_sentencepiece
 from .layout import ENCODER_SETTINGS, LEADING_IDS, check_layout, encoder_form, is_encoder_form, set_encoder_form
@@ -35,19 +35,17 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
       in training: `今日のご飯は<MASK|LLM-jp>である。` now has the same pieces around the mask as the sentence has.
     * `truncation=True` cuts at 8192 tokens.
 
-    The mask stands for a token together with the space before it, if that has one, and spaces beside a mask are kept as
-    pieces: write `I<MASK|LLM-jp> tea`, not `I <MASK|LLM-jp> tea`, for the hidden `▁drink`.
+    The mask stands for a token together with the space before it, if that has one, and spaces beside a mask are kept
+    as pieces: write `I<MASK|LLM-jp> tea`, not `I <MASK|LLM-jp> tea`, for the hidden `▁drink`.
 
     A text is one word to `word_ids()`, and so is each of its sections between special tokens. With
-    `is_split_into_words=True` each word is a text of its own and begins with `▁`: right for words that spaces part. For
-    Japanese give the text and use offsets. Offsets are those of the original text; a first piece `▁` alone, which
+    `is_split_into_words=True` each word is a text of its own and begins with `▁`: right for words that spaces part.
+    For Japanese give the text and use offsets. Offsets are those of the original text; a first piece `▁` alone, which
     stands for nothing there, has those of the first character.
 
     The saved form is a `tokenizer.json` that the tokenizers library, and transformers' own `AutoTokenizer`, load
     without this package.
     """
-
-    model_input_names = list(ENCODER_SETTINGS["model_input_names"])
 
     @classmethod
     def from_sentencepiece(cls, path: str | os.PathLike[str], **kwargs: Any) -> LlmJpTokenizer:
@@ -80,7 +78,7 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         return cls._from_backend(backend, kwargs)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *init_inputs: Any, **kwargs: Any
     ) -> LlmJpTokenizer:
         """Loads a saved tokenizer; a llm-jp tokenizer in another form, such as a causal model's, is adapted.
@@ -91,12 +89,15 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
             **kwargs: see `PreTrainedTokenizerBase.from_pretrained`.
 
         Raises:
-            ValueError: if it is no llm-jp tokenizer.
-            OSError: if there is no tokenizer.
+            ValueError: if there is no tokenizer.json, or it is no llm-jp tokenizer.
         """
+        source = os.fspath(pretrained_model_name_or_path)
+        # Looked for first, since transformers speaks of slow tokenizers where it finds none.
+        _find_file(source, {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
-        _check_llm_jp(tokenizer.backend_tokenizer, os.fspath(pretrained_model_name_or_path))
-        if is_encoder_form(tokenizer.backend_tokenizer):
+        _check_llm_jp(tokenizer.backend_tokenizer, source)
+        roles = [role for role in ENCODER_SETTINGS if role.endswith("_token")]
+        if is_encoder_form(tokenizer.backend_tokenizer) and all(getattr(tokenizer, role) for role in roles):
             return tokenizer
         # Its settings are those of another form as well (`bos_token`, no limit of length); only the caller's stay.
         known = (*_HUB_ARGUMENTS, *ENCODER_SETTINGS, "padding_side", "truncation_side")
@@ -136,8 +137,8 @@ def _find_file(source: str, hub_arguments: dict[str, Any]) -> str:
         found = cached_file(source, _TOKENIZER_FILE, **hub_arguments)
     except OSError as error:
         raise ValueError(
-            f"No {_TOKENIZER_FILE} in {source!r}: {error} Give a repository or directory that has one, or build the "
-            "tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
+            f"{source!r} is no file, and no directory or repository with a {_TOKENIZER_FILE}: {error} Give one that is, "
+            "or build the tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
         ) from error
     return str(found)
 
