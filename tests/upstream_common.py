@@ -4,10 +4,10 @@
     python tests/upstream_common.py --peer         # transformers' ModernBERT, for comparison
     python tests/upstream_common.py -k save_load   # further arguments go to pytest
 
-The tests are in the source distribution of the installed transformers, which pip fetches once (`--sdist` names one that
-is here already); so they are no part of the default test command, which needs no network. The distribution holds the
-common tests but not the folders they import from: small stand-ins are written beside them. The classes under test are
-described in `tests/modeling/upstream_model_tester.py`.
+The tests are in the source distribution of the installed transformers, which pip fetches once (`--sdist` names one
+that is here already); so they are no part of the default test command, which needs no network. The distribution holds
+the common tests but not the folders they import from: small stand-ins are written beside them. The classes under test
+are described in `tests/modeling/upstream_model_tester.py`.
 """
 
 from __future__ import annotations
