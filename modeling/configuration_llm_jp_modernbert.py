@@ -30,6 +30,8 @@ class LlmJpModernBertConfig(ModernBertConfig):
         checkpoint_format: `"native"` writes `model_type: llm-jp-modernbert`, `"plain"` writes `model_type:
             modernbert`, which transformers loads without this package. A configuration read from a `modernbert`
             checkpoint is plain, so that what came in goes out. Never written to the file itself.
+        allow_longer_input: let documents be longer than `max_position_embeddings`, which is an error otherwise: beyond
+            the lengths of its training a model gives answers, but not good ones.
         global_attn_every_n_layers, global_rope_theta, local_rope_theta: transformers 4's names for what `layer_types`
             and `rope_parameters` say; read when those are absent. `local_rope_theta=None` means "as global".
     """
@@ -44,6 +46,7 @@ class LlmJpModernBertConfig(ModernBertConfig):
     eos_token_id: int | list[int] | None = 6
     sep_token_id: int | None = 6
     checkpoint_format: Literal["native", "plain"] = "native"
+    allow_longer_input: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         every = kwargs.pop("global_attn_every_n_layers", None)
@@ -95,6 +98,8 @@ class LlmJpModernBertConfig(ModernBertConfig):
         """All settings under transformers 5's names and, where they can say it, under transformers 4's as well."""
         output = super().to_dict()
         output.pop("checkpoint_format", None)
+        if not self.allow_longer_input:
+            output.pop("allow_longer_input", None)
         output["global_rope_theta"] = self.global_rope_theta
         output["local_rope_theta"] = self.local_rope_theta
         if self.global_attn_every_n_layers is not None:

@@ -215,7 +215,7 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: neither or both of ids and embeddings, boundaries that do not span the input, or a document
-                longer than `max_position_embeddings`.
+                longer than `max_position_embeddings` unless `config.allow_longer_input`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
@@ -229,11 +229,10 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         limit = self.config.max_position_embeddings
         if layout.max_length > limit:
             layout = layout.with_lengths()
-        if layout.max_length > limit and not _extrapolates(self.config):
+        if layout.max_length > limit and not self.config.allow_longer_input:
             raise ValueError(
                 f"a document of {layout.max_length} tokens is longer than max_position_embeddings={limit}. "
-                f"Truncate it, or load the model with max_position_embeddings={layout.max_length} to go beyond what "
-                "it was trained on."
+                "Truncate it, or load the model with allow_longer_input=True to go beyond what it was trained on."
             )
         return layout
 
@@ -322,7 +321,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         kinds = sorted(set(self.config.layer_types or ()))
         dtype = _compute_dtype(hidden_states)
         masks = {kind: backend.mask(layout, _window(self.config, kind), dtype) for kind in kinds}
-        tables = {kind: self.rotary_emb(hidden_states, layout.positions, kind) for kind in kinds}
+        tables = {kind: self.rotary_emb.tables(layout.positions, kind) for kind in kinds}
 
         # Recorded hidden states have the user's shape and lie on the path of the gradient.
         padded = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
@@ -633,11 +632,6 @@ def _norm(config: LlmJpModernBertConfig) -> nn.LayerNorm:
 
 def _window(config: LlmJpModernBertConfig, layer_type: str) -> int | None:
     return config.local_attention // 2 if layer_type == "sliding_attention" else None
-
-
-def _extrapolates(config: LlmJpModernBertConfig) -> bool:
-    """Whether the RoPE type adapts to lengths beyond `max_position_embeddings` by itself."""
-    return any(parameters["rope_type"] == "dynamic" for parameters in (config.rope_parameters or {}).values())
 
 
 def _compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:

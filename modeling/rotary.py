@@ -7,37 +7,29 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryE
 
 
 class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
-    """Cosine and sine tables, computed once per forward and kind of layer.
-
-    The frequencies, with every RoPE type that transformers knows (default, linear, dynamic, yarn …), are transformers'
-    own.
-    """
+    """Frequencies of global and local layers, in every RoPE type that transformers knows."""
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Compute the frequencies anew: loading a checkpoint creates the model without data, and they are not in it."""
+        """Compute the frequencies anew, as loading does: the model is created without data, and no file has them."""
         fresh = type(self)(self.config)
         for name, frequencies in fresh.named_buffers():
             getattr(self, name).copy_(frequencies)
 
-    def forward(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor, layer_type: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tables for `positions`.
+    def tables(self, positions: torch.Tensor, layer_type: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines for one forward.
 
         Args:
-            hidden_states: any tensor on the device of the model; its dtype is not used.
             positions: `(total_tokens,)`.
             layer_type: `"full_attention"` or `"sliding_attention"`.
 
         Returns:
             cos, sin: `(total_tokens, 1, head_dim / 2)` float32; the rotation itself happens in float32.
         """
-        if len(positions) == 0:  # dynamic RoPE types take the largest position
-            positions = (
-                positions.new_zeros(1)[:0] if self.rope_type[layer_type] == "default" else positions.new_zeros(1)
-            )
-        cos, sin = super().forward(hidden_states.new_empty(0, dtype=torch.float32), positions[None], layer_type)
+        if len(positions) == 0 and self.rope_type[layer_type] != "default":
+            positions = positions.new_zeros(1)  # adaptive RoPE types look for the largest position
+        like = torch.empty(0, dtype=torch.float32, device=positions.device)
+        cos, sin = self(like, positions[None], layer_type)
         half = cos.shape[-1] // 2
         return cos[0, :, None, :half], sin[0, :, None, :half]
 
