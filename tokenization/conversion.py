@@ -13,6 +13,10 @@ from .layout import SPECIAL_TOKENS, check_layout, encoder_form
 # space before the text, newlines as spaces; the last is segmented differently by a BPE model.
 _PROBES = ("ＡＢＣ①ｶﾞ", "  a  b ", "一行\n二行\t", "形態素解析と言語モデルの学習 a long sentence")
 
+# SentencePiece knows that a byte piece or a control piece is never found in the text, and gives it any score, usually
+# 0. The tokenizers library would then read the six characters `<0x0A>` as a newline. This is llm-jp's own score.
+_NOT_IN_TEXT = -127.5
+
 
 def read_sentencepiece(path: str | os.PathLike[str]) -> list[tuple[str, float]]:
     """Reads the vocabulary of a llm-jp SentencePiece model.
@@ -32,7 +36,7 @@ def read_sentencepiece(path: str | os.PathLike[str]) -> list[tuple[str, float]]:
     """
     path = os.fspath(path)
     processor = _open(path)
-    vocabulary = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(len(processor))]
+    vocabulary = [(processor.id_to_piece(i), _score(processor, i)) for i in range(len(processor))]
     for token_id, name in enumerate(SPECIAL_TOKENS):
         piece, score = vocabulary[token_id] if token_id < len(vocabulary) else ("", 0.0)
         if piece == name.replace("|LLM-jp>", ">"):
@@ -68,6 +72,13 @@ def _open(path: str) -> Any:
             "`git lfs pull`."
         )
     return processor
+
+
+def _score(processor: Any, token_id: int) -> float:
+    score: float = processor.get_score(token_id)
+    if processor.is_control(token_id) or processor.is_byte(token_id) or processor.is_unknown(token_id):
+        return min(score, _NOT_IN_TEXT)
+    return score
 
 
 def _check_equal(processor: Any, tokenizer: Tokenizer, vocabulary: list[tuple[str, float]], path: str) -> None:

@@ -59,6 +59,8 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
             hard_vocab_limit=False,
             byte_fallback=True,
             character_coverage=1.0,
+            # Those of `<0x0A>`: where they are no pieces of their own, the text `<0x0A>` would be read as a byte.
+            required_chars="<>x0123456789ABCDEF",
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             unk_id=0,

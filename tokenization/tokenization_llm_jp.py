@@ -137,8 +137,8 @@ def _find_file(source: str, hub_arguments: dict[str, Any]) -> str:
         found = cached_file(source, _TOKENIZER_FILE, **hub_arguments)
     except OSError as error:
         raise ValueError(
-            f"{source!r} is no file, and no directory or repository with a {_TOKENIZER_FILE}: {error} Give one that is, "
-            "or build the tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
+            f"{source!r} is no file, and no directory or repository with a {_TOKENIZER_FILE}: {error} Give one that "
+            "has one, or build the tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
         ) from error
     return str(found)
 

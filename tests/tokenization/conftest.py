@@ -1,0 +1,70 @@
+"""Tokenizers to test: a small one that is trained here, and the published ones where their files are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from llm_jp_modernbert.tokenization import LlmJpTokenizer
+from llm_jp_modernbert.tokenization.conversion import read_sentencepiece
+from llm_jp_modernbert.tokenization.layout import decoder_form
+from tokenizer_samples import MODELS, texts_of, train_sentencepiece
+from tokenizers import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model with the options and the special pieces of llm-jp's."""
+    prefix = tmp_path_factory.mktemp("sentencepiece") / "small"
+    train_sentencepiece(prefix)
+    return prefix.with_suffix(".model")
+
+
+@pytest.fixture(scope="session", params=["small", *MODELS])
+def model_file(request: pytest.FixtureRequest) -> Path:
+    """Each SentencePiece model in turn."""
+    if request.param == "small":
+        return request.getfixturevalue("small_model")
+    return request.getfixturevalue("data_dir") / "tokenizer" / MODELS[request.param]
+
+
+@pytest.fixture(scope="session")
+def processor(model_file: Path) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_file: Path) -> LlmJpTokenizer:
+    return LlmJpTokenizer.from_sentencepiece(model_file)
+
+
+@pytest.fixture(scope="session")
+def decoder(model_file: Path) -> Tokenizer:
+    """The decoder form. Its file is compared with the published one in test_published.py."""
+    return decoder_form(read_sentencepiece(model_file))
+
+
+@pytest.fixture(scope="session")
+def saved(tokenizer: LlmJpTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the saved tokenizer."""
+    folder = tmp_path_factory.mktemp("saved")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_model: Path) -> LlmJpTokenizer:
+    return LlmJpTokenizer.from_sentencepiece(small_model)
+
+
+@pytest.fixture(scope="session")
+def sample(data_dir: Path) -> Iterator[list[str]]:
+    """Some 110 manual pages and the beginnings of 20 literary works."""
+    manuals = sorted((data_dir / "corpus" / "manuals").glob("*.jsonl.gz"))
+    works = texts_of(data_dir / "corpus" / "aozora" / "validation.jsonl.gz", 20)
+    return [
+        *(text for file in manuals for text in texts_of(file, 120 // len(manuals))),
+        *(work[:8_000] for work in works),
+    ]
