@@ -7,10 +7,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from .layout import SPECIAL_TOKENS, check_layout, encoder_form
+from .layout import LEADING_IDS, SPECIAL_TOKENS, check_layout, encoder_form
 
 # Each is written differently by one of SentencePiece's options that llm-jp does not use: NFKC, dropped spaces, no
-# space before the text, newlines as spaces; the last is segmented differently by a BPE model.
+# space before the text, newlines as spaces. The last is a sentence of both languages.
 _PROBES = ("ＡＢＣ①ｶﾞ", "  a  b ", "一行\n二行\t", "形態素解析と言語モデルの学習 a long sentence")
 
 # SentencePiece knows that a byte piece or a control piece is never found in the text, and gives it any score, usually
@@ -42,6 +42,9 @@ def read_sentencepiece(path: str | os.PathLike[str]) -> list[tuple[str, float]]:
         if piece == name.replace("|LLM-jp>", ">"):
             vocabulary[token_id] = (name, score)
     check_layout([piece for piece, _ in vocabulary], path)
+    # A BPE model has no log-probabilities: the trainer writes the rank of the merge instead.
+    if all(score == -rank for rank, (_, score) in enumerate(vocabulary[LEADING_IDS:])):
+        raise ValueError(f"{path} is a BPE model, but llm-jp's is Unigram. Give the model of llm-jp-tokenizer v3.")
     _check_equal(processor, encoder_form(vocabulary), vocabulary, path)
     return vocabulary
 

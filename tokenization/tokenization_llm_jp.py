@@ -117,6 +117,9 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         with open(config_file, encoding="utf-8") as file:
             config = json.load(file)
         config["tokenizer_class"] = _SAVED_CLASS
+        # Where this one was loaded from is nobody else's setting.
+        for name in ("is_local", "local_files_only"):
+            config.pop(name, None)
         with open(config_file, "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2, sort_keys=True, ensure_ascii=False)
             file.write("\n")
@@ -136,9 +139,10 @@ def _find_file(source: str, hub_arguments: dict[str, Any]) -> str:
     try:
         found = cached_file(source, _TOKENIZER_FILE, **hub_arguments)
     except OSError as error:
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{source!r} is no file, and no directory or repository with a {_TOKENIZER_FILE}: {error} Give one that "
-            "has one, or build the tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
+            f"{source!r} is no file, and no directory or repository with a {_TOKENIZER_FILE}: {reason} Give one that "
+            "has it, or build the tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
         ) from error
     return str(found)
 

@@ -22,9 +22,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix.with_suffix(".model")
 
 
-@pytest.fixture(scope="session", params=["small", *MODELS])
+@pytest.fixture(scope="session", params=["small", "v3.0"])
 def model_file(request: pytest.FixtureRequest) -> Path:
-    """Each SentencePiece model in turn."""
+    """A small SentencePiece model and a published one. What is special to v3.1 has tests of its own."""
     if request.param == "small":
         return request.getfixturevalue("small_model")
     return request.getfixturevalue("data_dir") / "tokenizer" / MODELS[request.param]

@@ -1,0 +1,99 @@
+"""What is no llm-jp tokenizer is refused with the name of the file and the way out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_fits, train_stand_in
+from tokenizer_samples import train_sentencepiece
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, Unigram
+
+
+def test_files_that_are_no_sentencepiece_model(tmp_path: Path) -> None:
+    (tmp_path / "empty.model").touch()
+    (tmp_path / "text.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for name, message in {
+        "missing.model": "does not exist.*github.com/llm-jp",
+        "empty.model": "is empty.*Download it again",
+        "text.model": "is no SentencePiece model.*Download it again",
+        "": "is a directory.*Name the SentencePiece file",
+    }.items():
+        with pytest.raises(ValueError, match=f"{tmp_path / name} {message}"):
+            LlmJpTokenizer.from_sentencepiece(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"control_symbols": []}, "id 3 is '<0x00>', but '<MASK|LLM-jp>' stands there"),
+        ({"byte_fallback": False}, "id 8 is '.*', but '<0x00>' stands there"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "leaves the text unchanged"),
+        ({"remove_extra_whitespaces": True}, "leaves the text unchanged"),
+        ({"add_dummy_prefix": False}, "leaves the text unchanged"),
+        ({"model_type": "bpe"}, "is a BPE model.*Give the model of llm-jp-tokenizer v3"),
+    ],
+)
+def test_other_sentencepiece_models(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    train_sentencepiece(tmp_path / "other", **options)
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")) as caught:
+        LlmJpTokenizer.from_sentencepiece(tmp_path / "other.model")
+    assert str(tmp_path / "other.model") in str(caught.value)
+
+
+def test_other_tokenizers(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    Tokenizer(BPE()).save(str(file))
+    with pytest.raises(ValueError, match=f"{file} is a BPE tokenizer.*Give a llm-jp-3 model"):
+        LlmJpTokenizer.from_decoder(file)
+    Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0)).save(str(file))
+    with pytest.raises(ValueError, match=f"{file}: id 1 is 'a', but '<s>' stands there"):
+        LlmJpTokenizer.from_decoder(tmp_path)
+    with pytest.raises(ValueError, match="id 1 is 'a', but '<s>' stands there"):
+        LlmJpTokenizer.from_pretrained(tmp_path)
+    file.write_text("{")
+    with pytest.raises(ValueError, match=f"{file} is no tokenizer.json"):
+        LlmJpTokenizer.from_decoder(tmp_path)
+
+
+def test_sources(small_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"(?s)'nobody/nothing' is no file.*from_sentencepiece"):
+        build_tokenizer("nobody/nothing")
+    with pytest.raises(ValueError, match=f"{tmp_path} holds neither"):
+        build_tokenizer(str(tmp_path))
+    for name in ("a.model", "b.model"):
+        (tmp_path / name).write_bytes(small_model.read_bytes())
+    with pytest.raises(ValueError, match=r"several SentencePiece models \(a.model, b.model\)"):
+        build_tokenizer(str(tmp_path))
+    (tmp_path / "b.model").unlink()
+    expected = LlmJpTokenizer.from_sentencepiece(small_model).backend_tokenizer.to_str()
+    for source in (small_model, tmp_path, tmp_path / "a.model"):
+        assert build_tokenizer(str(source)).backend_tokenizer.to_str() == expected
+
+
+def test_check_fits(small: LlmJpTokenizer) -> None:
+    size = len(small)
+    for fitting in (size, size + 127):
+        check_fits(small, SimpleNamespace(vocab_size=fitting, pad_token_id=4, cls_token_id=5, mask_token_id=None))
+    for other in (size - 1, size + 128, 99574):
+        with pytest.raises(ValueError, match=f"has {size:,} tokens, but .* vocabulary of {other:,}.*resize_token_emb"):
+            check_fits(small, SimpleNamespace(vocab_size=other))
+    with pytest.raises(ValueError, match=r"has pad_token_id=4, but .* has 0"):
+        check_fits(small, SimpleNamespace(vocab_size=size, pad_token_id=0))
+
+
+def test_stand_in_without_room_or_text() -> None:
+    with pytest.raises(ValueError, match="leaves no room for pieces"):
+        train_stand_in(["あ"], vocab_size=264)
+    with pytest.raises(ValueError, match="no text to train"):
+        train_stand_in(["", " \n　"])
+
+
+def test_import_needs_neither_torch_nor_sentencepiece() -> None:
+    code = "import sys, llm_jp_modernbert.tokenization; print({'torch', 'sentencepiece'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "set()"

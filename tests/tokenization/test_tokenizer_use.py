@@ -1,0 +1,158 @@
+"""Templates, pairs, truncation, padding, offsets, and what transformers does with a tokenizer."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+from llm_jp_modernbert.tokenization import LlmJpTokenizer
+from tokenizer_samples import MODELS, ODD_TEXTS, SENTENCES
+
+CLS, SEP, PAD, MASK = 5, 6, 4, 3
+FIRST, SECOND = SENTENCES[:2]
+
+
+def body(tokenizer: LlmJpTokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_single_and_pair(tokenizer: LlmJpTokenizer) -> None:
+    first, second = body(tokenizer, FIRST), body(tokenizer, SECOND)
+    assert tokenizer(FIRST).input_ids == [CLS, *first, SEP]
+    assert tokenizer(FIRST, SECOND).input_ids == [CLS, *first, SEP, *second, SEP]
+    assert tokenizer("").input_ids == [CLS, SEP]
+    assert tokenizer([FIRST], [SECOND]).input_ids == [[CLS, *first, SEP, *second, SEP]]
+
+
+def test_input_names(tokenizer: LlmJpTokenizer) -> None:
+    assert list(tokenizer(FIRST, SECOND)) == ["input_ids", "attention_mask"]
+
+
+def test_type_ids_on_request(tokenizer: LlmJpTokenizer) -> None:
+    first, second = body(tokenizer, FIRST), body(tokenizer, SECOND)
+    encoded = tokenizer(FIRST, SECOND, return_token_type_ids=True)
+    assert encoded.token_type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    assert set(tokenizer(FIRST, return_token_type_ids=True).token_type_ids) == {0}
+
+
+def test_truncation_at_the_models_length(small: LlmJpTokenizer) -> None:
+    long = "日本語の文章" * 5000
+    encoded = small(long, truncation=True)
+    assert len(encoded.input_ids) == small.model_max_length == 8192
+    assert (encoded.input_ids[0], encoded.input_ids[-1]) == (CLS, SEP)
+
+
+def test_truncation_of_pairs(tokenizer: LlmJpTokenizer) -> None:
+    first, second = body(tokenizer, FIRST), body(tokenizer, SECOND)
+    length = len(first) + 6
+    ids = tokenizer(FIRST, SECOND, truncation="only_second", max_length=length).input_ids
+    assert ids == [CLS, *first, SEP, *second[:3], SEP]
+
+
+def test_stride_covers_the_text(tokenizer: LlmJpTokenizer) -> None:
+    text = "".join(SENTENCES)
+    windows = tokenizer(
+        FIRST, text, truncation="only_second", max_length=40, stride=4, return_overflowing_tokens=True
+    ).input_ids
+    head = [CLS, *body(tokenizer, FIRST), SEP]
+    assert all(window[: len(head)] == head and len(window) <= 40 for window in windows)
+    joined = windows[0][len(head) : -1]
+    for window in windows[1:]:
+        joined += window[len(head) + 4 : -1]
+    assert joined == body(tokenizer, text)
+
+
+def test_padding(tokenizer: LlmJpTokenizer) -> None:
+    batch = tokenizer([FIRST, "a"], padding=True)
+    short = len(tokenizer("a").input_ids)
+    assert set(batch.input_ids[1][short:]) == {PAD}
+    assert batch.attention_mask[1] == [1] * short + [0] * (len(batch.input_ids[0]) - short)
+
+
+@pytest.mark.parametrize("text", [*ODD_TEXTS, *SENTENCES])
+def test_offsets_are_those_of_the_text(text: str, tokenizer: LlmJpTokenizer) -> None:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    covered = 0
+    for token, (start, end) in zip(
+        tokenizer.convert_ids_to_tokens(encoded.input_ids), encoded.offset_mapping, strict=True
+    ):
+        if token.startswith("<0x"):  # each byte has the offsets of all the characters that its run of bytes spells
+            assert all(token[3:5].lower() in text[start:end].encode().hex() for _ in token)
+        else:
+            assert token.replace("▁", " ").strip(" ") == text[start:end].strip(" ") or (token == "▁" and start == 0)
+        assert start <= covered <= end
+        covered = max(covered, end)
+    assert covered == len(text)
+
+
+def test_offsets_of_the_second_text(tokenizer: LlmJpTokenizer) -> None:
+    encoded = tokenizer(FIRST, SECOND, return_offsets_mapping=True)
+    second = [span for span, part in zip(encoded.offset_mapping, encoded.sequence_ids(), strict=True) if part == 1]
+    assert second[0][0] == 0
+    assert second[-1][1] == len(SECOND)
+
+
+def test_words(tokenizer: LlmJpTokenizer) -> None:
+    words = ["東京", "は", "coffee"]
+    encoded = tokenizer(words, is_split_into_words=True)
+    expected = [piece for word in words for piece in body(tokenizer, word)]
+    assert encoded.input_ids == [CLS, *expected, SEP]
+    counts = [len(body(tokenizer, word)) for word in words]
+    assert encoded.word_ids() == [None, *(i for i, count in enumerate(counts) for _ in range(count)), None]
+
+
+def test_special_tokens_mask(tokenizer: LlmJpTokenizer) -> None:
+    encoded = tokenizer(FIRST, SECOND, return_special_tokens_mask=True)
+    expected = [int(i in (CLS, SEP)) for i in encoded.input_ids]
+    assert encoded.special_tokens_mask == expected
+    assert tokenizer.get_special_tokens_mask(encoded.input_ids, already_has_special_tokens=True) == expected
+    assert tokenizer.num_special_tokens_to_add() == 2
+    assert tokenizer.num_special_tokens_to_add(pair=True) == 3
+
+
+def test_masking_collator_spares_special_tokens_and_padding(tokenizer: LlmJpTokenizer) -> None:
+    from transformers import DataCollatorForLanguageModeling
+
+    collator = DataCollatorForLanguageModeling(
+        tokenizer, mlm_probability=1.0, mask_replace_prob=1.0, random_replace_prob=0
+    )
+    batch = collator([tokenizer(FIRST), tokenizer("a")])
+    original = tokenizer([FIRST, "a"], padding=True, return_tensors="pt").input_ids
+    special = (original == CLS) | (original == SEP) | (original == PAD)
+    assert (batch["input_ids"][special] == original[special]).all()
+    assert (batch["input_ids"][~special] == MASK).all()
+    assert (batch["labels"][special] == -100).all()
+
+
+def test_pickle(tokenizer: LlmJpTokenizer) -> None:
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert type(copy) is LlmJpTokenizer
+    assert copy(SENTENCES, ODD_TEXTS[: len(SENTENCES)]).data == tokenizer(SENTENCES, ODD_TEXTS[: len(SENTENCES)]).data
+
+
+def test_datasets_map_in_processes(small: LlmJpTokenizer) -> None:
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"text": SENTENCES}).map(lambda row: small(row["text"]), batched=True, num_proc=2)
+    assert rows["input_ids"][:] == small(SENTENCES).input_ids
+
+
+def test_added_tokens(small_model: Path) -> None:
+    tokenizer = LlmJpTokenizer.from_sentencepiece(small_model)
+    size = len(tokenizer)
+    assert tokenizer.add_tokens(["深層学習"]) == 1
+    tokens = tokenizer.tokenize("これは深層学習です。")
+    assert tokens[tokens.index("深層学習") + 1] != "▁"
+    assert tokenizer.convert_tokens_to_ids("深層学習") == size
+    assert (
+        tokenizer.decode(tokenizer("これは深層学習です。").input_ids, skip_special_tokens=True)
+        == "これは深層学習です。"
+    )
+
+
+def test_special_token_strings_can_be_read_as_text(data_dir: Path) -> None:
+    tokenizer = LlmJpTokenizer.from_sentencepiece(data_dir / "tokenizer" / MODELS["v3.0"])
+    ids = tokenizer("<MASK|LLM-jp></s>", add_special_tokens=False, split_special_tokens=True).input_ids
+    assert not set(ids) & set(range(8))
+    assert tokenizer.decode(ids) == "<MASK|LLM-jp></s>"
