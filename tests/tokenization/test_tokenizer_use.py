@@ -125,6 +125,19 @@ def test_masking_collator_spares_special_tokens_and_padding(tokenizer: LlmJpToke
     assert (batch["labels"][special] == -100).all()
 
 
+def test_fill_mask_pipeline(small: LlmJpTokenizer) -> None:
+    """With a model that knows nothing: each sentence offered is the prompt with one piece in the mask's place."""
+    from transformers import FillMaskPipeline, ModernBertConfig, ModernBertForMaskedLM
+
+    config = ModernBertConfig(
+        vocab_size=len(small), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        pad_token_id=4, bos_token_id=5, eos_token_id=6, cls_token_id=5, sep_token_id=6,
+    )  # fmt: skip
+    fill = FillMaskPipeline(model=ModernBertForMaskedLM(config), tokenizer=small)
+    for answer in fill("今日のご飯は<MASK|LLM-jp>である。", targets=["猫", "本"]):
+        assert answer["sequence"] == f"今日のご飯は{answer['token_str']}である。"
+
+
 def test_pickle(tokenizer: LlmJpTokenizer) -> None:
     copy = pickle.loads(pickle.dumps(tokenizer))
     assert type(copy) is LlmJpTokenizer
