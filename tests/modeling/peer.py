@@ -100,7 +100,7 @@ def restarting_positions(rows: list[torch.Tensor]) -> torch.Tensor:
 def difference(first: torch.Tensor, second: torch.Tensor) -> float:
     """Largest absolute difference; an error where the shapes differ."""
     assert first.shape == second.shape, f"shapes {tuple(first.shape)} and {tuple(second.shape)} differ"
-    return float((first.float() - second.float()).abs().max()) if first.numel() else 0.0
+    return float((first.detach().float() - second.detach().float()).abs().max()) if first.numel() else 0.0
 
 
 def assert_close(first: torch.Tensor, second: torch.Tensor, tolerance: float = OUTPUT_TOLERANCE) -> None:

@@ -1,0 +1,430 @@
+"""What the model does beside computing: dropout, recorded outputs, odd inputs, precision, compiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peer import (
+    HEAD_NAMES,
+    HIDDEN,
+    LAYERS,
+    VOCAB,
+    assert_close,
+    boundaries,
+    documents,
+    gradients,
+    own_class,
+    padded,
+    padding_mask,
+    pair,
+    restarting_positions,
+    settings,
+)
+
+from llm_jp_modernbert import LlmJpModernBertConfig
+
+BACKENDS = ("eager", "sdpa")
+LENGTHS = (150, 1, 40)
+EXACT = 1e-6
+
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """Three documents of different lengths, padded on the right."""
+    rows = documents(*LENGTHS)
+    return {"input_ids": padded(rows), "attention_mask": padding_mask(rows)}
+
+
+def batch_for(head: str) -> dict[str, torch.Tensor]:
+    """The batch, with an axis of choices for the head that wants one."""
+    inputs = batch()
+    return {key: value[None] for key, value in inputs.items()} if head == "ForMultipleChoice" else inputs
+
+
+def run(model: Any, **inputs: Any) -> Any:
+    """A forward pass without gradients."""
+    with torch.no_grad():
+        return model(**inputs)
+
+
+# Training
+
+
+@backends
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_gradient_checkpointing_gives_the_same_gradients(backend: str, use_reentrant: bool, dropout: float) -> None:
+    own, _ = pair("ForMaskedLM", backend, mlp_dropout=dropout, attention_dropout=dropout, embedding_dropout=dropout)
+    own.train()
+    inputs = batch()
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            own.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        own.zero_grad()
+        torch.manual_seed(0)
+        own(**inputs, labels=labels).loss.backward()
+        found.append(gradients(own))
+    assert any(gradient.abs().max() > 0 for gradient in found[0].values())
+    for name, gradient in found[0].items():
+        assert_close(found[1][name], gradient, EXACT)
+
+
+@backends
+@pytest.mark.parametrize("setting", ["embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"])
+def test_dropout_in_training_only(backend: str, setting: str) -> None:
+    own, peer = pair("ForSequenceClassification", backend, **{setting: 0.5})
+    inputs = {"input_ids": torch.stack(documents(150))}
+    first = run(own, **inputs).logits
+    assert torch.equal(run(own, **inputs).logits, first)
+    assert_close(first, run(peer, **inputs).logits)
+    own.train()
+    assert not torch.equal(run(own, **inputs).logits, run(own, **inputs).logits)
+
+
+def test_dropout_of_attention_weights_keeps_their_mean() -> None:
+    """Over many draws the output is that without dropout: what is kept is scaled up, on every backend alike."""
+    for backend in BACKENDS:
+        own, _ = pair("Model", backend, attention_dropout=0.1)
+        attention = own.layers[1].attn
+        attention.out_drop.p = 0.0
+        found: list[torch.Tensor] = []
+        attention.register_forward_hook(lambda _module, _inputs, output, found=found: found.append(output[0]))
+        ids = torch.stack(documents(20))
+        expected = run(own, input_ids=ids) and found.pop()
+        attention.train()
+        for _ in range(300):
+            run(own, input_ids=ids)
+        error = torch.stack(found).mean(0) - expected
+        spread = torch.stack(found).std(0)
+        assert spread.max() > 0
+        assert (error.abs() <= 6 * spread / 300**0.5 + EXACT).all()
+
+
+# Recorded outputs
+
+
+@backends
+def test_hidden_states_and_attentions(backend: str) -> None:
+    own, peer = pair("Model", backend, "eager")
+    inputs = batch()
+    found = run(own, **inputs, output_hidden_states=True, output_attentions=True)
+    expected = run(peer, **inputs, output_hidden_states=True, output_attentions=True)
+    tokens = inputs["attention_mask"].bool()
+    assert len(found.hidden_states) == len(expected.hidden_states) == LAYERS + 1
+    for own_state, peer_state in zip(found.hidden_states, expected.hidden_states, strict=True):
+        assert_close(own_state[tokens], peer_state[tokens])
+        assert own_state[~tokens].eq(0).all()
+    assert len(found.attentions) == len(expected.attentions) == LAYERS
+    between_tokens = tokens[:, None, :, None] & tokens[:, None, None, :]
+    for own_weights, peer_weights in zip(found.attentions, expected.attentions, strict=True):
+        assert_close(own_weights, peer_weights * between_tokens)
+    assert_close(run(own, **inputs).last_hidden_state, found.last_hidden_state, EXACT)
+
+
+def test_hidden_states_of_packed_documents() -> None:
+    own, peer = pair("Model")
+    rows = documents(*LENGTHS)
+    found = run(own, input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows), output_hidden_states=True)
+    singles = [run(peer, input_ids=row[None], output_hidden_states=True).hidden_states for row in rows]
+    for index, state in enumerate(found.hidden_states):
+        assert_close(state, torch.cat([single[index] for single in singles], 1))
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_outputs_as_a_tuple(head: str) -> None:
+    own, _ = pair(head)
+    inputs = batch_for(head)
+    outputs, values = run(own, **inputs), run(own, **inputs, return_dict=False)
+    assert isinstance(values, tuple)
+    for value, expected in zip(values, outputs.to_tuple(), strict=True):
+        assert torch.equal(value, expected)
+
+
+# Inputs
+
+
+@backends
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_embeddings_in_place_of_ids(backend: str, head: str) -> None:
+    own, _ = pair(head, backend)
+    inputs = batch_for(head)
+    expected = run(own, **inputs)
+    embeddings = own.get_input_embeddings()(inputs.pop("input_ids")).detach().requires_grad_()
+    outputs = own(inputs_embeds=embeddings, **inputs)
+    for key in expected:
+        assert_close(outputs[key], expected[key], EXACT)
+    next(iter(outputs.values())).sum().backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_ids_and_embeddings_exclude_each_other(head: str) -> None:
+    own, _ = pair(head)
+    shape = (1, 1, 2) if head == "ForMultipleChoice" else (1, 2)
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        own()
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        own(input_ids=torch.ones(shape, dtype=torch.long), inputs_embeds=torch.ones(*shape, HIDDEN))
+
+
+@backends
+@pytest.mark.parametrize("head", HEAD_NAMES)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_row_without_a_token(backend: str, head: str, pooling: str) -> None:
+    """Neither NaN nor an influence on the other rows; the encoder's states there are zero."""
+    own, _ = pair(head, backend, classifier_pooling=pooling)
+    inputs = batch_for(head)
+    expected = run(own, **inputs)
+    inputs["attention_mask"][..., 1, :] = 0
+    outputs = own(**inputs)
+    for key, value in outputs.items():
+        assert value.isfinite().all()
+        others = (slice(None), [0, 2]) if head == "ForMultipleChoice" else ([0, 2],)
+        assert_close(value[others], expected[key][others], EXACT)
+    if head == "Model":
+        assert outputs.last_hidden_state[1].eq(0).all()
+    sum(value.clamp(min=-100).sum() for value in outputs.values()).backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(own).values())
+
+
+@backends
+def test_batch_without_a_token(backend: str) -> None:
+    own, _ = pair("ForMaskedLM", backend)
+    inputs = batch()
+    inputs["attention_mask"].zero_()
+    assert run(own, **inputs).logits.eq(0).all()
+    own.train()
+    loss = own(**inputs, labels=torch.full_like(inputs["input_ids"], -100)).loss
+    loss.backward()
+    assert loss.item() == 0
+    assert all(gradient.eq(0).all() for gradient in gradients(own).values())
+
+
+@backends
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0, 0)])
+def test_empty_batch(backend: str, shape: tuple[int, int]) -> None:
+    own, _ = pair("Model", backend)
+    input_ids = torch.zeros(shape, dtype=torch.long)
+    assert run(own, input_ids=input_ids).last_hidden_state.shape == (*shape, HIDDEN)
+    assert run(own, input_ids=input_ids, attention_mask=input_ids).last_hidden_state.shape == (*shape, HIDDEN)
+    head, _ = pair("ForMaskedLM", backend)
+    assert run(head, input_ids=input_ids).logits.shape == (*shape, VOCAB)
+    classifier, _ = pair("ForSequenceClassification", backend)
+    assert run(classifier, input_ids=input_ids).logits.shape == (shape[0], 2)
+
+
+@backends
+def test_empty_documents_in_a_packed_row(backend: str) -> None:
+    own, peer = pair("ForSequenceClassification", backend)
+    rows = documents(70, 0, 3, 0)
+    logits = run(own, input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows)).logits
+    assert logits.shape == (4, 2)
+    assert logits.isfinite().all()
+    assert_close(logits[[0, 2]], torch.cat([run(peer, input_ids=rows[index][None]).logits for index in (0, 2)]))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"cu_seqlens": torch.tensor([0, 4, 9])}, "cu_seqlens must rise from 0 to the number of tokens, 10"),
+        ({"cu_seqlens": torch.tensor([1, 10])}, "cu_seqlens must rise from 0"),
+        ({"cu_seqlens": torch.tensor([0, 7, 5, 10])}, "cu_seqlens must rise from 0"),
+        ({"attention_mask": torch.ones(1, 9)}, r"attention_mask must be of the input's shape \(1, 10\)"),
+        ({"attention_mask": torch.ones(1, 1, 10, 10)}, "masks between pairs of tokens are not supported"),
+        (
+            {"attention_mask": torch.tensor([[0] + [1] * 9]), "cu_seqlens": torch.tensor([0, 10])},
+            "either cu_seqlens or an attention_mask",
+        ),
+    ],
+)
+def test_contradictory_inputs_are_errors(inputs: dict[str, torch.Tensor], message: str) -> None:
+    own, _ = pair("Model")
+    with pytest.raises(ValueError, match=message):
+        own(input_ids=torch.stack(documents(10)), **inputs)
+
+
+# Length
+
+
+def test_longer_than_trained_on_is_an_error() -> None:
+    own, _ = pair("Model", max_position_embeddings=128)
+    run(own, input_ids=torch.stack(documents(128)))
+    with pytest.raises(ValueError, match=r"129.*max_position_embeddings=128"):
+        own(input_ids=torch.stack(documents(129)))
+    rows = documents(100, 129)
+    for inputs in (
+        {"cu_seqlens": boundaries(rows)},
+        {"position_ids": restarting_positions(rows)},
+        {"cu_seq_lens_q": boundaries(rows), "max_length_q": 129},
+    ):
+        with pytest.raises(ValueError, match=r"129.*max_position_embeddings=128"):
+            own(input_ids=torch.cat(rows)[None], **inputs)
+
+
+def test_the_limit_is_on_documents_not_on_rows() -> None:
+    own, peer = pair("Model", max_position_embeddings=128)
+    rows = documents(128, 100, 30)
+    expected = torch.cat([run(peer, input_ids=row[None]).last_hidden_state for row in rows], 1)
+    for inputs in (
+        {"cu_seqlens": boundaries(rows)},
+        {"cu_seqlens": boundaries(rows), "max_seqlen": 4096},
+        {"position_ids": restarting_positions(rows)},
+    ):
+        assert_close(run(own, input_ids=torch.cat(rows)[None], **inputs).last_hidden_state, expected)
+    mask = torch.zeros(1, 300, dtype=torch.long)
+    mask[:, :100] = 1
+    run(own, input_ids=torch.stack(documents(300)), attention_mask=mask)
+
+
+@pytest.mark.parametrize("changes", [{"max_position_embeddings": 512}, {"allow_longer_input": True}])
+def test_the_limit_can_be_raised_when_loading(tmp_path: Any, changes: dict[str, Any]) -> None:
+    own, peer = pair("Model", max_position_embeddings=128)
+    own.save_pretrained(tmp_path)
+    loaded = own_class("Model").from_pretrained(tmp_path, **changes)
+    input_ids = torch.stack(documents(300))
+    assert_close(run(loaded, input_ids=input_ids).last_hidden_state, run(peer, input_ids=input_ids).last_hidden_state)
+
+
+# Vocabulary
+
+
+@pytest.mark.parametrize("size", [VOCAB + 12, VOCAB - 100])
+def test_resized_vocabulary_stays_tied(size: int) -> None:
+    own, peer = pair("ForMaskedLM")
+    own.resize_token_embeddings(size, mean_resizing=False)
+    assert own.decoder.weight is own.model.embeddings.tok_embeddings.weight
+    assert own.decoder.weight.shape == (size, HIDDEN)
+    assert own.decoder.bias.shape == (size,)
+    assert own.config.vocab_size == size
+    input_ids = torch.stack(documents(30)) % (VOCAB - 100)
+    kept = min(size, VOCAB)
+    logits = own(input_ids=input_ids).logits
+    assert_close(logits[..., :kept], run(peer, input_ids=input_ids).logits[..., :kept])
+    logits.sum().backward()
+    assert own.decoder.weight.grad.shape == (size, HIDDEN)
+
+
+def test_untied_vocabulary() -> None:
+    own, peer = pair("ForMaskedLM", tie_word_embeddings=False)
+    assert own.decoder.weight is not own.model.embeddings.tok_embeddings.weight
+    input_ids = torch.stack(documents(30))
+    assert_close(run(own, input_ids=input_ids).logits, run(peer, input_ids=input_ids).logits)
+
+
+# Settings of the family
+
+
+@pytest.mark.parametrize("window", [0, 1, 2, 9, 127, 129, 256])
+@backends
+def test_windows_of_every_width(backend: str, window: int) -> None:
+    own, peer = pair("Model", backend, local_attention=window)
+    inputs = batch()
+    tokens = inputs["attention_mask"].bool()
+    assert_close(run(own, **inputs)[0][tokens], run(peer, **inputs)[0][tokens])
+
+
+def test_biases_and_other_activations() -> None:
+    names = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
+    changes = {**dict.fromkeys(names, True), "decoder_bias": False}
+    own, peer = pair("ForMaskedLM", **changes, hidden_activation="silu", classifier_activation="relu")
+    input_ids = torch.stack(documents(70))
+    assert_close(run(own, input_ids=input_ids).logits, run(peer, input_ids=input_ids).logits)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 2.0},
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64},
+    ],
+)
+def test_rope_of_every_type(rope: dict[str, Any]) -> None:
+    """Dynamic RoPE has a memory of the longest input, so short and long inputs alternate."""
+    parameters = {kind: {"rope_theta": 10_000.0, **rope} for kind in ("full_attention", "sliding_attention")}
+    own, peer = pair("Model", rope_parameters=parameters, max_position_embeddings=128)
+    own.config.allow_longer_input = True
+    for length in (50, 128, 200, 60):
+        input_ids = torch.stack(documents(length))
+        assert_close(run(own, input_ids=input_ids)[0], run(peer, input_ids=input_ids)[0])
+
+
+def test_fewer_layers_than_the_checkpoint_has(tmp_path: Any) -> None:
+    """The lower layers alone, as transformers gives them."""
+    _, peer = pair("Model")
+    peer.save_pretrained(tmp_path)
+    own = own_class("Model").from_pretrained(tmp_path, num_hidden_layers=2)
+    peer = type(peer).from_pretrained(tmp_path, num_hidden_layers=2)
+    assert len(own.layers) == len(peer.layers) == 2
+    input_ids = torch.stack(documents(70))
+    assert_close(run(own, input_ids=input_ids)[0], run(peer, input_ids=input_ids)[0])
+
+
+def test_unknown_backend_is_named() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        own_class("Model")(LlmJpModernBertConfig(**settings(), attn_implementation="nonsense"))
+
+
+# Precision
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_half_precision(backend: str, dtype: torch.dtype, head: str) -> None:
+    own, _ = pair(head, backend)
+    inputs = batch_for(head)
+    expected = run(own, **inputs)
+    outputs = run(own.to(dtype), **inputs)
+    for key, value in outputs.items():
+        assert value.dtype == dtype
+        tokens = inputs["attention_mask"].bool() if value.shape[:2] == inputs["input_ids"].shape else ...
+        scale = float(expected[key][tokens].abs().max())
+        assert_close(value[tokens], expected[key][tokens], 8 * torch.finfo(dtype).eps * scale)
+
+
+# Compiling
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["full", "padded", "packed"])
+def test_layers_compile_in_one_piece(backend: str, form: str) -> None:
+    """No graph breaks inside a layer; what reads the batch's lengths stays outside, at the door."""
+    own, _ = pair("Model", backend)
+    rows = documents(*LENGTHS)
+    inputs: dict[str, torch.Tensor] = {
+        "full": lambda: {"input_ids": torch.stack(documents(70, 70))},
+        "padded": batch,
+        "packed": lambda: {"input_ids": torch.cat(rows)[None], "cu_seqlens": boundaries(rows)},
+    }[form]()
+    expected = run(own, **inputs).last_hidden_state
+    torch._dynamo.reset()
+    graphs: list[Any] = []
+
+    def count(graph: torch.fx.GraphModule, _example: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    for layer in own.layers:
+        layer.compile(backend=count, fullgraph=True)
+    assert_close(run(own, **inputs).last_hidden_state, expected, EXACT)
+    assert graphs
+    torch._dynamo.reset()
+
+
+@backends
+def test_full_rows_compile_in_one_piece(backend: str) -> None:
+    """Without padding nothing depends on data: the whole model is one graph."""
+    own, _ = pair("ForMaskedLM", backend)
+    input_ids = torch.stack(documents(70, 70))
+    expected = run(own, input_ids=input_ids).logits
+    torch._dynamo.reset()
+    assert_close(run(torch.compile(own, backend="eager", fullgraph=True), input_ids=input_ids).logits, expected, EXACT)
+    torch._dynamo.reset()
