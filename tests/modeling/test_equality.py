@@ -36,6 +36,7 @@ MIXED = (66, 1, 130, 63, 300, 128)
 BACKENDS = ("eager", "sdpa")
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
+peer_backends = pytest.mark.parametrize("peer_backend", BACKENDS)
 sides = pytest.mark.parametrize("side", ["left", "right"])
 
 
@@ -88,21 +89,23 @@ def peer_hidden_states(peer: Any, rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 @backends
+@peer_backends
 @pytest.mark.parametrize("length", LENGTHS)
-def test_hidden_states_at_every_length(backend: str, length: int) -> None:
-    own, peer = pair("Model", backend)
+def test_hidden_states_at_every_length(backend: str, peer_backend: str, length: int) -> None:
+    own, peer = pair("Model", backend, peer_backend)
     input_ids = torch.stack(documents(length, length))
     assert_close(run(own, input_ids=input_ids)[0], run(peer, input_ids=input_ids)[0])
 
 
 @backends
+@peer_backends
 @pytest.mark.parametrize("length", [1, 65, 130])
 @pytest.mark.parametrize(
     ("head", "pooling"),
     [*((head, "cls") for head in HEAD_NAMES), ("ForSequenceClassification", "mean"), ("ForMultipleChoice", "mean")],
 )
-def test_heads_losses_and_gradients(backend: str, head: str, length: int, pooling: str) -> None:
-    own, peer = pair(head, backend, classifier_pooling=pooling)
+def test_heads_losses_and_gradients(backend: str, peer_backend: str, head: str, length: int, pooling: str) -> None:
+    own, peer = pair(head, backend, peer_backend, classifier_pooling=pooling)
     rows = 4
     input_ids = torch.stack(documents(*(length,) * rows))
     mask = torch.ones_like(input_ids)
@@ -473,5 +476,5 @@ def test_bfloat16_autocast_gradients(backend: str) -> None:
         backward(model, outputs)
         found = gradients(model)
         errors.append(sum(float((found[name] - exact[name]).norm() / exact[name].norm()) for name in exact))
-        assert abs(float(outputs.loss - reference.loss)) < 0.02 * float(reference.loss)
+        assert_close(outputs.loss, reference.loss, 0.02 * reference.loss.item())
     assert errors[0] <= 1.2 * errors[1]

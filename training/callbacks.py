@@ -1,0 +1,94 @@
+"""What is seen of training while it runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+# Without a terminal there is no bar to move, so so many lines are printed instead.
+_LINES = 10
+
+
+class ProgressCallback(TrainerCallback):
+    """A progress bar with the rate in tokens per second, the time that is left and the loss.
+
+    Args:
+        console: where it is shown; where that is no terminal, ten lines are printed in the course of training.
+        name: what is being trained, in two or three words.
+        tokens_per_step: tokens that a step reads, for the rate.
+    """
+
+    def __init__(self, console: Console, name: str, tokens_per_step: int) -> None:
+        self.console = console
+        self.name = name
+        self.tokens_per_step = tokens_per_step
+        self.loss = float("nan")
+        self._began = 0.0
+        self._bar: Progress | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Shows the bar."""
+        self._began = time.perf_counter()
+        if self.console.is_terminal:
+            self._bar = progress_bar(self.console, "{task.fields[tokens]} tokens/s", "loss {task.fields[loss]}")
+            self._task = self._bar.add_task(self.name, total=state.max_steps, tokens="…", loss="…")
+            self._bar.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Moves the bar by a step."""
+        seconds = time.perf_counter() - self._began
+        rate = state.global_step * self.tokens_per_step / seconds
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, tokens=f"{rate:,.0f}", loss=f"{self.loss:.2f}")
+        elif state.global_step * _LINES // state.max_steps > (state.global_step - 1) * _LINES // state.max_steps:
+            left = seconds / state.global_step * (state.max_steps - state.global_step)
+            self.console.print(
+                f"  {self.name}: step {state.global_step}/{state.max_steps}, {rate:,.0f} tokens/s, "
+                f"{left:.0f} s left, loss {self.loss:.2f}"
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Takes note of the loss."""
+        self.loss = (logs or {}).get("loss", self.loss)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leaves the full bar standing."""
+        self.close()
+
+    def close(self) -> None:
+        """Gives the terminal back; also to be called where training ended with an error."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def progress_bar(console: Console, *fields: str) -> Progress:
+    """A rich progress bar: description, bar, count, the given fields, time passed and time left."""
+    return Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        *(TextColumn(field) for field in fields),
+        TimeElapsedColumn(),
+        TextColumn("·"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+    )

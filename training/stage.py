@@ -1,0 +1,148 @@
+"""One stage of pre-training: rows of one length, one learning-rate schedule."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from .dataset import PackedDataset, collate
+from .masking import Masking
+from .optimization import adamw
+from .packing import PackedRows
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Settings of a stage.
+
+    Attributes:
+        name: what it is called in progress and reports.
+        sequence_length: tokens of a row, special tokens included.
+        tokens_per_step: tokens of a batch; a whole number of rows of at most so many tokens, but at least one.
+        steps: optimizer steps.
+        learning_rate: its peak.
+        final_learning_rate: where it ends, as a share of the peak.
+        warmup_share: share of the steps in which the learning rate rises.
+        weight_decay: of everything but norms and biases.
+    """
+
+    name: str
+    sequence_length: int
+    tokens_per_step: int
+    steps: int
+    learning_rate: float
+    final_learning_rate: float = 0.0
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of a batch."""
+        return max(1, self.tokens_per_step // self.sequence_length)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did.
+
+    Attributes:
+        stage: its settings.
+        seconds: time that training took.
+        tokens: tokens that the model read.
+        epochs: how often it read the whole corpus.
+        losses: `(step, training loss since the last entry, in nats)`.
+    """
+
+    stage: Stage
+    seconds: float
+    tokens: int
+    epochs: float
+    losses: Sequence[tuple[int, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, for a report."""
+        plain = asdict(self)
+        return {**plain.pop("stage"), **plain}
+
+
+def run_stage(
+    model: PreTrainedModel,
+    rows: PackedRows,
+    masking: Masking,
+    stage: Stage,
+    seed: int,
+    first_epoch: int = 0,
+    callbacks: Sequence[TrainerCallback] = (),
+    log_every: int = 10,
+) -> StageResult:
+    """Trains a model in place for one stage.
+
+    Args:
+        model: a masked language model that takes packed input.
+        rows: the training text, packed to `stage.sequence_length`.
+        masking: the training objective.
+        stage: the settings.
+        seed: seed of order, masks and dropout; with it and the same number of threads the result is the same.
+        first_epoch: number of the first epoch, where an earlier stage has used some.
+        callbacks: told of steps and logs.
+        log_every: steps between two entries of the losses.
+
+    Raises:
+        ValueError: no rows, or no steps.
+    """
+    if stage.steps < 1:
+        raise ValueError(f"{stage.name}: {stage.steps} steps are none; take at least 1.")
+    data = PackedDataset(rows, masking, stage.steps * stage.rows_per_step, seed, first_epoch)
+    counter = _TokenCounter()
+    with tempfile.TemporaryDirectory() as nothing_is_saved_here:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=nothing_is_saved_here,
+                max_steps=stage.steps,
+                per_device_train_batch_size=stage.rows_per_step,
+                learning_rate=stage.learning_rate,
+                lr_scheduler_type="cosine_with_min_lr",
+                lr_scheduler_kwargs={"min_lr_rate": stage.final_learning_rate},
+                warmup_steps=round(stage.warmup_share * stage.steps),
+                max_grad_norm=1.0,
+                seed=seed,
+                # The dataset is in the order of the run already.
+                train_sampling_strategy="sequential",
+                remove_unused_columns=False,
+                logging_steps=log_every,
+                logging_nan_inf_filter=False,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=data,
+            data_collator=counter,
+            optimizers=(adamw(model, stage.learning_rate, stage.weight_decay), None),
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+    losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
+    return StageResult(stage, seconds, counter.tokens, len(data) / len(rows), losses)
+
+
+class _TokenCounter:
+    """The collator, counting."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = collate(samples)
+        self.tokens += batch["input_ids"].numel()
+        return batch
