@@ -4,14 +4,16 @@ Every room of the house stands at the top of the repository; `package_dir` gives
 `llm_jp_modernbert`, so that nothing called `modeling` or `training` ever lands at the top of site-packages.
 """
 
+from pathlib import Path
+
 from setuptools import setup
 
 ROOMS = ["modeling", "tokenization", "training", "evaluation", "model_cards"]
 
 EXTRAS = {
     "flash": ["flash-attn>=2.8.3"],
-    "eval": ["sentence-transformers>=5.0", "scikit-learn>=1.5", "scipy>=1.13", "matplotlib>=3.9"],
-    "test": ["pytest>=8.0", "ruff>=0.17", "mypy>=2.0", "types-PyYAML", "scikit-learn>=1.5", "scipy>=1.13"],
+    "eval": ["sentence-transformers>=5.0", "scikit-learn>=1.7", "scipy>=1.17", "matplotlib>=3.10"],
+    "test": ["pytest>=9.2", "ruff>=0.17", "mypy>=2.4", "scipy>=1.17"],
 }
 EXTRAS["all"] = sorted({requirement for extra in ("eval", "test") for requirement in EXTRAS[extra]})
 
@@ -19,25 +21,27 @@ setup(
     name="llm-jp-modernbert",
     version="0.1.0",
     description="Japanese long-context ModernBERT: use, train, measure and publish it",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=["llm_jp_modernbert", *(f"llm_jp_modernbert.{room}" for room in ROOMS)],
     package_dir={f"llm_jp_modernbert.{room}": room for room in ROOMS},
     package_data={"llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"]},
+    # Lower bounds are versions that the tests were run with.
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
-        "accelerate>=1.1",
+        "accelerate>=1.15",
         "tokenizers>=0.22",
-        "sentencepiece>=0.2",
-        "datasets>=5.0",
-        "evaluate>=0.4.5",
-        "huggingface-hub>=1.0",
-        "typer>=0.15",
-        "rich>=13.0",
-        "pyyaml>=6.0",
+        "sentencepiece>=0.2.3",
+        "datasets>=5.2",
+        "evaluate>=0.4.6",
+        "huggingface-hub>=2.4",
+        "pyarrow>=26.0",
+        "numpy>=2.2",
+        "typer>=0.29",
+        "rich>=15.0",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["llm-jp-modernbert=llm_jp_modernbert.cli:main"]},

@@ -1,0 +1,82 @@
+"""What the README prints is what works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+from llm_jp_modernbert.tokenization import train_stand_in
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `modernbert` checkpoint written by plain transformers, with a tokenizer beside it."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    texts = [
+        "今日のご飯はカレーである。",
+        "明日の朝は早く起きて、駅まで歩いて行きます。",
+        "吾輩は猫である。名前はまだ無い。",
+    ] * 20
+    tokenizer = train_stand_in(texts, vocab_size=300)
+    tokenizer.save_pretrained(path)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
+        pad_token_id=4, bos_token_id=5, cls_token_id=5, eos_token_id=6, sep_token_id=6,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ModernBertForMaskedLM(config).save_pretrained(path)
+    return path
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    command = next(block.strip() for block in blocks("bash") if "pytest" in block)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_first_lines_fill_a_mask(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = blocks("python")[0]
+    assert len([line for line in lines.splitlines() if line]) == 5
+    exec(lines.replace("llm-jp/llm-jp-modernbert-base", str(checkpoint)), {})
+    printed = capsys.readouterr().out
+    assert printed.count("token_str") == 5
+
+
+def test_further_python_runs(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llm_jp_modernbert import unregister_for_modernbert
+
+    monkeypatch.chdir(tmp_path)
+    _, models, packed = blocks("python")
+    models = models.replace("path/to/a/modernbert/checkpoint", str(checkpoint))
+    # The base model takes seconds to initialise and write; a tiny one shows the same.
+    models = models.replace("LlmJpModernBertConfig()", "LlmJpModernBertConfig.from_pretrained('out')")
+    names: dict = {}
+    try:
+        exec(models, names)
+    finally:
+        unregister_for_modernbert()
+    assert ModernBertConfig.from_pretrained(tmp_path / "plain").model_type == "modernbert"
+    names["tokenizer"] = train_stand_in(["吾輩は猫である。名前はまだ無い。"] * 20, vocab_size=290)
+    exec(packed, names)
+    assert names["hidden_states"].shape == (1, names["cu_seqlens"][-1], 32)
+
+
+def test_commands_exist() -> None:
+    from typer.main import get_command
+
+    from llm_jp_modernbert.cli import app
+
+    commands = get_command(app).commands
+    used = [
+        shlex.split(line)[1] for block in blocks("bash") for line in block.splitlines() if line.startswith("llm-jp-")
+    ]
+    assert set(used) - {"--help"} <= set(commands)
