@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from llm_jp_modernbert.modeling import losses, modeling_llm_jp_modernbert
 from peer import (
     HEAD_NAMES,
     HIDDEN,
@@ -29,6 +28,8 @@ from peer import (
 )
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithFlattening
+
+from llm_jp_modernbert.modeling import losses, modeling_llm_jp_modernbert
 
 # Around the window (64 to either side), the block of local attention (128) and its halves.
 LENGTHS = (1, 2, 63, 64, 65, 66, 127, 128, 129, 130, 1000)

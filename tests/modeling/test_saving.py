@@ -28,6 +28,8 @@ AUTO_CLASSES = {
     "AutoModelForMultipleChoice": "ForMultipleChoice",
 }
 PLAIN, NATIVE = "modernbert", "llm-jp-modernbert"
+# The same weights at another address in memory may be summed in another order.
+EXACT = 1e-6
 
 
 def written(folder: Path) -> tuple[str, list[str]]:
@@ -61,7 +63,7 @@ def test_there_and_back(tmp_path: Path, head: str) -> None:
     assert written(tmp_path / "own") == (PLAIN, [f"ModernBert{head}"])
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("peer", "own")]
     assert weights[0] == weights[1]
-    assert torch.equal(output(load_completely(peer_class(head), tmp_path / "own"), head), output(peer, head))
+    assert_close(output(load_completely(peer_class(head), tmp_path / "own"), head), output(peer, head), EXACT)
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
@@ -69,7 +71,7 @@ def test_own_models_are_native_and_plain_on_request(tmp_path: Path, head: str) -
     own, _ = pair(head)
     own.save_pretrained(tmp_path / "native")
     assert written(tmp_path / "native") == (NATIVE, [f"LlmJpModernBert{head}"])
-    assert torch.equal(output(load_completely(own_class(head), tmp_path / "native"), head), output(own, head))
+    assert_close(output(load_completely(own_class(head), tmp_path / "native"), head), output(own, head), EXACT)
     own.save_pretrained(tmp_path / "plain", format="plain")
     assert written(tmp_path / "plain") == (PLAIN, [f"ModernBert{head}"])
     peer = load_completely(peer_class(head), tmp_path / "plain")
@@ -86,7 +88,7 @@ def test_plain_models_are_native_on_request(tmp_path: Path) -> None:
     assert written(tmp_path / "native") == (NATIVE, ["LlmJpModernBertForMaskedLM"])
     loaded = load_completely(own_class("ForMaskedLM"), tmp_path / "native")
     assert loaded.config.rope_parameters == own.config.rope_parameters
-    assert torch.equal(output(loaded, "ForMaskedLM"), output(own, "ForMaskedLM"))
+    assert_close(output(loaded, "ForMaskedLM"), output(own, "ForMaskedLM"), EXACT)
 
 
 def test_unknown_format_is_an_error_that_writes_nothing(tmp_path: Path) -> None:
@@ -119,8 +121,16 @@ def test_rope_survives_loading(tmp_path: Path, dtype: torch.dtype) -> None:
 # Auto classes
 
 
-@pytest.mark.parametrize("name", AUTO_CLASSES)
-@pytest.mark.parametrize("model_type", [PLAIN, NATIVE])
+@pytest.mark.parametrize(
+    ("name", "model_type"),
+    # transformers has no class for pre-training.
+    [
+        (name, kind)
+        for kind in (PLAIN, NATIVE)
+        for name in AUTO_CLASSES
+        if (kind, name) != (PLAIN, "AutoModelForPreTraining")
+    ],
+)
 def test_auto_classes_go_by_model_type(tmp_path: Path, name: str, model_type: str) -> None:
     own, peer = pair(AUTO_CLASSES[name])
     (own if model_type == NATIVE else peer).save_pretrained(tmp_path)
@@ -128,7 +138,7 @@ def test_auto_classes_go_by_model_type(tmp_path: Path, name: str, model_type: st
     assert type(AutoConfig.from_pretrained(tmp_path)) is type(expected.config)
     model = getattr(transformers, name).from_pretrained(tmp_path)
     assert type(model) is type(expected)
-    assert torch.equal(output(model, AUTO_CLASSES[name]), output(expected, AUTO_CLASSES[name]))
+    assert_close(output(model, AUTO_CLASSES[name]), output(expected, AUTO_CLASSES[name]), EXACT)
 
 
 @pytest.fixture
