@@ -118,7 +118,7 @@ def render(result: FilledText, mask_token: str) -> RenderableType:
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """A token as it reads in the midst of a text; a byte of a character, and blank ones, as the vocabulary has them."""
+    """A token as it reads in the midst of a text; bytes of a character and blanks as the vocabulary has them."""
     token = str(tokenizer.convert_ids_to_tokens(token_id))
     # Between two others a token keeps its space, which decoding takes from the start of a text.
     text = str(tokenizer.decode([token_id]))

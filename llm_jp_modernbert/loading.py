@@ -64,7 +64,9 @@ def load_masked_lm(
         kind = dtype if dtype == "auto" else getattr(torch, dtype)
         model, report = chosen.from_pretrained(name, revision=revision, dtype=kind, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{_named(name, revision)}: cannot be loaded as a masked language model. {_line(error)}") from error
+        raise UsageError(
+            f"{_named(name, revision)}: cannot be loaded as a masked language model. {_line(error)}"
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise UsageError(
@@ -110,7 +112,9 @@ def _check_model_directory(name: str) -> None:
         raise UsageError(f"{name} is a file. Name the directory that holds config.json and the weights.")
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UsageError(f"{name} holds no config.json, so it is no model. Name a directory that save_pretrained wrote.")
+            raise UsageError(
+                f"{name} holds no config.json, so it is no model. Name a directory that save_pretrained wrote."
+            )
     elif looks_like_path:
         raise UsageError(f"{name}: no such directory. Name a model's directory or its repository (ORG/NAME).")
 
