@@ -1,5 +1,8 @@
 """`python -m llm_jp_modernbert` is the command `llm-jp-modernbert`."""
 
+from __future__ import annotations
+
 from .cli import main
 
-main()
+if __name__ == "__main__":
+    main()

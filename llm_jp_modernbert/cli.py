@@ -1,174 +1,230 @@
-"""The command: one sub-command a job. Only the job that runs imports what it needs, so `--help` is instant."""
+"""The command `llm-jp-modernbert`: a sub-command per job.
+
+Nothing here imports torch or transformers before a job runs, so that `--help` is there at once.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from rich.console import Console
 
-DEBUG_VARIABLE = "LLM_JP_MODERNBERT_DEBUG"
-
-
-class _Jobs(TyperGroup):
-    """Tells a user's mistake in one line; the traceback is for those who ask for it."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            if os.environ.get(DEBUG_VARIABLE):
-                raise
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(1) from error
-
+from .errors import UsageError
 
 app = typer.Typer(
-    cls=_Jobs,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help=f"""Japanese long-context ModernBERT: use it, train it, measure it.
-
-    \b
-    Examples:
-      llm-jp-modernbert quickstart
-      llm-jp-modernbert fill-mask llm-jp/llm-jp-modernbert-base "今日の[MASK]は晴れです。"
-      llm-jp-modernbert tokenizer --from llm-jp-tokenizer-100k.ver3.0b1.model --out my-tokenizer
-
-    Set {DEBUG_VARIABLE}=1 to see the traceback of an error.
-    """,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_DEBUG_VARIABLE = "LLM_JP_MODERNBERT_DEBUG"
 
-@app.command("quickstart")
+
+class DType(str, Enum):
+    """Numbers that a model computes with."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@app.callback()
+def common(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=_DEBUG_VARIABLE, help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Japanese long-context ModernBERT: use it, and train a small one to see how it works.
+
+    Examples:
+
+    * `llm-jp-modernbert quickstart`
+
+    * `llm-jp-modernbert fill-mask llm-jp/llm-jp-modernbert-base "今日のご飯は[MASK]である。"`
+    """
+    if debug:
+        os.environ[_DEBUG_VARIABLE] = "1"
+    # What the libraries say of themselves is not what was asked for.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@app.command()
 def quickstart(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="More files for --data, so that `--data corpus/*.gz` works.")
+    ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Your own .jsonl, .txt or .parquet (also .gz), folder or pattern; may be repeated."),
+        typer.Option(
+            help="Your own texts: .jsonl, .txt (documents parted by blank lines), either with .gz, or .parquet; a "
+            "folder of them, or a pattern in quotes. By default a small corpus that is part of the package."
+        ),
     ] = None,
+    text_column: Annotated[str, typer.Option(help="JSON key or Parquet column that holds the text.")] = "text",
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="A llm-jp-tokenizer: .model file, directory or repository. Default: a small one."),
+        typer.Option(
+            help="SentencePiece .model of llm-jp-tokenizer, directory or repository. By default a small "
+            "vocabulary is trained on the texts."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="New directory for the model.")] = Path("quickstart-model"),
-    text_column: Annotated[str, typer.Option(help="The JSON key or Parquet column that holds the text.")] = "text",
-    minutes: Annotated[float, typer.Option(help="The most time that training may take.")] = 2.5,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps, if fewer are wanted than fit the time.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and masks.")] = 0,
+    out: Annotated[Path, typer.Option(help="Directory to write the model to.")] = Path("quickstart-model"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that quickstart made there.")] = False,
+    minutes: Annotated[float, typer.Option(help="How long to train at most.", min=0.01)] = 2.5,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Train for so many steps however long it takes: the same result anywhere.", min=1),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and masks.", min=0)] = 0,
 ) -> None:
-    """From raw Japanese text to a small trained model that plain transformers loads.
+    """From raw Japanese text to a small trained model that plain transformers loads, in minutes.
 
-    Makes or adapts a tokenizer, trains a small model at a short context, extends it to a long one, shows its masked
-    accuracy on held-out text beside the unigram baseline, saves it, and lets plain transformers fill five masks.
+    Trains a tokenizer, packs the texts, pre-trains at a short context, extends to a long one, measures the masked
+    accuracy on held-out text before and after, saves, and fills five masks.
 
-    \b
     Examples:
-      llm-jp-modernbert quickstart
-      llm-jp-modernbert quickstart --data my-texts.jsonl.gz --out my-model
-      llm-jp-modernbert quickstart --data "texts/*.parquet" --text-column body --tokenizer llm-jp/llm-jp-3-1.8b
-    """
-    from .quickstart import run_quickstart
 
-    run_quickstart(data or [], tokenizer, out, text_column, minutes, steps, seed)
+    * `llm-jp-modernbert quickstart`
+
+    * `llm-jp-modernbert quickstart --data texts.jsonl.gz --tokenizer llm-jp-tokenizer-100k.ver3.0b1.model`
+    """
+    if files and not data:
+        raise UsageError(f"{files[0]}: texts of your own are named with --data {' '.join(files)}")
+    from .quickstart import QuickstartOptions, run_quickstart
+
+    options = QuickstartOptions(
+        data=(*(data or ()), *(files or ())),
+        text_column=text_column,
+        tokenizer=tokenizer,
+        out=out,
+        force=force,
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+    )
+    run_quickstart(options, Console())
 
 
 @app.command("fill-mask")
 def fill_mask(
-    model: Annotated[str, typer.Argument(help="A directory, ORG/NAME, or ORG/NAME@REVISION.")],
+    model: Annotated[str, typer.Argument(help="Directory, repository, or repository at a revision (ORG/NAME@REV).")],
     texts: Annotated[
-        list[str], typer.Argument(help="Texts with [MASK], <mask> or {mask}; - reads lines of the input.")
+        list[str],
+        typer.Argument(
+            help="Texts with [MASK], <mask>, {mask} or the tokenizer's own mask; `-` reads lines of input."
+        ),
     ],
-    top_k: Annotated[int, typer.Option(help="Candidates per mask.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines in place of tables.")] = False,
-    tokenizer: Annotated[str | None, typer.Option(help="Another tokenizer than the model's.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda. Default: a GPU where there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    top_k: Annotated[int, typer.Option(help="Candidates per mask.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Another tokenizer than the model's own: directory, repository or .model file.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model's repository.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="Numbers to compute with; auto is as saved.")] = DType.auto,
 ) -> None:
-    """The likeliest tokens for each mask of a text.
+    """Candidates for the masked tokens of texts.
 
-    \b
     Examples:
-      llm-jp-modernbert fill-mask llm-jp/llm-jp-modernbert-base "今日の[MASK]は晴れです。"
-      llm-jp-modernbert fill-mask my-model "[MASK]の首都は[MASK]である。" --top-k 10 --json
-      cat texts.txt | llm-jp-modernbert fill-mask my-model -
-    """
-    import json
 
-    from .errors import UsageError
+    * `llm-jp-modernbert fill-mask llm-jp/llm-jp-modernbert-base "今日のご飯は[MASK]である。" --top-k 10`
+
+    * `llm-jp-modernbert fill-mask quickstart-model - --json < texts.txt`
+    """
+    texts = _with_input(texts)
     from .fill_mask import fill_masks, render
     from .loading import load_masked_lm, load_tokenizer, split_revision
 
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise UsageError(f"--dtype {dtype}: it must be auto, float32, bfloat16 or float16.")
-    if texts == ["-"]:
-        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if not texts:
-        raise UsageError("no text on the input. Write a line with [MASK] for each text.")
-    _quiet()
-    name, revision = split_revision(model, revision)
-    # The tokenizer comes first: it is small, and a text without a mask is noticed before a large model is loaded.
-    tokens = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, revision)
-    masked_lm = load_masked_lm(name, revision, dtype, device)
-    results = fill_masks(masked_lm, tokens, texts, top_k)
+    name, at = split_revision(model, revision)
+    loaded = load_masked_lm(name, at, dtype.value, device)
+    its_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, at)
+    results = fill_masks(loaded, its_tokenizer, texts, top_k)
     if as_json:
-        for result in results:
-            typer.echo(json.dumps(result.as_dict(), ensure_ascii=False))
+        print(json.dumps([result.as_dict() for result in results], ensure_ascii=False, indent=2))
         return
-    from rich.console import Console
-
     console = Console()
-    for result in results:
-        console.print(render(result, str(tokens.mask_token)))
+    for number, result in enumerate(results):
+        if number:
+            console.print()
+        console.print(render(result, str(its_tokenizer.mask_token)))
 
 
-@app.command("tokenizer")
+@app.command()
 def tokenizer(
-    source: Annotated[str, typer.Option("--from", help="A .model file, a directory, or a repository of llm-jp's.")],
-    out: Annotated[Path, typer.Option(help="Directory for the tokenizer; an older tokenizer there is replaced.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="SentencePiece .model or tokenizer.json of llm-jp-tokenizer v3, a directory "
+            "that holds one, or a repository such as llm-jp/llm-jp-3-1.8b.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.")],
 ) -> None:
-    """Make the encoder tokenizer from what llm-jp publishes, and check it.
+    """The llm-jp tokenizer in the form that an encoder needs, saved for plain AutoTokenizer, and checked.
 
-    \b
     Examples:
-      llm-jp-modernbert tokenizer --from llm-jp-tokenizer-100k.ver3.0b1.model --out my-tokenizer
-      llm-jp-modernbert tokenizer --from llm-jp/llm-jp-3-1.8b --out my-tokenizer
-    """
-    from rich.console import Console
-    from rich.table import Table
 
+    * `llm-jp-modernbert tokenizer --from llm-jp-tokenizer-100k.ver3.0b1.model --out my-tokenizer`
+    """
     from .tokenization import build_tokenizer, check_tokenizer, write_tokenizer
 
-    _quiet()
     built = build_tokenizer(source)
-    directory = write_tokenizer(built, out)
-    checks = check_tokenizer(built, directory)
+    written = write_tokenizer(built, out)
+    checks = check_tokenizer(built, written)
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table("", "check", "found", box=None)
     for check in checks:
-        table.add_row("[green]✓[/]" if check.passed else "[red]✗[/]", check.name, check.detail)
+        mark = Text("passed", style="green") if check.passed else Text("FAILED", style="red")
+        table.add_row(mark, check.name, Text(check.detail))
     console = Console()
+    console.print(f"{len(built):,} tokens, written to {written}", highlight=False)
     console.print(table)
     failed = sum(not check.passed for check in checks)
     if failed:
-        raise ValueError(f"{failed} of {len(checks)} checks failed; {directory} should not be used.")
-    console.print(
-        f"{len(built):,} tokens, written to [bold]{out}[/]. Use: AutoTokenizer.from_pretrained({str(out)!r})"
-    )
-
-
-def _quiet() -> None:
-    """Leave the screen to the job: transformers' bars and notes on loading are not its result."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+        raise UsageError(f"{failed} of {len(checks)} checks failed: {source} is no sound llm-jp tokenizer.")
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    app(prog_name="llm-jp-modernbert")
+    """Runs the command; a user's mistake is one line and a non-zero exit code."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
+            raise
+        _fail(error)
+
+
+def _fail(error: ValueError | OSError) -> NoReturn:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename:
+        message = f"{error.filename}: {error.strerror}"
+    print(f"Error: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _with_input(texts: list[str]) -> list[str]:
+    """The texts, with the lines of standard input in the place of `-`."""
+    found: list[str] = []
+    for text in texts:
+        if text == "-":
+            found += [line for line in (raw.rstrip("\r\n") for raw in sys.stdin) if line.strip()]
+        else:
+            found.append(text)
+    if not found:
+        raise UsageError("standard input holds no text. Give one text a line.")
+    return found

@@ -1,302 +1,331 @@
-"""From raw text to a trained, evaluated model that plain transformers loads: the whole line, in a few minutes."""
+"""From raw text to a small trained model that plain transformers loads, in minutes.
+
+Texts → tokenizer → packed rows → a short context → a long context → masked accuracy on held-out text → a saved
+`modernbert` checkpoint → five masks filled by transformers alone.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from rich.console import Console
-from rich.table import Table
 
+from . import quickstart_data as corpus
+from . import quickstart_screen as screen
 from .errors import UsageError
-from .fill_mask import readable
-from .modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
-from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
-from .quickstart_data import (
-    Question,
-    Texts,
-    answerable,
-    embedded_questions,
-    embedded_texts,
-    held_out_questions,
-    own_texts,
-)
-from .tokenization import build_tokenizer, train_stand_in
-from .training.budget import seconds_per_step
-from .training.callbacks import ProgressCallback
-from .training.masking import Masking
-from .training.packing import pack
-from .training.stage import Stage, StageResult, run_stage
-from .training.tokenize_corpus import TokenizedCorpus, tokenize
-from .training.validation import MaskedAccuracy, MaskedValidation, unigram_baseline
 
 if TYPE_CHECKING:
-    from .tokenization import LlmJpTokenizer
+    from transformers import PreTrainedTokenizerBase
 
-SHORT_CONTEXT, LONG_CONTEXT = 128, 1024
-# Of the training time, the share that is spent at the long context.
-LONG_SHARE = 0.15
-# Beyond this the text of a user's files is not read: more would not be trained on in the time.
-MOST_CHARACTERS = 4_000_000
-_CANDIDATES = 5
+    from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+    from .tokenization import LlmJpTokenizer
+    from .training.masking import Masking
+    from .training.stage import Stage
+    from .training.tokenize_corpus import TokenizedCorpus
+
+REPORT = "report.json"
+"""The file beside the model that says how it was made."""
+
+SHORT, LONG = 128, 1024
+"""The two context lengths, in tokens."""
+
+# A vocabulary of a few thousand tokens is learned sooner than one that splits better.
+_STAND_IN_VOCABULARY = 2000
+# More rounds over the same text would be learned by heart.
+_MOST_EPOCHS = 60
+_TOKENS_PER_STEP = {SHORT: 2048, LONG: 2048}
+# Share of the time that goes to the long context.
+_LONG_SHARE = 0.2
+# Characters that are read per minute of training: more than a CPU can train on.
+_CHARACTERS_PER_MINUTE = 2_000_000
+_MOST_HELD_OUT_TOKENS = 12_000
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What depends on whether the embedded corpus or the user's own text is trained on.
+class QuickstartOptions:
+    """What is to be made of what.
 
     Attributes:
-        vocabulary: tokens of a tokenizer that is trained.
-        hidden_size: of the model.
-        layers: of the model.
-        steps: optimizer steps of both stages, as far as the time allows.
-        learning_rate: peak of the first stage; the second starts at a quarter of it.
+        data: files, folders and patterns; none for the corpus that comes with the package.
+        text_column: the JSON key or Parquet column that holds the text.
+        tokenizer: what `build_tokenizer` takes; None trains a small one.
+        out: directory to write to.
+        force: replace what an earlier quickstart wrote there.
+        minutes: time for training at most.
+        steps: steps at the short context, however long they take; a quarter as many follow at the long one.
+        seed: seed of weights, order and masks.
     """
 
-    vocabulary: int
-    hidden_size: int
-    layers: int
-    steps: int
-    learning_rate: float
+    data: tuple[str, ...] = ()
+    text_column: str = "text"
+    tokenizer: str | None = None
+    out: Path = Path("quickstart-model")
+    force: bool = False
+    minutes: float = 2.5
+    steps: int | None = None
+    seed: int = 0
 
 
-EMBEDDED = Settings(vocabulary=2000, hidden_size=192, layers=6, steps=300, learning_rate=3e-3)
-OWN = Settings(vocabulary=8000, hidden_size=192, layers=6, steps=2000, learning_rate=2e-3)
-
-
-def run_quickstart(
-    data: Sequence[str],
-    tokenizer_source: str | None,
-    out: Path,
-    text_column: str = "text",
-    minutes: float = 2.5,
-    steps: int | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Run the quickstart and show it in the terminal.
+def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
+    """Makes a model.
 
     Args:
-        data: files, folders and patterns of the user's; none for the embedded corpus.
-        tokenizer_source: a llm-jp-tokenizer in any form; by default a small tokenizer is trained on the text.
-        out: the directory to make.
-        text_column: the JSON key or Parquet column that holds the text.
-        minutes: the most time that training may take. On a machine too slow for it, fewer steps are taken.
-        steps: optimizer steps of both stages together, where fewer are wanted.
-        seed: seed of weights, order and masks.
+        options: see there.
+        console: where progress and results are shown.
 
     Returns:
-        What `report.json` holds.
+        The directory of the model, which holds `report.json` as well.
 
     Raises:
-        UsageError: the directory is not empty, or the text too short.
-        SourceError: a file cannot be read.
+        ValueError: whatever is wrong with the data, the tokenizer or the directory, in one line.
     """
     began = time.perf_counter()
-    console = Console()
-    _check_options(out, minutes, steps, seed)
-    settings = OWN if data else EMBEDDED
-    if steps is not None:
-        settings = replace(settings, steps=steps)
-
-    console.rule("[bold]1 · text and tokenizer", align="left")
-    texts = own_texts(data, text_column, MOST_CHARACTERS) if data else embedded_texts()
-    tokenizer = (
-        build_tokenizer(tokenizer_source) if tokenizer_source else train_stand_in(texts.train, settings.vocabulary)
+    _check_out(options.out, options.force)
+    screen.heading(console, 1, "Texts")
+    texts = (
+        corpus.own_texts(options.data, options.text_column, round(options.minutes * _CHARACTERS_PER_MINUTE))
+        if options.data
+        else corpus.embedded_texts()
     )
-    corpus, held_out = tokenize(texts.train, tokenizer), tokenize(texts.held_out, tokenizer)
-    _show_texts(console, texts, tokenizer, corpus, held_out)
-    questions = _questions(texts, tokenizer, own=bool(data))
+    screen.texts(console, texts)
 
-    console.rule("[bold]2 · training", align="left")
-    torch.manual_seed(seed)
-    model = _initial_model(settings, tokenizer, corpus)
+    screen.heading(console, 2, "Tokenizer")
+    # Now, so that a mistake in the data is told without waiting for torch.
+    _import_heavy(console)
+    import torch
+    from transformers import set_seed
+
+    from .training.masking import Masking
+    from .training.packing import pack
+    from .training.validation import MaskedValidation, unigram_baseline
+
+    tokenizer = _tokenizer(options.tokenizer, texts.train)
+    train = screen.tokenized(console, texts.train, tokenizer, "training text")
+    held_out = _beginning(screen.tokenized(console, texts.held_out, tokenizer, "held-out text"), _MOST_HELD_OUT_TOKENS)
+    screen.tokenizer(console, tokenizer, options.tokenizer is not None, texts, train, held_out)
+
+    screen.heading(console, 3, "Model")
+    set_seed(options.seed)
+    model = _new_model(tokenizer, train)
+    if torch.cuda.is_available():
+        model.to("cuda")
     masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
     validation = MaskedValidation(held_out, masking, tokenizer.cls_token_id, tokenizer.sep_token_id)
-    baseline, most_frequent = unigram_baseline(corpus.ids, validation.targets)
-    accuracy = {"before training": validation.measure(model, LONG_CONTEXT)}
-    stages: list[StageResult] = []
-    for stage in _stages(settings, model, corpus, masking, tokenizer, minutes):
-        rows = pack(corpus, stage.sequence_length, tokenizer.cls_token_id, tokenizer.sep_token_id)
-        progress = ProgressCallback(console, stage.name, stage.rows_per_step * stage.sequence_length)
-        try:
-            first_epoch = sum(int(np.ceil(done.epochs)) for done in stages)
-            stages.append(run_stage(model, rows, masking, stage, seed, first_epoch, [progress]))
-        finally:
-            progress.close()
-        accuracy[f"after {stage.name}"] = validation.measure(model, LONG_CONTEXT)
+    baseline, most_frequent = unigram_baseline(train.ids, validation.targets)
+    rows = {length: pack(train, length, tokenizer.cls_token_id, tokenizer.sep_token_id) for length in (SHORT, LONG)}
+    screen.model(console, model, rows)
 
-    console.rule("[bold]3 · masked accuracy on held-out text", align="left")
-    _show_accuracy(console, accuracy, baseline, readable(tokenizer, most_frequent))
+    stages = _stages(options, model, rows, masking, console)
+    measured = {"untrained": {length: validation.measure(model, length) for length in rows}}
+    results = []
+    for number, stage in enumerate(stages):
+        screen.heading(console, 4 + number, f"Pre-training at {stage.name}")
+        # Epochs are numbered apart, so that the long stage draws masks of its own.
+        results.append(screen.train(console, model, rows[stage.sequence_length], masking, stage, options.seed, number))
+        measured[f"after {stage.name}"] = {length: validation.measure(model, length) for length in rows}
+        screen.loss(console, results[-1])
+    screen.accuracy(console, measured, baseline, str(tokenizer.decode([most_frequent])), len(validation.targets))
 
-    console.rule("[bold]4 · saved, and reloaded with plain transformers", align="left")
-    report: dict[str, Any] = {
-        "data": {"origin": texts.origin, "characters": texts.characters, "tokens": len(corpus.ids)},
-        "tokenizer": {"source": tokenizer_source or "trained on the text", "tokens": len(tokenizer)},
+    screen.heading(console, 6, "Plain transformers fills five masks")
+    questions = _questions(options, texts, tokenizer)
+    report = {
+        "made_by": "llm-jp-modernbert quickstart",
+        "seed": options.seed,
+        "texts": {
+            "origin": texts.origin,
+            "complete": texts.complete,
+            "documents": len(train),
+            "characters": texts.characters,
+            "tokens": len(train.ids),
+            "held_out_documents": len(held_out),
+            "held_out_tokens": len(held_out.ids),
+        },
+        "vocabulary": len(tokenizer),
         "parameters": model.num_parameters(),
-        "seed": seed,
-        "unigram_baseline": baseline,
-        "masked_accuracy": {name: asdict(result) for name, result in accuracy.items()},
-        "stages": [result.as_dict() for result in stages],
+        "packing_efficiency": {length: packed.efficiency for length, packed in rows.items()},
+        "stages": [result.as_dict() for result in results],
+        "masked_accuracy": {
+            when: {length: asdict(result) for length, result in by_length.items()}
+            for when, by_length in measured.items()
+        },
+        "unigram_baseline": {"accuracy": baseline, "token_id": most_frequent},
     }
-    answers = _save_and_reload(out, model, tokenizer, questions, report)
-    _show_answers(console, questions, answers)
-    seconds = time.perf_counter() - began
-    console.print(f"\nDone in {seconds:.0f} s. The model, its tokenizer and report.json are in [bold]{out}[/].")
-    console.print("Go on with:  " + _next_command(out, questions), soft_wrap=True, highlight=False, markup=False)
-    return report
+    out = options.out.expanduser().absolute()
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
+    try:
+        fresh.mkdir(parents=True)
+        model.cpu().save_pretrained(fresh, format="plain")
+        tokenizer.save_pretrained(fresh)
+        reloaded = _reload(fresh, [question.text for question in questions])
+        report["questions"] = _marked(questions, reloaded["answers"])
+        report["seconds"] = time.perf_counter() - began
+        (fresh / REPORT).write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        _replace(fresh, out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    screen.questions(console, report["questions"], f"{reloaded['module'].split('.')[0]}.{reloaded['class']}")
+    screen.farewell(console, options.out, report["seconds"], questions)
+    return options.out
 
 
-def _check_options(out: Path, minutes: float, steps: int | None, seed: int) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"--out {out} exists already. Name a new directory, or remove it.")
-    if not minutes > 0:
-        raise UsageError(f"--minutes {minutes}: training takes more than no time.")
-    if steps is not None and steps < 2:
-        raise UsageError(f"--steps {steps}: at least 2 are needed, one for each context length.")
-    if seed < 0:
-        raise UsageError(f"--seed {seed}: it must be 0 or more.")
+def _check_out(out: Path, force: bool) -> None:
+    """Told before minutes of work, not after."""
+    path = out.expanduser()
+    if path.is_file():
+        raise UsageError(f"--out {out} is a file. Name a directory to write the model to.")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / REPORT).is_file():
+            raise UsageError(f"--out {out} is not empty. Name a new directory.")
+        if not force:
+            raise UsageError(
+                f"--out {out} holds a quickstart's model already. Name another directory, or add --force."
+            )
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"--out {out}: {parent} cannot be written to. Name a directory elsewhere.")
 
 
-def _initial_model(
-    settings: Settings, tokenizer: LlmJpTokenizer, corpus: TokenizedCorpus
-) -> LlmJpModernBertForMaskedLM:
-    config = LlmJpModernBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.hidden_size * 3 // 2,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.hidden_size // 32,
-        max_position_embeddings=LONG_CONTEXT,
+def _replace(fresh: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        out.rename(old)
+    try:
+        fresh.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _import_heavy(console: Console) -> None:
+    with console.status("loading torch and transformers"):
+        import transformers
+
+    transformers.logging.set_verbosity_error()
+
+
+def _tokenizer(source: str | None, texts: Sequence[str]) -> LlmJpTokenizer:
+    from .tokenization import build_tokenizer, train_stand_in
+
+    if source is not None:
+        return build_tokenizer(source)
+    with warnings.catch_warnings():
+        # Few texts yield fewer tokens; how many is on the screen anyway.
+        warnings.simplefilter("ignore")
+        return train_stand_in(texts, _STAND_IN_VOCABULARY)
+
+
+def _beginning(documents: TokenizedCorpus, tokens: int) -> TokenizedCorpus:
+    """As many documents as hold about so many tokens, at least one."""
+    from .training.tokenize_corpus import TokenizedCorpus
+
+    count = max(1, int((documents.offsets[1:] <= tokens).sum()))
+    return TokenizedCorpus(documents.ids[: documents.offsets[count]], documents.offsets[: count + 1])
+
+
+def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModernBertForMaskedLM:
+    """A small model, whose first guess is how frequent every token is."""
+    import numpy as np
+    import torch
+
+    from . import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+
+    # A large vocabulary costs most of the time: the encoder before it has to be the smaller.
+    hidden, layers = (192, 6) if len(tokenizer) < 20_000 else (128, 4)
+    model = LlmJpModernBertForMaskedLM(
+        LlmJpModernBertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            intermediate_size=hidden * 3 // 2,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 32,
+            max_position_embeddings=LONG,
+            local_attention=128,
+        )
     )
-    model = LlmJpModernBertForMaskedLM(config)
-    # To begin with the frequencies of the tokens spares the first steps, which would learn nothing else.
-    counts = np.bincount(corpus.ids, minlength=len(tokenizer)) + 0.1
+    counts = np.bincount(train.ids, minlength=len(tokenizer)) + 0.1
     with torch.no_grad():
+        # Otherwise it would spend its first hundred steps on learning just that.
         model.decoder.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
     return model
 
 
 def _stages(
-    settings: Settings,
+    options: QuickstartOptions,
     model: LlmJpModernBertForMaskedLM,
-    corpus: TokenizedCorpus,
+    rows: dict[int, Any],
     masking: Masking,
-    tokenizer: LlmJpTokenizer,
-    minutes: float,
+    console: Console,
 ) -> list[Stage]:
-    """The short context and the long one, with as many steps as are wanted or fit the time."""
-    planned = []
-    for context, share, peak in (
-        (SHORT_CONTEXT, 1 - LONG_SHARE, settings.learning_rate),
-        (LONG_CONTEXT, LONG_SHARE, settings.learning_rate / 4),
-    ):
-        steps = max(1, round(settings.steps * share))
-        stage = Stage(f"{context} tokens", context, 4096, steps, peak, final_learning_rate=0.1)
-        rows = pack(corpus, context, tokenizer.cls_token_id, tokenizer.sep_token_id)
-        fitting = int(60 * minutes * share / seconds_per_step(model, rows, masking, stage))
-        planned.append(replace(stage, steps=max(1, min(steps, fitting))))
-    return planned
+    from .training.budget import seconds_per_step
+    from .training.stage import Stage
 
-
-def _questions(texts: Texts, tokenizer: LlmJpTokenizer, own: bool) -> list[Question]:
-    """Held-out sentences of the user's text; where it has none that fit, and for the embedded corpus, its own."""
-    questions = held_out_questions(texts.held_out, tokenizer) if own else []
-    return questions or answerable(embedded_questions(), tokenizer)
-
-
-def _save_and_reload(
-    out: Path,
-    model: LlmJpModernBertForMaskedLM,
-    tokenizer: LlmJpTokenizer,
-    questions: Sequence[Question],
-    report: dict[str, Any],
-) -> list[list[dict[str, Any]]]:
-    """Write the directory aside, ask the questions of it, and give it its name only when all is well."""
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.new")
-    try:
-        model.save_pretrained(aside, format="plain")
-        tokenizer.save_pretrained(aside)
-        answers = _answers_of_plain_transformers(aside, questions)
-        report["questions"] = [
-            {"text": question.text, "expected": list(question.answers), "candidates": [c["token_str"] for c in found]}
-            for question, found in zip(questions, answers, strict=True)
+    stages = [
+        Stage("short context", SHORT, _TOKENS_PER_STEP[SHORT], 1, learning_rate=2e-3, final_learning_rate=0.1),
+        Stage("long context", LONG, _TOKENS_PER_STEP[LONG], 1, learning_rate=5e-4),
+    ]
+    if options.steps is not None:
+        return [
+            replace(stages[0], steps=options.steps),
+            replace(stages[1], steps=math.ceil(options.steps * _LONG_SHARE / (1 - _LONG_SHARE))),
         ]
-        (aside / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        if out.is_dir():
-            out.rmdir()
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return answers
+    chosen = []
+    with console.status("measuring the speed of this machine"):
+        for stage, share in zip(stages, (1 - _LONG_SHARE, _LONG_SHARE), strict=True):
+            packed = rows[stage.sequence_length]
+            fit = options.minutes * 60 * share / seconds_per_step(model, packed, masking, stage)
+            enough = _MOST_EPOCHS * share * len(packed) / stage.rows_per_step
+            chosen.append(replace(stage, steps=max(1, round(min(fit, enough)))))
+    return chosen
 
 
-def _answers_of_plain_transformers(model: Path, questions: Sequence[Question]) -> list[list[dict[str, Any]]]:
-    request = {"model": str(model), "texts": [question.text for question in questions], "top_k": _CANDIDATES}
+def _questions(
+    options: QuickstartOptions, texts: corpus.Texts, tokenizer: PreTrainedTokenizerBase
+) -> list[corpus.Question]:
+    """Of the embedded corpus its own questions; of the user's texts sentences that were held out."""
+    if not options.data:
+        return corpus.answerable(corpus.embedded_questions(), tokenizer)
+    held_out = corpus.held_out_questions(texts.held_out, tokenizer)
+    return held_out or corpus.answerable(corpus.embedded_questions(), tokenizer)
+
+
+def _reload(directory: Path, texts: Sequence[str]) -> dict[str, Any]:
+    """What transformers answers in a process that knows nothing of this package."""
+    request = {"model": str(directory), "texts": texts, "top_k": 5}
     run = subprocess.run(
         [sys.executable, "-I", str(Path(__file__).with_name("plain_reload.py"))],
         input=json.dumps(request),
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
     )
     if run.returncode:
-        raise RuntimeError(f"plain transformers could not use the saved model:\n{run.stderr.strip()}")
-    answers: list[list[dict[str, Any]]] = json.loads(run.stdout)["answers"]
+        raise RuntimeError(f"transformers alone cannot use the saved model:\n{run.stderr}")
+    answers: dict[str, Any] = json.loads(run.stdout)
     return answers
 
 
-def _show_texts(
-    console: Console, texts: Texts, tokenizer: LlmJpTokenizer, corpus: TokenizedCorpus, held_out: TokenizedCorpus
-) -> None:
-    part = "" if texts.complete else " (its beginning; the rest would not be trained on in the time)"
-    console.print(f"  {texts.origin}{part}", highlight=False)
-    console.print(
-        f"  to train on: {len(corpus):,} documents, {texts.characters:,} characters, {len(corpus.ids):,} tokens"
-    )
-    console.print(f"  held out:    {len(held_out):,} documents, {len(held_out.ids):,} tokens")
-    console.print(f"  tokenizer:   {len(tokenizer):,} tokens")
-
-
-def _show_accuracy(console: Console, accuracy: dict[str, MaskedAccuracy], baseline: float, most_frequent: str) -> None:
-    table = Table("", "right", "", "loss", box=None)
-    masked = next(iter(accuracy.values())).masked_tokens
-    table.add_row(f"always {most_frequent!r} (unigram baseline)", f"{baseline:6.1%}", _bar(baseline), "")
-    for name, result in accuracy.items():
-        table.add_row(name, f"{result.accuracy:6.1%}", _bar(result.accuracy), f"{result.loss:.2f}")
-    console.print(table)
-    console.print(f"  {masked:,} tokens masked, the same ones each time")
-
-
-def _bar(share: float) -> str:
-    return "█" * round(40 * share)
-
-
-def _show_answers(
-    console: Console, questions: Sequence[Question], answers: Sequence[Sequence[dict[str, Any]]]
-) -> None:
-    table = Table("", "question", "answers", "expected", box=None)
-    for question, found in zip(questions, answers, strict=True):
-        candidates = [candidate["token_str"].strip() for candidate in found]
-        rank = next((place for place, text in enumerate(candidates, 1) if text in question.answers), None)
-        mark = "[green]✓[/]" if rank == 1 else "[yellow]·[/]" if rank else "[red]✗[/]"
-        table.add_row(mark, question.text.replace("[", r"\["), "、".join(candidates), "、".join(question.answers))
-    console.print(table)
-    console.print("  ✓ first answer  · among the first five  ✗ not found")
-
-
-def _next_command(out: Path, questions: Sequence[Question]) -> str:
-    text = questions[0].text if questions else "…[MASK]…"
-    return f'llm-jp-modernbert fill-mask {out} "{text}"'
+def _marked(questions: Sequence[corpus.Question], answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": question.text,
+            "answers": list(question.answers),
+            "candidates": [
+                {"text": candidate["token_str"].strip(), "probability": candidate["score"]} for candidate in candidates
+            ],
+            "right": candidates[0]["token_str"].strip() in question.answers,
+        }
+        for question, candidates in zip(questions, answers, strict=True)
+    ]

@@ -26,7 +26,7 @@ class ProgressCallback(TrainerCallback):
         self.console = console
         self.name = name
         self.tokens_per_step = tokens_per_step
-        self.loss = float("nan")
+        self.loss: float | None = None
         self._began = 0.0
         self._bar: Progress | None = None
 
@@ -47,12 +47,12 @@ class ProgressCallback(TrainerCallback):
         seconds = time.perf_counter() - self._began
         rate = state.global_step * self.tokens_per_step / seconds
         if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step, tokens=f"{rate:,.0f}", loss=f"{self.loss:.2f}")
+            self._bar.update(self._task, completed=state.global_step, tokens=f"{rate:,.0f}", loss=self._loss)
         elif state.global_step * _LINES // state.max_steps > (state.global_step - 1) * _LINES // state.max_steps:
             left = seconds / state.global_step * (state.max_steps - state.global_step)
             self.console.print(
                 f"  {self.name}: step {state.global_step}/{state.max_steps}, {rate:,.0f} tokens/s, "
-                f"{left:.0f} s left, loss {self.loss:.2f}"
+                f"{left:.0f} s left, loss {self._loss}"
             )
 
     def on_log(
@@ -65,6 +65,10 @@ class ProgressCallback(TrainerCallback):
     ) -> None:
         """Takes note of the loss."""
         self.loss = (logs or {}).get("loss", self.loss)
+
+    @property
+    def _loss(self) -> str:
+        return "…" if self.loss is None else f"{self.loss:.2f}"
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -79,8 +83,14 @@ class ProgressCallback(TrainerCallback):
             self._bar = None
 
 
-def progress_bar(console: Console, *fields: str) -> Progress:
-    """A rich progress bar: description, bar, count, the given fields, time passed and time left."""
+def progress_bar(console: Console, *fields: str, transient: bool = False) -> Progress:
+    """A rich progress bar: description, bar, count, the given fields, time passed and time left.
+
+    Args:
+        console: where it is shown.
+        fields: further columns.
+        transient: whether it goes away when it is done.
+    """
     return Progress(
         TextColumn("  {task.description}"),
         BarColumn(bar_width=24),
@@ -91,4 +101,5 @@ def progress_bar(console: Console, *fields: str) -> Progress:
         TimeRemainingColumn(),
         TextColumn("left"),
         console=console,
+        transient=transient,
     )

@@ -33,6 +33,4 @@ def adamw(
     eps: float = 1e-6,
 ) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`; one fused pass over all parameters, which large vocabularies need."""
-    return torch.optim.AdamW(
-        parameter_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=eps, fused=True
-    )
+    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=eps, fused=True)

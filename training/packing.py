@@ -104,9 +104,7 @@ def pack(corpus: TokenizedCorpus, sequence_length: int, cls_token_id: int, sep_t
     return PackedRows(corpus, sequence_length, cls_token_id, sep_token_id, starts, lengths, rows, order)
 
 
-def cut(
-    offsets: npt.NDArray[np.int64], longest: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def cut(offsets: npt.NDArray[np.int64], longest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Cuts documents into consecutive pieces of `longest` tokens and a shorter last one.
 
     Args:
@@ -133,9 +131,7 @@ def cut(
     return starts, lengths
 
 
-def best_fit(
-    sizes: npt.NDArray[np.int64], capacity: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def best_fit(sizes: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Best-fit decreasing: every item goes where it leaves the least room.
 
     Takes time in proportion to items × capacity / 64, which is to say none: rows are kept by the room that they have

@@ -120,8 +120,8 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
     """`(row from 1, line without its end)` of a text file, plain or gzipped."""
     row = 0
     try:
-        opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
-        with cast("IO[bytes]", opened) as file:
+        open_file = gzip.open if path.endswith(".gz") else open
+        with cast("IO[bytes]", open_file(path, "rb")) as file:
             for row, line in enumerate(file, start=1):
                 # A byte-order mark is no text.
                 yield row, line.decode("utf-8-sig" if row == 1 else "utf-8").rstrip("\r\n")
@@ -209,6 +209,4 @@ def _parquet_rows(path: str, text_column: str) -> Iterator[tuple[int, str]]:
                 row += 1
                 yield row, text or ""
     except (pyarrow.ArrowException, OSError) as error:
-        raise SourceError(
-            f"{path}: not a sound Parquet file ({str(error).splitlines()[0]}). Get it again."
-        ) from error
+        raise SourceError(f"{path}: not a sound Parquet file ({str(error).splitlines()[0]}). Get it again.") from error

@@ -122,6 +122,7 @@ def run_stage(
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
+                dataloader_pin_memory=next(model.parameters()).is_cuda,
             ),
             train_dataset=data,
             data_collator=counter,
