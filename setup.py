@@ -37,7 +37,7 @@ setup(
         "sentencepiece>=0.2.3",
         "datasets>=5.2",
         "evaluate>=0.4.6",
-        "huggingface-hub>=2.4",
+        "huggingface-hub>=1.33",
         "pyarrow>=26.0",
         "numpy>=2.2",
         "typer>=0.29",
