@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from tokenizer_samples import MODELS, texts_of, train_sentencepiece
+from tokenizers import Tokenizer
+
 from llm_jp_modernbert.tokenization import LlmJpTokenizer
 from llm_jp_modernbert.tokenization.conversion import read_sentencepiece
 from llm_jp_modernbert.tokenization.layout import decoder_form
-from tokenizer_samples import MODELS, texts_of, train_sentencepiece
-from tokenizers import Tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_fits, train_stand_in
 from tokenizer_samples import train_sentencepiece
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, Unigram
+
+from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_fits, train_stand_in
 
 
 def test_files_that_are_no_sentencepiece_model(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from llm_jp_modernbert.tokenization import LlmJpTokenizer
-from llm_jp_modernbert.tokenization.conversion import read_sentencepiece
-from llm_jp_modernbert.tokenization.layout import SPECIAL_TOKENS, decoder_form
 from sentencepiece import SentencePieceProcessor
 from tokenizer_samples import BEGINNING_WITH_THE_SPACE_PIECE, MODELS, ODD_TEXTS, SENTENCES
 from tokenizers import Tokenizer
+
+from llm_jp_modernbert.tokenization import LlmJpTokenizer
+from llm_jp_modernbert.tokenization.conversion import read_sentencepiece
+from llm_jp_modernbert.tokenization.layout import SPECIAL_TOKENS, decoder_form
 
 # git's ids of the tokenizer.json files that llm-jp publishes with its causal models, and their sizes.
 PUBLISHED = {

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from llm_jp_modernbert.tokenization import LlmJpTokenizer
 from tokenizer_samples import MODELS, SENTENCES, texts_of
+
+from llm_jp_modernbert.tokenization import LlmJpTokenizer
 
 MASK = "<MASK|LLM-jp>"
 

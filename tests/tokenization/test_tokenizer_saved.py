@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_tokenizer, write_tokenizer
 from tokenizer_samples import ODD_TEXTS, SENTENCES
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
+
+from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_tokenizer, write_tokenizer
 
 TEXTS = [*SENTENCES, *ODD_TEXTS, "今日のご飯は<MASK|LLM-jp>である。"]
 

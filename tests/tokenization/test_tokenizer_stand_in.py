@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from llm_jp_modernbert.tokenization import LlmJpTokenizer, check_tokenizer, train_stand_in
 from tokenizer_samples import ODD_TEXTS, SENTENCES, texts_of
+
+from llm_jp_modernbert.tokenization import LlmJpTokenizer, check_tokenizer, train_stand_in
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import pickle
 from pathlib import Path
 
 import pytest
-from llm_jp_modernbert.tokenization import LlmJpTokenizer
 from tokenizer_samples import MODELS, ODD_TEXTS, SENTENCES
+
+from llm_jp_modernbert.tokenization import LlmJpTokenizer
 
 CLS, SEP, PAD, MASK = 5, 6, 4, 3
 FIRST, SECOND = SENTENCES[:2]
