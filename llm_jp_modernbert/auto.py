@@ -40,7 +40,10 @@ def _name_models(auto: ModuleType) -> None:
 
 
 def _name_tokenizer(auto: ModuleType) -> None:
-    _name_class(auto.TOKENIZER_MAPPING, "LlmJpTokenizer")
+    # As for transformers' own ModernBERT: the file decides, whatever class is written beside it. What `LlmJpTokenizer`
+    # saves is a plain fast tokenizer.
+    _name_class(auto.TOKENIZER_MAPPING, "PreTrainedTokenizerFast")
+    auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.add(MODEL_TYPE)
 
 
 def _name_class(mapping: Any, class_name: str) -> None:

@@ -168,6 +168,11 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         # transformers guesses this from the source text; here the backend is looked up anew in every forward.
         return True
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # Of code that is not its own, transformers initialises only modules that own parameters directly: it fears for
+        # loaded weights. Ours are safe, and blocks draw the weights of the layers within them.
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -267,7 +272,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         self.embeddings = LlmJpModernBertEmbeddings(config)
         self.layers = nn.ModuleList(
             LlmJpModernBertEncoderLayer(config, kind, is_first=index == 0)
-            for index, kind in enumerate(config.layer_types or ())
+            for index, kind in enumerate((config.layer_types or [])[: config.num_hidden_layers])
         )
         self.final_norm = _norm(config)
         self.rotary_emb = LlmJpModernBertRotaryEmbedding(config)
@@ -318,7 +323,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         else:
             hidden_states = self.embeddings(layout.unpad(input_ids))  # type: ignore[arg-type]
 
-        kinds = sorted(set(self.config.layer_types or ()))
+        kinds = sorted({str(layer.attention_type) for layer in self.layers})
         dtype = _compute_dtype(hidden_states)
         masks = {kind: backend.mask(layout, _window(self.config, kind), dtype) for kind in kinds}
         tables = {kind: self.rotary_emb.tables(layout.positions, kind) for kind in kinds}
