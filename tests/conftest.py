@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The models of the tests are tiny: a second thread gains nothing, and on a busy machine the two wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
