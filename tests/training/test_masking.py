@@ -1,0 +1,80 @@
+"""Masking draws what it should, as often as it should, and the same again."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from llm_jp_modernbert.training.masking import IGNORED, Masking
+
+SPECIAL = {0, 1, 2, 3, 4, 5, 6, 7}
+VOCABULARY = 1000
+TOKENS = 200_000
+
+
+@pytest.fixture(scope="module")
+def ids() -> np.ndarray:
+    ids = np.random.default_rng(0).integers(8, VOCABULARY, TOKENS)
+    ids[::100] = 5
+    ids[99::100] = 6
+    return ids
+
+
+def within(count: int, trials: int, probability: float) -> bool:
+    """Five standard deviations of the binomial distribution."""
+    return abs(count - trials * probability) < 5 * math.sqrt(trials * probability * (1 - probability))
+
+
+@pytest.mark.parametrize("probability", [0.15, 0.3])
+def test_shares(ids: np.ndarray, probability: float) -> None:
+    masking = Masking(3, VOCABULARY, SPECIAL, probability)
+    inputs, labels = masking(ids, seed=1, epoch=2, sample=3)
+    chosen = labels != IGNORED
+    ordinary = ~np.isin(ids, list(SPECIAL))
+    assert not chosen[~ordinary].any()
+    assert within(int(chosen.sum()), int(ordinary.sum()), probability)
+    assert (labels[chosen] == ids[chosen]).all()
+    assert (inputs[~chosen] == ids[~chosen]).all()
+    masked, kept = inputs[chosen] == 3, inputs[chosen] == ids[chosen]
+    count = int(chosen.sum())
+    assert within(int(masked.sum()), count, 0.8)
+    # A random token is the true one once in the vocabulary.
+    assert within(int(kept.sum()), count, 0.1 + 0.1 / (VOCABULARY - len(SPECIAL)))
+    random = inputs[chosen][~masked & ~kept]
+    assert not np.isin(random, list(SPECIAL)).any()
+    # All of them are drawn, and evenly: the mean of a uniform distribution, to five standard errors.
+    middle, deviation = (8 + VOCABULARY - 1) / 2, (VOCABULARY - 8) / math.sqrt(12)
+    assert abs(random.mean() - middle) < 5 * deviation / math.sqrt(len(random))
+
+
+def test_positions_are_independent(ids: np.ndarray) -> None:
+    _, labels = Masking(3, VOCABULARY, SPECIAL)(ids, 0, 0, 0)
+    chosen = (labels != IGNORED)[~np.isin(ids, list(SPECIAL))]
+    both = int((chosen[1:] & chosen[:-1]).sum())
+    assert within(both, len(chosen) - 1, 0.09)
+
+
+def test_the_draw_is_a_function_of_seed_epoch_and_sample(ids: np.ndarray) -> None:
+    some = ids[:500]
+    draws = {
+        key: Masking(3, VOCABULARY, SPECIAL)(some, *key)[0].tobytes()
+        for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (2**40, 0, 0)]
+    }
+    assert len(set(draws.values())) == len(draws)
+    again = Masking(3, VOCABULARY, SPECIAL)
+    again(ids, 9, 9, 9)
+    assert all(again(some, *key)[0].tobytes() == drawn for key, drawn in draws.items())
+
+
+def test_the_input_is_left_alone(ids: np.ndarray) -> None:
+    before = ids.copy()
+    Masking(3, VOCABULARY, SPECIAL)(ids, 0, 0, 0)
+    assert (ids == before).all()
+
+
+@pytest.mark.parametrize("settings", [{"probability": 0.0}, {"probability": 1.5}, {"mask_share": 0.95}])
+def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Masking(3, VOCABULARY, SPECIAL, **settings)

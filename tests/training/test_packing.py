@@ -1,0 +1,73 @@
+"""Packing loses no token, fills rows well, and never lets documents meet."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from llm_jp_modernbert.training.packing import PackedRows, best_fit, cut, pack
+from llm_jp_modernbert.training.tokenize_corpus import from_documents
+
+CLS, SEP = 5, 6
+
+
+def documents(seed: int, count: int = 60) -> list[list[int]]:
+    draw = np.random.default_rng(seed)
+    lengths = np.minimum(draw.lognormal(4, 1.2, count).astype(int) + 1, 3000)
+    return [draw.integers(300, 1000, length).tolist() for length in lengths]
+
+
+def packed(texts: list[list[int]], sequence_length: int) -> PackedRows:
+    return pack(from_documents(texts), sequence_length, CLS, SEP)
+
+
+def pieces_of(rows: PackedRows) -> list[list[int]]:
+    found = []
+    for row in range(len(rows)):
+        ids, lengths = rows.row(row)
+        assert lengths.sum() == len(ids) <= rows.sequence_length
+        found += [piece.tolist() for piece in np.split(ids, np.cumsum(lengths)[:-1])]
+    return found
+
+
+@pytest.mark.parametrize("sequence_length", [3, 17, 128, 1024])
+def test_every_token_is_there_once_and_in_its_order(sequence_length: int) -> None:
+    texts = documents(seed=1)
+    pieces = pieces_of(packed(texts, sequence_length))
+    assert all(piece[0] == CLS and piece[-1] == SEP and len(piece) > 2 for piece in pieces)
+    longest = sequence_length - 2
+    expected = [text[start : start + longest] for text in texts for start in range(0, len(text), longest)]
+    assert Counter(tuple(piece[1:-1]) for piece in pieces) == Counter(map(tuple, expected))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_almost_full(seed: int) -> None:
+    rows = packed(documents(seed, count=400), 512)
+    # Best-fit decreasing needs at most 11/9 of the best possible number of rows, and 6/9 of one beside.
+    best = -(-rows.total_tokens // 512)
+    assert best <= len(rows) <= 11 / 9 * best + 6 / 9
+    assert rows.efficiency == pytest.approx(rows.total_tokens / (512 * len(rows)))
+    assert rows.efficiency > 0.97
+
+
+def test_best_fit_takes_the_fullest_row_that_has_room() -> None:
+    order, rows = best_fit(np.array([7, 6, 3, 4, 10]), capacity=10)
+    assert [sorted(order[rows[i] : rows[i + 1]].tolist()) for i in range(3)] == [[4], [0, 2], [1, 3]]
+
+
+def test_an_item_too_large_is_refused() -> None:
+    with pytest.raises(ValueError, match="11 does not fit"):
+        best_fit(np.array([11]), capacity=10)
+
+
+def test_cut_needs_room_for_a_token() -> None:
+    with pytest.raises(ValueError, match="sequence length of 2"):
+        cut(np.array([0, 5]), 0)
+
+
+def test_no_documents_make_no_rows() -> None:
+    rows = packed([[], []], 16)
+    assert len(rows) == 0
+    assert rows.efficiency == 0.0

@@ -1,0 +1,113 @@
+"""Readers read what is there, and say which file and row is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from llm_jp_modernbert.training.sources import SourceError, find_files, read_documents, read_in_turn
+
+TEXTS = ["吾輩は猫である。\n名前はまだ無い。", "二番目の文書", "三番目"]
+
+
+def json_lines(texts: list[str], key: str = "text") -> bytes:
+    return "".join(
+        json.dumps({"id": i, key: text}, ensure_ascii=False) + "\n" for i, text in enumerate(texts)
+    ).encode()
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return str(path)
+
+
+def texts_of(path: str, column: str = "text") -> list[str]:
+    return [document.text for document in read_documents(path, column)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson", "a.jsonl.gz"])
+def test_json_lines(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, json_lines(TEXTS))
+    assert texts_of(path) == TEXTS
+    assert [(d.path, d.row) for d in read_documents(path)] == [(path, 1), (path, 2), (path, 3)]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_text_documents_are_parted_by_blank_lines(tmp_path: Path, name: str) -> None:
+    content = "\ufeff\n\n一行目\n二行目\r\n \n\n次の文書\n"
+    found = list(read_documents(write(tmp_path / name, content.encode())))
+    assert [(d.text, d.row) for d in found] == [("一行目\n二行目", 3), ("次の文書", 7)]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"n": [1, 2, 3, 4], "body": [*TEXTS, None]}), path)
+    assert texts_of(str(path), "body") == TEXTS
+    with pytest.raises(SourceError, match=r"a\.parquet: no column 'text'; there is 'n', 'body'.*--text-column"):
+        texts_of(str(path))
+    with pytest.raises(SourceError, match="holds int64, not strings"):
+        texts_of(str(path), "n")
+
+
+def test_blank_documents_are_left_out_and_rows_still_count(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json_lines(["", "一", " \n", "二"]))
+    assert [(d.text, d.row) for d in read_documents(path)] == [("一", 2), ("二", 4)]
+
+
+GOOD = json_lines(TEXTS[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", GOOD + b"{broken\n", "a.jsonl, row 2: not JSON"),
+        ("a.jsonl", GOOD + "吾輩\n".encode("shift_jis"), "a.jsonl, row 2: not UTF-8.*iconv"),
+        ("a.jsonl", GOOD + b"[1]\n", "row 2: a JSON list"),
+        ("a.jsonl", GOOD + b'{"body": "x"}\n', "row 2: no column 'text'; there is 'body'.*--text-column"),
+        ("a.jsonl", GOOD + b'{"text": 3}\n', "row 2: column 'text' holds a int"),
+        ("a.jsonl", b"", "holds no document"),
+        ("a.jsonl", json_lines([" "]), "holds no document"),
+        ("a.parquet", b"not parquet at all", "not a sound Parquet file"),
+    ],
+)
+def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        texts_of(write(tmp_path / name, content))
+
+
+def test_broken_gzip(tmp_path: Path) -> None:
+    whole = gzip.compress(json_lines([str(i) * 50 for i in range(2000)]))
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match="ends too early, after row"):
+        texts_of(str(path))
+    path.write_bytes(json_lines(TEXTS))
+    with pytest.raises(SourceError, match="not a sound gzip file"):
+        texts_of(str(path))
+
+
+def test_find_files(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    paths = [write(tmp_path / name, GOOD) for name in ("b.jsonl", "a.jsonl.gz", "deep/c.txt", "d.csv")]
+    assert find_files([paths[0]]) == [paths[0]]
+    assert find_files([str(tmp_path)]) == [paths[1], paths[0], paths[2]]
+    assert find_files([str(tmp_path / "*.jsonl*"), paths[0]]) == [paths[1], paths[0]]
+    with pytest.raises(SourceError, match="no such file, and no file matches"):
+        find_files([str(tmp_path / "nothing*.jsonl")])
+    with pytest.raises(SourceError, match=r"d\.csv: not a kind of file"):
+        find_files([paths[3]])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="the folder holds no"):
+        find_files([str(tmp_path / "empty")])
+
+
+def test_files_are_read_in_turn(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{name}.jsonl", json_lines(texts)) for name, texts in (("a", ["1", "2", "3"]), ("b", ["4"]))
+    ]
+    assert [document.text for document in read_in_turn(paths)] == ["1", "4", "2", "3"]
