@@ -53,9 +53,6 @@ def common(
     """
     if debug:
         os.environ[_DEBUG_VARIABLE] = "1"
-    # What the libraries say of themselves is not what was asked for.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 @app.command()
@@ -147,6 +144,7 @@ def fill_mask(
     from .fill_mask import fill_masks, render
     from .loading import load_masked_lm, load_tokenizer, split_revision
 
+    _quiet()
     name, at = split_revision(model, revision)
     loaded = load_masked_lm(name, at, dtype.value, device)
     its_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, at)
@@ -181,6 +179,7 @@ def tokenizer(
     """
     from .tokenization import build_tokenizer, check_tokenizer, write_tokenizer
 
+    _quiet()
     built = build_tokenizer(source)
     written = write_tokenizer(built, out)
     checks = check_tokenizer(built, written)
@@ -197,6 +196,14 @@ def tokenizer(
     failed = sum(not check.passed for check in checks)
     if failed:
         raise UsageError(f"{failed} of {len(checks)} checks failed: {source} is no sound llm-jp tokenizer.")
+
+
+def _quiet() -> None:
+    """The screen is the job's: transformers' bars and notes on loading are not what was asked for."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def main() -> None:

@@ -122,7 +122,7 @@ def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     token = str(tokenizer.convert_ids_to_tokens(token_id))
     # Between two others a token keeps its space, which decoding takes from the start of a text.
     text = str(tokenizer.decode([token_id]))
-    if not text.strip() or "\ufffd" in text:
+    if not text.strip() or not text.isprintable() or "\ufffd" in text:
         return token
     return text
 

@@ -213,7 +213,9 @@ def _import_heavy(console: Console) -> None:
     with console.status("loading torch and transformers"):
         import transformers
 
+    # The screen is the quickstart's own.
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def _tokenizer(source: str | None, texts: Sequence[str]) -> LlmJpTokenizer:

@@ -1,0 +1,37 @@
+"""Small checkpoints to run the command on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.tokenization import train_stand_in
+
+TEXTS = [
+    "今日のご飯はカレーである。",
+    "明日の朝は早く起きて、駅まで歩いて行きます。",
+    "吾輩は猫である。名前はまだ無い。",
+]
+
+
+def write_checkpoint(path: Path, checkpoint_format: str = "plain") -> Path:
+    """A model with random weights, large enough to have opinions, and its tokenizer."""
+    tokenizer = train_stand_in(TEXTS * 20, vocab_size=310)
+    torch.manual_seed(0)
+    model = LlmJpModernBertForMaskedLM(
+        LlmJpModernBertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            local_attention=16,
+            initializer_range=0.3,
+        )
+    )
+    model.save_pretrained(path, format=checkpoint_format)
+    tokenizer.save_pretrained(path)
+    return path

@@ -1,0 +1,120 @@
+"""The command: its help is there at once, its jobs do what they say, a mistake is one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import write_checkpoint
+from click.testing import Result
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from llm_jp_modernbert.cli import app
+
+COMMANDS = ["quickstart", "fill-mask", "tokenizer"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def run(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llm_jp_modernbert", *map(str, arguments)], capture_output=True, text=True, input=stdin
+    )
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_has_examples(command: list[str]) -> None:
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert "llm-jp-modernbert" in result.output.split("Examples:")[1]
+
+
+def test_commands() -> None:
+    assert set(COMMANDS) <= set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from llm_jp_modernbert.cli import app\n"
+        "for command in ([], ['quickstart'], ['fill-mask'], ['tokenizer']):\n"
+        "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'sentencepiece'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_fill_mask_prints_a_table(model: Path) -> None:
+    result = invoke("fill-mask", model, "今日の[MASK]は{mask}である。", "--top-k", "3")
+    assert result.exit_code == 0, result.output
+    assert "今日の[MASK]は[MASK]である。" in result.output
+    assert "mask 1 of 2" in result.output
+    assert "mask 2 of 2" in result.output
+    assert result.output.count("%") == 6
+
+
+def test_fill_mask_prints_json_for_lines_of_input(model: Path) -> None:
+    done = run("fill-mask", model, "-", "--json", "--top-k", "2", stdin="今日は[MASK]。\n\n[MASK]は猫である。\n")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert [len(result["masks"]) for result in results] == [1, 1]
+    assert all(set(c) == {"text", "token", "token_id", "probability"} for r in results for m in r["masks"] for c in m)
+
+
+def test_tokenizer_is_written_and_checked(model: Path, tmp_path: Path) -> None:
+    result = invoke("tokenizer", "--from", model, "--out", tmp_path / "tokenizer")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("passed") >= 8
+    assert "FAILED" not in result.output
+    assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fill-mask", "MODEL", "マスクのない文。"], "has no mask. Write [MASK]"),
+        (["fill-mask", "MODEL/nothing", "[MASK]"], "nothing: no such directory"),
+        (["tokenizer", "--from", "MODEL/model.safetensors", "--out", "MODEL/../out"], "is no SentencePiece model"),
+        (["tokenizer", "--from", "MODEL", "--out", "MODEL"], "holds other things than a tokenizer"),
+        (["quickstart", "--out", "MODEL"], "is not empty"),
+        (["quickstart", "--data", "MODEL/nothing.jsonl", "--out", "MODEL/out"], "nothing.jsonl: no such file"),
+        (["quickstart", "a.jsonl"], "--data a.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_line(model: Path, arguments: list[str], message: str) -> None:
+    before = sorted(path.name for path in model.parent.rglob("*"))
+    done = run(*(argument.replace("MODEL", str(model)) for argument in arguments))
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert message in line
+    assert "Traceback" not in done.stderr
+    # Nothing half-written is left behind.
+    assert sorted(path.name for path in model.parent.rglob("*")) == before
+
+
+def test_debug_shows_the_traceback(model: Path) -> None:
+    done = run("--debug", "quickstart", "--out", model)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_a_wrong_option_is_named() -> None:
+    done = run("fill-mask", "--topk", "3")
+    assert done.returncode == 2
+    assert "--topk" in done.stderr
