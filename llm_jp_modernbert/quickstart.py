@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
     from .tokenization import LlmJpTokenizer
-    from .training.masking import Masking
+    from .training.packing import PackedRows
     from .training.stage import Stage
     from .training.tokenize_corpus import TokenizedCorpus
 
@@ -43,8 +43,8 @@ SHORT, LONG = 128, 1024
 # A vocabulary of a few thousand tokens is learned sooner than one that splits better.
 _STAND_IN_VOCABULARY = 2000
 # More rounds over the same text would be learned by heart.
-_MOST_EPOCHS = 60
-_TOKENS_PER_STEP = {SHORT: 2048, LONG: 2048}
+_MOST_EPOCHS = 40
+_LARGE_VOCABULARY = 20_000
 # Share of the time that goes to the long context.
 _LONG_SHARE = 0.2
 # Characters that are read per minute of training: more than a CPU can train on.
@@ -63,7 +63,8 @@ class QuickstartOptions:
         out: directory to write to.
         force: replace what an earlier quickstart wrote there.
         minutes: time for training at most.
-        steps: steps at the short context, however long they take; a quarter as many follow at the long one.
+        steps: steps at the short context, however long they take; a quarter as many follow at the long one. The same
+            number gives the same model wherever torch computes alike.
         seed: seed of weights, order and masks.
     """
 
@@ -126,7 +127,7 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
     rows = {length: pack(train, length, tokenizer.cls_token_id, tokenizer.sep_token_id) for length in (SHORT, LONG)}
     screen.model(console, model, rows)
 
-    stages = _stages(options, model, rows, masking, console)
+    stages = _stages(options, len(tokenizer), rows)
     measured = {"untrained": {length: validation.measure(model, length) for length in rows}}
     results = []
     for number, stage in enumerate(stages):
@@ -134,7 +135,7 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
         # Epochs are numbered apart, so that the long stage draws masks of its own.
         results.append(screen.train(console, model, rows[stage.sequence_length], masking, stage, options.seed, number))
         measured[f"after {stage.name}"] = {length: validation.measure(model, length) for length in rows}
-        screen.loss(console, results[-1])
+        screen.trained(console, results[-1])
     screen.accuracy(console, measured, baseline, str(tokenizer.decode([most_frequent])), len(validation.targets))
 
     screen.heading(console, 6, "Plain transformers fills five masks")
@@ -245,7 +246,7 @@ def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModern
     from . import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
 
     # A large vocabulary costs most of the time: the encoder before it has to be the smaller.
-    hidden, layers = (192, 6) if len(tokenizer) < 20_000 else (128, 4)
+    hidden, layers = (192, 6) if len(tokenizer) < _LARGE_VOCABULARY else (128, 4)
     model = LlmJpModernBertForMaskedLM(
         LlmJpModernBertConfig(
             vocab_size=len(tokenizer),
@@ -264,33 +265,28 @@ def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModern
     return model
 
 
-def _stages(
-    options: QuickstartOptions,
-    model: LlmJpModernBertForMaskedLM,
-    rows: dict[int, Any],
-    masking: Masking,
-    console: Console,
-) -> list[Stage]:
-    from .training.budget import seconds_per_step
+def _stages(options: QuickstartOptions, vocabulary: int, rows: dict[int, PackedRows]) -> list[Stage]:
+    """The short context and the long one."""
     from .training.stage import Stage
 
+    # The larger the vocabulary, the costlier a token: smaller batches leave more steps for the time.
+    tokens = 2048 if vocabulary < _LARGE_VOCABULARY else 1024
     stages = [
-        Stage("short context", SHORT, _TOKENS_PER_STEP[SHORT], 1, learning_rate=2e-3, final_learning_rate=0.1),
-        Stage("long context", LONG, _TOKENS_PER_STEP[LONG], 1, learning_rate=5e-4),
+        Stage("short context", SHORT, tokens, 1, learning_rate=2e-3, final_learning_rate=0.1),
+        Stage("long context", LONG, tokens, 1, learning_rate=5e-4),
     ]
+    shares = (1 - _LONG_SHARE, _LONG_SHARE)
     if options.steps is not None:
-        return [
-            replace(stages[0], steps=options.steps),
-            replace(stages[1], steps=math.ceil(options.steps * _LONG_SHARE / (1 - _LONG_SHARE))),
-        ]
-    chosen = []
-    with console.status("measuring the speed of this machine"):
-        for stage, share in zip(stages, (1 - _LONG_SHARE, _LONG_SHARE), strict=True):
-            packed = rows[stage.sequence_length]
-            fit = options.minutes * 60 * share / seconds_per_step(model, packed, masking, stage)
-            enough = _MOST_EPOCHS * share * len(packed) / stage.rows_per_step
-            chosen.append(replace(stage, steps=max(1, round(min(fit, enough)))))
-    return chosen
+        counts = (options.steps, math.ceil(options.steps * _LONG_SHARE / (1 - _LONG_SHARE)))
+        return [replace(stage, steps=count) for stage, count in zip(stages, counts, strict=True)]
+    return [
+        replace(
+            stage,
+            steps=math.ceil(_MOST_EPOCHS * share * len(rows[stage.sequence_length]) / stage.rows_per_step),
+            seconds=60 * options.minutes * share,
+        )
+        for stage, share in zip(stages, shares, strict=True)
+    ]
 
 
 def _questions(
@@ -299,7 +295,7 @@ def _questions(
     """Of the embedded corpus its own questions; of the user's texts sentences that were held out."""
     if not options.data:
         return corpus.answerable(corpus.embedded_questions(), tokenizer)
-    held_out = corpus.held_out_questions(texts.held_out, tokenizer)
+    held_out = corpus.held_out_questions(texts.held_out, tokenizer, texts.train)
     return held_out or corpus.answerable(corpus.embedded_questions(), tokenizer)
 
 

@@ -139,12 +139,15 @@ def answerable(questions: Iterable[Question], tokenizer: PreTrainedTokenizerBase
     return [question for question in questions if any(_is_token(answer, tokenizer) for answer in question.answers)]
 
 
-def held_out_questions(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+def held_out_questions(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, train: Sequence[str] = ()
+) -> list[Question]:
     """Sentences of held-out text with one token masked; which ones is decided by their hash, not by the model.
 
     Args:
         texts: the held-out documents.
         tokenizer: the tokenizer.
+        train: the documents trained on; a sentence that stands in one of them is no question.
 
     Returns:
         At most `QUESTIONS`, of different sentences.
@@ -154,6 +157,8 @@ def held_out_questions(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase)
     for sentence in sorted(sentences, key=_hash):
         if len(questions) == QUESTIONS:
             break
+        if any(sentence in text for text in train):
+            continue
         encoded = tokenizer(sentence, add_special_tokens=False, return_offsets_mapping=True)
         words = [
             (start, end)
@@ -170,8 +175,8 @@ def held_out_questions(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase)
 def _sentences(text: str) -> Iterator[str]:
     for found in _SENTENCE.findall(text):
         sentence = str(found).strip()
-        # A sentence of some length, and of Japanese for the most part.
-        if 15 <= len(sentence) <= 60 and len(re.findall("[ぁ-ゖァ-ヺ一-龯]", sentence)) > len(sentence) / 2:
+        # A sentence of some length, and hardly anything but Japanese.
+        if 15 <= len(sentence) <= 60 and len(re.findall("[ぁ-ゖァ-ヺー一-龯、。]", sentence)) > 0.9 * len(sentence):
             yield sentence
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .training.validation import MaskedAccuracy
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_JAPANESE = re.compile("[ぁ-ゖァ-ヺ一-龯]")
 _STEPS = 6
 # Epochs of one stage; the numbers of the next one's begin behind them.
 _EPOCHS_PER_STAGE = 1_000_000
@@ -73,7 +75,9 @@ def tokenizer(
         f"{texts.characters / len(train.ids):.2f} characters per token",
     )
     _say(console, f"{len(train.ids):,} tokens to train on, {len(held_out.ids):,} to measure with")
-    sentence = texts.held_out[0].splitlines()[0][:30]
+    lines = [line.strip() for text in texts.held_out for line in text.splitlines()]
+    # Not a line of code or a rule, where there is another.
+    sentence = max(lines[:200], key=lambda line: len(_JAPANESE.findall(line[:30])))[:30]
     pieces = made.convert_ids_to_tokens(made(sentence, add_special_tokens=False)["input_ids"])
     _say(console, "for example: " + "|".join(pieces))
 
@@ -107,11 +111,8 @@ def train(
     from .training.callbacks import ProgressCallback
     from .training.stage import run_stage
 
-    _say(
-        console,
-        f"{stage.steps:,} steps of {stage.rows_per_step} × {stage.sequence_length} tokens, "
-        f"{stage.steps * stage.rows_per_step / len(rows):.1f} rounds over the text",
-    )
+    limit = "" if stage.seconds is None else f", or {stage.seconds:.0f} seconds if that is sooner"
+    _say(console, f"{stage.steps:,} steps of {stage.rows_per_step} × {stage.sequence_length} tokens{limit}")
     bar = ProgressCallback(console, "training", stage.rows_per_step * stage.sequence_length)
     try:
         return run_stage(
@@ -121,15 +122,20 @@ def train(
             stage,
             seed,
             first_epoch=number * _EPOCHS_PER_STAGE,
-            callbacks=[bar],
-            log_every=max(1, min(10, stage.steps // 20)),
+            progress=bar,
+            log_every=max(1, min(5, stage.steps // 20)),
         )
     finally:
         bar.close()
 
 
-def loss(console: Console, result: StageResult) -> None:
-    """The loss over the steps, as a line of blocks."""
+def trained(console: Console, result: StageResult) -> None:
+    """How far training came, and the loss over the steps as a line of blocks."""
+    _say(
+        console,
+        f"{result.steps:,} steps, {result.tokens:,} tokens ({result.epochs:.1f} rounds over the text) in "
+        f"{result.seconds:.0f} seconds",
+    )
     values = [value for _, value in result.losses]
     if len(values) < 2:
         return

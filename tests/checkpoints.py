@@ -18,7 +18,7 @@ TEXTS = [
 
 def write_checkpoint(path: Path, checkpoint_format: str = "plain") -> Path:
     """A model with random weights, large enough to have opinions, and its tokenizer."""
-    tokenizer = train_stand_in(TEXTS * 20, vocab_size=310)
+    tokenizer = train_stand_in(TEXTS * 20, vocab_size=305)
     torch.manual_seed(0)
     model = LlmJpModernBertForMaskedLM(
         LlmJpModernBertConfig(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 # Without a terminal there is no bar to move, so so many lines are printed instead.
@@ -27,8 +28,14 @@ class ProgressCallback(TrainerCallback):
         self.name = name
         self.tokens_per_step = tokens_per_step
         self.loss: float | None = None
+        self._progress: Callable[[int], float] | None = None
         self._began = 0.0
+        self._lines = 0
         self._bar: Progress | None = None
+
+    def follow(self, progress: Callable[[int], float]) -> None:
+        """Take the share of the way that is done, from 0 to 1, from a function of the step."""
+        self._progress = progress
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -36,23 +43,27 @@ class ProgressCallback(TrainerCallback):
         """Shows the bar."""
         self._began = time.perf_counter()
         if self.console.is_terminal:
-            self._bar = progress_bar(self.console, "{task.fields[tokens]} tokens/s", "loss {task.fields[loss]}")
-            self._task = self._bar.add_task(self.name, total=state.max_steps, tokens="…", loss="…")
+            fields = ("step {task.fields[step]}", "{task.fields[tokens]} tokens/s", "loss {task.fields[loss]}")
+            self._bar = progress_bar(self.console, *fields)
+            self._task = self._bar.add_task(self.name, total=1.0, step="0", tokens="…", loss="…")
             self._bar.start()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Moves the bar by a step."""
+        step = state.global_step
+        done = self._progress(step) if self._progress is not None else step / state.max_steps
         seconds = time.perf_counter() - self._began
-        rate = state.global_step * self.tokens_per_step / seconds
+        rate = f"{step * self.tokens_per_step / seconds:,.0f}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step, tokens=f"{rate:,.0f}", loss=self._loss)
-        elif state.global_step * _LINES // state.max_steps > (state.global_step - 1) * _LINES // state.max_steps:
-            left = seconds / state.global_step * (state.max_steps - state.global_step)
+            self._bar.update(self._task, completed=done, step=f"{step:,}", tokens=rate, loss=self._loss)
+        elif int(done * _LINES) > self._lines:
+            self._lines = int(done * _LINES)
+            left = seconds / done * (1 - done)
             self.console.print(
-                f"  {self.name}: step {state.global_step}/{state.max_steps}, {rate:,.0f} tokens/s, "
-                f"{left:.0f} s left, loss {self._loss}"
+                f"  {self.name}: {done:4.0%}, step {step}, {rate} tokens/s, {left:.0f} s left, loss {self._loss}",
+                highlight=False,
             )
 
     def on_log(
@@ -84,7 +95,7 @@ class ProgressCallback(TrainerCallback):
 
 
 def progress_bar(console: Console, *fields: str, transient: bool = False) -> Progress:
-    """A rich progress bar: description, bar, count, the given fields, time passed and time left.
+    """A rich progress bar: description, bar, percentage, the given fields, time passed and time left.
 
     Args:
         console: where it is shown.
@@ -94,7 +105,7 @@ def progress_bar(console: Console, *fields: str, transient: bool = False) -> Pro
     return Progress(
         TextColumn("  {task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         *(TextColumn(field) for field in fields),
         TimeElapsedColumn(),
         TextColumn("·"),

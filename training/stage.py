@@ -12,10 +12,12 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from .callbacks import ProgressCallback
 from .dataset import PackedDataset, collate
 from .masking import Masking
 from .optimization import adamw
 from .packing import PackedRows
+from .schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,12 @@ class Stage:
         name: what it is called in progress and reports.
         sequence_length: tokens of a row, special tokens included.
         tokens_per_step: tokens of a batch; a whole number of rows of at most so many tokens, but at least one.
-        steps: optimizer steps.
+        steps: optimizer steps at most.
         learning_rate: its peak.
         final_learning_rate: where it ends, as a share of the peak.
         warmup_share: share of the steps in which the learning rate rises.
         weight_decay: of everything but norms and biases.
+        seconds: time for training at most, of which at least one step is made; None for no limit.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Stage:
     final_learning_rate: float = 0.0
     warmup_share: float = 0.1
     weight_decay: float = 0.01
+    seconds: float | None = None
 
     @property
     def rows_per_step(self) -> int:
@@ -54,6 +58,7 @@ class StageResult:
 
     Attributes:
         stage: its settings.
+        steps: optimizer steps that were taken.
         seconds: time that training took.
         tokens: tokens that the model read.
         epochs: how often it read the whole corpus.
@@ -61,6 +66,7 @@ class StageResult:
     """
 
     stage: Stage
+    steps: int
     seconds: float
     tokens: int
     epochs: float
@@ -69,7 +75,8 @@ class StageResult:
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values, for a report."""
         plain = asdict(self)
-        return {**plain.pop("stage"), **plain}
+        settings = plain.pop("stage")
+        return {**plain, "settings": settings}
 
 
 def run_stage(
@@ -79,7 +86,7 @@ def run_stage(
     stage: Stage,
     seed: int,
     first_epoch: int = 0,
-    callbacks: Sequence[TrainerCallback] = (),
+    progress: ProgressCallback | None = None,
     log_every: int = 10,
 ) -> StageResult:
     """Trains a model in place for one stage.
@@ -91,7 +98,7 @@ def run_stage(
         stage: the settings.
         seed: seed of order, masks and dropout; with it and the same number of threads the result is the same.
         first_epoch: number of the first epoch, where an earlier stage has used some.
-        callbacks: told of steps and logs.
+        progress: shows it.
         log_every: steps between two entries of the losses.
 
     Raises:
@@ -99,6 +106,12 @@ def run_stage(
     """
     if stage.steps < 1:
         raise ValueError(f"{stage.name}: {stage.steps} steps are none; take at least 1.")
+    schedule = Schedule(stage.steps, stage.seconds, stage.warmup_share, stage.final_learning_rate)
+    optimizer = adamw(model, stage.learning_rate, stage.weight_decay)
+    callbacks: list[TrainerCallback] = [schedule]
+    if progress is not None:
+        progress.follow(schedule.progress)
+        callbacks.append(progress)
     data = PackedDataset(rows, masking, stage.steps * stage.rows_per_step, seed, first_epoch)
     counter = _TokenCounter()
     with tempfile.TemporaryDirectory() as nothing_is_saved_here:
@@ -108,10 +121,6 @@ def run_stage(
                 output_dir=nothing_is_saved_here,
                 max_steps=stage.steps,
                 per_device_train_batch_size=stage.rows_per_step,
-                learning_rate=stage.learning_rate,
-                lr_scheduler_type="cosine_with_min_lr",
-                lr_scheduler_kwargs={"min_lr_rate": stage.final_learning_rate},
-                warmup_steps=round(stage.warmup_share * stage.steps),
                 max_grad_norm=1.0,
                 seed=seed,
                 # The dataset is in the order of the run already.
@@ -126,15 +135,16 @@ def run_stage(
             ),
             train_dataset=data,
             data_collator=counter,
-            optimizers=(adamw(model, stage.learning_rate, stage.weight_decay), None),
-            callbacks=list(callbacks),
+            optimizers=(optimizer, schedule.scheduler(optimizer)),
+            callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
+    steps = trainer.state.global_step
     losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
-    return StageResult(stage, seconds, counter.tokens, len(data) / len(rows), losses)
+    return StageResult(stage, steps, seconds, counter.tokens, steps * stage.rows_per_step / len(rows), losses)
 
 
 class _TokenCounter:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.training.budget import seconds_per_step
 from llm_jp_modernbert.training.dataset import PackedDataset, collate
 from llm_jp_modernbert.training.masking import IGNORED, Masking
 from llm_jp_modernbert.training.optimization import parameter_groups
 from llm_jp_modernbert.training.packing import PackedRows, pack
+from llm_jp_modernbert.training.schedule import Schedule
 from llm_jp_modernbert.training.stage import Stage, run_stage
 from llm_jp_modernbert.training.tokenize_corpus import from_documents
 from llm_jp_modernbert.training.validation import MaskedValidation, unigram_baseline
@@ -104,7 +104,6 @@ def test_training_learns_and_is_the_same_again(rows: PackedRows, masking: Maskin
     for _ in range(2):
         model = new_model()
         before = validation.measure(model, 64)
-        assert seconds_per_step(model, rows, masking, stage, timed_steps=1) > 0
         result = run_stage(model, rows, masking, stage, seed=1, log_every=5)
         after = validation.measure(model, 64)
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
@@ -118,6 +117,28 @@ def test_training_learns_and_is_the_same_again(rows: PackedRows, masking: Maskin
     assert result.losses[-1][1] < result.losses[0][1] - 0.5
     assert result.epochs == pytest.approx(60 * 8 / len(rows))
     assert result.as_dict()["steps"] == 60
+
+
+def test_time_ends_training_at_the_lowest_learning_rate(rows: PackedRows, masking: Masking) -> None:
+    stage = Stage("counting", 64, 512, steps=100_000, learning_rate=1e-3, seconds=1.0)
+    result = run_stage(new_model(), rows, masking, stage, seed=0, log_every=1)
+    assert 0 < result.steps < 1000
+    assert 1.0 <= result.seconds < 10
+    assert result.tokens <= result.steps * 512
+
+
+@pytest.mark.parametrize("steps", [1, 10, 97])
+def test_schedule_by_steps(steps: int) -> None:
+    schedule = Schedule(steps, warmup_share=0.1, final_share=0.2)
+    factors = [schedule.factor(step) for step in range(steps)]
+    peak = factors.index(max(factors))
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert peak <= 0.1 * steps
+    assert 0 < factors[0] <= max(factors) <= 1
+    # The last step is taken at the end of the cosine.
+    assert factors[-1] == pytest.approx(0.2)
+    assert schedule.progress(steps) == 1.0
 
 
 def test_no_steps_are_refused(rows: PackedRows, masking: Masking) -> None:
