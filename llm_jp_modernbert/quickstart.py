@@ -256,6 +256,8 @@ def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModern
             num_attention_heads=hidden // 32,
             max_position_embeddings=LONG,
             local_attention=128,
+            # Three times the usual: a model this narrow leaves its first plateau sooner.
+            initializer_range=0.06,
         )
     )
     counts = np.bincount(train.ids, minlength=len(tokenizer)) + 0.1

@@ -159,11 +159,17 @@ def accuracy(
     table.add_column("")
     for length in lengths:
         table.add_column(f"reading {length:,} tokens", justify="right")
-    table.add_row(f"always “{most_frequent}” (unigram baseline)", *[f"{baseline:.1%}"] * len(lengths), style="dim")
+    table.add_row(f"always {most_frequent!r} (unigram baseline)", *[f"{baseline:.1%}"] * len(lengths), style="dim")
     for when, by_length in measured.items():
         table.add_row(when, *(f"{by_length[length].accuracy:.1%}" for length in lengths))
     console.print()
     console.print(table)
+    if max(result.accuracy for result in by_length.values()) < 1.5 * baseline:
+        _say(
+            console,
+            "[yellow]Hardly more than the baseline: the training was too short for this vocabulary and machine.[/] Give "
+            "it more time, such as --minutes 20.",
+        )
 
 
 def questions(console: Console, marked: Sequence[Mapping[str, Any]], loaded_as: str) -> None:
