@@ -167,8 +167,8 @@ def accuracy(
     if max(result.accuracy for result in by_length.values()) < 1.5 * baseline:
         _say(
             console,
-            "[yellow]Hardly more than the baseline: the training was too short for this vocabulary and machine.[/] Give "
-            "it more time, such as --minutes 20.",
+            "[yellow]Hardly more than the baseline: training was too short for this vocabulary and machine.[/] "
+            "Give it more time, such as --minutes 20.",
         )
 
 
