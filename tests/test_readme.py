@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from llm_jp_modernbert.tokenization import train_stand_in
+from llm_jp_modernbert.quickstart_data import embedded_texts
+from llm_jp_modernbert.tokenization import LlmJpTokenizer, train_stand_in
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def test_further_python_runs(checkpoint: Path, tmp_path: Path, monkeypatch: pyte
     finally:
         unregister_for_modernbert()
     assert ModernBertConfig.from_pretrained(tmp_path / "plain").model_type == "modernbert"
-    names["tokenizer"] = train_stand_in(["吾輩は猫である。名前はまだ無い。"] * 20, vocab_size=290)
+    names["tokenizer"] = LlmJpTokenizer.from_pretrained(checkpoint)
     exec(packed, names)
     assert names["hidden_states"].shape == (1, names["cu_seqlens"][-1], 32)
 
