@@ -23,12 +23,7 @@ def blocks(language: str) -> list[str]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `modernbert` checkpoint written by plain transformers, with a tokenizer beside it."""
     path = tmp_path_factory.mktemp("checkpoint")
-    texts = [
-        "今日のご飯はカレーである。",
-        "明日の朝は早く起きて、駅まで歩いて行きます。",
-        "吾輩は猫である。名前はまだ無い。",
-    ] * 20
-    tokenizer = train_stand_in(texts, vocab_size=300)
+    tokenizer = train_stand_in(embedded_texts().train, vocab_size=800)
     tokenizer.save_pretrained(path)
     config = ModernBertConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
