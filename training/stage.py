@@ -144,16 +144,20 @@ def run_stage(
         seconds = time.perf_counter() - began
     steps = trainer.state.global_step
     losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
-    return StageResult(stage, steps, seconds, counter.tokens, steps * stage.rows_per_step / len(rows), losses)
+    return StageResult(stage, steps, seconds, counter.tokens(steps), steps * stage.rows_per_step / len(rows), losses)
 
 
 class _TokenCounter:
     """The collator, counting."""
 
     def __init__(self) -> None:
-        self.tokens = 0
+        self._of_batch: list[int] = []
+
+    def tokens(self, steps: int) -> int:
+        """Tokens of the first batches: the loader reads one ahead, which a run that time ends does not train on."""
+        return sum(self._of_batch[:steps])
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = collate(samples)
-        self.tokens += batch["input_ids"].numel()
+        self._of_batch.append(batch["input_ids"].numel())
         return batch
