@@ -1,7 +1,8 @@
 """Masked-LM masking whose draw depends on nothing but (seed, epoch, sample).
 
-So a run that is resumed, or spread over another number of workers, sees the masks that it would have seen, and the
-next epoch sees others.
+Every token's draw is a hash of its sample's key and its place in the sample, so that there is no generator whose
+state would have to be carried along: a run that is resumed, or spread over another number of workers or ranks, sees
+the masks that it would have seen, and the next epoch sees others. A whole batch is masked by a few array operations.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import numpy.typing as npt
 IGNORED = -100
 """The label of a position that is not to be predicted."""
 
-# Keeps these draws apart from others of the same seed and epoch, such as that of the order.
-_MASKS = 2
+# The constants of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+# Keep the draws of which tokens, of what becomes of them, and of random tokens apart.
+_KIND, _TOKEN = np.uint64(0xD1B54A32D192ED03), np.uint64(0x8CB92BA72F3D8DD7)
 
 
 @dataclass(frozen=True)
@@ -52,26 +56,65 @@ class Masking:
         object.__setattr__(self, "_drawn", np.flatnonzero(~is_special))
 
     def __call__(
-        self, ids: npt.NDArray[np.integer], seed: int, epoch: int, sample: int
+        self,
+        ids: npt.NDArray[np.integer],
+        lengths: npt.NDArray[np.integer],
+        keys: npt.NDArray[np.uint64],
+        units: npt.NDArray[np.integer] | None = None,
+        probability: float | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Masks one sample.
+        """Masks samples that stand side by side.
 
         Args:
             ids: `(tokens,)`.
-            seed: seed of the run, from 0.
-            epoch: from 0.
-            sample: index of the sample in the corpus.
+            lengths: `(samples,)` tokens of each sample.
+            keys: `(samples,)` of each sample, see `sample_keys`.
+            units: `(tokens,)` number of the unit within its sample, such as a word, that each token belongs to: a unit
+                is masked as a whole. By default every token is its own.
+            probability: another share of the tokens than usual.
 
         Returns:
             `(tokens,)` int64 ids for the model, and `(tokens,)` int64 labels: the true id, or -100.
         """
-        draw = np.random.default_rng((_MASKS, seed, epoch, sample))
         inputs = ids.astype(np.int64)
-        chosen = np.flatnonzero((draw.random(len(ids)) < self.probability) & ~self._is_special[inputs])
+        places = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        key = np.repeat(keys, lengths)
+        drawn = _hash(key, places if units is None else units)
+        chance = self.probability if probability is None else probability
+        chosen = np.flatnonzero((_uniform(drawn) < chance) & ~self._is_special[inputs])
         labels = np.full(len(ids), IGNORED, dtype=np.int64)
         labels[chosen] = inputs[chosen]
-        kind = draw.random(len(chosen))
+        kind = _uniform(_mix(drawn[chosen] ^ _KIND))
         inputs[chosen[kind < self.mask_share]] = self.mask_token_id
         random = chosen[(kind >= self.mask_share) & (kind < self.mask_share + self.random_share)]
-        inputs[random] = self._drawn[draw.integers(len(self._drawn), size=len(random))]
+        which = _hash(key[random] ^ _TOKEN, places[random]) % np.uint64(len(self._drawn))
+        inputs[random] = self._drawn[which.astype(np.int64)]
         return inputs, labels
+
+
+def sample_keys(seed: int, samples: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
+    """Keys of samples: equal for equal numbers, and otherwise as if drawn at random.
+
+    Args:
+        seed: seed of the run, from 0.
+        samples: `(samples, numbers)` that say which sample of which epoch each one is.
+    """
+    keys = np.full(len(samples), _mix(np.array([seed], dtype=np.uint64) + _STEP)[0], dtype=np.uint64)
+    for column in samples.T:
+        keys = _hash(keys, column)
+    return keys
+
+
+def _hash(keys: npt.NDArray[np.uint64], numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
+    return _mix(keys + (numbers.astype(np.uint64) + np.uint64(1)) * _STEP)
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    values = (values ^ (values >> np.uint64(30))) * _MIX_1
+    values = (values ^ (values >> np.uint64(27))) * _MIX_2
+    return values ^ (values >> np.uint64(31))
+
+
+def _uniform(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """From 0 up to, not including, 1."""
+    return (values >> np.uint64(11)) * 2.0**-53

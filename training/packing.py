@@ -87,7 +87,14 @@ class PackedRows:
         return out, lengths
 
 
-def pack(corpus: TokenizedCorpus, sequence_length: int, cls_token_id: int, sep_token_id: int) -> PackedRows:
+def pack(
+    corpus: TokenizedCorpus,
+    sequence_length: int,
+    cls_token_id: int,
+    sep_token_id: int,
+    packed: bool = True,
+    truncate: bool = False,
+) -> PackedRows:
     """Cuts documents into pieces and packs the pieces into rows.
 
     Args:
@@ -95,21 +102,29 @@ def pack(corpus: TokenizedCorpus, sequence_length: int, cls_token_id: int, sep_t
         sequence_length: tokens that a row may hold, special tokens included.
         cls_token_id: id before every piece.
         sep_token_id: id after every piece.
+        packed: whether pieces share rows; otherwise each has a row of its own, in the order of the corpus.
+        truncate: whether everything after a document's first piece is left out.
 
     Raises:
         ValueError: `sequence_length` leaves no room for a token.
     """
-    starts, lengths = cut(corpus.offsets, sequence_length - SPECIAL_TOKENS_PER_PIECE)
-    order, rows = best_fit(lengths + SPECIAL_TOKENS_PER_PIECE, sequence_length)
+    starts, lengths = cut(corpus.offsets, sequence_length - SPECIAL_TOKENS_PER_PIECE, truncate)
+    if packed:
+        order, rows = best_fit(lengths + SPECIAL_TOKENS_PER_PIECE, sequence_length)
+    else:
+        order, rows = np.arange(len(lengths)), np.arange(len(lengths) + 1)
     return PackedRows(corpus, sequence_length, cls_token_id, sep_token_id, starts, lengths, rows, order)
 
 
-def cut(offsets: npt.NDArray[np.int64], longest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def cut(
+    offsets: npt.NDArray[np.int64], longest: int, truncate: bool = False
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Cuts documents into consecutive pieces of `longest` tokens and a shorter last one.
 
     Args:
         offsets: `(documents + 1,)` boundaries of the documents.
         longest: tokens of a piece at most.
+        truncate: whether only the first piece of each document is kept.
 
     Returns:
         `(pieces,)` int64 first tokens, and `(pieces,)` int64 lengths in tokens.
@@ -123,6 +138,8 @@ def cut(offsets: npt.NDArray[np.int64], longest: int) -> tuple[npt.NDArray[np.in
         )
     sizes = np.diff(offsets)
     counts = -(-sizes // longest)
+    if truncate:
+        counts = np.minimum(counts, 1)
     document = np.repeat(np.arange(len(sizes)), counts)
     # Which piece of its document each one is: its index less that of the document's first piece.
     nth = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .masking import IGNORED, Masking
+from .masking import IGNORED, Masking, sample_keys
 from .packing import pack
 from .tokenize_corpus import TokenizedCorpus
 
@@ -65,11 +65,9 @@ class MaskedValidation:
             mask_share=1.0,
             random_share=0.0,
         )
-        drawn = [all_masks(corpus.document(index), seed, 0, index) for index in range(len(corpus))]
-        empty = np.zeros(0, dtype=np.int64)
-        self.labels = np.concatenate([empty, *(labels for _, labels in drawn)])
-        inputs = np.concatenate([empty, *(inputs for inputs, _ in drawn)]).astype(np.int32)
-        self.corpus = TokenizedCorpus(inputs, corpus.offsets)
+        keys = sample_keys(seed, np.arange(len(corpus))[:, None])
+        inputs, self.labels = all_masks(corpus.ids, np.diff(corpus.offsets), keys)
+        self.corpus = TokenizedCorpus(inputs.astype(np.int32), corpus.offsets)
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
         if not len(self.targets):
             raise ValueError(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from llm_jp_modernbert.training.masking import IGNORED, Masking
+from llm_jp_modernbert.training.masking import IGNORED, Masking, sample_keys
 
 SPECIAL = {0, 1, 2, 3, 4, 5, 6, 7}
 VOCABULARY = 1000
@@ -22,6 +22,14 @@ def ids() -> np.ndarray:
     return ids
 
 
+def key(seed: int, epoch: int, sample: int) -> np.ndarray:
+    return sample_keys(seed, np.array([[epoch, sample]]))
+
+
+def mask(masking: Masking, ids: np.ndarray, seed: int, epoch: int, sample: int) -> tuple[np.ndarray, np.ndarray]:
+    return masking(ids, np.array([len(ids)]), key(seed, epoch, sample))
+
+
 def within(count: int, trials: int, probability: float) -> bool:
     """Five standard deviations of the binomial distribution."""
     return abs(count - trials * probability) < 5 * math.sqrt(trials * probability * (1 - probability))
@@ -30,7 +38,7 @@ def within(count: int, trials: int, probability: float) -> bool:
 @pytest.mark.parametrize("probability", [0.15, 0.3])
 def test_shares(ids: np.ndarray, probability: float) -> None:
     masking = Masking(3, VOCABULARY, SPECIAL, probability)
-    inputs, labels = masking(ids, seed=1, epoch=2, sample=3)
+    inputs, labels = mask(masking, ids, seed=1, epoch=2, sample=3)
     chosen = labels != IGNORED
     ordinary = ~np.isin(ids, list(SPECIAL))
     assert not chosen[~ordinary].any()
@@ -50,7 +58,7 @@ def test_shares(ids: np.ndarray, probability: float) -> None:
 
 
 def test_positions_are_independent(ids: np.ndarray) -> None:
-    _, labels = Masking(3, VOCABULARY, SPECIAL)(ids, 0, 0, 0)
+    _, labels = mask(Masking(3, VOCABULARY, SPECIAL), ids, 0, 0, 0)
     chosen = (labels != IGNORED)[~np.isin(ids, list(SPECIAL))]
     both = int((chosen[1:] & chosen[:-1]).sum())
     assert within(both, len(chosen) - 1, 0.09)
@@ -59,18 +67,47 @@ def test_positions_are_independent(ids: np.ndarray) -> None:
 def test_the_draw_is_a_function_of_seed_epoch_and_sample(ids: np.ndarray) -> None:
     some = ids[:500]
     draws = {
-        key: Masking(3, VOCABULARY, SPECIAL)(some, *key)[0].tobytes()
-        for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (2**40, 0, 0)]
+        numbers: mask(Masking(3, VOCABULARY, SPECIAL), some, *numbers)[0].tobytes()
+        for numbers in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (2**40, 0, 0)]
     }
     assert len(set(draws.values())) == len(draws)
     again = Masking(3, VOCABULARY, SPECIAL)
-    again(ids, 9, 9, 9)
-    assert all(again(some, *key)[0].tobytes() == drawn for key, drawn in draws.items())
+    mask(again, ids, 9, 9, 9)
+    assert all(mask(again, some, *numbers)[0].tobytes() == drawn for numbers, drawn in draws.items())
+
+
+def test_a_sample_does_not_depend_on_what_stands_beside_it(ids: np.ndarray) -> None:
+    masking = Masking(3, VOCABULARY, SPECIAL)
+    lengths = np.array([300, 1, 500, 99])
+    keys = sample_keys(7, np.array([[0, 4], [0, 5], [1, 4], [0, 9]]))
+    together = masking(ids[: lengths.sum()], lengths, keys)
+    ends = np.cumsum(lengths)
+    for index, (begin, end) in enumerate(zip(ends - lengths, ends, strict=True)):
+        alone = masking(ids[begin:end], lengths[index : index + 1], keys[index : index + 1])
+        for one, of_all in zip(alone, together, strict=True):
+            assert (one == of_all[begin:end]).all()
+
+
+def test_units_are_masked_as_a_whole(ids: np.ndarray) -> None:
+    some = ids[(ids > 7)][:30_000]
+    words = np.repeat(np.arange(len(some) // 3), 3)
+    masking = Masking(3, VOCABULARY, SPECIAL, mask_share=1.0, random_share=0.0)
+    _, labels = masking(some, np.array([len(some)]), key(0, 0, 0), words)
+    chosen = (labels != IGNORED).reshape(-1, 3)
+    assert (chosen.all(1) == chosen.any(1)).all()
+    assert within(int(chosen.all(1).sum()), len(chosen), 0.3)
+
+
+def test_another_probability_chooses_a_part_of_the_same(ids: np.ndarray) -> None:
+    masking, lengths = Masking(3, VOCABULARY, SPECIAL), np.array([len(ids)])
+    usual, fewer = (masking(ids, lengths, key(0, 0, 0), probability=p)[1] != IGNORED for p in (None, 0.15))
+    assert not (fewer & ~usual).any()
+    assert within(int(fewer.sum()), int((ids > 7).sum()), 0.15)
 
 
 def test_the_input_is_left_alone(ids: np.ndarray) -> None:
     before = ids.copy()
-    Masking(3, VOCABULARY, SPECIAL)(ids, 0, 0, 0)
+    mask(Masking(3, VOCABULARY, SPECIAL), ids, 0, 0, 0)
     assert (ids == before).all()
 
 

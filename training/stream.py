@@ -1,0 +1,257 @@
+"""The batches of a run: an endless, resumable sequence of rows, shared by any number of ranks and workers.
+
+Rows are numbered through the whole run, and which row has which number depends on the data, the seed and the settings
+alone. Of every batch rank r of R takes the rows whose number leaves r on division by R: one process with the same
+global batch trains on the same rows as many, and a run may go on with another number of ranks.
+
+Where texts are tokenised on the fly, ranks should not all tokenise all of it. So blocks can be dealt to L lanes, block
+b to lane b mod L, and row n is the next row of lane n mod L: where R divides L, each rank makes the blocks of L / R
+lanes. Lanes drift apart by less than a block, since blocks are of equal size in characters.
+
+The state of a rank is the number of the next row and, per lane, where the block of its last row begins.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from .blocks import Block, BlockDataset, BlockMaker
+from .masking import IGNORED, Masking, sample_keys
+from .sources import SourceError
+
+
+@dataclass(frozen=True)
+class BatchInfo:
+    """What a batch holds, beside its tensors.
+
+    Attributes:
+        samples: `(pieces, 5)` int64: source, epoch, shard and row of every piece's document, and its first token.
+        lengths: `(pieces,)` int64 tokens of each piece, special tokens included.
+        labels: tokens to be predicted.
+        padded_tokens: tokens that the batch would have as a rectangle, padded to its longest row.
+        room: tokens that its rows could hold.
+    """
+
+    samples: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    labels: int
+    padded_tokens: int
+    room: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model reads, special tokens included."""
+        return int(self.lengths.sum())
+
+    @property
+    def epoch(self) -> int:
+        """The latest epoch of any source."""
+        return int(self.samples[:, 1].max())
+
+
+@dataclass
+class _Lane:
+    """Where a lane stands: its block, where that begins, the lane's rows before it, and the last block reported."""
+
+    block: int
+    begin: list[dict[str, Any]] | None = None
+    base: int = 0
+    reported: int = -1
+
+
+class BatchStream:
+    """Packed, masked batches for one rank, for ever.
+
+    Args:
+        maker: makes the blocks.
+        masking: how rows are masked.
+        rows: rows of this rank's batch, as a function of the optimizer step from 0.
+        probability: the masked-LM probability, as a function of the step; None for that of `masking`.
+        rank: of this process.
+        ranks: how many there are.
+        lanes: sequences that blocks are dealt to.
+        workers: processes that make blocks ahead; 0 makes them where they are needed.
+        report: is told of every block that is begun, by one of the ranks that use it.
+    """
+
+    def __init__(
+        self,
+        maker: BlockMaker,
+        masking: Masking,
+        rows: Callable[[int], int],
+        probability: Callable[[int], float] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        lanes: int = 1,
+        workers: int = 0,
+        report: Callable[[Block], Any] | None = None,
+    ) -> None:
+        self.maker = maker
+        self.masking = masking
+        self.rows = rows
+        self.probability = probability
+        self.rank, self.ranks, self.lanes, self.workers = rank, ranks, lanes, workers
+        self.report = report
+        self.step = 0
+        self._next_row = 0
+        # Row n is this rank's where n leaves its number on division by the ranks: these lanes hold such rows.
+        common = math.gcd(lanes, ranks)
+        self._lanes = {lane: _Lane(lane) for lane in range(lanes) if lane % common == rank % common}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank has to remember, as plain values; to be taken between two steps."""
+        return {
+            "rows": self._next_row,
+            "step": self.step,
+            "lanes": {str(number): asdict(lane) for number, lane in self._lanes.items()},
+        }
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Goes on where a run stopped, with the same or another number of ranks.
+
+        Args:
+            states: of all the ranks that there were.
+
+        Raises:
+            ValueError: the states belong to another number of lanes.
+        """
+        self._next_row, self.step = states[0]["rows"], states[0]["step"]
+        saved = {int(number): lane for state in states for number, lane in state["lanes"].items()}
+        if set(saved) != set(range(self.lanes)):
+            raise ValueError(
+                f"data_lanes={self.lanes}, but the checkpoint's data has {len(saved)}. Go on with data_lanes as it was."
+            )
+        self._lanes = {number: _Lane(**saved[number]) for number in self._lanes}
+
+    def batches(self, accumulation: int = 1) -> Iterator[dict[str, Any]]:
+        """Batches from the present place on; the state moves with them.
+
+        Args:
+            accumulation: batches of one optimizer step.
+
+        Returns:
+            `input_ids` and `labels` `(1, total_tokens)` int64, `cu_seqlens` `(pieces + 1,)` int32, `max_seqlen` int,
+            and `info`, a `BatchInfo` that the model does not take.
+
+        Raises:
+            SourceError: the data is at fault, see `read_documents`.
+        """
+        take = self._row_taker()
+        while True:
+            count = self.rows(self.step)
+            probability = None if self.probability is None else self.probability(self.step)
+            for micro in range(accumulation):
+                numbers = range(self._next_row + self.rank, self._next_row + count * self.ranks, self.ranks)
+                chosen = [take(number) for number in numbers]
+                self._next_row += count * self.ranks
+                # Before the batch is handed out: whoever has the last one of a step sees the state after it.
+                self.step += micro == accumulation - 1
+                yield self._batch(chosen, probability)
+
+    def _row_taker(self) -> Callable[[int], tuple[Block, int]]:
+        """A function that gives the block and the row of a number; numbers must rise."""
+        waiting: dict[int, deque[Block]] = {number: deque() for number in self._lanes}
+        current: dict[int, Block] = {}
+        arriving = iter(self._blocks())
+        common = math.gcd(self.lanes, self.ranks)
+
+        def advance(number: int) -> Block:
+            while not waiting[number]:
+                block = next(arriving)
+                waiting[block.number % self.lanes].append(block)
+            block = current[number] = waiting[number].popleft()
+            lane = self._lanes[number]
+            lane.block, lane.begin = block.number, block.begin
+            if self.report is not None and self.rank == number % common and block.number > lane.reported:
+                self.report(block)
+                lane.reported = block.number
+            return block
+
+        def take(row: int) -> tuple[Block, int]:
+            number, place = row % self.lanes, row // self.lanes
+            lane = self._lanes[number]
+            block = current.get(number) or advance(number)
+            while place - lane.base >= len(block):
+                lane.base += len(block)
+                block = advance(number)
+            return block, int(block.order[place - lane.base])
+
+        return take
+
+    def _blocks(self) -> Iterable[Block]:
+        """The blocks of this rank's lanes, in the order of their numbers."""
+        earliest = min(self._lanes.values(), key=lambda lane: lane.block)
+        begin = earliest.begin
+        # A lane without a place was never read: everything has to be read from the beginning to find its first block.
+        unread = any(lane.begin is None for lane in self._lanes.values())
+        wanted = _Wanted(self.lanes, {number: lane.block for number, lane in self._lanes.items()})
+        data = BlockDataset(self.maker, wanted, 0 if unread else earliest.block, None if unread else begin)
+        loader = DataLoader(
+            data,
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_prepare_worker,
+            prefetch_factor=2 if self.workers else None,
+        )
+        for block in loader:
+            if isinstance(block, SourceError):
+                raise block
+            yield block
+
+    def _batch(self, chosen: Sequence[tuple[Block, int]], probability: float | None) -> dict[str, Any]:
+        found = [(block, block.rows.row(row), block.rows.pieces(row)) for block, row in chosen]
+        ids = np.concatenate([ids for _, (ids, _), _ in found])
+        lengths = np.concatenate([lengths for _, (_, lengths), _ in found])
+        samples = np.concatenate([block.samples(pieces) for block, _, pieces in found])
+        keys = sample_keys(self.maker.settings.seed, samples)
+        inputs, labels = self.masking(ids, lengths, keys, probability=probability)
+        longest = max(len(ids) for _, (ids, _), _ in found)
+        info = BatchInfo(
+            samples,
+            lengths,
+            int((labels != IGNORED).sum()),
+            longest * len(found),
+            len(found) * self.maker.settings.sequence_length,
+        )
+        return {
+            "input_ids": torch.from_numpy(inputs)[None],
+            "labels": torch.from_numpy(labels)[None],
+            "cu_seqlens": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+            "max_seqlen": int(lengths.max()),
+            "info": info,
+        }
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Whether a block belongs to some lanes and was not used up before. A class, so that it reaches workers."""
+
+    lanes: int
+    first: dict[int, int]
+
+    def __call__(self, block: int) -> bool:
+        first = self.first.get(block % self.lanes)
+        return first is not None and block >= first
+
+
+def _as_it_is(block: Any) -> Any:
+    return block
+
+
+def _prepare_worker(worker: int) -> None:
+    """What a terminal or a scheduler sends to all processes is for the main one, which saves and then ends these."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    torch.set_num_threads(1)
