@@ -57,6 +57,10 @@ class BlockSettings:
     normalization: str = "none"
     strict: bool = False
 
+    def normalized(self, text: str) -> str:
+        """A text in the wanted form."""
+        return text if self.normalization == "none" else unicodedata.normalize(self.normalization, text)  # type: ignore[arg-type]
+
 
 @dataclass
 class Block:
@@ -171,7 +175,7 @@ class BlockMaker:
         if settings.shuffle:
             # Not only the rows: what shares a row is to be another choice in every epoch.
             documents = [documents[index] for index in draw.permutation(len(documents))]
-        encoded = iter(encode([self._text(document) for _, document in documents if document.ids is None]))
+        encoded = iter(encode([settings.normalized(document.text) for _, document in documents if document.ids is None]))
         ids = [document.ids if document.ids is not None else next(encoded) for _, document in documents]
         kept = [(place, found) for (place, _), found in zip(documents, ids, strict=True) if len(found)]
         corpus = from_documents(found for _, found in kept)
@@ -201,10 +205,6 @@ class BlockMaker:
             [str(problem) for problem in broken[:_NAMED_PROBLEMS]],
             counts,
         )
-
-    def _text(self, document: Document) -> str:
-        form = self.settings.normalization
-        return document.text if form == "none" else unicodedata.normalize(form, document.text)  # type: ignore[arg-type]
 
 
 class BlockDataset(IterableDataset[Block | SourceError]):

@@ -79,16 +79,28 @@ class MaskedValidation:
         """`(masked tokens,)` int64, the tokens to predict."""
         return self.labels[self.labels != IGNORED]
 
+    @property
+    def baseline_accuracy(self) -> float:
+        """The best accuracy that one and the same answer for every mask can reach."""
+        return float(np.bincount(self.targets).max()) / len(self.targets)
+
     @torch.no_grad()
     def measure(
-        self, model: nn.Module, sequence_length: int, progress: Callable[[int], Any] | None = None
+        self,
+        model: nn.Module,
+        sequence_length: int,
+        rank: int = 0,
+        ranks: int = 1,
+        add: Callable[[list[float]], list[float]] = list,
     ) -> MaskedAccuracy:
         """Measures a model that reads `sequence_length` tokens at once.
 
         Args:
             model: a masked language model that takes packed input and `logits_positions`.
             sequence_length: context length in tokens, special tokens included.
-            progress: called after every batch with the number of tokens in it.
+            rank: which of the processes this one is, all of which measure at the same time.
+            ranks: how many there are.
+            add: sums numbers over the ranks.
         """
         rows = pack(self.corpus, sequence_length, self.cls_token_id, self.sep_token_id)
         device = next(model.parameters()).device
@@ -96,33 +108,35 @@ class MaskedValidation:
         model.eval()
         right, loss, count = 0, 0.0, 0
         together = max(1, _TOKENS_PER_BATCH // sequence_length)
+        batches = [range(first, min(first + together, len(rows))) for first in range(0, len(rows), together)]
         try:
-            for first in range(0, len(rows), together):
-                batch = range(first, min(first + together, len(rows)))
+            for turn in range(-(-len(batches) // ranks)):
+                # A sharded model computes on all ranks at once: one without a batch left does the last again.
+                mine = turn * ranks + rank
+                batch = batches[min(mine, len(batches) - 1)]
                 ids, lengths = zip(*(rows.row(row) for row in batch), strict=True)
                 labels = [rows.gather(row, self.labels, IGNORED, IGNORED)[0] for row in batch]
                 input_ids = torch.from_numpy(np.concatenate(ids)).to(device)
                 targets = torch.from_numpy(np.concatenate(labels)).to(device)
                 cu_seqlens = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
                 positions = targets != IGNORED
-                if not bool(positions.any()):
-                    continue
                 logits = model(
                     input_ids=input_ids[None],
                     cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)).to(device),
                     logits_positions=positions[None],
                 ).logits
+                if mine >= len(batches):
+                    break
                 for some, true in zip(
                     logits.split(_LOGITS_AT_ONCE), targets[positions].split(_LOGITS_AT_ONCE), strict=True
                 ):
                     right += int((some.argmax(-1) == true).sum())
                     loss += float(nn.functional.cross_entropy(some.float(), true, reduction="sum"))
                     count += len(true)
-                if progress is not None:
-                    progress(len(input_ids))
         finally:
             model.train(was_training)
-        return MaskedAccuracy(right / count, loss / count, count)
+        right_of_all, loss_of_all, count_of_all = add([float(right), loss, float(count)])
+        return MaskedAccuracy(right_of_all / count_of_all, loss_of_all / count_of_all, int(count_of_all))
 
 
 def unigram_baseline(

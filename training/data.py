@@ -1,0 +1,177 @@
+"""From a recipe's `train_data` to sources: local files by themselves, Hub datasets by `datasets`, streamed."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from .blocks import BlockSettings
+from .encoding import Encoder, vocabulary_hash
+from .order import DocumentOrder, FileShard, Shard, Source
+from .sources import IDS_COLUMN, MANIFEST, Document, Problem, SourceError, find_files
+from .tokenize_corpus import TokenizedCorpus, from_documents
+
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Keys of an entry that only a dataset of `datasets` has: with them a local folder is read by it, too.
+_DATASET_KEYS = ("name", "split", "revision")
+
+
+@dataclass(frozen=True)
+class DatasetShard:
+    """A part of a dataset that `datasets` streams, most often one of its files."""
+
+    name: str
+    dataset: Any
+    index: int
+    count: int
+    text_column: str
+
+    def read(self, start: int, problems: Callable[[Problem], Any] | None) -> Iterator[Document]:
+        """See `order.Shard`."""
+        part = self.dataset.shard(num_shards=self.count, index=self.index)
+        rows = iter(part.skip(start) if start else part)
+        row = start
+        while True:
+            try:
+                example = next(rows)
+            except StopIteration:
+                return
+            except (OSError, ValueError) as error:
+                raise SourceError(f"{self.name}, after row {row}: cannot be read on: {_line(error)}") from error
+            row += 1
+            content = example.get(self.text_column, example.get(IDS_COLUMN))
+            if isinstance(content, str) and content.strip():
+                yield Document(content, self.name, row, row, len(content))
+            elif isinstance(content, list) and content:
+                ids = np.asarray(content, dtype=np.int32)
+                yield Document("", self.name, row, row, example.get("characters", len(ids)), ids)
+            elif self.text_column not in example and IDS_COLUMN not in example:
+                columns = ", ".join(map(repr, example))
+                raise SourceError(f"{self.name}: no column {self.text_column!r}; there is {columns}. Set text_column.")
+            elif problems is not None:
+                problems(Problem(self.name, row, "blank"))
+
+
+def sources_of(data: str | Sequence[str | dict[str, Any]], text_column: str, key: str = "train_data") -> list[Source]:
+    """The sources that a recipe names.
+
+    Args:
+        data: a path, pattern or dataset, or a list of them or of mappings with `path` and more. Entries without
+            weights are one source, all of which an epoch reads; with weights each is one by itself.
+        text_column: the column of the text, where an entry does not name another.
+        key: the recipe's key, for messages.
+
+    Raises:
+        SourceError: no file matches, a dataset cannot be loaded, or only some entries have a weight.
+    """
+    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in _listed(data)]
+    shards = [_shards(entry, entry.get("text_column", text_column), key) for entry in entries]
+    lengths = [(entry.get("min_characters", 0), entry.get("max_characters")) for entry in entries]
+    weighted = ["weight" in entry for entry in entries]
+    if any(weighted):
+        if not all(weighted):
+            missing = entries[weighted.index(False)]["path"]
+            raise SourceError(f"{key}: {missing} has no weight, but others have. Give each a weight, or none.")
+        return [
+            Source(part, float(entry["weight"]), *limits)
+            for part, entry, limits in zip(shards, entries, lengths, strict=True)
+        ]
+    if len(set(lengths)) > 1:
+        raise SourceError(f"{key}: entries with limits of their own on characters need a weight each.")
+    return [Source([shard for part in shards for shard in part], 1.0, *lengths[0])]
+
+
+def read_held_out(
+    data: str | Sequence[str | dict[str, Any]],
+    text_column: str,
+    settings: BlockSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+) -> TokenizedCorpus:
+    """The beginning of the held-out text, in the order of its files, a document of each in turn.
+
+    Args:
+        data: as for `sources_of`.
+        text_column: the column of the text.
+        settings: normalisation and strictness.
+        tokenizer: a fast tokenizer.
+        max_tokens: tokens that are enough; the last document is cut there.
+
+    Raises:
+        SourceError: see `sources_of` and `read_documents`.
+    """
+    source = sources_of(data, text_column, "validation_data")
+    encoder = Encoder(tokenizer)
+    order = DocumentOrder(source, 0, interleave=len(source[0].shards), problems=lambda problem: None)
+    found, tokens = [], 0
+    while tokens < max_tokens and (item := order.next()) is not None:
+        document = item[1]
+        ids = document.ids if document.ids is not None else encoder.encode([settings.normalized(document.text)])[0]
+        found.append(ids[: max_tokens - tokens])
+        tokens += len(found[-1])
+    return from_documents(found)
+
+
+def check_tokenized_with(sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that tokenised corpora hold this tokenizer's ids.
+
+    Raises:
+        SourceError: one was made with another tokenizer.
+    """
+    folders = {Path(shard.name).parent.parent for source in sources for shard in source.shards}
+    for folder in sorted(folders):
+        if (folder / MANIFEST).is_file():
+            made_with = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["tokenizer"]
+            if made_with["sha256"] != vocabulary_hash(tokenizer):
+                raise SourceError(
+                    f"{folder} was tokenised with {made_with['name']}, not with the tokenizer of this run. Give "
+                    f"tokenizer={folder / 'tokenizer'}, or tokenise the texts again."
+                )
+
+
+def _listed(data: str | Sequence[str | dict[str, Any]] | dict[str, Any]) -> list[Any]:
+    return [data] if isinstance(data, (str, dict)) else list(data)
+
+
+def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
+    path = str(entry["path"])
+    local = Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
+    if any(name in entry for name in _DATASET_KEYS) or (not local and _REPOSITORY.fullmatch(path)):
+        return _dataset_shards(path, entry, text_column, key)
+    try:
+        return [FileShard(file, text_column) for file in find_files([path])]
+    except SourceError as error:
+        raise SourceError(f"{key}: {error}") from error
+
+
+def _dataset_shards(path: str, entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    split = entry.get("split", "train")
+    try:
+        dataset = load_dataset(
+            path, name=entry.get("name"), split=split, revision=entry.get("revision"), streaming=True
+        )
+    except (DatasetNotFoundError, DatasetsError, OSError, ValueError) as error:
+        raise SourceError(
+            f"{key}: {path} is no file or folder here, and cannot be loaded as a dataset of the Hub: {_line(error)}"
+        ) from error
+    columns = dataset.column_names
+    if columns is not None and text_column not in columns and IDS_COLUMN not in columns:
+        there = ", ".join(map(repr, columns))
+        raise SourceError(f"{key}: {path} has no column {text_column!r}; there is {there}. Set text_column.")
+    count = dataset.num_shards
+    return [DatasetShard(f"{path}/{split}[{index}/{count}]", dataset, index, count, text_column) for index in range(count)]
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
