@@ -153,13 +153,13 @@ class BlockMaker:
                 raise SourceError(str(problem))
             problems.append(problem)
 
-        order = DocumentOrder(
-            self.sources, self.settings.seed, self.settings.shuffle, self.settings.interleave, note, begin
-        )
+        settings = self.settings
+        interleave = settings.interleave if settings.shuffle else 1
+        order = DocumentOrder(self.sources, settings.seed, settings.shuffle, interleave, note, begin)
         while True:
             stretch = _Stretch(number, order.state(), problems=problems)
             characters = 0
-            while characters < self.settings.characters and (found := order.next()) is not None:
+            while characters < settings.characters and (found := order.next()) is not None:
                 stretch.documents.append(found)
                 characters += found[1].characters
             stretch.problems = problems.copy()

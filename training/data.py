@@ -110,7 +110,8 @@ def read_held_out(
     """
     source = sources_of(data, text_column, "validation_data")
     encoder = Encoder(tokenizer)
-    order = DocumentOrder(source, 0, interleave=len(source[0].shards), problems=lambda problem: None)
+    problems = None if settings.strict else lambda problem: None
+    order = DocumentOrder(source, 0, shuffle=False, interleave=len(source[0].shards), problems=problems)
     found, tokens = [], 0
     while tokens < max_tokens and (item := order.next()) is not None:
         document = item[1]

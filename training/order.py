@@ -106,7 +106,7 @@ class DocumentOrder:
         sources: what is read.
         seed: seed of the order of the shards.
         shuffle: whether the order of the shards changes; otherwise they come as they are listed.
-        interleave: shards that are open at a time; 1 where nothing is shuffled.
+        interleave: shards that are open at a time.
         problems: is told of rows that are no documents, and counts of them are nobody else's; None makes them errors.
         state: a place to read on from, as `state()` gave it.
     """
@@ -121,7 +121,7 @@ class DocumentOrder:
         state: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         self._readers = [
-            _SourceReader(source, number, seed, shuffle, interleave if shuffle else 1, problems)
+            _SourceReader(source, number, seed, shuffle, interleave, problems)
             for number, source in enumerate(sources)
         ]
         for reader, saved in zip(self._readers, state or (), strict=state is not None):

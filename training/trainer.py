@@ -7,6 +7,7 @@ holds what exact resuming needs; validation uses fixed masks and all ranks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -30,7 +31,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ..modeling.flops import peak_flops, training_flops
 from . import checkpoints
-from .arguments import PretrainingArguments, render
+from .arguments import PretrainingArguments
 from .blocks import Block
 from .checkpoints import CheckpointError, StopSignals
 from .schedule import Schedule
@@ -40,6 +41,10 @@ from .validation import MaskedValidation
 
 RECIPE = "recipe.yaml"
 """The resolved recipe, in the run's directory and in every checkpoint."""
+
+
+# Trainer wants a number of steps; where tokens or time end the run, they end it long before.
+_NO_LIMIT = 10**12
 
 
 class NonFiniteLoss(ValueError):
@@ -80,12 +85,14 @@ class PretrainingTrainer(Trainer):
         self.warn = warn
         self.epoch = 0
         self.schedule = Schedule(
-            args.max_steps if args.has_max_steps else None,
+            args.max_steps if args.max_steps > 0 else None,
             args.max_tokens,
             None if args.max_minutes is None else 60 * args.max_minutes,
             tokens=lambda: int(self.totals.tokens),
             seconds=lambda: self.totals.seconds,
         )
+        if args.max_steps <= 0:
+            args.max_steps = _NO_LIMIT
         # What this rank has counted and the others do not know yet.
         self._uncounted = Totals()
         self._clock = time.perf_counter()
@@ -258,14 +265,10 @@ class PretrainingTrainer(Trainer):
         """
         if self.validation is None:
             raise ValueError("there is no held-out text: give validation_data.")
-        began = time.perf_counter()
-        result = self.validation.measure(
-            self.model,
-            self.args.sequence_length,
-            rank=self.args.process_index,
-            ranks=self.args.world_size,
-            add=self._sum,
-        )
+        with self.clock_stopped():
+            result = self.validation.measure(
+                self.model, self.args.sequence_length, self.args.process_index, self.args.world_size, self._sum
+            )
         metrics = {
             f"{metric_key_prefix}_loss": result.loss,
             f"{metric_key_prefix}_masked_accuracy": result.accuracy,
@@ -274,9 +277,18 @@ class PretrainingTrainer(Trainer):
         }
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        # Validation is no part of the time for training.
-        self._clock += time.perf_counter() - began
         return metrics
+
+    def totals_now(self) -> Totals:
+        """What was read so far; `resume` replaces it."""
+        return self.totals
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """What happens within is no part of the time for training."""
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
 
     # What is kept of it
 
@@ -320,7 +332,10 @@ class PretrainingTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint aside and renames it when it is complete."""
-        began = time.perf_counter()
+        with self.clock_stopped():
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run, step = Path(self.args.output_dir), self.state.global_step
         main = self.is_world_process_zero()
         final = checkpoints.folder_of(run, step)
@@ -342,8 +357,6 @@ class PretrainingTrainer(Trainer):
             self.accelerator.wait_for_everyone()
         except Exception as error:
             # Each library has its own error for a full disk; whatever it is, nothing half-written stays.
-            if main:
-                shutil.rmtree(checkpoints.staging(run), ignore_errors=True)
             before = checkpoints.checkpoints(run)
             intact = f"{before[-1]} is intact" if before else "there is none before it"
             raise CheckpointError(
@@ -352,8 +365,8 @@ class PretrainingTrainer(Trainer):
             ) from error
         finally:
             self._staging = None
-        shutil.rmtree(checkpoints.staging(run), ignore_errors=True)
-        self._clock += time.perf_counter() - began
+            if main:
+                shutil.rmtree(checkpoints.staging(run), ignore_errors=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As Trainer's, with the recipe in the place of pickled arguments."""
@@ -361,7 +374,7 @@ class PretrainingTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)
-            (folder / RECIPE).write_text(render(self.args), encoding="utf-8")
+            shutil.copy(Path(self.args.output_dir) / RECIPE, folder)
 
 
 class _Batches:
