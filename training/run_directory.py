@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .arguments import PretrainingArguments, differences, fingerprint, render
+from .arguments import PretrainingArguments
 from .checkpoints import checkpoints, clear_partial, damage, newest_sound, step_of
+from .recipe import differences, fingerprint, render
 from .trainer import RECIPE
 
 RUN = "run.json"

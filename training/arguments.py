@@ -1,0 +1,239 @@
+"""The keys of a pre-training recipe: transformers' TrainingArguments, and those of model, data and masking."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+from ..errors import UsageError
+from .packing import SPECIAL_TOKENS_PER_PIECE
+from .shapes import shape_settings
+
+DataEntry = str | list[str | dict[str, Any]] | dict[str, Any]
+
+ENTRY_KEYS = ("path", "weight", "name", "split", "revision", "text_column", "min_characters", "max_characters")
+"""Keys of a data entry that is a mapping."""
+
+# Keys of TrainingArguments that would do something else here than they say, and what does it instead.
+_NOT_HERE = {
+    "num_train_epochs": "a stream has no length: set max_steps, max_tokens or max_minutes",
+    "load_best_model_at_end": "checkpoints are compared by their held-out loss in the log; averaging is a command",
+    "auto_find_batch_size": "another batch would be another run: set tokens_per_batch",
+    "deepspeed": "use FSDP2 through an accelerate configuration",
+    "save_on_each_node": "every rank's state belongs to one checkpoint, on a disk that all nodes share",
+    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 save a checkpoint always",
+}
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """A pre-training recipe. Keys that transformers has mean here what they mean there; see `TrainingArguments`.
+
+    Attributes:
+        stage: name of the stage, in the log and in the revisions of checkpoints.
+        model: a shape (`base`, `small`, `nano`), or settings of the configuration with an optional `shape` that they
+            change; with `init_from`, settings that differ from that model's.
+        init_from: directory or `ORG/NAME[@REVISION]` whose weights training starts from.
+        init_optimizer: whether the optimizer starts `fresh`, or `kept` as in the checkpoint `init_from`.
+        tokenizer: directory, repository, tokenizer.json or SentencePiece `.model`; by default that of `init_from`.
+        train_data: files, folders, patterns, tokenised folders or datasets of the Hub; an entry may be a mapping of
+            `path` and any of `weight`, `name`, `split`, `revision`, `text_column`, `min_characters`, `max_characters`.
+        validation_data: held-out text of the same kinds, without weights.
+        text_column: JSON key or column of the text.
+        normalization: Unicode form that texts are brought to: `none`, `NFC` or `NFKC`.
+        strict: whether a row that is no document is an error; otherwise it is counted and told.
+        sequence_length: tokens of a row, special tokens included.
+        long_documents: whether a document that does not fit is `cut` into consecutive pieces, or the rest of it
+            is left out (`truncate`).
+        packing: `best_fit` lays pieces of documents side by side into rows; `none` gives each a row.
+        shuffle: whether documents are shuffled, anew in every epoch.
+        block_characters: documents are shuffled and packed within blocks of so many characters.
+        interleave: files that are read side by side.
+        data_lanes: sequences of blocks that are dealt to the ranks. With texts that are tokenised on the fly, take the
+            number of ranks or a multiple, so that each tokenises only its own. Another number is another order.
+        mlm_probability: share of the tokens that are to be predicted.
+        final_mlm_probability: the same while the learning rate decays.
+        mask_share: of these tokens, the share that the mask replaces.
+        random_share: of these tokens, the share that a random one replaces; the rest stays.
+        whole_word: whether words are masked as a whole; needs a segmenter (`pip install fugashi unidic-lite`).
+        tokens_per_batch: tokens of one device's batch, that is as many rows as fit; instead of
+            `per_device_train_batch_size`, which counts rows.
+        batch_warmup_steps: steps over which a device's batch grows from one row to all.
+        max_tokens: tokens of the run at most, over all ranks.
+        max_minutes: minutes of training at most. The schedule runs over whichever limit comes first.
+        decay_norms_and_biases: whether weight decay is for norms and biases, too.
+        max_skipped_steps: steps that may be skipped for a loss that is not finite before it ends the run.
+        max_validation_tokens: of the held-out text so many tokens are used.
+        publish_steps: with `push_to_hub`, the steps whose checkpoints become revisions; None for all that are saved.
+        probe_steps: steps at which probes measure the model; None for all that are saved.
+    """
+
+    adam_beta2: float = 0.98
+    adam_epsilon: float = 1e-6
+    logging_steps: float = 10
+    logging_nan_inf_filter: bool = False
+    remove_unused_columns: bool = False
+    disable_tqdm: bool | None = True
+    ignore_data_skip: bool = True
+    hub_private_repo: bool | None = None
+
+    stage: str = "stage1"
+    model: str | dict[str, Any] | None = None
+    init_from: str | None = None
+    init_optimizer: Literal["fresh", "kept"] = "fresh"
+    tokenizer: str | None = None
+    train_data: DataEntry | None = None
+    validation_data: DataEntry | None = None
+    text_column: str = "text"
+    normalization: Literal["none", "NFC", "NFKC"] = "none"
+    strict: bool = False
+    sequence_length: int = 1024
+    long_documents: Literal["cut", "truncate"] = "cut"
+    packing: Literal["best_fit", "none"] = "best_fit"
+    shuffle: bool = True
+    block_characters: int = 4_000_000
+    interleave: int = 8
+    data_lanes: int = 1
+    mlm_probability: float = 0.3
+    final_mlm_probability: float | None = None
+    mask_share: float = 0.8
+    random_share: float = 0.1
+    whole_word: bool = False
+    tokens_per_batch: int | None = None
+    batch_warmup_steps: int = 0
+    max_tokens: int | None = None
+    max_minutes: float | None = None
+    decay_norms_and_biases: bool = False
+    max_skipped_steps: int = 0
+    max_validation_tokens: int = 100_000
+    publish_steps: list[int] | None = None
+    probe_steps: list[int] | None = None
+    resume_from_checkpoint: str | bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "a checkpoint, or true for the last one"}
+    )
+
+    @property
+    def rows_per_device_batch(self) -> int:
+        """Rows of one device's batch."""
+        if self.tokens_per_batch is None:
+            return self.per_device_train_batch_size
+        return self.tokens_per_batch // self.sequence_length
+
+
+def check(given: dict[str, Any]) -> None:
+    """Checks that keys go together, before anything is made of them.
+
+    Args:
+        given: a recipe's keys with values of the right types; what is not given has its default.
+
+    Raises:
+        UsageError: the first thing that is impossible, by its key.
+    """
+    for key, instead in _NOT_HERE.items():
+        if given.get(key):
+            raise UsageError(f"{key}: not in a recipe; {instead}.")
+    value = {name: given.get(name, default) for name, default in _defaults().items()}
+    for key, reason in _faults(value, given):
+        raise UsageError(f"{key}: {reason}")
+
+
+def _faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
+    """Pairs of a key and what is wrong with it, in the order in which they should be told."""
+    if not value["output_dir"]:
+        yield "output_dir", "missing: name the directory that the run is to be written to."
+    if not value["train_data"]:
+        yield "train_data", "missing: name files, folders, patterns or datasets with text to train on."
+    if value["model"] is None and not value["init_from"]:
+        yield "model", "missing: name a shape (base, small, nano) or settings, or a model to start from by init_from."
+    if not value["tokenizer"] and not value["init_from"]:
+        yield "tokenizer", "missing: name a directory, repository or SentencePiece .model file."
+    if value["max_steps"] <= 0 and value["max_tokens"] is None and value["max_minutes"] is None:
+        yield "max_steps", "missing: the run has no end. Set max_steps, max_tokens or max_minutes."
+    for key in ("max_tokens", "max_minutes", "learning_rate", "block_characters", "interleave", "data_lanes"):
+        if value[key] is not None and value[key] <= 0:
+            yield key, f"{value[key]}, but it must be above 0."
+    for key in ("batch_warmup_steps", "max_skipped_steps", "weight_decay", "dataloader_num_workers"):
+        if value[key] < 0:
+            yield key, f"{value[key]}, but it cannot be negative."
+    for key in ("mlm_probability", "final_mlm_probability"):
+        if value[key] is not None and not 0 < value[key] <= 1:
+            yield key, f"{value[key]}, but a share of the tokens is above 0 and at most 1."
+    for key in ("mask_share", "random_share"):
+        if not 0 <= value[key] <= 1:
+            yield key, f"{value[key]}, but a share is from 0 to 1."
+    if value["mask_share"] + value["random_share"] > 1 + 1e-9:
+        yield "random_share", "together with mask_share it is more than 1."
+    if value["sequence_length"] <= SPECIAL_TOKENS_PER_PIECE:
+        yield "sequence_length", f"{value['sequence_length']} leaves no room for a token beside CLS and SEP."
+    yield from _batch_faults(value, given)
+    yield from _data_faults(value)
+    if value["final_mlm_probability"] is not None:
+        decay = (value["lr_scheduler_kwargs"] or {}).get("num_decay_steps")
+        if value["max_steps"] <= 0 or not decay:
+            yield "final_mlm_probability", (
+                "it counts where the learning rate decays: set max_steps, lr_scheduler_type=warmup_stable_decay and "
+                "lr_scheduler_kwargs.num_decay_steps."
+            )
+    if value["init_optimizer"] == "kept" and not value["init_from"]:
+        yield "init_optimizer", "there is none to keep without init_from."
+    if value["push_to_hub"] and not value["hub_model_id"]:
+        yield "hub_model_id", "missing: name the repository (ORG/NAME) that push_to_hub pushes to."
+    if value["publish_steps"] is not None and not value["push_to_hub"]:
+        yield "publish_steps", "nothing is published without push_to_hub=true."
+    if value["bf16"] and value["fp16"]:
+        yield "fp16", "bf16 is set, too: take one of them."
+    if str(value["eval_strategy"]) != "no" and not value["validation_data"]:
+        yield "validation_data", "missing: eval_strategy wants held-out text. Name it, or set eval_strategy=no."
+    if value["whole_word"] and importlib.util.find_spec("fugashi") is None:
+        yield "whole_word", "needs a segmenter: pip install fugashi unidic-lite."
+    if value["model"] is not None and not value["init_from"]:
+        longest = shape_settings(value["model"]).get("max_position_embeddings", 8192)
+        if value["sequence_length"] > longest:
+            yield "sequence_length", (
+                f"{value['sequence_length']} tokens, but the model reads {longest}. Shorten it, or raise "
+                "model.max_position_embeddings."
+            )
+
+
+def _batch_faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
+    tokens = value["tokens_per_batch"]
+    if tokens is not None and "per_device_train_batch_size" in given:
+        yield "tokens_per_batch", "per_device_train_batch_size is set, too: take one of them."
+    if tokens is not None and tokens < value["sequence_length"]:
+        yield "tokens_per_batch", (
+            f"{tokens} tokens do not hold one row of sequence_length={value['sequence_length']}."
+        )
+    if value["per_device_train_batch_size"] < 1:
+        yield "per_device_train_batch_size", "a batch has at least one row."
+    if value["gradient_accumulation_steps"] < 1:
+        yield "gradient_accumulation_steps", "a step has at least one batch."
+    if 0 < value["max_steps"] <= value["batch_warmup_steps"]:
+        yield "batch_warmup_steps", f"{value['batch_warmup_steps']} of only {value['max_steps']} steps (max_steps)."
+
+
+def _data_faults(value: dict[str, Any]) -> Any:
+    for key in ("train_data", "validation_data"):
+        data = value[key] or []
+        for entry in data if isinstance(data, list) else [data]:
+            if isinstance(entry, str):
+                continue
+            unknown = sorted(set(entry) - set(ENTRY_KEYS))
+            if unknown:
+                yield key, f"an entry has {unknown[0]!r}; it may have {', '.join(ENTRY_KEYS)}."
+            if not isinstance(entry.get("path"), str):
+                yield key, "an entry has no path."
+            weight = entry.get("weight", 1.0)
+            if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight > 0:
+                yield key, f"the weight of {entry['path']} is {weight!r}; it must be a number above 0."
+            if key == "validation_data" and "weight" in entry:
+                yield key, f"{entry['path']} has a weight; held-out text is read as it is."
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        name: member.default_factory() if callable(member.default_factory) else member.default
+        for name, member in PretrainingArguments.__dataclass_fields__.items()
+    }
