@@ -112,6 +112,41 @@ def quickstart(
     run_quickstart(options, Console())
 
 
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe that comes with the package, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value pairs that change it; values are YAML.", metavar="[KEY=VALUE]…"),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Show the resolved recipe, and do no more.")
+    ] = False,
+) -> None:
+    """Pre-trains a model as a recipe says; over several processes with `accelerate launch -m
+    llm_jp_modernbert.training.pretrain` in the place of `llm-jp-modernbert pretrain`.
+
+    Recipes: nano and nano-stage2 (two cores, minutes), small and small-stage2 (one GPU, minutes), stage1 and stage2
+    (this project's), paper-stage1 and paper-stage2 (the paper's).
+
+    Examples:
+
+    * `llm-jp-modernbert pretrain nano train_data=texts.jsonl.gz tokenizer=my-tokenizer output_dir=runs/nano`
+
+    * `llm-jp-modernbert pretrain nano-stage2 init_from=runs/nano train_data=texts.jsonl.gz output_dir=runs/nano-8k`
+    """
+    _quiet()
+    from .training.recipe import load_recipe, render
+
+    arguments = load_recipe(recipe, overrides or ())
+    if print_config:
+        print(render(arguments))
+        return
+    from .training.pretrain import pretrain as run
+
+    run(arguments)
+
+
 @app.command("fill-mask")
 def fill_mask(
     model: Annotated[str, typer.Argument(help="Directory, repository, or repository at a revision (ORG/NAME@REV).")],
@@ -206,6 +241,12 @@ def _quiet() -> None:
     logging.set_verbosity_error()
 
 
+def run_job(name: str) -> None:
+    """Runs one job by its module, as `python -m` and `accelerate launch -m` do."""
+    sys.argv[1:1] = [name]
+    main()
+
+
 def main() -> None:
     """Runs the command; a user's mistake is one line and a non-zero exit code."""
     try:
@@ -220,7 +261,9 @@ def _fail(error: ValueError | OSError) -> NoReturn:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename:
         message = f"{error.filename}: {error.strerror}"
-    print(f"Error: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    # Of several processes each tells its own, since it may be the only one that has failed.
+    print(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {message}", file=sys.stderr)
     raise SystemExit(1)
 
 

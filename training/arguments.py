@@ -173,9 +173,12 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
     if value["final_mlm_probability"] is not None:
         decay = (value["lr_scheduler_kwargs"] or {}).get("num_decay_steps")
         if value["max_steps"] <= 0 or not decay:
-            yield "final_mlm_probability", (
-                "it counts where the learning rate decays: set max_steps, lr_scheduler_type=warmup_stable_decay and "
-                "lr_scheduler_kwargs.num_decay_steps."
+            yield (
+                "final_mlm_probability",
+                (
+                    "it counts where the learning rate decays: set max_steps, lr_scheduler_type=warmup_stable_decay and "
+                    "lr_scheduler_kwargs.num_decay_steps."
+                ),
             )
     if value["init_optimizer"] == "kept" and not value["init_from"]:
         yield "init_optimizer", "there is none to keep without init_from."
@@ -192,9 +195,12 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
     if value["model"] is not None and not value["init_from"]:
         longest = shape_settings(value["model"]).get("max_position_embeddings", 8192)
         if value["sequence_length"] > longest:
-            yield "sequence_length", (
-                f"{value['sequence_length']} tokens, but the model reads {longest}. Shorten it, or raise "
-                "model.max_position_embeddings."
+            yield (
+                "sequence_length",
+                (
+                    f"{value['sequence_length']} tokens, but the model reads {longest}. Shorten it, or raise "
+                    "model.max_position_embeddings."
+                ),
             )
 
 
@@ -203,8 +209,9 @@ def _batch_faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
     if tokens is not None and "per_device_train_batch_size" in given:
         yield "tokens_per_batch", "per_device_train_batch_size is set, too: take one of them."
     if tokens is not None and tokens < value["sequence_length"]:
-        yield "tokens_per_batch", (
-            f"{tokens} tokens do not hold one row of sequence_length={value['sequence_length']}."
+        yield (
+            "tokens_per_batch",
+            (f"{tokens} tokens do not hold one row of sequence_length={value['sequence_length']}."),
         )
     if value["per_device_train_batch_size"] < 1:
         yield "per_device_train_batch_size", "a batch has at least one row."

@@ -125,9 +125,7 @@ def make_stream(arguments: PretrainingArguments, tokenizer: PreTrainedTokenizerB
     )
 
 
-def make_validation(
-    arguments: PretrainingArguments, tokenizer: PreTrainedTokenizerBase
-) -> MaskedValidation | None:
+def make_validation(arguments: PretrainingArguments, tokenizer: PreTrainedTokenizerBase) -> MaskedValidation | None:
     """The held-out text with masks that are the same in every run, or None where the recipe names none.
 
     Raises:

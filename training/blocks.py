@@ -113,9 +113,7 @@ class BlockMaker:
         tokenizer: a fast tokenizer with CLS and SEP; its ids are those of the rows.
     """
 
-    def __init__(
-        self, sources: Sequence[Source], settings: BlockSettings, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], settings: BlockSettings, tokenizer: PreTrainedTokenizerBase) -> None:
         self.sources = sources
         self.settings = settings
         self.tokenizer = tokenizer
@@ -175,7 +173,9 @@ class BlockMaker:
         if settings.shuffle:
             # Not only the rows: what shares a row is to be another choice in every epoch.
             documents = [documents[index] for index in draw.permutation(len(documents))]
-        encoded = iter(encode([settings.normalized(document.text) for _, document in documents if document.ids is None]))
+        encoded = iter(
+            encode([settings.normalized(document.text) for _, document in documents if document.ids is None])
+        )
         ids = [document.ids if document.ids is not None else next(encoded) for _, document in documents]
         kept = [(place, found) for (place, _), found in zip(documents, ids, strict=True) if len(found)]
         corpus = from_documents(found for _, found in kept)

@@ -171,7 +171,9 @@ def _dataset_shards(path: str, entry: dict[str, Any], text_column: str, key: str
         there = ", ".join(map(repr, columns))
         raise SourceError(f"{key}: {path} has no column {text_column!r}; there is {there}. Set text_column.")
     count = dataset.num_shards
-    return [DatasetShard(f"{path}/{split}[{index}/{count}]", dataset, index, count, text_column) for index in range(count)]
+    return [
+        DatasetShard(f"{path}/{split}[{index}/{count}]", dataset, index, count, text_column) for index in range(count)
+    ]
 
 
 def _line(error: BaseException) -> str:

@@ -93,7 +93,11 @@ class Encoder:
         if not texts:
             return []
         encoded = self._tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False, return_attention_mask=False
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,
+            return_attention_mask=False,
         )
         return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 

@@ -121,8 +121,7 @@ class DocumentOrder:
         state: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         self._readers = [
-            _SourceReader(source, number, seed, shuffle, interleave, problems)
-            for number, source in enumerate(sources)
+            _SourceReader(source, number, seed, shuffle, interleave, problems) for number, source in enumerate(sources)
         ]
         for reader, saved in zip(self._readers, state or (), strict=state is not None):
             reader.load(saved)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from .callbacks import Probe
     from .trainer import PretrainingTrainer
 
-# How long the end of a run waits for pushes that are under way, in seconds.
-_PATIENCE = 600.0
-
 
 def pretrain(
     arguments: PretrainingArguments, console: Console | None = None, probes: Mapping[str, Probe] | None = None
@@ -46,7 +43,6 @@ def pretrain(
     from . import assembly
     from .callbacks import ProbeCallback, ProgressCallback
     from .checkpoints import StopSignals
-    from .publishing import PublishCallback
     from .trainer import PretrainingTrainer
 
     console = console or Console(stderr=True)
@@ -68,9 +64,6 @@ def pretrain(
     set_seed(arguments.seed)
     model = assembly.make_model(arguments, tokenizer, checkpoint)
 
-    publisher = PublishCallback.from_arguments(arguments, run / "unpublished", say) if main else None
-    # Trainer's own pushes skip one while another is under way.
-    arguments.push_to_hub = False
     stop = StopSignals()
     trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, stop=stop, warn=say)
     stream.report = trainer.report_block
@@ -78,8 +71,6 @@ def pretrain(
         trainer.add_callback(ProgressCallback(console, arguments.stage, trainer.schedule.progress, trainer.totals_now))
     if probes:
         trainer.add_callback(ProbeCallback(probes, arguments.probe_steps, trainer))
-    if publisher is not None:
-        trainer.add_callback(publisher)
     if checkpoint is not None:
         say(f"going on from {checkpoint}")
         trainer.resume(checkpoint)
@@ -92,8 +83,6 @@ def pretrain(
         else:
             _save_final(trainer, run)
             say(_summary(trainer, run))
-    if publisher is not None:
-        publisher.finish(_PATIENCE)
     return trainer
 
 

@@ -79,7 +79,9 @@ def _check_same(run: Path, arguments: PretrainingArguments, resuming: bool) -> N
     if changed:
         listed = "; ".join(changed[:5]) + ("; …" if changed[5:] else "")
         what = "resume_from_checkpoint: the recipe is another than" if resuming else "output_dir: another run than"
-        raise UsageError(f"{what} that of {run} ({listed}). Go on with the recipe as it was, or name another output_dir.")
+        raise UsageError(
+            f"{what} that of {run} ({listed}). Go on with the recipe as it was, or name another output_dir."
+        )
 
 
 def _named(checkpoint: Path) -> Path:
@@ -87,5 +89,7 @@ def _named(checkpoint: Path) -> Path:
         raise UsageError(f"resume_from_checkpoint: {checkpoint} is no directory. Say true for the last checkpoint.")
     reason = damage(checkpoint)
     if reason is not None:
-        raise UsageError(f"resume_from_checkpoint: {checkpoint} is damaged: {reason}. Say true for the last sound one.")
+        raise UsageError(
+            f"resume_from_checkpoint: {checkpoint} is damaged: {reason}. Say true for the last sound one."
+        )
     return checkpoint
