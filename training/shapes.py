@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from llm_jp_modernbert.errors import UsageError
+
 if TYPE_CHECKING:
-    from ..modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
 SHAPES: dict[str, dict[str, Any]] = {
     # The paper's: 110 million parameters beside those of the vocabulary.
@@ -33,6 +36,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 SHAPE = "shape"
 """The key of a recipe's `model` that names a shape beside overrides."""
 
+# Transformers 4's names of what the configuration keeps as layer_types and rope_parameters.
+_THETAS = ("global_rope_theta", "local_rope_theta")
+_ALTERNATION = "global_attn_every_n_layers"
+
 
 def shape_settings(model: str | dict[str, Any] | None) -> dict[str, Any]:
     """Configuration settings of a recipe's `model`.
@@ -41,20 +48,46 @@ def shape_settings(model: str | dict[str, Any] | None) -> dict[str, Any]:
         model: a shape's name, or settings of `LlmJpModernBertConfig` with an optional `shape` that they change.
 
     Raises:
-        ValueError: no such shape, or no such setting.
+        UsageError: no such shape, no such setting, or no number where one is wanted.
     """
-    from ..modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
-
     settings = {SHAPE: model} if isinstance(model, str) else dict(model or {})
     shape = settings.pop(SHAPE, "base")
     if shape not in SHAPES:
-        raise ValueError(f"model: there is no shape {shape!r}; there are {', '.join(SHAPES)}.")
-    known = [name for name in vars(LlmJpModernBertConfig()) if not name.startswith("_")] + ["global_rope_theta"]
-    for name in settings:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"model.{name}: no such setting{f'; did you mean {close[0]}?' if close else '.'}")
-    return {**SHAPES[shape], **settings}
+        raise UsageError(f"model: there is no shape {shape!r}; there are {', '.join(SHAPES)}.")
+    return {**SHAPES[shape], **setting_values(settings)}
+
+
+def setting_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a configuration, with numbers where the configuration has fractions.
+
+    Args:
+        settings: as in a recipe.
+
+    Raises:
+        UsageError: no such setting, or no number where one is wanted.
+    """
+    from transformers import PreTrainedConfig
+
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+
+    of_every_model = {field.name for field in fields(PreTrainedConfig)}
+    own = {field.name: field.default for field in fields(LlmJpModernBertConfig) if field.name not in of_every_model}
+    defaults: dict[str, Any] = {**own, **dict.fromkeys(_THETAS, 1e4), _ALTERNATION: 3}
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in defaults:
+            close = difflib.get_close_matches(str(name), defaults, 1)
+            raise UsageError(f"model.{name}: no such setting{f'; did you mean {close[0]}?' if close else '.'}")
+        if isinstance(defaults[name], float):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                # YAML takes 1e-5 for a text.
+                raise UsageError(f"model.{name}: {value!r} is not a number; write it as 0.001 or 1.0e-3.")
+            value = float(value)
+        found[name] = value
+    every = found.get(_ALTERNATION, 1)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UsageError(f"model.{_ALTERNATION}: {every!r} is not a whole number above 0.")
+    return found
 
 
 def model_config(model: str | dict[str, Any] | None, vocab_size: int, **settings: Any) -> LlmJpModernBertConfig:
@@ -66,8 +99,22 @@ def model_config(model: str | dict[str, Any] | None, vocab_size: int, **settings
         **settings: further ones, such as ids of special tokens.
 
     Raises:
-        ValueError: no such shape or setting, or one that the configuration refuses.
+        UsageError: no such shape or setting, or one that the configuration refuses.
     """
-    from ..modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+    from huggingface_hub.errors import StrictDataclassError
 
-    return LlmJpModernBertConfig(**{"vocab_size": vocab_size, **settings, **shape_settings(model)})
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+
+    wanted = shape_settings(model)
+    try:
+        config = LlmJpModernBertConfig(**{"vocab_size": vocab_size, **settings, **wanted})
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        # The last line says what is wrong; those before it say which check of transformers found it.
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UsageError(f"model: the configuration refuses its settings: {reason[:200]}") from error
+    width, heads = config.hidden_size, config.num_attention_heads
+    if heads < 1 or width % heads or width // heads % 2:
+        raise UsageError(
+            f"model.num_attention_heads: {heads} heads do not share hidden_size={width} in even parts of an even size."
+        )
+    return config
