@@ -1,8 +1,8 @@
 """Floating-point operations of the model, counted exactly for a packed batch.
 
 Matrix products are counted, a multiplication and an addition as two operations: the linear layers, and of attention
-the scores and the weighted sums over those pairs of tokens that see each other. Left out are the look-up of embeddings,
-norms, activations, RoPE and softmax, which together are below one per cent of a model of usual width.
+the scores and the weighted sums over those pairs of tokens that see each other. Left out are embeddings, norms,
+activations, RoPE and softmax, which together are below one per cent of a model of usual width.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
-from ..loading import load_tokenizer, split_revision
-from ..tokenization import check_fits
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.loading import load_tokenizer, split_revision
+from llm_jp_modernbert.tokenization import check_fits
+
 from .arguments import PretrainingArguments
 from .blocks import BlockMaker, BlockSettings
 from .data import check_tokenized_with, read_held_out, sources_of
@@ -21,7 +22,7 @@ from .validation import MaskedValidation
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 
 def make_tokenizer(arguments: PretrainingArguments) -> PreTrainedTokenizerBase:
@@ -52,7 +53,7 @@ def make_model(
     """
     import torch
 
-    from .. import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+    from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
 
     overrides: dict[str, Any] = dict(arguments.model) if isinstance(arguments.model, dict) else {}
     name, revision = split_revision(str(arguments.init_from)) if arguments.init_from else ("", None)
@@ -106,7 +107,7 @@ def make_stream(arguments: PretrainingArguments, tokenizer: PreTrainedTokenizerB
     Raises:
         SourceError: the data is not there, or was tokenised with another tokenizer.
     """
-    sources = sources_of(arguments.train_data or (), arguments.text_column)
+    sources = sources_of(arguments.train_data or [], arguments.text_column)
     check_tokenized_with(sources, tokenizer)
     full, warmup = arguments.rows_per_device_batch, arguments.batch_warmup_steps
 
@@ -162,7 +163,7 @@ def _probability(arguments: PretrainingArguments) -> Any:
     """The masked-LM probability by step: another one where the learning rate decays."""
     if arguments.final_mlm_probability is None:
         return None
-    decay = (arguments.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
+    decay = dict(arguments.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)  # type: ignore[arg-type]
     begins = arguments.max_steps - Schedule(arguments.max_steps).steps(decay)
     usual, final = arguments.mlm_probability, arguments.final_mlm_probability
     return lambda step: usual if step < begins else final

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Without a terminal there is no bar to move, so so many lines are printed instead.
 _LINES = 10
 
-Probe = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]]
+Probe = Callable[[PreTrainedModel, PreTrainedTokenizerBase | None], Mapping[str, float]]
 """A measurement of a model in training, such as fill-mask accuracy: figures by name."""
 
 
@@ -142,7 +142,7 @@ class ProbeCallback(TrainerCallback):
             self._measure()
 
     def _measure(self) -> None:
-        model = self.trainer.model
+        model, tokenizer = self.trainer.model, self.trainer.processing_class
         was_training = model.training
         model.eval()
         try:
@@ -150,7 +150,7 @@ class ProbeCallback(TrainerCallback):
                 found = {
                     f"probe_{name}_{figure}": float(value)
                     for name, probe in self.probes.items()
-                    for figure, value in probe(model, self.trainer.processing_class).items()
+                    for figure, value in probe(model, tokenizer).items()
                 }
         finally:
             model.train(was_training)

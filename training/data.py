@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from .arguments import Data
 from .blocks import BlockSettings
 from .encoding import Encoder, vocabulary_hash
 from .order import DocumentOrder, FileShard, Shard, Source
@@ -60,7 +61,7 @@ class DatasetShard:
                 problems(Problem(self.name, row, "blank"))
 
 
-def sources_of(data: str | Sequence[str | dict[str, Any]], text_column: str, key: str = "train_data") -> list[Source]:
+def sources_of(data: Data, text_column: str, key: str = "train_data") -> list[Source]:
     """The sources that a recipe names.
 
     Args:
@@ -72,7 +73,7 @@ def sources_of(data: str | Sequence[str | dict[str, Any]], text_column: str, key
     Raises:
         SourceError: no file matches, a dataset cannot be loaded, or only some entries have a weight.
     """
-    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in _listed(data)]
+    entries: list[dict[str, Any]] = [{"path": entry} if isinstance(entry, str) else entry for entry in _listed(data)]
     shards = [_shards(entry, entry.get("text_column", text_column), key) for entry in entries]
     lengths = [(entry.get("min_characters", 0), entry.get("max_characters")) for entry in entries]
     weighted = ["weight" in entry for entry in entries]
@@ -90,7 +91,7 @@ def sources_of(data: str | Sequence[str | dict[str, Any]], text_column: str, key
 
 
 def read_held_out(
-    data: str | Sequence[str | dict[str, Any]],
+    data: Data,
     text_column: str,
     settings: BlockSettings,
     tokenizer: PreTrainedTokenizerBase,
@@ -138,7 +139,7 @@ def check_tokenized_with(sources: Sequence[Source], tokenizer: PreTrainedTokeniz
                 )
 
 
-def _listed(data: str | Sequence[str | dict[str, Any]] | dict[str, Any]) -> list[Any]:
+def _listed(data: Data) -> list[Any]:
     return [data] if isinstance(data, (str, dict)) else list(data)
 
 

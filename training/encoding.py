@@ -65,7 +65,7 @@ class Encoder:
                 self.backend = "sentencepiece"
 
     def encode(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        """`(tokens,)` int32 of each text, as `tokenizer(text, add_special_tokens=False, split_special_tokens=True)`."""
+        """`(tokens,)` int32 of each text: the ids that the fast tokenizer gives it."""
         if self.backend == "tokenizers":
             return self._fast(texts)
         plain = [index for index, text in enumerate(texts) if not self._special.search(text)]

@@ -117,4 +117,4 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _uniform(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """From 0 up to, not including, 1."""
-    return (values >> np.uint64(11)) * 2.0**-53
+    return (values >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ..errors import UsageError
+from llm_jp_modernbert.errors import UsageError
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from .arguments import PretrainingArguments
     from .callbacks import Probe
     from .trainer import PretrainingTrainer
 
 
 def pretrain(
-    arguments: PretrainingArguments, console: Console | None = None, probes: Mapping[str, Probe] | None = None
+    arguments: PretrainingArguments,
+    console: Console | None = None,
+    probes: Mapping[str, Probe] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> PretrainingTrainer:
     """Trains a masked language model as a recipe says, from the beginning or from the last checkpoint.
 
@@ -30,6 +35,7 @@ def pretrain(
         arguments: the recipe, see `load_recipe`.
         console: where progress is shown; standard error by default.
         probes: measurements at the recipe's `probe_steps`, by name.
+        callbacks: further callbacks.
 
     Returns:
         The trainer, after training: its `state.log_history` and `totals` say what was done. Model and tokenizer stand
@@ -65,7 +71,7 @@ def pretrain(
     model = assembly.make_model(arguments, tokenizer, checkpoint)
 
     stop = StopSignals()
-    trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, stop=stop, warn=say)
+    trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, [*callbacks], stop, say)
     stream.report = trainer.report_block
     if main:
         trainer.add_callback(ProgressCallback(console, arguments.stage, trainer.schedule.progress, trainer.totals_now))
@@ -135,6 +141,6 @@ def _summary(trainer: PretrainingTrainer, run: Path) -> str:
 
 
 if __name__ == "__main__":
-    from ..cli import run_job
+    from llm_jp_modernbert.cli import run_job
 
     run_job("pretrain")

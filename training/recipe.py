@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import types
@@ -15,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import UsageError
+from llm_jp_modernbert.errors import UsageError
+
 from .arguments import PretrainingArguments, check
 
 EXTENDS = "extends"
@@ -82,7 +84,7 @@ def render(arguments: PretrainingArguments) -> str:
     """
     values = _values(arguments)
     defaults = {member.name: _default(member) for member in fields(PretrainingArguments)}
-    own = {name for name in PretrainingArguments.__annotations__}
+    own = set(PretrainingArguments.__annotations__)
     first = {name: value for name, value in values.items() if name in own or value != defaults[name]}
     rest = {name: value for name, value in values.items() if name not in first}
     return f"{_yaml(first)}\n# transformers' defaults\n{_yaml(rest)}"
@@ -169,10 +171,8 @@ def _typed(key: str, value: Any) -> Any:
     expected = _types()[key]
     # YAML reads 5e-4, which has no point, as a string.
     if isinstance(value, str) and float in _members(expected) and str not in _members(expected):
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if not _fits(value, expected):
         raise UsageError(f"{key}: {_short(value)} is not {_described(expected)}.")
     return value

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from llm_jp_modernbert.errors import UsageError
+
 from .arguments import PretrainingArguments
 from .checkpoints import checkpoints, clear_partial, damage, newest_sound, step_of
 from .recipe import differences, fingerprint, render

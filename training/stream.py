@@ -126,10 +126,11 @@ class BatchStream:
             ValueError: the states belong to another number of lanes.
         """
         self._next_row, self.step = states[0]["rows"], states[0]["step"]
-        saved = {int(number): lane for state in states for number, lane in state["lanes"].items()}
+        # Of the ranks that share a lane the first one reports its blocks: its word on them counts.
+        saved = {int(number): lane for state in reversed(states) for number, lane in state["lanes"].items()}
         if set(saved) != set(range(self.lanes)):
             raise ValueError(
-                f"data_lanes={self.lanes}, but the checkpoint's data has {len(saved)}. Go on with data_lanes as it was."
+                f"data_lanes={self.lanes}, but the checkpoint's data has {len(saved)}. Go on with that many."
             )
         self._lanes = {number: _Lane(**saved[number]) for number in self._lanes}
 

@@ -14,10 +14,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,7 +30,8 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ..modeling.flops import peak_flops, training_flops
+from llm_jp_modernbert.modeling.flops import peak_flops, training_flops
+
 from . import checkpoints
 from .arguments import PretrainingArguments
 from .blocks import Block
@@ -66,6 +68,8 @@ class PretrainingTrainer(Trainer):
     """
 
     args: PretrainingArguments
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerBase | None
 
     def __init__(
         self,
@@ -144,7 +148,7 @@ class PretrainingTrainer(Trainer):
         # One clock for all ranks, or they would not stop at the same step.
         counted.seconds = now - self._clock if self.is_world_process_zero() else 0.0
         self._clock = now
-        labels = sum(info.labels for info in self._infos)
+        labels = float(sum(info.labels for info in self._infos))
         *values, labels, asked = self._sum([*counted.values(), labels, float(self.stop.received is not None)])
         self.totals.add(values)
         self._uncounted = Totals()
@@ -207,13 +211,13 @@ class PretrainingTrainer(Trainer):
             args, schedule = self.args, self.schedule
             before = args.warmup_steps, args.lr_scheduler_kwargs
             args.warmup_steps = schedule.steps(args.warmup_steps)
-            given = dict(args.lr_scheduler_kwargs or {})
+            given: dict[str, Any] = dict(args.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
             args.lr_scheduler_kwargs = {
                 name: schedule.steps(value) if name in ("num_decay_steps", "num_stable_steps") else value
                 for name, value in given.items()
             }
             try:
-                schedule.follow(super().create_scheduler(schedule.length, optimizer))
+                schedule.follow(cast(LambdaLR, super().create_scheduler(schedule.length, optimizer)))
             finally:
                 args.warmup_steps, args.lr_scheduler_kwargs = before
         return self.lr_scheduler

@@ -1,0 +1,128 @@
+"""Stopping and going on gives what not stopping gives, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    corpus = runs.write_corpus(folder / "corpus")
+    return corpus, runs.write_tokenizer(folder / "tokenizer", corpus)
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    kept = ("step", "loss", "grad_norm", "learning_rate", "tokens", "documents", "epoch")
+    return [{key: entry[key] for key in kept} for entry in history if "loss" in entry]
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    states = [torch.load(run / "checkpoint-40" / "optimizer.pt", weights_only=True)["state"] for run in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    for key, state in states[0].items():
+        assert all(torch.equal(state[name], states[1][key][name]) for name in state)
+
+
+def interrupted(keys: dict[str, Any], record: Path, kills: list[int], ranks: int = 1) -> None:
+    """Trains to the end in processes that are killed on the way."""
+    again = {**keys, "resume_from_checkpoint": True}
+    for kill in kills:
+        killed = runs.run_apart(again, record, kill, ranks)
+        assert killed.returncode != 0
+        assert "Error" not in killed.stderr.replace("ChildFailedError", ""), killed.stderr
+    finished = runs.run_apart(again, record, None, ranks)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_and_resumed_equals_not_stopping(
+    data: tuple[Path, Path], tmp_path: Path, workers: int, ranks: int
+) -> None:
+    changes = {"dataloader_num_workers": workers, "per_device_train_batch_size": 4 // ranks}
+    whole = runs.recipe(*data, tmp_path / "whole", **changes)
+    parts = runs.recipe(*data, tmp_path / "parts", **changes)
+    if ranks == 1:
+        runs.run(whole, tmp_path / "whole.samples")
+    else:
+        finished = runs.run_apart(whole, tmp_path / "whole.samples", ranks=ranks)
+        assert finished.returncode == 0, finished.stderr
+    # Before the first checkpoint is lost, in the first epoch, and in the second or third.
+    interrupted(parts, tmp_path / "parts.samples", [17, 33], ranks)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    samples = [runs.samples_by_step(tmp_path / f"{name}.samples", ranks) for name in ("whole", "parts")]
+    assert samples[0] == samples[1]
+    assert list(samples[0]) == list(range(1, 41))
+    epochs = {sample[1] for step in samples[0].values() for rank in step for batch in rank for sample in batch}
+    assert epochs >= {0, 1, 2}
+
+
+def test_every_document_is_read_once_in_an_epoch_and_in_another_order(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    runs.run(runs.recipe(*data, tmp_path / "run"), tmp_path / "samples")
+    by_epoch: dict[int, list[tuple[int, ...]]] = {}
+    for step in runs.samples_by_step(tmp_path / "samples").values():
+        for sample in step[0][0]:
+            by_epoch.setdefault(sample[1], []).append(tuple(sample[2:]))
+    first, second = by_epoch[0], by_epoch[1]
+    assert len(first) == len(set(first))
+    assert sorted(first) == sorted(second)
+    assert first != second
+    # All documents, and of the long ones all pieces.
+    assert len({piece[:2] for piece in first}) == 120
+    assert any(start > 0 for _, _, start in first)
+
+
+def test_another_number_of_ranks_goes_on_where_the_others_stopped(data: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = runs.recipe(*data, tmp_path / "whole", data_lanes=2)
+    runs.run(whole, tmp_path / "whole.samples")
+    parts = runs.recipe(*data, tmp_path / "parts", data_lanes=2, per_device_train_batch_size=2)
+    killed = runs.run_apart(parts, tmp_path / "two.samples", kill=17, ranks=2)
+    assert killed.returncode != 0
+    # The same global batch on one rank is another batch on a device.
+    changed = {**whole, "output_dir": str(tmp_path / "parts"), "resume_from_checkpoint": True}
+    (tmp_path / "parts" / "run.json").write_text((tmp_path / "whole" / "run.json").read_text())
+    finished = runs.run_apart(changed, tmp_path / "one.samples")
+    assert finished.returncode == 0, finished.stderr
+    expected = runs.samples_by_step(tmp_path / "whole.samples")
+    found = runs.samples_by_step(tmp_path / "one.samples")
+    assert list(found) == list(range(16, 41))
+    assert all(found[step] == expected[step] for step in found)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.run(runs.recipe(*data, tmp_path / "whole"))
+    keys = runs.recipe(*data, tmp_path / "parts")
+    runs.run_apart(keys, kill=23)
+    newest = tmp_path / "parts" / "checkpoint-20" / "optimizer.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    shutil.rmtree(tmp_path / "parts" / ".saving", ignore_errors=True)
+    said: list[str] = []
+    from llm_jp_modernbert.training.checkpoints import newest_sound
+
+    found = newest_sound(tmp_path / "parts", said.append)
+    assert found == tmp_path / "parts" / "checkpoint-15"
+    assert len(said) == 1
+    assert "checkpoint-20 is damaged: optimizer.pt is not what was written" in said[0]
+    runs.run({**keys, "resume_from_checkpoint": True})
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
