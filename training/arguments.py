@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal
 
-from transformers import TrainingArguments
+import torch
+from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers.trainer_utils import HubStrategy
+from transformers.training_args import OptimizerNames
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
-from ..errors import UsageError
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+
 from .packing import SPECIAL_TOKENS_PER_PIECE
-from .shapes import shape_settings
+from .schedule import Schedule
+from .shapes import SHAPE, change_config, model_config
 
-DataEntry = str | list[str | dict[str, Any]] | dict[str, Any]
+Data = str | list[str | dict[str, Any]] | dict[str, Any]
 
 ENTRY_KEYS = ("path", "weight", "name", "split", "revision", "text_column", "min_characters", "max_characters")
 """Keys of a data entry that is a mapping."""
+
+_Fault = tuple[str, str]
+"""A key, and what is wrong with it."""
 
 # Keys of TrainingArguments that would do something else here than they say, and what does it instead.
 _NOT_HERE = {
@@ -71,6 +85,7 @@ class PretrainingArguments(TrainingArguments):
         probe_steps: steps at which probes measure the model; None for all that are saved.
     """
 
+    output_dir: str = ""
     adam_beta2: float = 0.98
     adam_epsilon: float = 1e-6
     logging_steps: float = 10
@@ -85,8 +100,8 @@ class PretrainingArguments(TrainingArguments):
     init_from: str | None = None
     init_optimizer: Literal["fresh", "kept"] = "fresh"
     tokenizer: str | None = None
-    train_data: DataEntry | None = None
-    validation_data: DataEntry | None = None
+    train_data: Data | None = None
+    validation_data: Data | None = None
     text_column: str = "text"
     normalization: Literal["none", "NFC", "NFKC"] = "none"
     strict: bool = False
@@ -138,9 +153,11 @@ def check(given: dict[str, Any]) -> None:
     value = {name: given.get(name, default) for name, default in _defaults().items()}
     for key, reason in _faults(value, given):
         raise UsageError(f"{key}: {reason}")
+    if value["model"] is not None:
+        _check_model(value)
 
 
-def _faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
+def _faults(value: dict[str, Any], given: dict[str, Any]) -> Iterator[_Fault]:
     """Pairs of a key and what is wrong with it, in the order in which they should be told."""
     if not value["output_dir"]:
         yield "output_dir", "missing: name the directory that the run is to be written to."
@@ -152,12 +169,20 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
         yield "tokenizer", "missing: name a directory, repository or SentencePiece .model file."
     if value["max_steps"] <= 0 and value["max_tokens"] is None and value["max_minutes"] is None:
         yield "max_steps", "missing: the run has no end. Set max_steps, max_tokens or max_minutes."
-    for key in ("max_tokens", "max_minutes", "learning_rate", "block_characters", "interleave", "data_lanes"):
+    for key, number in given.items():
+        if isinstance(number, float) and not math.isfinite(number):
+            yield key, f"{number} is no finite number."
+    above_zero = ("max_tokens", "max_minutes", "learning_rate", "block_characters", "interleave", "data_lanes")
+    for key in (*above_zero, "max_validation_tokens"):
         if value[key] is not None and value[key] <= 0:
             yield key, f"{value[key]}, but it must be above 0."
-    for key in ("batch_warmup_steps", "max_skipped_steps", "weight_decay", "dataloader_num_workers"):
+    not_negative = ("batch_warmup_steps", "warmup_steps", "max_skipped_steps", "weight_decay")
+    for key in (*not_negative, "dataloader_num_workers"):
         if value[key] < 0:
             yield key, f"{value[key]}, but it cannot be negative."
+    for key in ("publish_steps", "probe_steps"):
+        if any(step < 0 for step in value[key] or ()):
+            yield key, f"{min(value[key])}, but steps count from 0."
     for key in ("mlm_probability", "final_mlm_probability"):
         if value[key] is not None and not 0 < value[key] <= 1:
             yield key, f"{value[key]}, but a share of the tokens is above 0 and at most 1."
@@ -170,15 +195,15 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
         yield "sequence_length", f"{value['sequence_length']} leaves no room for a token beside CLS and SEP."
     yield from _batch_faults(value, given)
     yield from _data_faults(value)
+    yield from _choice_faults(value)
+    yield from _schedule_faults(value)
     if value["final_mlm_probability"] is not None:
-        decay = (value["lr_scheduler_kwargs"] or {}).get("num_decay_steps")
-        if value["max_steps"] <= 0 or not decay:
+        decays = _plain(value["lr_scheduler_type"]) == SchedulerType.WARMUP_STABLE_DECAY.value
+        if value["max_steps"] <= 0 or not decays:
             yield (
                 "final_mlm_probability",
-                (
-                    "it counts where the learning rate decays: set max_steps, lr_scheduler_type=warmup_stable_decay and "
-                    "lr_scheduler_kwargs.num_decay_steps."
-                ),
+                "it counts where the learning rate decays: set max_steps, and lr_scheduler_type=warmup_stable_decay "
+                "with lr_scheduler_kwargs.num_decay_steps.",
             )
     if value["init_optimizer"] == "kept" and not value["init_from"]:
         yield "init_optimizer", "there is none to keep without init_from."
@@ -188,26 +213,79 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
         yield "publish_steps", "nothing is published without push_to_hub=true."
     if value["bf16"] and value["fp16"]:
         yield "fp16", "bf16 is set, too: take one of them."
-    if str(value["eval_strategy"]) != "no" and not value["validation_data"]:
+    if value["bf16"] and not value["use_cpu"] and not is_torch_bf16_gpu_available():
+        yield "bf16", "there is no GPU here that computes in it. Set bf16=false, or use_cpu=true."
+    if _plain(value["eval_strategy"]) != "no" and not value["validation_data"]:
         yield "validation_data", "missing: eval_strategy wants held-out text. Name it, or set eval_strategy=no."
     if value["whole_word"] and importlib.util.find_spec("fugashi") is None:
         yield "whole_word", "needs a segmenter: pip install fugashi unidic-lite."
-    if value["model"] is not None and not value["init_from"]:
-        longest = shape_settings(value["model"]).get("max_position_embeddings", 8192)
-        if value["sequence_length"] > longest:
-            yield (
-                "sequence_length",
-                (
-                    f"{value['sequence_length']} tokens, but the model reads {longest}. Shorten it, or raise "
-                    "model.max_position_embeddings."
-                ),
+
+
+def _choice_faults(value: dict[str, Any]) -> Iterator[_Fault]:
+    strategies = {key: ["no", "steps"] for key in ("eval_strategy", "logging_strategy", "save_strategy")}
+    of_transformers = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType, "hub_strategy": HubStrategy}
+    for key, known in {**strategies, **{key: [*map(_plain, kind)] for key, kind in of_transformers.items()}}.items():
+        chosen = _plain(value[key])
+        if chosen not in known:
+            close = difflib.get_close_matches(str(chosen), known, 1)
+            way_out = f"did you mean {close[0]}?" if close else f"take one of {', '.join(known)}."
+            yield key, f"there is no {chosen!r}; {way_out}"
+
+
+def _schedule_faults(value: dict[str, Any]) -> Iterator[_Fault]:
+    """What transformers would find wrong with the schedule when the data is open already."""
+    given = value["lr_scheduler_kwargs"] or {}
+    if not isinstance(given, dict):
+        yield "lr_scheduler_kwargs", f"{given!r} is no mapping of the schedule's settings."
+        return
+    schedule = Schedule(value["max_steps"] if value["max_steps"] > 0 else None, max_seconds=1.0)
+    try:
+        warmup = schedule.steps(value["warmup_steps"])
+        counts = {
+            name: schedule.steps(given[name]) for name in ("num_decay_steps", "num_stable_steps") if name in given
+        }
+    except (ValueError, TypeError) as error:
+        yield "warmup_steps" if not given else "warmup_steps, lr_scheduler_kwargs", str(error)
+        return
+    if warmup + sum(counts.values()) > schedule.length:
+        yield (
+            "warmup_steps",
+            f"{warmup} steps of warm-up and {sum(counts.values())} of lr_scheduler_kwargs are more than the run's "
+            f"max_steps={value['max_steps']}.",
+        )
+    try:
+        nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        get_scheduler(
+            _plain(value["lr_scheduler_type"]), nothing, warmup, schedule.length, {**given, **counts} or None
+        )
+    except (ValueError, TypeError) as error:
+        yield "lr_scheduler_kwargs", f"{_plain(value['lr_scheduler_type'])} refuses them: {error}."
+
+
+def _check_model(value: dict[str, Any]) -> None:
+    model = value["model"]
+    if value["init_from"]:
+        if isinstance(model, str) or SHAPE in model:
+            raise UsageError(
+                "model: a shape is for a new model. With init_from, give settings that differ from that model's, such "
+                "as model.global_rope_theta=160000, or none (model=null)."
             )
+        # Only names and types can be looked at before that model is there.
+        change_config(LlmJpModernBertConfig(), model)
+        return
+    # The tokenizer is not read yet; its size does not matter here.
+    longest = model_config(model, vocab_size=100_000).max_position_embeddings
+    if value["sequence_length"] > longest:
+        raise UsageError(
+            f"sequence_length: {value['sequence_length']} tokens, but the model reads {longest}. Shorten it, or raise "
+            "model.max_position_embeddings."
+        )
 
 
-def _batch_faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
+def _batch_faults(value: dict[str, Any], given: dict[str, Any]) -> Iterator[_Fault]:
     tokens = value["tokens_per_batch"]
     if tokens is not None and "per_device_train_batch_size" in given:
-        yield "tokens_per_batch", "per_device_train_batch_size is set, too: take one of them."
+        yield "tokens_per_batch", "per_device_train_batch_size is set, too: give one, and null for the other."
     if tokens is not None and tokens < value["sequence_length"]:
         yield (
             "tokens_per_batch",
@@ -221,22 +299,38 @@ def _batch_faults(value: dict[str, Any], given: dict[str, Any]) -> Any:
         yield "batch_warmup_steps", f"{value['batch_warmup_steps']} of only {value['max_steps']} steps (max_steps)."
 
 
-def _data_faults(value: dict[str, Any]) -> Any:
+def _data_faults(value: dict[str, Any]) -> Iterator[_Fault]:
     for key in ("train_data", "validation_data"):
         data = value[key] or []
         for entry in data if isinstance(data, list) else [data]:
-            if isinstance(entry, str):
-                continue
-            unknown = sorted(set(entry) - set(ENTRY_KEYS))
-            if unknown:
-                yield key, f"an entry has {unknown[0]!r}; it may have {', '.join(ENTRY_KEYS)}."
-            if not isinstance(entry.get("path"), str):
-                yield key, "an entry has no path."
-            weight = entry.get("weight", 1.0)
-            if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight > 0:
-                yield key, f"the weight of {entry['path']} is {weight!r}; it must be a number above 0."
-            if key == "validation_data" and "weight" in entry:
-                yield key, f"{entry['path']} has a weight; held-out text is read as it is."
+            if isinstance(entry, dict):
+                yield from ((key, reason) for reason in _entry_faults(entry))
+                if key == "validation_data" and "weight" in entry:
+                    yield key, f"{entry['path']} has a weight; held-out text is read as it is."
+
+
+def _entry_faults(entry: dict[str, Any]) -> Iterator[str]:
+    unknown = sorted(str(name) for name in entry if name not in ENTRY_KEYS)
+    if unknown:
+        yield f"an entry has {unknown[0]!r}; it may have {', '.join(ENTRY_KEYS)}."
+    if not entry.get("path"):
+        yield "an entry has no path."
+    for name in ("path", "name", "split", "revision", "text_column"):
+        if not isinstance(entry.get(name, ""), str):
+            yield f"{name} of {entry['path']} is {entry[name]!r}; it must be a text."
+    for name in ("min_characters", "max_characters"):
+        count = entry.get(name, 0)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            yield f"{name} of {entry['path']} is {count!r}; it must be a whole number from 0."
+    if entry.get("max_characters", math.inf) < entry.get("min_characters", 0):
+        yield f"max_characters of {entry['path']} is below its min_characters."
+    weight = entry.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        yield f"the weight of {entry['path']} is {weight!r}; it must be a number above 0."
+
+
+def _plain(choice: Any) -> Any:
+    return choice.value if isinstance(choice, Enum) else choice
 
 
 def _defaults() -> dict[str, Any]:

@@ -90,6 +90,27 @@ def setting_values(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def change_config(config: LlmJpModernBertConfig, settings: dict[str, Any]) -> None:
+    """Sets settings of a configuration that is there already, such as that of the model that training starts from.
+
+    Args:
+        config: is changed.
+        settings: as in a recipe.
+
+    Raises:
+        UsageError: no such setting, or one that cannot be changed to this.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    for name, value in setting_values(settings).items():
+        try:
+            setattr(config, name, value)
+        except StrictDataclassError as error:
+            raise UsageError(f"model.{name}: {_reason(error)}") from error
+        except AttributeError as error:
+            raise UsageError(f"model.{name}: only for a new model; give layer_types instead.") from error
+
+
 def model_config(model: str | dict[str, Any] | None, vocab_size: int, **settings: Any) -> LlmJpModernBertConfig:
     """The configuration of a new model.
 
@@ -109,12 +130,15 @@ def model_config(model: str | dict[str, Any] | None, vocab_size: int, **settings
     try:
         config = LlmJpModernBertConfig(**{"vocab_size": vocab_size, **settings, **wanted})
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        # The last line says what is wrong; those before it say which check of transformers found it.
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UsageError(f"model: the configuration refuses its settings: {reason[:200]}") from error
+        raise UsageError(f"model: the configuration refuses its settings: {_reason(error)}") from error
     width, heads = config.hidden_size, config.num_attention_heads
     if heads < 1 or width % heads or width // heads % 2:
         raise UsageError(
             f"model.num_attention_heads: {heads} heads do not share hidden_size={width} in even parts of an even size."
         )
     return config
+
+
+def _reason(error: Exception) -> str:
+    # The last line says what is wrong; those before it say which check found it.
+    return str(error).strip().splitlines()[-1].strip()[:200]
