@@ -1,16 +1,11 @@
-"""Small runs for tests, in this process or in one of their own that may be killed.
-
-As a script: `python runs.py RECIPE.json`, where the file holds `recipe` (keys of a recipe), `record` (a file that gets a
-line per step with its samples), and `kill` (a step after which the process kills itself, or null).
-"""
+"""Small runs for tests, in this process or in some of their own that may be killed."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +111,45 @@ def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = Non
         module.PretrainingTrainer = PretrainingTrainer  # type: ignore[misc]
 
 
-def run_apart(
-    keys: dict[str, Any], record: Path | None = None, kill: int | None = None, ranks: int = 1
-) -> subprocess.CompletedProcess[str]:
-    """Trains in one or several processes of their own."""
-    job = Path(keys["output_dir"]).with_suffix(".job.json")
-    content = {"recipe": keys, "record": None if record is None else str(record), "kill": kill}
-    job.write_text(json.dumps(content), encoding="utf-8")
-    launch = [sys.executable]
+def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, ranks: int = 1) -> list[int]:
+    """Trains in one or several processes of their own, forked from this one, and gives their exit codes."""
+    # Imported before the fork, which so takes no time.
+    import llm_jp_modernbert.training.pretrain
+    import llm_jp_modernbert.training.trainer  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    processes = [context.Process(target=_rank, args=(rank, ranks, port, keys, record, kill)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    # One that lost the others waits for them for long.
+    for process in processes:
+        process.kill()
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
+def _rank(
+    rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: int | None
+) -> None:
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    # What this process knows of a world of one is inherited.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+    GradientState._reset_state()
     if ranks > 1:
-        launch += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([*launch, __file__, str(job)], capture_output=True, text=True, env=environment, timeout=300)
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(ranks),
+            LOCAL_WORLD_SIZE=str(ranks),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+    run(keys, record, kill)
 
 
 def free_port() -> int:
@@ -147,8 +169,3 @@ def samples_by_step(record: Path, ranks: int = 1) -> dict[int, list[Any]]:
         for step, samples in {entry["step"]: entry["samples"] for entry in mine}.items():
             steps.setdefault(step, []).append(samples)
     return steps
-
-
-if __name__ == "__main__":
-    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    run(content["recipe"], None if content["record"] is None else Path(content["record"]), content["kill"])
