@@ -27,7 +27,10 @@ setup(
     python_requires=">=3.10",
     packages=["llm_jp_modernbert", *(f"llm_jp_modernbert.{room}" for room in ROOMS)],
     package_dir={f"llm_jp_modernbert.{room}": room for room in ROOMS},
-    package_data={"llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"]},
+    package_data={
+        "llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"],
+        "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
+    },
     # Lower bounds are versions that the tests were run with.
     install_requires=[
         "torch>=2.11",
@@ -40,6 +43,7 @@ setup(
         "huggingface-hub>=1.33",
         "pyarrow>=26.0",
         "numpy>=2.2",
+        "pyyaml>=6.0.3",
         "typer>=0.29",
         "rich>=15.0",
     ],
