@@ -1,0 +1,251 @@
+"""Recipes: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.training.recipe import differences, fingerprint, load_recipe
+
+COMPLETE: dict[str, Any] = {
+    "model": "nano",
+    "tokenizer": "some/tokenizer",
+    "train_data": "texts.jsonl",
+    "output_dir": "out",
+    "max_steps": 100,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Writes a recipe of the complete keys with some changes; None takes a key out."""
+
+    def written(name: str = "recipe.yaml", /, **changes: Any) -> str:
+        keys = {key: value for key, value in {**COMPLETE, **changes}.items() if value is not None}
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(keys), encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rat": 1e-3}, ["recipe.yaml", "'learning_rat'", "did you mean learning_rate?"]),
+        ({"learning_rate": "fast"}, ["learning_rate", '"fast"', "a number"]),
+        ({"learning_rate": float("inf")}, ["learning_rate", "inf"]),
+        ({"learning_rate": float("nan")}, ["learning_rate", "nan"]),
+        ({"learning_rate": 0}, ["learning_rate", "above 0"]),
+        ({"sequence_length": 1024.5}, ["sequence_length", "1024.5", "a whole number"]),
+        ({"sequence_length": True}, ["sequence_length", "true", "a whole number"]),
+        ({"mlm_probability": True}, ["mlm_probability", "true", "a number"]),
+        ({"strict": 1}, ["strict", "1", "true or false"]),
+        ({"packing": "tight"}, ["packing", '"tight"', "best_fit", "none"]),
+        ({"normalization": "nfkc"}, ["normalization", "NFKC"]),
+        ({"publish_steps": ["last"]}, ["publish_steps", "last", "a whole number"]),
+        ({"train_data": 3}, ["train_data", "3"]),
+        ({"train_data": None}, ["train_data", "missing"]),
+        ({"train_data": []}, ["train_data", "missing"]),
+        ({"output_dir": None}, ["output_dir", "missing"]),
+        ({"tokenizer": None}, ["tokenizer", "missing"]),
+        ({"model": None}, ["model", "missing", "init_from"]),
+        ({"max_steps": None}, ["max_steps", "max_tokens", "max_minutes"]),
+        ({"max_steps": None, "max_minutes": -1}, ["max_minutes", "-1"]),
+        ({"mlm_probability": 0}, ["mlm_probability", "0"]),
+        ({"mlm_probability": 30}, ["mlm_probability", "30"]),
+        ({"mask_share": 0.8, "random_share": 0.3}, ["random_share", "mask_share"]),
+        ({"random_share": -0.1}, ["random_share", "-0.1"]),
+        ({"sequence_length": 2}, ["sequence_length", "2"]),
+        ({"sequence_length": 8193}, ["sequence_length", "8193", "8192", "max_position_embeddings"]),
+        ({"tokens_per_batch": 1023}, ["tokens_per_batch", "1023", "1024"]),
+        ({"tokens_per_batch": 2048, "per_device_train_batch_size": 2}, ["tokens_per_batch", "per_device_train"]),
+        ({"batch_warmup_steps": 100}, ["batch_warmup_steps", "100"]),
+        ({"batch_warmup_steps": -1}, ["batch_warmup_steps", "-1"]),
+        ({"final_mlm_probability": 0.15}, ["final_mlm_probability", "warmup_stable_decay"]),
+        ({"lr_scheduler_type": "wsd"}, ["lr_scheduler_type", "'wsd'", "warmup_stable_decay"]),
+        ({"lr_scheduler_type": "liner"}, ["lr_scheduler_type", "did you mean linear?"]),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, ["lr_scheduler_kwargs", "num_decay_steps"]),
+        ({"lr_scheduler_kwargs": {"num_decay_steps": 10}}, ["lr_scheduler_kwargs", "linear", "num_decay_steps"]),
+        ({"lr_scheduler_kwargs": "fast"}, ["lr_scheduler_kwargs", "fast"]),
+        ({"warmup_steps": 101}, ["warmup_steps", "101", "max_steps=100"]),
+        ({"warmup_steps": 10, "max_steps": None, "max_minutes": 5}, ["warmup_steps", "max_steps"]),
+        ({"optim": "adamw_torhc"}, ["optim", "did you mean adamw_torch"]),
+        ({"init_optimizer": "kept"}, ["init_optimizer", "init_from"]),
+        ({"push_to_hub": True}, ["hub_model_id"]),
+        ({"publish_steps": [10]}, ["publish_steps", "push_to_hub"]),
+        ({"probe_steps": [-5]}, ["probe_steps", "-5"]),
+        ({"eval_strategy": "steps"}, ["validation_data", "eval_strategy"]),
+        ({"eval_strategy": "epoch", "validation_data": "v.jsonl"}, ["eval_strategy", "'epoch'", "steps"]),
+        ({"save_strategy": "epoch"}, ["save_strategy", "'epoch'", "steps"]),
+        ({"bf16": True, "fp16": True}, ["fp16", "bf16"]),
+        ({"num_train_epochs": 3}, ["num_train_epochs", "max_steps", "max_tokens"]),
+        ({"deepspeed": "zero.json"}, ["deepspeed", "FSDP2"]),
+        ({"auto_find_batch_size": True}, ["auto_find_batch_size", "tokens_per_batch"]),
+        ({"model": "huge"}, ["model", "'huge'", "base", "small", "nano"]),
+        ({"model": {"shape": "huge"}}, ["model", "'huge'"]),
+        ({"model": {"hidden_sise": 64}}, ["model.hidden_sise", "did you mean hidden_size?"]),
+        ({"model": {"hidden_size": "wide"}}, ["hidden_size", "wide"]),
+        ({"model": {"shape": "nano", "num_attention_heads": 3}}, ["model.num_attention_heads", "128"]),
+        ({"model": {"global_rope_theta": "far"}}, ["model.global_rope_theta", "'far'"]),
+        ({"init_from": "a/b"}, ["model", "init_from", "model=null"]),
+        ({"init_from": "a/b", "model": {"hidden_sise": 64}}, ["model.hidden_sise", "hidden_size"]),
+        ({"init_from": "a/b", "model": {"hidden_size": "wide"}}, ["model.hidden_size", "wide"]),
+        ({"train_data": [{"path": "a", "weight": -1}]}, ["train_data", "weight", "-1"]),
+        ({"train_data": [{"path": "a", "weight": float("nan")}]}, ["train_data", "weight", "nan"]),
+        ({"train_data": [{"path": "a", "wieght": 1}]}, ["train_data", "'wieght'", "weight"]),
+        ({"train_data": [{"weight": 1}]}, ["train_data", "path"]),
+        ({"train_data": {"path": "a", "split": 1}}, ["train_data", "split"]),
+        ({"train_data": [{"path": "a", "min_characters": "many"}]}, ["train_data", "min_characters", "many"]),
+        ({"train_data": [{"path": "a", "min_characters": 9, "max_characters": 3}]}, ["train_data", "max_characters"]),
+        ({"validation_data": [{"path": "a", "weight": 1}]}, ["validation_data", "weight"]),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line_that_names_key_and_way_out(write: Any, changes: Any, words: list[str]) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_recipe(write(**changes))
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_whole_words_without_a_segmenter_say_what_to_install(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fugashi" else found(name))
+    with pytest.raises(UsageError, match=r"whole_word: .*pip install fugashi unidic-lite"):
+        load_recipe(write(whole_word=True))
+
+
+def test_bf16_where_there_is_none_says_so(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_jp_modernbert.training.arguments.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(UsageError, match=r"bf16: .*bf16=false.*use_cpu=true"):
+        load_recipe(write(bf16=True, use_cpu=None))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("- a\n- b\n", ["mapping"]), ("a: [1\n", ["no YAML"]), ("extends: recipe\n", ["extends", "itself"])],
+)
+def test_files_that_are_no_recipes_are_named(tmp_path: Path, content: str, words: list[str]) -> None:
+    path = tmp_path / "recipe"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError) as raised:
+        load_recipe(str(path))
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in [str(path) if "extends" not in content else "recipe", *words]:
+        assert word in message
+
+
+def test_an_unknown_recipe_is_told_the_shipped_ones() -> None:
+    with pytest.raises(UsageError, match=r"stage3: .*stage1"):
+        load_recipe("stage3")
+
+
+@pytest.mark.parametrize("override", ["learning_rate", "learing_rate=1", "stage=[1", "=1"])
+def test_mistakes_in_overrides_name_the_override(write: Any, override: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_recipe(write(), [override])
+    assert override.partition("=")[0] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_numbers_as_yaml_and_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    keys = {**COMPLETE, "weight_decay": 0}
+    # PyYAML takes 5e-4 for a text, YAML 1.2 for a number.
+    path.write_text(yaml.safe_dump(keys) + "learning_rate: 5e-4\n", encoding="utf-8")
+    arguments = load_recipe(str(path))
+    assert (arguments.learning_rate, arguments.weight_decay) == (0.0005, 0)
+    assert load_recipe(str(path), ["learning_rate=1E-3"]).learning_rate == 0.001
+
+
+def test_overrides_are_yaml_values_and_reach_into_mappings(write: Any) -> None:
+    overrides = ["train_data=a.gz,b.gz", "model.num_hidden_layers=2", "model.local_attention=64", "stage=long"]
+    arguments = load_recipe(write(), overrides)
+    assert arguments.train_data == "a.gz,b.gz"
+    assert arguments.model == {"shape": "nano", "num_hidden_layers": 2, "local_attention": 64}
+    assert arguments.stage == "long"
+    assert load_recipe(write(), ["train_data=[a.gz, {path: b.gz, min_characters: 9}]"]).train_data == [
+        "a.gz",
+        {"path": "b.gz", "min_characters": 9},
+    ]
+
+
+def test_null_takes_a_key_back(write: Any) -> None:
+    path = write(tokens_per_batch=2048)
+    arguments = load_recipe(path, ["tokens_per_batch=null", "per_device_train_batch_size=7"])
+    assert arguments.tokens_per_batch is None
+    assert arguments.rows_per_device_batch == 7
+
+
+def test_a_recipe_extends_others_and_its_keys_win(write: Any, tmp_path: Path) -> None:
+    write("ground.yaml", learning_rate=1e-3, seed=7)
+    (tmp_path / "middle.yaml").write_text("extends: ground.yaml\nseed: 8\nstage: middle\n", encoding="utf-8")
+    top = tmp_path / "top.yaml"
+    top.write_text("extends: middle.yaml\nstage: top\n", encoding="utf-8")
+    arguments = load_recipe(str(top))
+    assert (arguments.learning_rate, arguments.seed, arguments.stage) == (1e-3, 8, "top")
+
+
+def test_rows_of_a_batch(write: Any) -> None:
+    assert load_recipe(write(tokens_per_batch=5000)).rows_per_device_batch == 4
+    assert load_recipe(write(per_device_train_batch_size=6)).rows_per_device_batch == 6
+
+
+def test_defaults_are_the_papers(write: Any) -> None:
+    arguments = load_recipe(write())
+    assert (arguments.mlm_probability, arguments.mask_share, arguments.random_share) == (0.3, 0.8, 0.1)
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.adam_epsilon) == (0.9, 0.98, 1e-6)
+    assert (arguments.max_grad_norm, arguments.logging_steps, arguments.sequence_length) == (1.0, 10, 1024)
+
+
+def test_differences_tell_what_is_trained_otherwise_and_nothing_else(write: Any) -> None:
+    saved = fingerprint(load_recipe(write(learning_rate=5e-4)))
+    elsewhere = [
+        "output_dir=there",
+        "logging_steps=3",
+        "save_steps=7",
+        "dataloader_num_workers=2",
+        "save_total_limit=1",
+    ]
+    assert (
+        differences(saved, load_recipe(write(learning_rate=5e-4), [*elsewhere, "resume_from_checkpoint=true"])) == []
+    )
+    changed = load_recipe(write(learning_rate=1e-4), ["seed=1", "train_data=other.jsonl"])
+    assert sorted(differences(saved, changed)) == [
+        "learning_rate: 0.0005 then, 0.0001 now",
+        "seed: 42 then, 1 now",
+        'train_data: "texts.jsonl" then, "other.jsonl" now',
+    ]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "sequence_length=512",
+        "mlm_probability=0.2",
+        "packing=none",
+        "max_steps=200",
+        "model.num_hidden_layers=2",
+        "data_lanes=2",
+        "weight_decay=0.5",
+        "gradient_accumulation_steps=2",
+        "tokens_per_batch=4096",
+        "normalization=NFKC",
+        "decay_norms_and_biases=true",
+    ],
+)
+def test_what_decides_the_training_is_in_the_fingerprint(write: Any, override: str) -> None:
+    saved = fingerprint(load_recipe(write()))
+    assert [line.partition(":")[0] for line in differences(saved, load_recipe(write(), [override]))] == [
+        override.partition("=")[0].partition(".")[0]
+    ]
