@@ -28,6 +28,9 @@ Data = str | list[str | dict[str, Any]] | dict[str, Any]
 ENTRY_KEYS = ("path", "weight", "name", "split", "revision", "text_column", "min_characters", "max_characters")
 """Keys of a data entry that is a mapping."""
 
+LEFT_TO_USER = "???"
+"""What stands in a recipe for a text that everyone who runs it has to give."""
+
 _Fault = tuple[str, str]
 """A key, and what is wrong with it."""
 
@@ -150,6 +153,9 @@ def check(given: dict[str, Any]) -> None:
     for key, instead in _NOT_HERE.items():
         if given.get(key):
             raise UsageError(f"{key}: not in a recipe; {instead}.")
+    for key, text in given.items():
+        if text == LEFT_TO_USER:
+            raise UsageError(f"{key}: missing: this recipe has none of its own. Give {key}=….")
     value = {name: given.get(name, default) for name, default in _defaults().items()}
     for key, reason in _faults(value, given):
         raise UsageError(f"{key}: {reason}")
