@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+    from .quickstart_training import Stage
     from .tokenization import LlmJpTokenizer
     from .training.packing import PackedRows
-    from .training.stage import Stage
     from .training.tokenize_corpus import TokenizedCorpus
 
 REPORT = "report.json"
@@ -132,8 +132,7 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
     results = []
     for number, stage in enumerate(stages):
         screen.heading(console, 4 + number, f"Pre-training at {stage.name}")
-        # Epochs are numbered apart, so that the long stage draws masks of its own.
-        results.append(screen.train(console, model, rows[stage.sequence_length], masking, stage, options.seed, number))
+        results.append(screen.train(console, model, tokenizer, train, stage, number, options.seed))
         measured[f"after {stage.name}"] = {length: validation.measure(model, length) for length in rows}
         screen.trained(console, results[-1])
     screen.accuracy(console, measured, baseline, str(tokenizer.decode([most_frequent])), len(validation.targets))
@@ -269,13 +268,13 @@ def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModern
 
 def _stages(options: QuickstartOptions, vocabulary: int, rows: dict[int, PackedRows]) -> list[Stage]:
     """The short context and the long one."""
-    from .training.stage import Stage
+    from .quickstart_training import Stage
 
     # The larger the vocabulary, the costlier a token: smaller batches leave more steps for the time.
     tokens = 2048 if vocabulary < _LARGE_VOCABULARY else 1024
     stages = [
-        Stage("short context", SHORT, tokens, 1, learning_rate=2e-3, final_learning_rate=0.1),
-        Stage("long context", LONG, tokens, 1, learning_rate=5e-4),
+        Stage("short context", SHORT, tokens // SHORT, 1, learning_rate=2e-3, final_learning_rate=0.1),
+        Stage("long context", LONG, tokens // LONG, 1, learning_rate=5e-4),
     ]
     shares = (1 - _LONG_SHARE, _LONG_SHARE)
     if options.steps is not None:

@@ -17,17 +17,16 @@ from .quickstart_data import Question, Texts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .training.masking import Masking
+    from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+    from .quickstart_training import Stage, StageResult
+    from .tokenization import LlmJpTokenizer
     from .training.packing import PackedRows
-    from .training.stage import Stage, StageResult
     from .training.tokenize_corpus import TokenizedCorpus
     from .training.validation import MaskedAccuracy
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _JAPANESE = re.compile("[ぁ-ゖァ-ヺ一-龯]")
 _STEPS = 6
-# Epochs of one stage; the numbers of the next one's begin behind them.
-_EPOCHS_PER_STAGE = 1_000_000
 
 
 def heading(console: Console, number: int, title: str) -> None:
@@ -100,33 +99,28 @@ def model(console: Console, made: PreTrainedModel, rows: Mapping[int, PackedRows
 
 def train(
     console: Console,
-    made: PreTrainedModel,
-    rows: PackedRows,
-    masking: Masking,
+    made: LlmJpModernBertForMaskedLM,
+    tokenizer: LlmJpTokenizer,
+    corpus: TokenizedCorpus,
     stage: Stage,
-    seed: int,
     number: int,
+    seed: int,
 ) -> StageResult:
     """Trains, with a bar."""
+    from .quickstart_training import train_stage
     from .training.callbacks import ProgressCallback
-    from .training.stage import run_stage
 
     limit = "" if stage.seconds is None else f", or {stage.seconds:.0f} seconds if that is sooner"
     _say(console, f"{stage.steps:,} steps of {stage.rows_per_step} × {stage.sequence_length} tokens{limit}")
-    bar = ProgressCallback(console, "training", stage.rows_per_step * stage.sequence_length)
-    try:
-        return run_stage(
-            made,
-            rows,
-            masking,
-            stage,
-            seed,
-            first_epoch=number * _EPOCHS_PER_STAGE,
-            progress=bar,
-            log_every=max(1, min(5, stage.steps // 20)),
-        )
-    finally:
-        bar.close()
+    return train_stage(
+        made,
+        tokenizer,
+        corpus,
+        stage,
+        number,
+        seed,
+        lambda trainer: ProgressCallback(console, "training", trainer.schedule.progress, trainer.totals_now),
+    )
 
 
 def trained(console: Console, result: StageResult) -> None:
