@@ -15,7 +15,7 @@ SEQUENCE = 64
 def write_corpus(folder: Path, files: int = 3, documents: int = 40) -> Path:
     """Japanese-looking text of uneven lengths, a few documents longer than a row."""
     folder.mkdir(parents=True)
-    words = ["今日は", "天気が", "とても", "良いので", "公園を", "散歩した。", "明日の", "朝は", "雨らしい。", "猫が", "眠る。"]
+    words = ["今日は", "天気が", "とても", "良いので", "公園を", "散歩した。", "明日の", "雨だ。", "猫が", "眠る。"]
     for file in range(files):
         lines = []
         for index in range(documents):
@@ -131,9 +131,7 @@ def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None
     return [process.exitcode or 0 for process in processes]
 
 
-def _rank(
-    rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: int | None
-) -> None:
+def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: int | None) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     # What this process knows of a world of one is inherited.

@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import torch
 from safetensors.torch import load_file
-
-import runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("data")
-    corpus = runs.write_corpus(folder / "corpus")
-    return corpus, runs.write_tokenizer(folder / "tokenizer", corpus)
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -69,9 +61,7 @@ def test_killed_and_resumed_equals_not_stopping(
     assert epochs >= {0, 1, 2}
 
 
-def test_every_document_is_read_once_in_an_epoch_and_in_another_order(
-    data: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_every_document_is_read_once_in_an_epoch_and_in_another_order(data: tuple[Path, Path], tmp_path: Path) -> None:
     runs.run(runs.recipe(*data, tmp_path / "run"), tmp_path / "samples")
     by_epoch: dict[int, list[tuple[int, ...]]] = {}
     for step in runs.samples_by_step(tmp_path / "samples").values():

@@ -1,0 +1,289 @@
+"""A step is the step of transformers' own model and trainer; ends, faults and signals are survived."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import (
+    DataCollatorForLanguageModeling,
+    ModernBertForMaskedLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_scheduler,
+)
+
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.training import assembly
+from llm_jp_modernbert.training.checkpoints import CheckpointError
+from llm_jp_modernbert.training.pretrain import pretrain
+from llm_jp_modernbert.training.schedule import Schedule
+from llm_jp_modernbert.training.sources import find_files, read_documents
+from llm_jp_modernbert.training.trainer import NonFiniteLoss, PretrainingTrainer
+
+Data = tuple[Path, Path]
+
+
+def train(keys: dict[str, Any], *callbacks: TrainerCallback) -> tuple[PretrainingTrainer, str]:
+    console = Console(record=True, width=300, file=io.StringIO())
+    return pretrain(runs.load(keys), console, callbacks=callbacks), console.export_text()
+
+
+def test_training_learns(data: Data, tmp_path: Path) -> None:
+    changes = {"max_steps": 100, "learning_rate": 5e-3, "per_device_train_batch_size": 8}
+    changes |= {"validation_data": str(data[0]), "eval_strategy": "steps", "eval_steps": 50, "eval_on_start": True}
+    keys = runs.recipe(*data, tmp_path / "run", **changes)
+    # A model so small leaves its plateau late from the usual initialisation.
+    keys["model"]["initializer_range"] = 0.1
+    trainer, said = train(keys)
+    history = trainer.state.log_history
+    measured = [entry for entry in history if "eval_loss" in entry]
+    assert [entry["step"] for entry in measured] == [0, 50, 100]
+    assert measured[-1]["eval_masked_accuracy"] > measured[0]["eval_baseline_accuracy"] + 0.1
+    assert measured[-1]["eval_loss"] < measured[0]["eval_loss"] - 2
+    assert trainer.totals.packing_efficiency > 0.9
+    assert f"The model is in {tmp_path / 'run'}" in said
+    logged = [entry for entry in history if "loss" in entry][-1]
+    assert {"tokens", "padded_tokens", "documents", "epoch", "tokens_per_second", "total_flos", "grad_norm"} <= {
+        *logged
+    }
+    assert type(ModernBertForMaskedLM.from_pretrained(tmp_path / "run")) is ModernBertForMaskedLM
+
+
+def test_one_step_is_that_of_transformers_with_padding(data: Data, tmp_path: Path) -> None:
+    """Packing off, no shuffling and the same masks: loss and parameters after AdamW are equal."""
+    settings = {"learning_rate": 1e-2, "weight_decay": 0.1, "max_steps": 1, "seed": 3}
+    keys = runs.recipe(*data, tmp_path / "ours", packing="none", shuffle=False, per_device_train_batch_size=6)
+    keys |= {**settings, "warmup_steps": 0, "lr_scheduler_type": "constant", "long_documents": "truncate"}
+    arguments = runs.load({**keys, "save_strategy": "no", "logging_steps": 1})
+    tokenizer = assembly.make_tokenizer(arguments)
+    texts = [document.text for file in find_files([str(data[0])]) for document in read_documents(file)][:6]
+    encoded = [tokenizer(text, truncation=True, max_length=runs.SEQUENCE) for text in texts]
+    torch.manual_seed(0)
+    drawn = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3)(encoded)
+    tokens = drawn["attention_mask"].bool()
+
+    torch.manual_seed(1)
+    model = assembly.make_model(arguments, tokenizer)
+    model.save_pretrained(tmp_path / "start")
+    stream = assembly.make_stream(arguments, tokenizer)
+    masked = drawn["input_ids"][tokens].numpy(), drawn["labels"][tokens].numpy()
+
+    def their_masks(ids: Any, *_: Any, **__: Any) -> Any:
+        predicted = masked[1] != -100
+        assert (ids[predicted] == masked[1][predicted]).all()
+        return masked
+
+    stream.masking = their_masks  # type: ignore[assignment]
+    ours = PretrainingTrainer(model, arguments, stream)
+    ours.train()
+
+    peer = ModernBertForMaskedLM.from_pretrained(tmp_path / "start")
+    theirs = Trainer(
+        peer,
+        TrainingArguments(
+            str(tmp_path / "theirs"),
+            per_device_train_batch_size=1,
+            adam_beta2=0.98,
+            adam_epsilon=1e-6,
+            lr_scheduler_type="constant",
+            report_to="none",
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            **settings,
+        ),
+        train_dataset=[dict(drawn)],
+        data_collator=lambda batch: batch[0],
+    )
+    theirs.train()
+    losses = [trainer.state.log_history[0]["loss"] for trainer in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    expected = dict(peer.named_parameters())
+    start = load_file(tmp_path / "start" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, expected[name], rtol=0, atol=1e-5), name
+        assert name == "decoder.weight" or not torch.equal(parameter, start[name]), name
+
+
+def test_batches_of_a_step_are_weighted_by_their_masked_tokens(data: Data, tmp_path: Path) -> None:
+    """Rows of very different lengths, apart or together, give the same step."""
+    changes = {"packing": "none", "max_steps": 3, "logging_steps": 1, "warmup_steps": 1}
+    for name, rows, accumulation in (("together", 8, 1), ("apart", 1, 8)):
+        sizes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
+        train(runs.recipe(*data, tmp_path / name, **changes, **sizes))
+    assert_close(tmp_path / "together", tmp_path / "apart")
+
+
+def test_two_ranks_are_one_with_the_same_global_batch(data: Data, tmp_path: Path) -> None:
+    changes = {"max_steps": 10, "logging_steps": 1, "validation_data": str(data[0]), "eval_strategy": "steps"}
+    changes |= {"eval_steps": 5, "data_lanes": 2}
+    train(runs.recipe(*data, tmp_path / "one", **changes))
+    two = runs.recipe(*data, tmp_path / "two", **{**changes, "per_device_train_batch_size": 2})
+    assert runs.run_apart(two, ranks=2) == [0, 0]
+    assert_close(tmp_path / "one", tmp_path / "two")
+    histories = [
+        json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("one", "two")
+    ]
+    for one, two_ranks in zip(*histories, strict=True):
+        for key in ("eval_loss", "eval_masked_accuracy", "tokens", "documents"):
+            if key in one:
+                assert one[key] == pytest.approx(two_ranks[key], rel=1e-4), key
+
+
+def assert_close(one: Path, other: Path) -> None:
+    histories = [json.loads((run / "trainer_state.json").read_text())["log_history"] for run in (one, other)]
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    weights = [load_file(run / "model.safetensors") for run in (one, other)]
+    for name, weight in weights[0].items():
+        assert torch.allclose(weight, weights[1][name], rtol=0, atol=2e-5), name
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_decays(data: Data, tmp_path: Path, everything: bool) -> None:
+    arguments = runs.load(runs.recipe(*data, tmp_path / "run", decay_norms_and_biases=everything))
+    tokenizer = assembly.make_tokenizer(arguments)
+    model = assembly.make_model(arguments, tokenizer)
+    trainer = PretrainingTrainer(model, arguments, assembly.make_stream(arguments, tokenizer))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = trainer.create_optimizer().param_groups
+    free = {names[id(p)] for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    expected = {name for name in names.values() if "norm" in name or name.endswith("bias")}
+    assert free == (set() if everything else expected)
+    assert sum(len(group["params"]) for group in groups) == len(names)
+
+
+def test_tokens_end_a_run_and_its_schedule(data: Data, tmp_path: Path) -> None:
+    changes = {"max_steps": -1, "max_tokens": 3000, "warmup_steps": 0.1, "logging_steps": 1}
+    trainer, _ = train(runs.recipe(*data, tmp_path / "run", **changes))
+    tokens = [entry["tokens"] for entry in trainer.state.log_history if "loss" in entry]
+    assert tokens[-2] < 3000 <= tokens[-1]
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert max(rates) > 0.8e-3
+    assert rates[-1] < 0.15e-3
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "warmup_stable_decay"])
+def test_a_schedule_by_tokens_is_that_by_steps(name: str) -> None:
+    """Where every step has as many tokens, both are transformers' own."""
+    specific = {"num_decay_steps": 30, "decay_type": "1-sqrt"} if name == "warmup_stable_decay" else None
+    read = 0
+
+    def made(steps: int, warmup: int, specific: dict[str, Any] | None) -> Any:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, get_scheduler(name, optimizer, warmup, steps, specific)
+
+    by_tokens = Schedule(None, max_tokens=10_000, tokens=lambda: read)
+    scaled = specific and {**specific, "num_decay_steps": by_tokens.steps(0.3)}
+    (steps, one), (tokens, other) = made(100, 10, specific), made(by_tokens.length, by_tokens.steps(0.1), scaled)
+    by_tokens.follow(other)
+    for step in range(1, 101):
+        read = step * 100
+        for optimizer, scheduler in ((steps, one), (tokens, other)):
+            optimizer.step()
+            scheduler.step()
+        assert one.get_last_lr() == pytest.approx(other.get_last_lr())
+    assert by_tokens.progress(5) == 1.0
+
+
+class At(TrainerCallback):
+    """Does something at the end of a step."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.step, self.action = step, action
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            self.action(kwargs)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_ends_with_a_hint(data: Data, tmp_path: Path, name: str) -> None:
+    handler = signal.getsignal(getattr(signal, name))
+    keys = runs.recipe(*data, tmp_path / "run")
+    trainer, said = train(keys, At(7, lambda _: os.kill(os.getpid(), getattr(signal, name))))
+    saved = trainer.state.global_step
+    assert saved in (7, 8)
+    assert f"{name}: saved after step {saved}. Go on with resume_from_checkpoint=true." in said
+    assert (tmp_path / "run" / f"checkpoint-{saved}" / "seal.json").is_file()
+    assert signal.getsignal(getattr(signal, name)) is handler
+    trainer, said = train({**keys, "resume_from_checkpoint": True})
+    assert trainer.state.global_step == 40
+    assert f"going on from {tmp_path / 'run' / f'checkpoint-{saved}'}" in said
+
+
+def spoil(kwargs: dict[str, Any]) -> None:
+    with torch.no_grad():
+        kwargs["model"].head.dense.weight[0, 0] = float("nan")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_documents(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLoss, match=r"step 4: .*not finite.*step-4-rank-0\.json names the batch's documents"):
+        train(runs.recipe(*data, tmp_path / "run"), At(3, spoil))
+    report = json.loads((tmp_path / "run" / "non_finite" / "step-4-rank-0.json").read_text())
+    assert report["losses"] == ["nan"]
+    files = {sample["file"] for sample in report["samples"]}
+    assert files <= {str(data[0] / f"{number}.jsonl") for number in range(3)}
+    assert all(sample["row"] >= 1 for sample in report["samples"])
+
+
+def test_such_steps_may_be_skipped(data: Data, tmp_path: Path) -> None:
+    kept: dict[str, Any] = {}
+
+    def spoil_for_a_step(kwargs: dict[str, Any]) -> None:
+        kept["weight"] = kwargs["model"].head.dense.weight.detach().clone()
+        spoil(kwargs)
+
+    def mend(kwargs: dict[str, Any]) -> None:
+        weight = kwargs["model"].head.dense.weight
+        # The optimizer left everything as it was.
+        assert torch.equal(
+            weight.isnan(),
+            torch.zeros_like(weight, dtype=torch.bool).index_put(
+                (torch.tensor([0]), torch.tensor([0])), torch.tensor(True)
+            ),
+        )
+        with torch.no_grad():
+            weight.copy_(kept["weight"])
+
+    keys = runs.recipe(*data, tmp_path / "run", max_skipped_steps=1, max_steps=8, logging_steps=1)
+    trainer, said = train(keys, At(3, spoil_for_a_step), At(4, mend))
+    assert trainer.totals.skipped_steps == 1
+    assert "step 4 is skipped" in said
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[3] == 0.0
+    assert all(loss > 1 for index, loss in enumerate(losses) if index != 3)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = LlmJpModernBertForMaskedLM.save_pretrained
+
+    def full(self: Any, directory: str, *args: Any, **kwargs: Any) -> Any:
+        saved(self, directory, *args, **kwargs)
+        if "checkpoint-10" in str(directory):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LlmJpModernBertForMaskedLM, "save_pretrained", full)
+    keys = runs.recipe(*data, tmp_path / "run")
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-10 could not be written \(.*No space left.*checkpoint-5 is intact"
+    ):
+        train(keys)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["checkpoint-5", "recipe.yaml", "run.json"]
+    monkeypatch.undo()
+    trainer, _ = train({**keys, "resume_from_checkpoint": True})
+    assert trainer.state.global_step == 40
