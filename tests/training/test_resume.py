@@ -20,12 +20,14 @@ def losses(out: Path) -> list[dict[str, float]]:
     return [{key: entry[key] for key in kept} for entry in history if "loss" in entry]
 
 
-def assert_equal_runs(one: Path, other: Path) -> None:
+def assert_equal_runs(one: Path, other: Path, steps: int = 40) -> None:
     assert losses(one) == losses(other)
     weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
-    states = [torch.load(run / "checkpoint-40" / "optimizer.pt", weights_only=True)["state"] for run in (one, other)]
+    states = [
+        torch.load(run / f"checkpoint-{steps}" / "optimizer.pt", weights_only=True)["state"] for run in (one, other)
+    ]
     assert states[0].keys() == states[1].keys()
     for key, state in states[0].items():
         assert all(torch.equal(state[name], states[1][key][name]) for name in state)
