@@ -37,6 +37,14 @@ class DType(str, Enum):
     float16 = "float16"
 
 
+class Normalization(str, Enum):
+    """Unicode forms of text."""
+
+    none = "none"
+    NFC = "NFC"
+    NFKC = "NFKC"
+
+
 @app.callback()
 def common(
     debug: Annotated[
@@ -145,6 +153,59 @@ def pretrain(
     from .training.pretrain import pretrain as run
 
     run(arguments)
+
+
+@app.command("tokenize-corpus")
+def tokenize_corpus(
+    files: Annotated[list[str], typer.Argument(help="Files, folders and patterns in quotes, as for train_data.")],
+    tokenizer: Annotated[str, typer.Option(help="Directory, repository or SentencePiece .model file.")],
+    out: Annotated[Path, typer.Option(help="Directory to write, which pretrain then takes as train_data.")],
+    text_column: Annotated[str, typer.Option(help="JSON key or column that holds the text.")] = "text",
+    workers: Annotated[int, typer.Option(help="Processes; each takes a file at a time.", min=1)] = 1,
+    shard_tokens: Annotated[int, typer.Option(help="Tokens of a shard, about.", min=1)] = 50_000_000,
+    normalization: Annotated[Normalization, typer.Option(help="Unicode form to bring texts to.")] = Normalization.none,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a row that is no document.")] = False,
+) -> None:
+    """Tokenises a corpus ahead of time, into Arrow files; run again, it goes on where it was stopped.
+
+    Examples:
+
+    * `llm-jp-modernbert tokenize-corpus "corpus/*.jsonl.gz" --tokenizer my-tokenizer --out corpus-tokenized`
+    """
+    _quiet()
+    from .training.tokenize_corpus import TokenizeOptions
+    from .training.tokenize_corpus import tokenize_corpus as run
+
+    options = TokenizeOptions(
+        tuple(files), tokenizer, out, text_column, workers, shard_tokens, normalization.value, strict
+    )
+    totals = run(options, Console())["totals"]
+    left_out = f"; left out: {totals['broken_rows']:,} broken and {totals['blank_rows']:,} blank rows"
+    print(
+        f"{totals['documents']:,} documents, {totals['characters']:,} characters, {totals['tokens']:,} tokens in {out}"
+        + (left_out if totals["broken_rows"] or totals["blank_rows"] else "")
+    )
+
+
+@app.command()
+def average(
+    checkpoints: Annotated[list[str], typer.Argument(help="Checkpoints, or one run's directory with --last.")],
+    out: Annotated[Path, typer.Option(help="Directory to write the mean to.")],
+    last: Annotated[int | None, typer.Option(help="Take the last so many checkpoints of a run.", min=2)] = None,
+) -> None:
+    """The mean of the weights of several checkpoints, as a checkpoint.
+
+    Examples:
+
+    * `llm-jp-modernbert average runs/stage1 --last 5 --out runs/stage1-mean`
+    """
+    from .modeling.averaging import average_checkpoints, latest_checkpoints
+
+    if last is not None and len(checkpoints) > 1:
+        raise UsageError("--last takes one run's directory; without it, name the checkpoints.")
+    sources = checkpoints if last is None else latest_checkpoints(checkpoints[0], last)
+    written = average_checkpoints(sources, out)
+    print(f"the mean of {len(sources)} checkpoints is in {written}")
 
 
 @app.command("fill-mask")

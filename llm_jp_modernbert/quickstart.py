@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
     from .quickstart_training import Stage
     from .tokenization import LlmJpTokenizer
+    from .training.corpus import TokenizedCorpus
     from .training.packing import PackedRows
-    from .training.tokenize_corpus import TokenizedCorpus
 
 REPORT = "report.json"
 """The file beside the model that says how it was made."""
@@ -231,7 +231,7 @@ def _tokenizer(source: str | None, texts: Sequence[str]) -> LlmJpTokenizer:
 
 def _beginning(documents: TokenizedCorpus, tokens: int) -> TokenizedCorpus:
     """As many documents as hold about so many tokens, at least one."""
-    from .training.tokenize_corpus import TokenizedCorpus
+    from .training.corpus import TokenizedCorpus
 
     count = max(1, int((documents.offsets[1:] <= tokens).sum()))
     return TokenizedCorpus(documents.ids[: documents.offsets[count]], documents.offsets[: count + 1])

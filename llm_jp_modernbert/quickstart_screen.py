@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
     from .quickstart_training import Stage, StageResult
     from .tokenization import LlmJpTokenizer
+    from .training.corpus import TokenizedCorpus
     from .training.packing import PackedRows
-    from .training.tokenize_corpus import TokenizedCorpus
     from .training.validation import MaskedAccuracy
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -48,15 +48,13 @@ def texts(console: Console, found: Texts) -> None:
 def tokenized(
     console: Console, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, name: str
 ) -> TokenizedCorpus:
-    """Tokenises, with a bar."""
-    from .training.callbacks import progress_bar
-    from .training.tokenize_corpus import tokenize
+    """Tokenises."""
+    from .training.corpus import from_documents
+    from .training.encoding import Encoder
 
-    if not console.is_terminal:
-        return tokenize(documents, tokenizer)
-    with progress_bar(console, "characters", transient=True) as bar:
-        task = bar.add_task(f"tokenising the {name}", total=sum(map(len, documents)))
-        return tokenize(documents, tokenizer, progress=lambda characters: bar.advance(task, characters))
+    encoder = Encoder(tokenizer)
+    with console.status(f"tokenising the {name}"):
+        return from_documents(encoder.encode(documents))
 
 
 def tokenizer(

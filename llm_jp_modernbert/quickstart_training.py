@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
     from .tokenization import LlmJpTokenizer
-    from .training.tokenize_corpus import TokenizedCorpus
+    from .training.corpus import TokenizedCorpus
     from .training.trainer import PretrainingTrainer
 
 # Keeps the draws of a quickstart's stages apart, whatever its seed.

@@ -15,7 +15,7 @@ from .blocks import BlockMaker, BlockSettings
 from .data import check_tokenized_with, read_held_out, sources_of
 from .masking import Masking
 from .schedule import Schedule
-from .shapes import model_config
+from .shapes import change_config, model_config
 from .stream import BatchStream
 from .validation import MaskedValidation
 
@@ -62,10 +62,7 @@ def make_model(
             config = LlmJpModernBertConfig.from_pretrained(checkpoint)
         elif name:
             config = LlmJpModernBertConfig.from_pretrained(name, revision=revision)
-            for key, value in overrides.items():
-                if not hasattr(config, key):
-                    raise UsageError(f"model.{key}: the configuration has no such key.")
-                setattr(config, key, value)
+            change_config(config, overrides)
         else:
             ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("pad", "cls", "sep")}
             config = model_config(arguments.model, len(tokenizer), **ids)

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import IterableDataset
 
+from .corpus import from_documents
 from .order import DocumentOrder, Place, Source
 from .packing import PackedRows, pack
 from .sources import Document, Problem, SourceError
-from .tokenize_corpus import from_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

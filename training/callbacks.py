@@ -84,6 +84,7 @@ class ProgressCallback(TrainerCallback):
             self.console.print(
                 f"  {self.name}: {done:4.0%}, step {step:,}, {rate} tokens/s, {left:,.0f} s left, {figures}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def on_log(

@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from .arguments import Data
 from .blocks import BlockSettings
+from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
 from .order import DocumentOrder, FileShard, Shard, Source
 from .sources import IDS_COLUMN, MANIFEST, Document, Problem, SourceError, find_files
-from .tokenize_corpus import TokenizedCorpus, from_documents
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Keys of an entry that only a dataset of `datasets` has: with them a local folder is read by it, too.

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .corpus import TokenizedCorpus
 from .sources import Document, Problem, SourceError, read_documents
-from .tokenize_corpus import TokenizedCorpus
 
 # Keeps this draw apart from others of the same seed.
 _SHARDS = 3

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .tokenize_corpus import TokenizedCorpus
+from .corpus import TokenizedCorpus
 
 # CLS before a piece and SEP after it.
 SPECIAL_TOKENS_PER_PIECE = 2

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -38,7 +38,24 @@ _FREE = {
     *("local_rank", "ddp_backend", "ddp_timeout", "use_cpu", "max_skipped_steps", "strict", "do_train", "do_eval"),
     *("do_predict", "per_device_eval_batch_size", "torch_empty_cache_steps"),
 }
-_SECRET = {"hub_token"}
+# Not written down: a secret, and what a recipe refuses, since a stream has no length.
+_UNWRITTEN = {"hub_token", "num_train_epochs"}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads truth values and numbers as YAML 1.2 has them: `no` is a word and `5e-4` a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?i:true|false)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(?i:inf)|\.(?i:nan))$"),
+    list("-+.0123456789"),
+)
 
 
 def shipped() -> list[str]:
@@ -119,7 +136,7 @@ def _read(recipe: str, above: list[str]) -> dict[str, Any]:
     if str(path) in above:
         raise UsageError(f"{recipe}: {EXTENDS} leads back to itself.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -139,7 +156,7 @@ def _override(given: dict[str, Any], override: str) -> None:
     if not equals:
         raise UsageError(f"{override}: give key=value.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: {text!r} is no YAML value.") from error
     key, *inner = name.split(".")
@@ -169,10 +186,6 @@ def _known(key: Any, where: str) -> None:
 
 def _typed(key: str, value: Any) -> Any:
     expected = _types()[key]
-    # YAML reads 5e-4, which has no point, as a string.
-    if isinstance(value, str) and float in _members(expected) and str not in _members(expected):
-        with contextlib.suppress(ValueError):
-            value = float(value)
     if not _fits(value, expected):
         raise UsageError(f"{key}: {_short(value)} is not {_described(expected)}.")
     return value
@@ -217,7 +230,7 @@ def _described(expected: Any) -> str:
         if origin is typing.Literal:
             described.append("one of " + ", ".join(map(str, inner)))
         elif origin is list:
-            described.append(f"a list with each {_described(inner[0])}")
+            described.append(f"a list (each {_described(inner[0])})")
         elif origin is dict or member is dict:
             described.append("a mapping")
         elif isinstance(member, type) and issubclass(member, Enum):
@@ -231,14 +244,20 @@ def _values(arguments: PretrainingArguments) -> dict[str, Any]:
     plain = {
         member.name: getattr(arguments, member.name)
         for member in fields(PretrainingArguments)
-        if member.init and member.name not in _SECRET
+        if member.init and member.name not in _UNWRITTEN
     }
+    # Rows follow from the tokens; a recipe that names both is refused.
+    if arguments.tokens_per_batch is not None:
+        del plain["per_device_train_batch_size"]
     values: dict[str, Any] = json.loads(json.dumps(plain, ensure_ascii=False, default=_plain))
     return values
 
 
 def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else str(value)
+    if isinstance(value, Enum):
+        return value.value
+    # AcceleratorConfig, which transformers makes of what it is given.
+    return value.to_dict() if hasattr(value, "to_dict") else str(value)
 
 
 def _default(member: Any) -> Any:

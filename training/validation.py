@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from .corpus import TokenizedCorpus
 from .masking import IGNORED, Masking, sample_keys
 from .packing import pack
-from .tokenize_corpus import TokenizedCorpus
 
 # Rows are evaluated together up to about this many tokens.
 _TOKENS_PER_BATCH = 4096

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.training.recipe import differences, fingerprint, load_recipe
+from llm_jp_modernbert.training.recipe import differences, fingerprint, load_recipe, render
 
 COMPLETE: dict[str, Any] = {
     "model": "nano",
@@ -166,6 +166,15 @@ def test_numbers_as_yaml_and_people_write_them(tmp_path: Path) -> None:
     arguments = load_recipe(str(path))
     assert (arguments.learning_rate, arguments.weight_decay) == (0.0005, 0)
     assert load_recipe(str(path), ["learning_rate=1E-3"]).learning_rate == 0.001
+    kwargs = load_recipe(str(path), ["lr_scheduler_type=cosine_with_min_lr", "lr_scheduler_kwargs.min_lr=1e-5"])
+    assert kwargs.lr_scheduler_kwargs == {"min_lr": 1e-5}
+
+
+def test_no_is_a_word_and_false_is_not(write: Any) -> None:
+    assert load_recipe(write(), ["eval_strategy=no"]).eval_strategy.value == "no"
+    assert load_recipe(write(), ["save_strategy=no", "strict=True"]).strict is True
+    with pytest.raises(UsageError, match=r"strict: .*true or false"):
+        load_recipe(write(), ["strict=no"])
 
 
 def test_overrides_are_yaml_values_and_reach_into_mappings(write: Any) -> None:
@@ -199,6 +208,31 @@ def test_a_recipe_extends_others_and_its_keys_win(write: Any, tmp_path: Path) ->
 def test_rows_of_a_batch(write: Any) -> None:
     assert load_recipe(write(tokens_per_batch=5000)).rows_per_device_batch == 4
     assert load_recipe(write(per_device_train_batch_size=6)).rows_per_device_batch == 6
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["tokens_per_batch=4096", "model.hidden_size=64", "lr_scheduler_type=cosine"],
+        ["per_device_train_batch_size=3", "train_data=[a.gz, {path: b.gz, min_characters: 5}]"],
+        ["max_steps=null", "max_minutes=0.5", "warmup_steps=0.1", "max_tokens=5000", "adam_beta1=0.8"],
+        ["validation_data=日本語.jsonl", "eval_strategy=steps", "eval_steps=5", "report_to=tensorboard"],
+        ["init_from=a/b@main", "model=null", "init_optimizer=kept", "resume_from_checkpoint=true"],
+        ["push_to_hub=true", "hub_model_id=a/b", "publish_steps=[5, 10]", "accelerator_config.split_batches=false"],
+    ],
+    ids=str,
+)
+def test_what_is_rendered_is_read_back_the_same(write: Any, tmp_path: Path, overrides: list[str]) -> None:
+    arguments = load_recipe(write(), [*overrides, "hub_token=hf_secret"])
+    text = render(arguments)
+    assert "hf_secret" not in text
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(text, encoding="utf-8")
+    again = load_recipe(str(resolved))
+    arguments.hub_token = None
+    assert again == arguments
+    assert render(again) == text
 
 
 def test_defaults_are_the_papers(write: Any) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.training.corpus import TokenizedCorpus, from_documents
 from llm_jp_modernbert.training.masking import IGNORED, Masking
-from llm_jp_modernbert.training.tokenize_corpus import TokenizedCorpus, from_documents
 from llm_jp_modernbert.training.validation import MaskedValidation, unigram_baseline
 
 VOCABULARY, CLS, SEP = 64, 5, 6
