@@ -49,6 +49,7 @@ def pretrain(
     from . import assembly
     from .callbacks import ProbeCallback, ProgressCallback
     from .checkpoints import StopSignals
+    from .publishing import PublishCallback
     from .trainer import PretrainingTrainer
 
     console = console or Console(stderr=True)
@@ -70,6 +71,9 @@ def pretrain(
     set_seed(arguments.seed)
     model = assembly.make_model(arguments, tokenizer, checkpoint)
 
+    publisher = PublishCallback.from_arguments(arguments, run / "unpublished", say) if main else None
+    # Trainer's own pushes leave one out while another is under way.
+    arguments.push_to_hub = False
     stop = StopSignals()
     trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, [*callbacks], stop, say)
     stream.report = trainer.report_block
@@ -77,18 +81,25 @@ def pretrain(
         trainer.add_callback(ProgressCallback(console, arguments.stage, trainer.schedule.progress, trainer.totals_now))
     if probes:
         trainer.add_callback(ProbeCallback(probes, arguments.probe_steps, trainer))
+    if publisher is not None:
+        trainer.add_callback(publisher)
     if checkpoint is not None:
         say(f"going on from {checkpoint}")
         trainer.resume(checkpoint)
 
     with stop.listening():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if checkpoint is not None and trainer.is_complete(checkpoint):
+            say("all of its steps are done")
+        else:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         step = trainer.state.global_step
         if stop.received is not None and trainer.schedule.progress(step) < 1.0:
             say(f"{stop.received}: saved after step {step}. Go on with resume_from_checkpoint=true.")
         else:
             _save_final(trainer, run)
             say(_summary(trainer, run))
+        if publisher is not None:
+            publisher.finish()
     return trainer
 
 

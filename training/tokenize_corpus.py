@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from .sources import MANIFEST, Document, Problem, SourceError, find_files, read_
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from .encoding import Encoder
 
 DATA, TOKENIZER = "data", "tokenizer"
 """Folders of a tokenised corpus."""
@@ -207,14 +210,10 @@ def _in_worker(job: _Job, queue: Any) -> None:
 
 def _tokenize_file(job: _Job) -> Iterator[dict[str, int]]:
     """Tokenises what is left of a file, and tells what it has read after every batch."""
-    from transformers import AutoTokenizer
-
-    from .encoding import Encoder
-
     journal = _journal(job)
     if journal and journal[-1]["last"]:
         return
-    encoder = Encoder(AutoTokenizer.from_pretrained(Path(job.out) / TOKENIZER), job.threads)
+    encoder = _encoder(job.out, job.threads)
     problems: list[Problem] = []
 
     def note(problem: Problem) -> None:
@@ -243,6 +242,16 @@ def _tokenize_file(job: _Job) -> Iterator[dict[str, int]]:
         shard.finish(problems, last=True)
     finally:
         shard.discard()
+
+
+@cache
+def _encoder(out: str, threads: int) -> Encoder:
+    """One for all files that a process takes: making it costs seconds."""
+    from transformers import AutoTokenizer
+
+    from .encoding import Encoder
+
+    return Encoder(AutoTokenizer.from_pretrained(Path(out) / TOKENIZER), threads)
 
 
 class _Shard:

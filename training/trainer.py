@@ -317,6 +317,15 @@ class PretrainingTrainer(Trainer):
             mean = sum(state["logging"]["loss"] for state in states) / len(states)
             self._resumed = {**states[0]["logging"], "loss": mean}
 
+    def is_complete(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint that was resumed is the end of the run; its weights are loaded then."""
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if self.schedule.progress(state.global_step) < 1.0:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        return True
+
     def _data_state(self) -> dict[str, Any]:
         return {
             "ranks": self.args.world_size,

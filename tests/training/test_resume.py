@@ -93,6 +93,16 @@ def test_another_number_of_ranks_goes_on_where_the_others_stopped(data: tuple[Pa
     assert all(found[step] == expected[step] for step in found)
 
 
+def test_a_run_that_is_complete_is_not_trained_on(data: tuple[Path, Path], tmp_path: Path) -> None:
+    keys = runs.recipe(*data, tmp_path / "run")
+    runs.run(keys)
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / "model.safetensors").unlink()
+    trainer = runs.run({**keys, "resume_from_checkpoint": True})
+    assert trainer.state.global_step == 40
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
