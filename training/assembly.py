@@ -153,6 +153,7 @@ def _block_settings(arguments: PretrainingArguments) -> BlockSettings:
         seed=arguments.seed,
         normalization=arguments.normalization,
         strict=arguments.strict,
+        whole_word=arguments.whole_word,
     )
 
 

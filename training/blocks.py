@@ -45,6 +45,7 @@ class BlockSettings:
         seed: seed of all orders.
         normalization: `none`, or a Unicode form such as `NFKC` that texts are brought to.
         strict: whether a row that is no document is an error.
+        whole_word: whether words are told apart, to be masked as a whole.
     """
 
     sequence_length: int
@@ -56,6 +57,7 @@ class BlockSettings:
     seed: int = 0
     normalization: str = "none"
     strict: bool = False
+    whole_word: bool = False
 
     def normalized(self, text: str) -> str:
         """A text in the wanted form."""
@@ -72,6 +74,7 @@ class Block:
         rows: its packed rows.
         order: `(rows,)` in which they are to be trained on.
         places: `(documents, 4)` int64: source, epoch, shard and row of each document in `rows.corpus`.
+        words: `(tokens of rows.corpus,)` int32 number of each token's word in its document, or None.
         problems: the first rows that are no documents.
         counts: of documents, characters, tokens that truncation left out, and rows by what is wrong with them.
     """
@@ -81,6 +84,7 @@ class Block:
     rows: PackedRows
     order: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
+    words: npt.NDArray[np.int32] | None = None
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -92,6 +96,10 @@ class Block:
         starts, offsets = self.rows.starts[pieces], self.rows.corpus.offsets
         documents = np.searchsorted(offsets, starts, side="right") - 1
         return np.column_stack([self.places[documents], starts - offsets[documents]])
+
+
+# Ids of texts, and where wanted the word of each.
+_Encode = Callable[[list[str]], Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]]]
 
 
 @dataclass
@@ -137,11 +145,17 @@ class BlockMaker:
             SourceError: see `read_documents` and `DocumentOrder`.
         """
         from .encoding import Encoder
+        from .words import WordEncoder
 
-        encoder = Encoder(self.tokenizer, threads)
+        encode: _Encode
+        if self.settings.whole_word:
+            encode = WordEncoder(self.tokenizer).encode
+        else:
+            encoder = Encoder(self.tokenizer, threads)
+            encode = lambda texts: [(ids, None) for ids in encoder.encode(texts)]  # noqa: E731
         for stretch in self._stretches(first, begin):
             if wanted(stretch.number):
-                yield self._make(stretch, encoder.encode)
+                yield self._make(stretch, encode)
 
     def _stretches(self, number: int, begin: list[dict[str, Any]] | None) -> Iterator[_Stretch]:
         problems: list[Problem] = []
@@ -166,7 +180,7 @@ class BlockMaker:
                 yield stretch
                 number += 1
 
-    def _make(self, stretch: _Stretch, encode: Callable[[list[str]], list[npt.NDArray[np.int32]]]) -> Block:
+    def _make(self, stretch: _Stretch, encode: _Encode) -> Block:
         settings = self.settings
         documents = stretch.documents
         draw = np.random.default_rng((_ROWS, settings.seed, stretch.number))
@@ -176,9 +190,11 @@ class BlockMaker:
         encoded = iter(
             encode([settings.normalized(document.text) for _, document in documents if document.ids is None])
         )
-        ids = [document.ids if document.ids is not None else next(encoded) for _, document in documents]
-        kept = [(place, found) for (place, _), found in zip(documents, ids, strict=True) if len(found)]
-        corpus = from_documents(found for _, found in kept)
+        found = [(document.ids, None) if document.ids is not None else next(encoded) for _, document in documents]
+        kept = [(place, ids, words) for (place, _), (ids, words) in zip(documents, found, strict=True) if len(ids)]
+        if settings.whole_word and any(document.ids is not None for _, document in documents):
+            raise SourceError("whole_word: a tokenised corpus does not say where words begin: train on the texts.")
+        corpus = from_documents(ids for _, ids, _ in kept)
         tokenizer = self.tokenizer
         rows = pack(
             corpus,
@@ -201,7 +217,8 @@ class BlockMaker:
             stretch.begin,
             rows,
             draw.permutation(len(rows)) if settings.shuffle else np.arange(len(rows)),
-            np.array([[p.source, p.epoch, p.shard, p.row] for p, _ in kept], dtype=np.int64).reshape(-1, 4),
+            np.array([[p.source, p.epoch, p.shard, p.row] for p, _, _ in kept], dtype=np.int64).reshape(-1, 4),
+            np.concatenate([words for _, _, words in kept if words is not None]) if settings.whole_word else None,
             [str(problem) for problem in broken[:_NAMED_PROBLEMS]],
             counts,
         )

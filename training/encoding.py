@@ -34,6 +34,8 @@ _PROBES = (
 )
 # A part of a document ends with the first newline after so many characters.
 _PART = 200
+# Llm-jp's first ids.
+_SPECIAL_TOKENS = 8
 # Types of pieces in SentencePiece's model file.
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 
@@ -59,8 +61,10 @@ class Encoder:
             self._first, self._other = _processor(model, 1), _processor(model, 0)
             units: dict[str, int] = {}
             self._units = np.array([units.setdefault(_unit(piece), len(units)) for piece, _ in model["vocab"]])
-            # SentencePiece ends a text at NUL, and reads the name of a special token otherwise.
-            self._special = re.compile("|".join(map(re.escape, ["\0", *tokenizer.all_special_tokens])))
+            # SentencePiece ends a text at NUL, and never finds the names of special tokens and bytes in a text, where
+            # the tokenizers library does if all else is less likely.
+            names = [piece for piece, _ in model["vocab"][:_SPECIAL_TOKENS]]
+            self._special = re.compile("|".join(map(re.escape, ["\0", "<0x", *names])))
             if all(map(np.array_equal, self._fast(_PROBES), self._sentencepiece(_PROBES))):
                 self.backend = "sentencepiece"
 
@@ -144,7 +148,7 @@ def _processor(model: dict[str, Any], space_before: int) -> Any:
     for token_id, (piece, score) in enumerate(model["vocab"]):
         if token_id == 0:
             kind = _UNKNOWN
-        elif token_id < 8:
+        elif token_id < _SPECIAL_TOKENS:
             kind = _CONTROL
         else:
             kind = _BYTE if re.fullmatch("<0x[0-9A-F]{2}>", piece) and token_id < 264 else _NORMAL

@@ -18,7 +18,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -216,7 +216,11 @@ class BatchStream:
         lengths = np.concatenate([lengths for _, (_, lengths), _ in found])
         samples = np.concatenate([block.samples(pieces) for block, _, pieces in found])
         keys = sample_keys(self.maker.settings.seed, samples)
-        inputs, labels = self.masking(ids, lengths, keys, probability=probability)
+        words = None
+        if self.maker.settings.whole_word:
+            # CLS and SEP are no words; as special tokens they are not masked, whatever their number.
+            words = np.concatenate([block.rows.gather(row, cast(Any, block.words), 0, 0)[0] for block, row in chosen])
+        inputs, labels = self.masking(ids, lengths, keys, words, probability)
         longest = max(len(ids) for _, (ids, _), _ in found)
         info = BatchInfo(
             samples,

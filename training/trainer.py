@@ -205,6 +205,34 @@ class PretrainingTrainer(Trainer):
 
     # How it is trained
 
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """As Trainer's; a second stage may keep the first one's moments."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(*args)
+        if created and self.args.init_optimizer == "kept" and self._resumed is None:
+            self._keep_moments(optimizer, Path(str(self.args.init_from)))
+        return optimizer
+
+    @staticmethod
+    def _keep_moments(optimizer: torch.optim.Optimizer, source: Path) -> None:
+        """Takes the moments of a checkpoint's optimizer, but none of its settings."""
+        if not (source / "optimizer.pt").is_file():
+            source = (checkpoints.newest_sound(source, print) if source.is_dir() else None) or source
+        try:
+            state = torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"init_optimizer: {source} holds no optimizer that fits ({_first_line(error)}). Name a run or one of "
+                "its checkpoints by init_from, or set init_optimizer=fresh."
+            ) from error
+        shapes = {parameter: state["exp_avg"].shape for parameter, state in optimizer.state.items()}
+        wrong = [parameter for parameter, shape in shapes.items() if parameter.shape != shape]
+        if wrong:
+            raise CheckpointError(
+                f"init_optimizer: the optimizer of {source} belongs to another model or other decay_norms_and_biases."
+            )
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Transformers' schedule of that name, over steps, tokens or time."""
         if self.lr_scheduler is None:

@@ -287,3 +287,45 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     monkeypatch.undo()
     trainer, _ = train({**keys, "resume_from_checkpoint": True})
     assert trainer.state.global_step == 40
+
+
+def test_a_second_stage_may_start_from_the_first_and_keep_its_moments(data: Data, tmp_path: Path) -> None:
+    first = runs.recipe(*data, tmp_path / "first", max_steps=10)
+    train(first)
+    second = {key: value for key, value in first.items() if key not in ("model", "tokenizer")}
+    second |= {"output_dir": str(tmp_path / "second"), "init_from": str(tmp_path / "first"), "stage": "stage2"}
+    second |= {"model": {"global_rope_theta": 160000.0}, "sequence_length": 128, "learning_rate": 0.0, "max_steps": 5}
+    second |= {"init_optimizer": "kept", "mlm_probability": 0.15, "learning_rate": 1e-12}
+    trainer, _ = train(second)
+    theta = ModernBertForMaskedLM.from_pretrained(tmp_path / "second").config.rope_parameters
+    assert theta["full_attention"]["rope_theta"] == 160000
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("first", "second")]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
+    steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
+    assert steps == {15}
+    fresh, _ = train({**second, "init_optimizer": "fresh", "output_dir": str(tmp_path / "fresh")})
+    assert {int(state["step"]) for state in fresh.optimizer.state.values()} == {5}
+    ModernBertForMaskedLM.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "alone")
+    alone = {"output_dir": str(tmp_path / "third"), "init_from": str(tmp_path / "alone"), "tokenizer": str(data[1])}
+    with pytest.raises(CheckpointError, match=r"init_optimizer: .* holds no optimizer that fits"):
+        train({**second, **alone})
+
+
+def test_the_mask_rate_falls_where_the_learning_rate_does(data: Data, tmp_path: Path) -> None:
+    changes = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 0.5}}
+    changes |= {"final_mlm_probability": 0.1, "logging_steps": 1, "per_device_train_batch_size": 16}
+    arguments = runs.load(runs.recipe(*data, tmp_path / "run", **changes))
+    stream = assembly.make_stream(arguments, assembly.make_tokenizer(arguments))
+    shares = []
+    for _, batch in zip(range(40), stream.batches(), strict=False):
+        info = batch["info"]
+        shares.append(info.labels / (info.tokens - 2 * len(info.lengths)))
+    assert 0.27 < sum(shares[:20]) / 20 < 0.33
+    assert 0.08 < sum(shares[20:]) / 20 < 0.12
+
+
+def test_batches_grow_in_the_warm_up(data: Data, tmp_path: Path) -> None:
+    arguments = runs.load(runs.recipe(*data, tmp_path / "run", batch_warmup_steps=8, gradient_accumulation_steps=2))
+    stream = assembly.make_stream(arguments, assembly.make_tokenizer(arguments))
+    rows = [batch["info"].room // runs.SEQUENCE for _, batch in zip(range(20), stream.batches(2), strict=False)]
+    assert rows == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4]
