@@ -194,3 +194,12 @@ def test_slurms_signal_reaches_the_training_process_alone_and_the_job_is_queued_
     assert (tmp_path / "saved").is_file()
     assert (tmp_path / "launcher").read_text(encoding="utf-8") == "0"
     assert (tmp_path / "requeued").read_text(encoding="utf-8") == "77\n"
+
+
+def test_the_launcher_starts_two_processes(tmp_path: Path) -> None:
+    """MULTI_CPU would start one, and say nothing."""
+    script = tmp_path / "count.py"
+    script.write_text("import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "accelerate/cpu-2.yaml")]
+    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, env={**os.environ})
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == ["rank 0 of 2", "rank 1 of 2"]
