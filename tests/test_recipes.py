@@ -200,6 +200,8 @@ def test_the_launcher_starts_two_processes(tmp_path: Path) -> None:
     """MULTI_CPU would start one, and say nothing."""
     script = tmp_path / "count.py"
     script.write_text("import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "accelerate/cpu-2.yaml")]
-    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, env={**os.environ})
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == ["rank 0 of 2", "rank 1 of 2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launch += [str(FOLDER / "accelerate/cpu-2.yaml"), str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, env={**os.environ})
+    ranks = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert ranks == ["rank 0 of 2", "rank 1 of 2"]

@@ -1,0 +1,1 @@
+"""What is timed, against which peer; run as `python -m benchmarks NAME`."""

@@ -1,0 +1,14 @@
+"""`python -m benchmarks NAME …`"""
+
+from __future__ import annotations
+
+import typer
+
+from . import loader, packing, tokenizing, training_step
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+for module in (training_step, loader, packing, tokenizing):
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.benchmark)
+
+if __name__ == "__main__":
+    app()
