@@ -96,7 +96,8 @@ class PretrainingArguments(TrainingArguments):
     remove_unused_columns: bool = False
     disable_tqdm: bool | None = True
     ignore_data_skip: bool = True
-    hub_private_repo: bool | None = None
+    # Every parameter has a gradient in every batch: looking for others costs a walk through the graph.
+    ddp_find_unused_parameters: bool | None = False
 
     stage: str = "stage1"
     model: str | dict[str, Any] | None = None
