@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llm_jp_modernbert.training.sources import SourceError, find_files, read_documents, read_in_turn
+from llm_jp_modernbert.training.sources import Problem, SourceError, find_files, read_documents, read_in_turn
 
 TEXTS = ["吾輩は猫である。\n名前はまだ無い。", "二番目の文書", "三番目"]
 
@@ -111,3 +111,68 @@ def test_files_are_read_in_turn(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.jsonl", json_lines(texts)) for name, texts in (("a", ["1", "2", "3"]), ("b", ["4"]))
     ]
     assert [document.text for document in read_in_turn(paths)] == ["1", "4", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.txt.zst"])
+def test_zstd(tmp_path: Path, name: str) -> None:
+    content = json_lines(TEXTS) if "json" in name else "\n\n".join(TEXTS).encode()
+    (tmp_path / name).write_bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+    assert texts_of(str(tmp_path / name)) == TEXTS
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_arrow_texts_and_ids(tmp_path: Path, stream: bool) -> None:
+    new = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
+    for name, table in (
+        ("texts", pyarrow.table({"text": TEXTS})),
+        ("ids", pyarrow.table({"input_ids": [[1, 2], [], [3]], "characters": [4, 0, 2]})),
+    ):
+        with new(str(tmp_path / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    assert texts_of(str(tmp_path / "texts.arrow")) == TEXTS
+    found = list(read_documents(str(tmp_path / "ids.arrow")))
+    assert [(d.ids.tolist(), d.row, d.characters) for d in found if d.ids is not None] == [([1, 2], 1, 4), ([3], 3, 2)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt", "a.parquet"])
+def test_reading_on_from_any_document(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": [*TEXTS, None, *TEXTS]}), path)
+    elif "json" in name:
+        write(path, json_lines([*TEXTS, "", *TEXTS]))
+    else:
+        write(path, "\n\n\n".join([*TEXTS, *TEXTS]).encode())
+    whole = list(read_documents(str(path)))
+    assert len(whole) == 6
+    for index, document in enumerate(whole):
+        assert list(read_documents(str(path), start=document.end)) == whole[index + 1 :]
+
+
+def test_problems_are_told_and_read_over(tmp_path: Path) -> None:
+    content = b'{"text": "a"}\n\xff\n\n[1]\n{"text": null}\n{"text": 7}\n{"body": ""}\n{"text": "b"}\n'
+    problems: list[Problem] = []
+    found = list(read_documents(write(tmp_path / "a.jsonl", content), problems=problems.append))
+    assert [(d.text, d.row) for d in found] == [("a", 1), ("b", 8)]
+    assert [problem.row for problem in problems] == [2, 4, 5, 6, 7]
+    assert [problem.reason.split()[0] for problem in problems] == ["not", "a", "blank", "column", "no"]
+
+
+def test_a_file_of_nothing_but_problems_is_an_error_early(tmp_path: Path) -> None:
+    def endless() -> bytes:
+        return b'{"body": "a"}\n' * 100_000
+
+    seen: list[Problem] = []
+    with pytest.raises(
+        SourceError, match=r"none of its first 1,000 rows is a document\. The first: .*row 1: no column"
+    ):
+        list(read_documents(write(tmp_path / "a.jsonl", endless()), problems=seen.append))
+    assert len(seen) == 1000
+
+
+def test_folders_of_tokenised_corpora_and_of_datasets(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    [path] = find_files([str(tmp_path / "saved")])
+    assert texts_of(path) == TEXTS

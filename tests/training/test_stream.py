@@ -1,0 +1,155 @@
+"""The sequence of rows depends on data, seed and settings alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import runs
+from transformers import PreTrainedTokenizerBase
+
+from llm_jp_modernbert.loading import load_tokenizer
+from llm_jp_modernbert.training.blocks import BlockMaker, BlockSettings
+from llm_jp_modernbert.training.data import sources_of
+from llm_jp_modernbert.training.masking import IGNORED, Masking
+from llm_jp_modernbert.training.order import DocumentOrder
+from llm_jp_modernbert.training.sources import SourceError
+from llm_jp_modernbert.training.stream import BatchStream
+
+Data = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(data: Data) -> PreTrainedTokenizerBase:
+    return load_tokenizer(str(data[1]))
+
+
+def stream(data: Data, tokenizer: PreTrainedTokenizerBase, rows: int = 4, **changes: Any) -> BatchStream:
+    settings = BlockSettings(runs.SEQUENCE, characters=800, **changes.pop("settings", {}))
+    sources = sources_of(changes.pop("train_data", str(data[0])), "text")
+    masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
+    return BatchStream(BlockMaker(sources, settings, tokenizer), masking, lambda step: rows, **changes)
+
+
+def taken(made: BatchStream, count: int) -> list[dict[str, Any]]:
+    return [batch for _, batch in zip(range(count), made.batches(), strict=False)]
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    names = ("input_ids", "labels", "cu_seqlens")
+    return all((one[name].shape == other[name].shape) and bool((one[name] == other[name]).all()) for name in names)
+
+
+def plain(state: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(state))
+
+
+def test_a_batch_is_documents_side_by_side(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+    for batch in taken(stream(data, tokenizer), 20):
+        ids, labels, starts = batch["input_ids"], batch["labels"], batch["cu_seqlens"].long()
+        restored = labels.where(labels != IGNORED, ids)[0]
+        assert (starts[0], starts[-1]) == (0, ids.shape[1])
+        assert (restored[starts[:-1]] == tokenizer.cls_token_id).all()
+        assert (restored[starts[1:] - 1] == tokenizer.sep_token_id).all()
+        assert batch["max_seqlen"] == int(starts.diff().max()) <= runs.SEQUENCE
+        assert batch["info"].room == 4 * runs.SEQUENCE >= ids.shape[1]
+        assert batch["info"].labels == int((labels != IGNORED).sum())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_going_on_twice_is_not_stopping(data: Data, tokenizer: PreTrainedTokenizerBase, workers: int) -> None:
+    whole = taken(stream(data, tokenizer), 60)
+    found: list[dict[str, Any]] = []
+    state = None
+    for count in (23, 17, 20):
+        part = stream(data, tokenizer, workers=workers)
+        if state is not None:
+            part.load_state_dict([state])
+        found += taken(part, count)
+        state = plain(part.state_dict())
+    assert all(map(same, whole, found))
+    assert whole[-1]["info"].epoch >= 2
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 4])
+def test_ranks_share_the_rows_of_one(data: Data, tokenizer: PreTrainedTokenizerBase, lanes: int) -> None:
+    def rows(batches: list[dict[str, Any]]) -> list[Counter[tuple[int, ...]]]:
+        return [Counter(map(tuple, batch["info"].samples.tolist())) for batch in batches]
+
+    one = rows(taken(stream(data, tokenizer, 6, lanes=lanes), 40))
+    ranks = [stream(data, tokenizer, 2, lanes=lanes, rank=rank, ranks=3) for rank in range(3)]
+    parts = [rows(taken(rank, 20)) for rank in ranks]
+    assert [a + b + c for a, b, c in zip(*parts, strict=True)] == one[:20]
+    # From three ranks to two, whose batches are larger by as much.
+    states = [plain(rank.state_dict()) for rank in ranks]
+    others = [stream(data, tokenizer, 3, lanes=lanes, rank=rank, ranks=2) for rank in range(2)]
+    for other in others:
+        other.load_state_dict(states)
+    parts = [rows(taken(other, 20)) for other in others]
+    assert [a + b for a, b in zip(*parts, strict=True)] == one[20:]
+    with pytest.raises(ValueError, match=f"data_lanes={lanes + 1}"):
+        stream(data, tokenizer, lanes=lanes + 1).load_state_dict(states)
+
+
+def test_another_seed_is_another_order_and_none_is_that_of_the_files(
+    data: Data, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    batches = [taken(stream(data, tokenizer, settings={"seed": seed}), 1)[0] for seed in (0, 1)]
+    assert not same(*batches)
+    straight = stream(data, tokenizer, settings={"shuffle": False, "packed": False, "truncate": True})
+    places = np.concatenate([batch["info"].samples for batch in taken(straight, 25)])
+    assert places[:, 2:4].tolist() == [[shard, row] for shard in range(3) for row in range(1, 41)][:100]
+    assert not places[:, 4].any()
+
+
+def test_a_dataset_of_datasets_is_streamed(
+    data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    texts = {"body": [f"文書{number}番です。天気が良い。" for number in range(50)]}
+    for part in range(3):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(texts).to_parquet(str(tmp_path / "set" / f"train-{part}.parquet"))
+    entry = {"path": str(tmp_path / "set"), "split": "train", "text_column": "body"}
+    whole = stream(data, tokenizer, train_data=[entry])
+    assert len(whole.maker.sources[0].shards) == 3
+    batches = taken(whole, 30)
+    part = stream(data, tokenizer, train_data=[entry], workers=1)
+    taken(part, 13)
+    resumed = stream(data, tokenizer, train_data=[entry])
+    resumed.load_state_dict([plain(part.state_dict())])
+    assert all(map(same, taken(resumed, 17), batches[13:]))
+    with pytest.raises(SourceError, match=r"has no column 'text'; there is 'body'\. Set text_column"):
+        sources_of([{**entry, "text_column": "text"}], "text")
+
+
+def test_weights_are_shares_of_text_and_lengths_are_kept_to(tmp_path: Path) -> None:
+    lengths = {"short": [20, 30], "long": [200, 900, 5]}
+    for name, sizes in lengths.items():
+        rows = [{"text": "文" * size} for size in sizes for _ in range(10)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entries = [
+        {"path": str(tmp_path / "short.jsonl"), "weight": 1},
+        {"path": str(tmp_path / "long.jsonl"), "weight": 3, "min_characters": 100, "max_characters": 899},
+    ]
+    order = DocumentOrder(sources_of(entries, "text"), seed=0)
+    read: Counter[int] = Counter()
+    for _ in range(2000):
+        found = order.next()
+        assert found is not None
+        place, document = found
+        read[place.source] += document.characters
+        assert document.characters in ((20, 30), (200,))[place.source]
+    assert read[1] / read[0] == pytest.approx(3, rel=0.02)
+    with pytest.raises(SourceError, match=r"short\.jsonl has no weight, but others have"):
+        sources_of([str(tmp_path / "short.jsonl"), entries[1]], "text")
+    nothing = DocumentOrder(
+        sources_of([{**entries[1], "min_characters": 10_000, "max_characters": 20_000}], "text"), 0
+    )
+    with pytest.raises(SourceError, match=r"no document of 10,000 to 20,000 of characters|no document of 10,000"):
+        nothing.next()
