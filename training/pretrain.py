@@ -50,6 +50,7 @@ def pretrain(
     from .callbacks import ProbeCallback, ProgressCallback
     from .checkpoints import StopSignals
     from .publishing import PublishCallback
+    from .run_directory import claim_run
     from .trainer import PretrainingTrainer
 
     console = console or Console(stderr=True)
@@ -58,6 +59,10 @@ def pretrain(
     def say(line: str) -> None:
         if main:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(line: str) -> None:
+        # What one rank alone has met, such as a row of its own files, is told by it.
+        console.print(line if main else f"[rank {arguments.process_index}] {line}", markup=False, soft_wrap=True)
 
     if arguments.n_gpu > 1:
         say(f"{arguments.n_gpu} GPUs are here, but one process uses one: start with accelerate launch to use all.")
@@ -70,12 +75,14 @@ def pretrain(
     validation = assembly.make_validation(arguments, tokenizer)
     set_seed(arguments.seed)
     model = assembly.make_model(arguments, tokenizer, checkpoint)
+    if main:
+        claim_run(arguments)
 
     publisher = PublishCallback.from_arguments(arguments, run / "unpublished", say) if main else None
     # Trainer's own pushes leave one out while another is under way.
     arguments.push_to_hub = False
     stop = StopSignals()
-    trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, [*callbacks], stop, say)
+    trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, [*callbacks], stop, warn)
     stream.report = trainer.report_block
     if main:
         trainer.add_callback(ProgressCallback(console, arguments.stage, trainer.schedule.progress, trainer.totals_now))

@@ -20,7 +20,7 @@ RUN = "run.json"
 
 
 def open_run(arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Path | None:
-    """Makes a run's directory, or finds the place in it to go on from; to be called by one rank.
+    """Looks into a run's directory for the place to go on from, and makes it if need be; for one rank to call.
 
     Args:
         arguments: the recipe.
@@ -37,17 +37,18 @@ def open_run(arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Pat
     _make_writable(run)
     wanted = arguments.resume_from_checkpoint
     if (run / RUN).is_file():
-        _check_same(run, arguments, bool(wanted))
         clear_partial(run)
-        if not wanted and (there := checkpoints(run)):
+        there = checkpoints(run)
+        # Where nothing was saved yet, nothing can be lost: the recipe may have been put right.
+        if there or (run / "config.json").is_file():
+            _check_same(run, arguments, bool(wanted))
+        if not wanted and there:
             raise UsageError(
                 f"output_dir: {run} holds this run up to step {step_of(there[-1])}. Go on with it by "
                 "resume_from_checkpoint=true, or name another directory."
             )
     elif any(run.iterdir()):
         raise UsageError(f"output_dir: {run} is not empty, and no run of this command. Name another directory.")
-    (run / RECIPE).write_text(render(arguments), encoding="utf-8")
-    (run / RUN).write_text(json.dumps(fingerprint(arguments), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if not wanted:
         return None
     if wanted is not True and str(wanted).lower() != "true":
@@ -56,6 +57,13 @@ def open_run(arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Pat
     if found is None:
         warn(f"{run} holds no checkpoint yet: the run begins.")
     return found
+
+
+def claim_run(arguments: PretrainingArguments) -> None:
+    """Writes the recipe into a run's directory, which from then on is this run's; for one rank to call."""
+    run = Path(str(arguments.output_dir))
+    (run / RECIPE).write_text(render(arguments), encoding="utf-8")
+    (run / RUN).write_text(json.dumps(fingerprint(arguments), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _make_writable(run: Path) -> None:

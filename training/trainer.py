@@ -191,7 +191,8 @@ class PretrainingTrainer(Trainer):
                 "resume_from_checkpoint=true, or allow some such steps with max_skipped_steps."
             )
         self.totals.skipped_steps += 1
-        self.warn(f"step {step} is skipped: its loss or gradient is not finite. {report} names its documents.")
+        if self.is_world_process_zero():
+            self.warn(f"step {step} is skipped: its loss or gradient is not finite. {report} names its documents.")
         # Parameters without a gradient are left as they are.
         model.zero_grad(set_to_none=True)
 

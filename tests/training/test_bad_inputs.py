@@ -115,6 +115,11 @@ def test_the_directory_of_another_run(data: Data, tmp_path: Path, capsys: pytest
     line = fails(capsys, keys, "learning_rate=5e-4", "resume_from_checkpoint=true")
     assert "resume_from_checkpoint: the recipe is another than that of" in line
     assert "learning_rate: 0.001 then, 0.0005 now" in line
+    # A recipe that did not come so far as to save anything may be put right.
+    line = fails(capsys, {**keys, "output_dir": str(tmp_path / "new")}, "tokenizer=/nowhere")
+    assert "/nowhere" in line
+    assert list((tmp_path / "new").iterdir()) == []
+    runs.run({**keys, "output_dir": str(tmp_path / "new")})
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "diary.txt").write_text("x")
     line = fails(capsys, keys, f"output_dir={tmp_path / 'notes'}")
