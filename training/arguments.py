@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -168,6 +169,11 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Iterator[_Fault]:
     """Pairs of a key and what is wrong with it, in the order in which they should be told."""
     if not value["output_dir"]:
         yield "output_dir", "missing: name the directory that the run is to be written to."
+    if not re.fullmatch(r"[\w.-]+", value["stage"]):
+        yield (
+            "stage",
+            f"{value['stage']!r} is to be part of a revision's name: take letters, digits, '.', '_' and '-'.",
+        )
     if not value["train_data"]:
         yield "train_data", "missing: name files, folders, patterns or datasets with text to train on."
     if value["model"] is None and not value["init_from"]:

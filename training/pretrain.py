@@ -106,7 +106,7 @@ def pretrain(
             _save_final(trainer, run)
             say(_summary(trainer, run))
         if publisher is not None:
-            publisher.finish()
+            publisher.finish(hurry=stop.received is not None)
     return trainer
 
 

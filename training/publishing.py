@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .arguments import PretrainingArguments
@@ -33,8 +34,8 @@ _PUBLISHED = (
 _RETRY_SECONDS = (5.0, 30.0, 120.0, 600.0)
 # Answers of the Hub that another try will not change.
 _FINAL = (400, 401, 403, 404)
-# How long the end of a run waits for pushes that are under way, in seconds.
-_PATIENCE = 600.0
+# How long the end of a run waits for pushes that are under way, in seconds; and after a signal.
+_PATIENCE, _HURRY = 600.0, 10.0
 
 
 class RevisionPublisher:
@@ -46,7 +47,7 @@ class RevisionPublisher:
         private: whether the repository is made private.
         say: is told in one line what went wrong and what was mended.
         api: the client; by default as the environment says.
-        retry_seconds: waits between tries; the last goes on.
+        retry_seconds: waits between tries, the last of which goes on; by default from seconds to ten minutes.
     """
 
     def __init__(
@@ -56,29 +57,39 @@ class RevisionPublisher:
         private: bool | None = None,
         say: Callable[[str], Any] = print,
         api: HfApi | None = None,
-        retry_seconds: Sequence[float] = _RETRY_SECONDS,
+        retry_seconds: Sequence[float] | None = None,
     ) -> None:
         self.repository = repository
         self.waiting = waiting
-        self._private, self._say, self._retry = private, say, retry_seconds
+        self._private, self._say, self._retry = private, say, retry_seconds or _RETRY_SECONDS
         self._api = api or HfApi()
         self._changed = threading.Condition()
         self._ending = False
         self._given_up: set[str] = set()
+        self._pushing: str | None = None
         for unfinished in waiting.glob(".*.new"):
             shutil.rmtree(unfinished)
+        for interrupted in waiting.glob(".*.pushing"):
+            self._put_back(interrupted)
         self._thread = threading.Thread(target=self._push_all, name="publisher", daemon=True)
         self._thread.start()
 
     def submit(self, checkpoint: Path, revision: str) -> None:
         """Takes a snapshot of a checkpoint, to be pushed to a revision when its turn comes.
 
-        Hard links make the snapshot where they can: a checkpoint's files are never changed.
+        Hard links make the snapshot where they can: a checkpoint's files are never changed. Where none can be made,
+        such as on a full disk, this is told, and training goes on.
 
         Args:
             checkpoint: its folder.
             revision: the branch, which is made where it does not exist.
         """
+        try:
+            self._take(checkpoint, revision)
+        except OSError as error:
+            self._say(f"{self.repository}: {revision} cannot be pushed: {error.strerror or error} ({self.waiting}).")
+
+    def _take(self, checkpoint: Path, revision: str) -> None:
         aside = self.waiting / f".{revision}.new"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -105,10 +116,11 @@ class RevisionPublisher:
             The revisions that are still waiting.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._next(), timeout=seconds)
+            self._changed.wait_for(lambda: not self._next() and self._pushing is None, timeout=seconds)
             self._ending = True
             self._changed.notify_all()
-            return [snapshot.name for snapshot in self._snapshots()]
+            left = [snapshot.name for snapshot in self._snapshots()]
+            return [self._pushing, *left] if self._pushing is not None else left
 
     def _snapshots(self) -> list[Path]:
         """What waits, the oldest first."""
@@ -153,14 +165,32 @@ class RevisionPublisher:
 
     def _push(self, snapshot: Path) -> None:
         revision = snapshot.name
-        self._api.create_repo(self.repository, private=self._private, exist_ok=True)
-        self._api.create_branch(self.repository, branch=revision, exist_ok=True)
-        self._api.upload_folder(
-            repo_id=self.repository, folder_path=snapshot, revision=revision, commit_message=f"Checkpoint {revision}"
-        )
+        # Under another name: the same revision may be submitted again in the meantime.
+        taken = self.waiting / f".{revision}.pushing"
         with self._changed:
-            shutil.rmtree(snapshot)
-            self._changed.notify_all()
+            os.replace(snapshot, taken)
+            self._pushing = revision
+        try:
+            self._api.create_repo(self.repository, private=self._private, exist_ok=True)
+            self._api.create_branch(self.repository, branch=revision, exist_ok=True)
+            self._api.upload_folder(
+                repo_id=self.repository, folder_path=taken, revision=revision, commit_message=f"Checkpoint {revision}"
+            )
+            shutil.rmtree(taken)
+        finally:
+            with self._changed:
+                self._pushing = None
+                if taken.exists():
+                    self._put_back(taken)
+                self._changed.notify_all()
+
+    def _put_back(self, taken: Path) -> None:
+        """Lets a snapshot wait again, unless a newer one of its revision does."""
+        snapshot = self.waiting / taken.name.removeprefix(".").removesuffix(".pushing")
+        if snapshot.exists():
+            shutil.rmtree(taken)
+        else:
+            os.replace(taken, snapshot)
 
 
 class PublishCallback(TrainerCallback):
@@ -188,16 +218,11 @@ class PublishCallback(TrainerCallback):
         """As a recipe says; None where nothing is to be pushed."""
         if not arguments.push_to_hub:
             return None
+        # The bar of an upload would run through that of the training.
+        disable_progress_bars()
         api = HfApi(token=arguments.hub_token)
         publisher = RevisionPublisher(str(arguments.hub_model_id), waiting, arguments.hub_private_repo, say, api)
         return cls(publisher, arguments.stage, arguments.publish_steps, say)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Has a step saved that is to be pushed."""
-        if self.steps is not None and state.global_step in self.steps:
-            control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Submits the checkpoint that was just written."""
@@ -205,9 +230,13 @@ class PublishCallback(TrainerCallback):
             checkpoint = folder_of(Path(str(args.output_dir)), state.global_step)
             self.publisher.submit(checkpoint, f"{self.stage}-step-{step_of(checkpoint)}")
 
-    def finish(self) -> None:
-        """Waits for pushes that are under way, and tells what is left."""
-        left = self.publisher.finish(_PATIENCE)
+    def finish(self, hurry: bool) -> None:
+        """Waits for pushes that are under way, and tells what is left.
+
+        Args:
+            hurry: whether the process is about to be ended: there is time for seconds only.
+        """
+        left = self.publisher.finish(_HURRY if hurry else _PATIENCE)
         if left:
             self.say(
                 f"not pushed: {', '.join(left)}. They wait in {self.publisher.waiting}; the same command with "

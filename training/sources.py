@@ -10,6 +10,7 @@ import glob
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ IDS_COLUMN = "input_ids"
 MANIFEST = "manifest.json"
 """The file that says what a tokenised corpus is; its shards stand in `data/` beside it."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 # A file whose first so many rows are all unusable is the wrong file, or the wrong column was named.
 _HOPELESS = 1000
 _TABLE_ROWS = 256
@@ -260,6 +262,9 @@ def _text_of(line: str, text_column: str) -> str | tuple[str]:
     text = record[text_column]
     if text is None:
         return ""
+    # Only an escape can bring one into a text.
+    if "\\u" in line and isinstance(text, str) and _HALF.search(text):
+        return ("half of a surrogate pair, which is no character. Write the row again from its source.",)
     return text if isinstance(text, str) else (f"column {text_column!r} holds a {type(text).__name__}, not a string.",)
 
 

@@ -452,6 +452,9 @@ class _Hooks(TrainerCallback):
         trainer = self.trainer
         state.epoch = float(trainer.epoch)
         state.num_input_tokens_seen = int(trainer.totals.tokens)
+        # On every rank: all of them write a checkpoint together.
+        if state.global_step in (trainer.args.publish_steps or ()):
+            control.should_save = True
         finished = trainer.schedule.progress(state.global_step) >= 1.0
         # Without other ranks to agree with, a signal need not wait for the next step.
         asked = trainer._asked_to_stop or (args.world_size == 1 and trainer.stop.received is not None)

@@ -101,6 +101,38 @@ def test_pushing_what_is_there_makes_no_commit(hub: LoopbackHub, tmp_path: Path)
     assert len(repository.history(commit)) == 2
 
 
+def test_what_is_submitted_while_it_is_pushed_is_pushed_again(hub: LoopbackHub, tmp_path: Path) -> None:
+    pushing = publisher(hub, tmp_path / "waiting", print)
+    upload = pushing._api.upload_folder
+
+    def slow(**kwargs: Any) -> Any:
+        if not (tmp_path / "second").exists():
+            pushing.submit(checkpoint(tmp_path / "second", "newer"), "a")
+        return upload(**kwargs)
+
+    pushing._api.upload_folder = slow
+    pushing.submit(checkpoint(tmp_path / "first", "older"), "a")
+    assert pushing.finish(30) == []
+    assert hub.read(REPOSITORY, "model.safetensors", "a") == b"newer"
+
+
+def test_a_snapshot_that_cannot_be_taken_is_told(hub: LoopbackHub, tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "file").write_text("x")
+    pushing = publisher(hub, tmp_path / "file" / "waiting", said.append)
+    pushing.submit(checkpoint(tmp_path / "a", "a"), "a")
+    assert "org/name: a cannot be pushed: Not a directory" in said[0]
+
+
+def test_all_ranks_save_what_one_publishes(
+    data: tuple[Path, Path], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "HfApi", lambda token: HfApi(endpoint=hub.url, token=hub.token))
+    changes = {"push_to_hub": True, "hub_model_id": REPOSITORY, "publish_steps": [7], "max_steps": 9}
+    assert runs.run_apart(runs.recipe(*data, tmp_path / "run", **changes), ranks=2) == [0, 0]
+    assert "stage1-step-7" in hub.repositories["model", REPOSITORY].branches
+
+
 def test_a_wrong_token_is_told_without_it(hub: LoopbackHub, tmp_path: Path) -> None:
     said: list[str] = []
     pushing = publisher(hub, tmp_path / "waiting", said.append, token="hf_a_secret")

@@ -151,11 +151,12 @@ def test_reading_on_from_any_document(tmp_path: Path, name: str) -> None:
 
 def test_problems_are_told_and_read_over(tmp_path: Path) -> None:
     content = b'{"text": "a"}\n\xff\n\n[1]\n{"text": null}\n{"text": 7}\n{"body": ""}\n{"text": "b"}\n'
+    content += b'{"text": "\\ud800"}\n{"text": "\\ud83d\\ude00"}\n'
     problems: list[Problem] = []
     found = list(read_documents(write(tmp_path / "a.jsonl", content), problems=problems.append))
-    assert [(d.text, d.row) for d in found] == [("a", 1), ("b", 8)]
-    assert [problem.row for problem in problems] == [2, 4, 5, 6, 7]
-    assert [problem.reason.split()[0] for problem in problems] == ["not", "a", "blank", "column", "no"]
+    assert [(d.text, d.row) for d in found] == [("a", 1), ("b", 8), ("😀", 10)]
+    assert [problem.row for problem in problems] == [2, 4, 5, 6, 7, 9]
+    assert [problem.reason.split()[0] for problem in problems] == ["not", "a", "blank", "column", "no", "half"]
 
 
 def test_a_file_of_nothing_but_problems_is_an_error_early(tmp_path: Path) -> None:
