@@ -12,8 +12,8 @@ ROOMS = ["modeling", "tokenization", "training", "evaluation", "model_cards"]
 
 EXTRAS = {
     "flash": ["flash-attn>=2.8.3"],
-    "eval": ["sentence-transformers>=5.0", "scikit-learn>=1.7", "scipy>=1.17", "matplotlib>=3.10"],
-    "test": ["pytest>=9.2", "ruff>=0.17", "mypy>=2.4", "scipy>=1.17"],
+    "eval": ["sentence-transformers>=5.0", "scikit-learn>=1.7", "scipy>=1.15", "matplotlib>=3.10"],
+    "test": ["pytest>=9.2", "ruff>=0.17", "mypy>=2.4", "scipy>=1.15"],
 }
 EXTRAS["all"] = sorted({requirement for extra in ("eval", "test") for requirement in EXTRAS[extra]})
 

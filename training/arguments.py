@@ -142,6 +142,13 @@ class PretrainingArguments(TrainingArguments):
             return self.per_device_train_batch_size
         return self.tokens_per_batch // self.sequence_length
 
+    @property
+    def device(self) -> torch.device:
+        """This process's device. A CPU is not numbered: transformers 5.17 loads the optimizer onto it by name, and
+        torch knows no `cpu:0` there."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
 
 def check(given: dict[str, Any]) -> None:
     """Checks that keys go together, before anything is made of them.
