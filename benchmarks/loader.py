@@ -21,7 +21,7 @@ def benchmark(
     shape: Annotated[str, typer.Option(help="nano, small or base.")] = "nano",
     length: Annotated[int, typer.Option(help="Tokens of a row.")] = 1024,
     rows: Annotated[int, typer.Option(help="Rows of a batch.")] = 8,
-    batches: Annotated[int, typer.Option(help="Batches of the loader per turn.")] = 200,
+    batches: Annotated[int, typer.Option(help="Batches per turn: more than a block holds.")] = 500,
     repeats: Annotated[int, typer.Option()] = 5,
     out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
 ) -> None:
