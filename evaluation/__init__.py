@@ -1,1 +1,1 @@
-"""evaluation"""
+"""What an encoder is worth: one file for each evaluation, one schema of results, leaderboard and plots."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .loading import OUR_MODEL_TYPES
+from .masked_logits import batches, masked_logits
 
 if TYPE_CHECKING:
     import torch
@@ -94,8 +94,10 @@ def fill_masks(
     written = [with_mask_token(text, tokenizer.mask_token) for text in texts]
     encoded = [_encode(text, number, model, tokenizer) for number, text in enumerate(written, start=1)]
     results = []
-    for batch in _batches(encoded, _TOKENS_PER_BATCH):
-        for index, logits in zip(batch, _logits(model, tokenizer, [encoded[i] for i in batch]), strict=True):
+    for batch in batches([len(ids) for ids in encoded], _TOKENS_PER_BATCH):
+        rows = [encoded[index] for index in batch]
+        masks = [[place for place, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
+        for index, logits in zip(batch, masked_logits(model, rows, masks), strict=True):
             results.append(FilledText(written[index], _candidates(tokenizer, logits, top_k)))
     return results
 
@@ -136,42 +138,6 @@ def _encode(text: str, number: int, model: PreTrainedModel, tokenizer: PreTraine
     if len(ids) > limit:
         raise UsageError(f"{where} has {len(ids):,} tokens, but the model reads {limit:,} at most. Shorten it.")
     return ids
-
-
-def _batches(encoded: Sequence[Sequence[int]], limit: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    tokens = 0
-    for index, ids in enumerate(encoded):
-        if batch and tokens + len(ids) > limit:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(index)
-        tokens += len(ids)
-    if batch:
-        yield batch
-
-
-def _logits(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Sequence[int]]
-) -> list[torch.Tensor]:
-    """`(masks, vocabulary)` of each text of the batch."""
-    import torch
-
-    masked = [sum(token_id == tokenizer.mask_token_id for token_id in ids) for ids in batch]
-    with torch.inference_mode():
-        if model.config.model_type in OUR_MODEL_TYPES:
-            # One packed row: nothing is padded, and the head runs at the masks alone.
-            packed = torch.tensor([[token_id for ids in batch for token_id in ids]], device=model.device)
-            ends = torch.tensor([0, *(len(ids) for ids in batch)]).cumsum(0).to(device=model.device, dtype=torch.int32)
-            positions = packed == tokenizer.mask_token_id
-            logits = model(input_ids=packed, cu_seqlens=ends, logits_positions=positions).logits
-            return list(logits.float().split(masked))
-        found = []
-        for ids in batch:
-            row = torch.tensor([ids], device=model.device)
-            logits = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
-            found.append(logits[row == tokenizer.mask_token_id].float())
-        return found
 
 
 def _candidates(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -16,6 +16,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+
+from llm_jp_modernbert.progress import progress_bar
 
 from .totals import Totals
 
@@ -156,25 +158,3 @@ class ProbeCallback(TrainerCallback):
         finally:
             model.train(was_training)
         self.trainer.log(found)
-
-
-def progress_bar(console: Console, *fields: str, transient: bool = False) -> Progress:
-    """A rich progress bar: description, bar, percentage, the given fields, time passed and time left.
-
-    Args:
-        console: where it is shown.
-        fields: further columns.
-        transient: whether it goes away when it is done.
-    """
-    return Progress(
-        TextColumn("  {task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        *(TextColumn(field) for field in fields),
-        TimeElapsedColumn(),
-        TextColumn("·"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        transient=transient,
-    )

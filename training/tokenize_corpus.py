@@ -163,7 +163,7 @@ def _begin(out: Path, header: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _run(jobs: list[_Job], workers: int, console: Console) -> None:
-    from .callbacks import progress_bar
+    from llm_jp_modernbert.progress import progress_bar
 
     began = time.perf_counter()
     read = dict.fromkeys(_COUNTS, 0)

@@ -1,0 +1,336 @@
+"""The data of the evaluations: from the Hub, or from a folder that holds them in their official layout.
+
+Local files are looked for anywhere below the folder, by the names that their publishers give them:
+
+* JSQuAD `jsquad-v1.*/valid-v1.*.json`, JaQuAD `jaquad_*.json[.gz]` (SQuAD's JSON);
+* MIRACL `topics.miracl-v1.0-ja-*.tsv[.gz]`, `qrels.miracl-v1.0-ja-*.tsv[.gz]` and the passages `miracl-corpus-v1.0-ja/docs-*.jsonl[.gz]`;
+* BEIR `corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm_jp_modernbert.errors import UsageError
+
+from .task import Data, Options
+
+WIKIPEDIA = ("wikimedia/wikipedia", "20231101.ja")
+MIRACL = "miracl/miracl"
+MIRACL_CORPUS = "miracl/miracl-corpus"
+
+_JAQUAD = "jaquad_*.json*"
+_JSQUAD = "jsquad-v1.*/valid-v1.*.json"
+# Wikipedia is read in its order up to so many articles.
+_MOST_ARTICLES = 20_000
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search task.
+
+    Attributes:
+        corpus: passages by id.
+        queries: questions by id.
+        relevant: for each question the grade of each passage that is relevant to it, from 1.
+    """
+
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    relevant: dict[str, dict[str, int]] = field(repr=False)
+
+
+def documents(options: Options) -> Data:
+    """Texts of any length: the user's, JaQuAD's articles below the data folder, or the Japanese Wikipedia.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if options.texts:
+        found = [text for path in options.texts for text in _texts_of(path)]
+        return _data("+".join(path.name for path in options.texts), options.texts, "all", found)
+    if options.data_dir is not None:
+        files = find(options.data_dir, _JAQUAD, "JaQuAD (github.com/SkelterLabsInc/JaQuAD), or name texts by --texts")
+        articles = squad_articles(files)
+        return _data("JaQuAD articles", files, "train", ["\n".join(contexts) for contexts in articles.values()])
+    rows, revision = hub_rows(WIKIPEDIA[0], WIKIPEDIA[1], "train", _MOST_ARTICLES)
+    return Data("/".join(WIKIPEDIA), revision, "train", [row["text"] for row in rows])
+
+
+def passage_pairs(options: Options) -> Data:
+    """Pairs of passages that belong together, `(first, second)`.
+
+    MIRACL's, as in the paper: for each training question with two relevant passages or more, the first two of them.
+    Where the data folder lacks MIRACL's passages, the first two paragraphs of each article of JaQuAD.
+
+    Raises:
+        UsageError: neither can be had.
+    """
+    if options.data_dir is None or list(options.data_dir.rglob("miracl-corpus-v1.0-ja/docs-*.jsonl*")):
+        search = miracl(options, "train")
+        firsts = [list(relevant)[:2] for relevant in search.examples[0].relevant.values() if len(relevant) >= 2]
+        corpus = search.examples[0].corpus
+        return Data(search.name, search.revision, "train", [(corpus[one], corpus[other]) for one, other in firsts])
+    files = find(options.data_dir, _JAQUAD, "JaQuAD (github.com/SkelterLabsInc/JaQuAD) or MIRACL's passages")
+    pairs = [tuple(contexts[:2]) for contexts in squad_articles(files).values() if len(contexts) > 1]
+    return _data("JaQuAD paragraphs of one article", files, "train", pairs)
+
+
+def questions(options: Options, name: str) -> Data:
+    """A search task; `examples` holds one `Search`.
+
+    Args:
+        options: where the data are.
+        name: `jsquad`, `jaquad`, `miracl` or `beir`.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    if name == "miracl":
+        return miracl(options, "dev")
+    if options.data_dir is None:
+        raise UsageError(f"retrieval on {name} reads local files: give --data-dir, a folder that holds them.")
+    if name == "beir":
+        return beir(options.data_dir)
+    pattern, where = (
+        (_JSQUAD, "JSQuAD (github.com/yahoojapan/JGLUE)")
+        if name == "jsquad"
+        else (_JAQUAD, "JaQuAD (github.com/SkelterLabsInc/JaQuAD)")
+    )
+    files = find(options.data_dir, pattern, where)
+    corpus: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    relevant: dict[str, dict[str, int]] = {}
+    ids: dict[str, str] = {}
+    for paragraph in _paragraphs(files):
+        # The same paragraph may stand in two places; it is one passage.
+        passage = ids.setdefault(paragraph["context"], f"p{len(ids)}")
+        corpus[passage] = paragraph["context"]
+        for question in paragraph["qas"]:
+            queries[question["id"]] = question["question"]
+            relevant[question["id"]] = {passage: 1}
+    split = "validation" if name == "jsquad" else "train"
+    return _search({"jsquad": "JSQuAD", "jaquad": "JaQuAD"}[name], files, split, Search(corpus, queries, relevant))
+
+
+def beir(folder: Path) -> Data:
+    """A folder in BEIR's layout; the split is `test`, or the only one that there is."""
+    corpus_file, queries_file = (_one(folder, f"{part}.jsonl*") for part in ("corpus", "queries"))
+    tables = sorted((corpus_file.parent / "qrels").glob("*.tsv"))
+    tables = [table for table in tables if table.stem == "test"] or tables
+    if len(tables) != 1:
+        raise UsageError(f"{corpus_file.parent / 'qrels'}: there must be one test.tsv, and {len(tables)} tables are there.")
+    corpus = {
+        str(row["_id"]): " ".join(filter(None, (row.get("title"), row["text"])))
+        for row in json_lines(corpus_file, "_id", "text")
+    }
+    queries = {str(row["_id"]): row["text"] for row in json_lines(queries_file, "_id", "text")}
+    relevant: dict[str, dict[str, int]] = {}
+    for number, line in enumerate(_lines(tables[0]), start=1):
+        columns = line.split("\t")
+        if number == 1 and not columns[-1].isdigit():
+            continue
+        if len(columns) != 3 or not columns[2].lstrip("-").isdigit():
+            raise UsageError(f"{tables[0]}, line {number}: not query, passage and grade, parted by tabs.")
+        query, passage, grade = columns
+        if passage not in corpus:
+            raise UsageError(f"{tables[0]}, line {number}: passage {passage} is not in {corpus_file.name}.")
+        if int(grade) > 0:
+            relevant.setdefault(query, {})[passage] = int(grade)
+    kept = {query: text for query, text in queries.items() if query in relevant}
+    files = [corpus_file, queries_file, tables[0]]
+    return _search(corpus_file.parent.name, files, tables[0].stem, Search(corpus, kept, relevant))
+
+
+def miracl(options: Options, split: str) -> Data:
+    """Questions, judgements and passages of MIRACL in Japanese.
+
+    The passages are those of the whole corpus for `dev`, and the judged relevant ones alone for `train`.
+    """
+    if options.data_dir is None:
+        folder, revision = _miracl_of_hub(split)
+        corpus_folder, _ = _hub_files(MIRACL_CORPUS, "miracl-corpus-v1.0-ja/*")
+    else:
+        folder = corpus_folder = options.data_dir
+        revision = ""
+    wanted = "MIRACL's topics, judgements and passages (huggingface.co/datasets/miracl/miracl and miracl-corpus)"
+    topics = _one(folder, f"topics.miracl-v1.0-ja-{split}.tsv*", wanted)
+    judged = _one(folder, f"qrels.miracl-v1.0-ja-{split}.tsv*", wanted)
+    passages = find(corpus_folder, "miracl-corpus-v1.0-ja/docs-*.jsonl*", wanted)
+    queries = dict(line.split("\t", 1) for line in _lines(topics))
+    relevant: dict[str, dict[str, int]] = {}
+    for line in _lines(judged):
+        query, _, passage, grade = line.split("\t")
+        if int(grade) > 0 and query in queries:
+            relevant.setdefault(query, {})[passage] = int(grade)
+    needed = None if split == "dev" else {passage for found in relevant.values() for passage in found}
+    corpus = {
+        row["docid"]: f"{row['title']} {row['text']}"
+        for path in passages
+        for row in json_lines(path, "docid", "title", "text")
+        if needed is None or row["docid"] in needed
+    }
+    search = Search(corpus, {query: text for query, text in queries.items() if query in relevant}, relevant)
+    if revision:
+        return Data(MIRACL, revision, split, [search])
+    return _search("MIRACL-ja", [topics, judged, *passages], split, search)
+
+
+def squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:
+    """Paragraphs of each article by its title, in their order, from files of SQuAD's JSON."""
+    articles: dict[str, list[str]] = {}
+    for path in files:
+        for article in squad(path):
+            articles.setdefault(article["title"], []).extend(part["context"] for part in article["paragraphs"])
+    return articles
+
+
+def squad(path: Path) -> list[dict[str, Any]]:
+    """The articles of a file of SQuAD's JSON.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    try:
+        articles: list[dict[str, Any]] = json.loads(read(path))["data"]
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                if not isinstance(paragraph["context"], str) or not isinstance(paragraph["qas"], list):
+                    raise KeyError("context, qas")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not in SQuAD's JSON layout (data, paragraphs, context, qas): {error}.") from error
+    return articles
+
+
+def find(folder: Path, pattern: str, what: str = "") -> list[Path]:
+    """Files below a folder whose path ends like a pattern, in the order of their names.
+
+    Raises:
+        UsageError: there is no such folder, or no such file in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--data-dir {folder}: no such folder.")
+    files = sorted(path for path in folder.rglob(pattern) if path.is_file())
+    if not files:
+        raise UsageError(f"--data-dir {folder} holds no {pattern}." + (f" Get {what}." if what else ""))
+    return files
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """`sha256:` and 16 digits over the contents of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def json_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    """Objects of a JSON-lines file, gzipped or not.
+
+    Args:
+        path: the file.
+        keys: what each object must have.
+
+    Raises:
+        UsageError: a line is not such an object; it names the file and the line.
+    """
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number}: not JSON ({error}).") from error
+        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise UsageError(f"{path}, line {number}: has no {' or '.join(map(repr, missing))}.")
+        yield row
+
+
+def read(path: Path) -> str:
+    """The text of a file, gzipped or not."""
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    except (OSError, EOFError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start:,}.") from error
+
+
+def hub_rows(repository: str, name: str | None, split: str, most: int | None) -> tuple[list[dict[str, Any]], str]:
+    """Rows of a dataset of the Hub, read as a stream, and the commit that they are of.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    import datasets
+    from huggingface_hub import HfApi
+
+    try:
+        commit = str(HfApi().dataset_info(repository).sha)
+        stream = datasets.load_dataset(repository, name, split=split, revision=commit, streaming=True)
+        return list(stream if most is None else stream.take(most)), commit
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(_no_hub(repository, error)) from error
+
+
+def _miracl_of_hub(split: str) -> tuple[Path, str]:
+    return _hub_files(MIRACL, f"miracl-v1.0-ja/*/*miracl-v1.0-ja-{split}.tsv")
+
+
+def _hub_files(repository: str, pattern: str) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=pattern))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(_no_hub(repository, error)) from error
+    return folder, folder.name
+
+
+def _no_hub(repository: str, error: Exception) -> str:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"dataset {repository} cannot be had from the Hub ({reason}). Name a folder that holds it by --data-dir."
+
+
+def _texts_of(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        raise UsageError(f"--texts {path}: no such file.")
+    for number, row in enumerate(json_lines(path, "text"), start=1):
+        if not isinstance(row["text"], str):
+            raise UsageError(f"{path}, line {number}: 'text' is no text.")
+        yield row["text"]
+
+
+def _paragraphs(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in files:
+        for article in squad(path):
+            yield from article["paragraphs"]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    return (line for line in read(path).split("\n") if line.strip())
+
+
+def _one(folder: Path, pattern: str, what: str = "") -> Path:
+    files = find(folder, pattern, what)
+    if len(files) > 1:
+        raise UsageError(f"--data-dir {folder} holds {len(files)} files {pattern}. Name a folder that holds one.")
+    return files[0]
+
+
+def _data(name: str, files: Sequence[Path], split: str, examples: Sequence[Any]) -> Data:
+    if not examples:
+        raise UsageError(f"{files[0]}: holds nothing to measure on.")
+    return Data(name, fingerprint(files), split, examples)
+
+
+def _search(name: str, files: Sequence[Path], split: str, search: Search) -> Data:
+    if not search.queries or not search.corpus:
+        raise UsageError(f"{files[0]}: holds no question with a relevant passage.")
+    return Data(name, fingerprint(files), split, [search])

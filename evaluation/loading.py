@@ -1,0 +1,123 @@
+"""Any encoder, by name, in the forms that evaluations need; each form is loaded when it is first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.loading import load_masked_lm, load_tokenizer, split_revision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """What is measured, and how it computes.
+
+    Attributes:
+        name: directory or repository.
+        requested: branch, tag or commit of the repository.
+        device: such as `cpu` or `cuda`; None for a GPU where there is one.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that has it, else float32.
+        tokens_per_batch: how many tokens are read at once.
+    """
+
+    name: str
+    requested: str | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    tokens_per_batch: int = 16_384
+
+
+class EvaluatedModel:
+    """A model under evaluation.
+
+    Args:
+        which: its name and how it computes.
+
+    Raises:
+        UsageError: two different revisions are named.
+    """
+
+    def __init__(self, which: ModelName) -> None:
+        self.which = which
+        self.name, self._requested = split_revision(which.name, which.requested)
+
+    @cached_property
+    def revision(self) -> str:
+        """The commit of a repository, or `sha256:…` over the weights and the configuration of a directory."""
+        folder = Path(self.name).expanduser()
+        if folder.is_dir():
+            return _fingerprint(folder)
+        from transformers.utils import cached_file
+        from transformers.utils.hub import extract_commit_hash
+
+        try:
+            config = cached_file(self.name, "config.json", revision=self._requested)
+        except OSError as error:
+            raise UsageError(f"{self.name}: no such directory, and no repository to be had. {error}") from error
+        return extract_commit_hash(config, None) or self._requested or "main"
+
+    @cached_property
+    def dtype(self) -> str:
+        """Numbers that inference computes with."""
+        if self.which.dtype != "auto":
+            return self.which.dtype
+        import torch
+
+        on_gpu = self.which.device is None or self.which.device.startswith("cuda")
+        return "bfloat16" if on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, the llm-jp one in its encoder form."""
+        return load_tokenizer(self.name, self._requested)
+
+    @cached_property
+    def masked_lm(self) -> PreTrainedModel:
+        """It with its vocabulary head, for inference.
+
+        Raises:
+            UsageError: it has none, or the tokenizer has no mask token.
+        """
+        if self.tokenizer.mask_token_id is None:
+            raise UsageError(
+                f"{self.name}: its tokenizer has no mask token, so it is no masked language model. Leave out the tasks "
+                "fill-mask and pseudo-perplexity."
+            )
+        return load_masked_lm(self.name, self._requested, self.dtype, self.which.device)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that it reads at most, special ones included."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.name, revision=self._requested)
+        positions: int = getattr(config, "max_position_embeddings", None) or 10**9
+        # RoBERTa's positions begin behind the padding id.
+        if config.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):
+            positions -= (config.pad_token_id or 0) + 1
+        return min(positions, self.tokenizer.model_max_length)
+
+
+def _fingerprint(folder: Path) -> str:
+    weights = [path for pattern in _WEIGHTS for path in sorted(folder.glob(pattern))]
+    if not weights:
+        raise UsageError(f"{folder} holds no weights ({' or '.join(_WEIGHTS)}), so it is no model.")
+    digest = hashlib.sha256()
+    for path in (folder / "config.json", folder / "tokenizer.json", *weights):
+        if path.is_file():
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                for part in iter(lambda: file.read(1 << 22), b""):  # noqa: B023
+                    digest.update(part)
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+

@@ -1,0 +1,232 @@
+"""Rows of results, and the folder that holds them.
+
+`<folder>/<task>/<model>/<protocol>-<key>.json` holds the rows of one finished measurement and
+`….instances.jsonl` beside it what the model gave for each example. The key is a hash of everything that a result
+depends on, so that a measurement is made once, and another setting, seed, dataset or weight never overwrites it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llm_jp_modernbert.errors import UsageError
+
+SCHEMA = 1
+"""Version of the schema, in every file."""
+
+_LIBRARIES = ("llm-jp-modernbert", "transformers", "torch", "tokenizers", "datasets", "sentence-transformers")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A figure that a task found.
+
+    Attributes:
+        metric: such as `accuracy`.
+        value: the figure; None where it is undefined, as a correlation with constant predictions is.
+        higher_is_better: its direction.
+        subset: the part of the data it is of, such as a category or a length; empty for all.
+        examples: how many examples it is of.
+        low: lower end of the 95 % confidence interval, where there is one.
+        high: its upper end.
+        baseline: what the simplest guess reaches, such as the majority class, where that is told.
+        split: where the task reports several splits, the one that this is of.
+        settings: what this figure adds to the run's settings, such as the chosen grid point.
+    """
+
+    metric: str
+    value: float | None
+    higher_is_better: bool = True
+    subset: str = ""
+    examples: int | None = None
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+    split: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a result depends on.
+
+    Attributes:
+        task: such as `fill-mask`.
+        model: directory or repository, as given.
+        revision: commit of the repository, or `sha256:…` of a directory's weights.
+        protocol: `paper` or `improved`.
+        settings: every setting of the protocol, as plain values.
+        seed: of everything that is drawn.
+        dataset: name of the data.
+        dataset_revision: commit of its repository, or `sha256:…` of its files.
+        split: the part of it that is measured on.
+        examples: how many examples that part has.
+    """
+
+    task: str
+    model: str
+    revision: str
+    protocol: str
+    settings: dict[str, Any]
+    seed: int
+    dataset: str
+    dataset_revision: str
+    split: str
+    examples: int
+
+    @property
+    def key(self) -> str:
+        """Eight hexadecimal digits of the hash over all of it; where a model lies does not matter, its weights do."""
+        identity = {**asdict(self), "model": "" if self.revision.startswith("sha256:") else self.model}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure with all that is known of it; attributes as in `Run` and `Measurement`."""
+
+    task: str
+    dataset: str
+    dataset_revision: str
+    split: str
+    subset: str
+    examples: int
+    metric: str
+    value: float | None
+    higher_is_better: bool
+    low: float | None
+    high: float | None
+    baseline: float | None
+    model: str
+    revision: str
+    protocol: str
+    settings: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+
+
+class Results:
+    """The folder of results.
+
+    Args:
+        folder: made when the first result is written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def path(self, run: Run) -> Path:
+        """The file of a run's rows."""
+        return self.folder / run.task / model_folder(run.model) / f"{run.protocol}-{run.key}.json"
+
+    def find(self, run: Run) -> list[Row] | None:
+        """The rows of a run that is finished, else None."""
+        path = self.path(run)
+        return read_rows(path) if path.is_file() else None
+
+    def write(
+        self, run: Run, measurements: Iterable[Measurement], instances: Sequence[dict[str, Any]] = ()
+    ) -> list[Row]:
+        """Writes a finished run; rows come last, so that they stand for a complete result."""
+        rows = [_row(run, measurement) for measurement in measurements]
+        path = self.path(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if instances:
+            lines = (json.dumps(instance, ensure_ascii=False) for instance in instances)
+            write_whole(instances_of(path), "".join(f"{line}\n" for line in lines))
+        payload = {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}
+        write_whole(path, json.dumps(payload, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+        return rows
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, file by file.
+
+        Raises:
+            UsageError: the folder is missing, or a file is not of this schema.
+        """
+        if not self.folder.is_dir():
+            raise UsageError(f"{self.folder}: no such folder of results. Make some with `evaluate`, or give --results.")
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            yield from read_rows(path)
+
+    def instances(self, run: Run) -> list[dict[str, Any]]:
+        """What the model gave for each example of a finished run."""
+        path = instances_of(self.path(run))
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def instances_of(path: Path) -> Path:
+    """The file of the examples that belongs to a file of rows."""
+    return path.with_name(f"{path.stem}.instances.jsonl")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one file.
+
+    Raises:
+        UsageError: it is no file of results.
+    """
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+        if payload["schema"] != SCHEMA:
+            raise UsageError(f"{path}: results of schema {payload['schema']}; this version reads {SCHEMA}.")
+        return [Row(**row) for row in payload["rows"]]
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path}: no file of results ({error}). Move it out of the folder, or measure again.") from error
+
+
+def model_folder(model: str) -> str:
+    """A model's name as the name of a folder: `ORG/NAME` as `ORG--NAME`, a directory by its own name and its parent's."""
+    name = str(Path(model).expanduser().resolve()) if os.path.isdir(model) else model
+    return re.sub(r"[^\w.@-]+", "--", "/".join(name.strip("/").split("/")[-2:]))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a figure may depend on."""
+    found = {}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that it is there as a whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _row(run: Run, found: Measurement) -> Row:
+    of_run = {name.name: getattr(run, name.name) for name in fields(run)}
+    of_found = {name.name: getattr(found, name.name) for name in fields(found)}
+    row = Row(
+        **{
+            **of_run,
+            **of_found,
+            "examples": run.examples if found.examples is None else found.examples,
+            "split": run.split if found.split is None else found.split,
+            "settings": {**run.settings, **found.settings},
+            "versions": versions(),
+        }
+    )
+    return replace(row, **{name: _finite(getattr(row, name)) for name in ("value", "low", "high", "baseline")})
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not abs(value) < float("inf") else float(value)
