@@ -3,7 +3,8 @@
 Local files are looked for anywhere below the folder, by the names that their publishers give them:
 
 * JSQuAD `jsquad-v1.*/valid-v1.*.json`, JaQuAD `jaquad_*.json[.gz]` (SQuAD's JSON);
-* MIRACL `topics.miracl-v1.0-ja-*.tsv[.gz]`, `qrels.miracl-v1.0-ja-*.tsv[.gz]` and the passages `miracl-corpus-v1.0-ja/docs-*.jsonl[.gz]`;
+* MIRACL `topics.miracl-v1.0-ja-*.tsv[.gz]`, `qrels.miracl-v1.0-ja-*.tsv[.gz]` and its passages
+  `miracl-corpus-v1.0-ja/docs-*.jsonl[.gz]`;
 * BEIR `corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`.
 """
 
@@ -125,7 +126,9 @@ def beir(folder: Path) -> Data:
     tables = sorted((corpus_file.parent / "qrels").glob("*.tsv"))
     tables = [table for table in tables if table.stem == "test"] or tables
     if len(tables) != 1:
-        raise UsageError(f"{corpus_file.parent / 'qrels'}: there must be one test.tsv, and {len(tables)} tables are there.")
+        raise UsageError(
+            f"{corpus_file.parent / 'qrels'}: there must be one test.tsv, and {len(tables)} tables are there."
+        )
     corpus = {
         str(row["_id"]): " ".join(filter(None, (row.get("title"), row["text"])))
         for row in json_lines(corpus_file, "_id", "text")

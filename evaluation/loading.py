@@ -56,8 +56,7 @@ class EvaluatedModel:
         folder = Path(self.name).expanduser()
         if folder.is_dir():
             return _fingerprint(folder)
-        from transformers.utils import cached_file
-        from transformers.utils.hub import extract_commit_hash
+        from transformers.utils.hub import cached_file, extract_commit_hash
 
         try:
             config = cached_file(self.name, "config.json", revision=self._requested)
@@ -89,8 +88,8 @@ class EvaluatedModel:
         """
         if self.tokenizer.mask_token_id is None:
             raise UsageError(
-                f"{self.name}: its tokenizer has no mask token, so it is no masked language model. Leave out the tasks "
-                "fill-mask and pseudo-perplexity."
+                f"{self.name}: its tokenizer has no mask token, so it is no masked language model. "
+                "Leave out the tasks fill-mask and pseudo-perplexity."
             )
         return load_masked_lm(self.name, self._requested, self.dtype, self.which.device)
 
@@ -116,8 +115,6 @@ def _fingerprint(folder: Path) -> str:
         if path.is_file():
             digest.update(path.name.encode())
             with path.open("rb") as file:
-                for part in iter(lambda: file.read(1 << 22), b""):  # noqa: B023
+                for part in iter(lambda: file.read(1 << 22), b""):
                     digest.update(part)
     return f"sha256:{digest.hexdigest()[:16]}"
-
-

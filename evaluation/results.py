@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,9 @@ class Results:
             UsageError: the folder is missing, or a file is not of this schema.
         """
         if not self.folder.is_dir():
-            raise UsageError(f"{self.folder}: no such folder of results. Make some with `evaluate`, or give --results.")
+            raise UsageError(
+                f"{self.folder}: no such folder of results. Make some with `evaluate`, or give --results."
+            )
         for path in sorted(self.folder.glob("*/*/*.json")):
             yield from read_rows(path)
 
@@ -182,11 +184,13 @@ def read_rows(path: Path) -> list[Row]:
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path}: no file of results ({error}). Move it out of the folder, or measure again.") from error
+        raise UsageError(
+            f"{path}: no file of results ({error}). Move it out of the folder, or measure again."
+        ) from error
 
 
 def model_folder(model: str) -> str:
-    """A model's name as the name of a folder: `ORG/NAME` as `ORG--NAME`, a directory by its own name and its parent's."""
+    """The name of a model's folder: `ORG--NAME` for `ORG/NAME`, a directory's own name and its parent's."""
     name = str(Path(model).expanduser().resolve()) if os.path.isdir(model) else model
     return re.sub(r"[^\w.@-]+", "--", "/".join(name.strip("/").split("/")[-2:]))
 
@@ -213,19 +217,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _row(run: Run, found: Measurement) -> Row:
-    of_run = {name.name: getattr(run, name.name) for name in fields(run)}
-    of_found = {name.name: getattr(found, name.name) for name in fields(found)}
-    row = Row(
-        **{
-            **of_run,
-            **of_found,
-            "examples": run.examples if found.examples is None else found.examples,
-            "split": run.split if found.split is None else found.split,
-            "settings": {**run.settings, **found.settings},
-            "versions": versions(),
-        }
-    )
-    return replace(row, **{name: _finite(getattr(row, name)) for name in ("value", "low", "high", "baseline")})
+    values = {item.name: getattr(run, item.name) for item in fields(run)}
+    values |= {item.name: getattr(found, item.name) for item in fields(found)}
+    values |= {name: _finite(values[name]) for name in ("value", "low", "high", "baseline")}
+    values["examples"] = run.examples if found.examples is None else found.examples
+    values["split"] = run.split if found.split is None else found.split
+    values["settings"] = {**run.settings, **found.settings}
+    return Row(**values, versions=versions())
 
 
 def _finite(value: float | None) -> float | None:

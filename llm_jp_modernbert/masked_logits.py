@@ -37,7 +37,9 @@ def masked_logits(
             starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
             packed = torch.tensor([[token for row in rows for token in row]], device=model.device)
             wanted = torch.zeros_like(packed, dtype=torch.bool)
-            wanted[0, [start + place for start, places in zip(starts, positions, strict=False) for place in places]] = True
+            wanted[
+                0, [start + place for start, places in zip(starts, positions, strict=False) for place in places]
+            ] = True
             ends = torch.tensor(starts, device=model.device, dtype=torch.int32)
             logits = model(input_ids=packed, cu_seqlens=ends, max_seqlen=max(lengths), logits_positions=wanted).logits
             return list(logits.float().split(counts))
