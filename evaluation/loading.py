@@ -14,6 +14,8 @@ from llm_jp_modernbert.loading import load_masked_lm, load_tokenizer, split_revi
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from .embeddings import Embedder
+
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -48,7 +50,8 @@ class EvaluatedModel:
 
     def __init__(self, which: ModelName) -> None:
         self.which = which
-        self.name, self._requested = split_revision(which.name, which.requested)
+        self.name, self.requested = split_revision(which.name, which.requested)
+        self._embedders: dict[str, Embedder] = {}
 
     @cached_property
     def revision(self) -> str:
@@ -59,10 +62,10 @@ class EvaluatedModel:
         from transformers.utils.hub import cached_file, extract_commit_hash
 
         try:
-            config = cached_file(self.name, "config.json", revision=self._requested)
+            config = cached_file(self.name, "config.json", revision=self.requested)
         except OSError as error:
             raise UsageError(f"{self.name}: no such directory, and no repository to be had. {error}") from error
-        return extract_commit_hash(config, None) or self._requested or "main"
+        return extract_commit_hash(config, None) or self.requested or "main"
 
     @cached_property
     def dtype(self) -> str:
@@ -77,7 +80,7 @@ class EvaluatedModel:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, the llm-jp one in its encoder form."""
-        return load_tokenizer(self.name, self._requested)
+        return load_tokenizer(self.name, self.requested)
 
     @cached_property
     def masked_lm(self) -> PreTrainedModel:
@@ -91,14 +94,31 @@ class EvaluatedModel:
                 f"{self.name}: its tokenizer has no mask token, so it is no masked language model. "
                 "Leave out the tasks fill-mask and pseudo-perplexity."
             )
-        return load_masked_lm(self.name, self._requested, self.dtype, self.which.device)
+        return load_masked_lm(self.name, self.requested, self.dtype, self.which.device)
+
+    def embedder(self, pooling: str) -> Embedder:
+        """It as an encoder of texts; loaded once for each pooling."""
+        from .embeddings import Embedder
+
+        if pooling not in self._embedders:
+            self._embedders[pooling] = Embedder(self, pooling)
+        return self._embedders[pooling]
+
+    def has_file(self, name: str) -> bool:
+        """Whether its directory or repository holds a file."""
+        folder = Path(self.name).expanduser()
+        if folder.is_dir():
+            return (folder / name).is_file()
+        from transformers.utils.hub import has_file
+
+        return bool(has_file(self.name, name, revision=self.requested))
 
     @property
     def max_length(self) -> int:
         """Tokens that it reads at most, special ones included."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.name, revision=self._requested)
+        config = AutoConfig.from_pretrained(self.name, revision=self.requested)
         positions: int = getattr(config, "max_position_embeddings", None) or 10**9
         # RoBERTa's positions begin behind the padding id.
         if config.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):

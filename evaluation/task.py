@@ -27,19 +27,23 @@ class Options:
     Attributes:
         protocol: one of `PROTOCOLS`.
         data_dir: local data in their official layout; without it they come from the Hub.
+        train_files: files to fine-tune on in the place of a task's own, in the same layout.
         texts: JSON-lines files of documents, for tasks that measure on any text, in the place of their own.
+        prompts: prompts of the fill-mask test in the place of those that come with the package.
         seed: of everything that is drawn.
         limit: at most so many examples of a task, for a quick look; None for all.
-        pooling: how tokens make an embedding: `mean`, `cls` or `last-K-layers`.
+        pooling: how tokens make an embedding: `auto`, `mean`, `cls` or `last-K-layers`.
         work_dir: for what is worth keeping of an unfinished measurement.
     """
 
     protocol: str = "improved"
     data_dir: Path | None = None
+    train_files: tuple[Path, ...] = ()
     texts: tuple[Path, ...] = ()
+    prompts: Path | None = None
     seed: int = 0
     limit: int | None = None
-    pooling: str = "mean"
+    pooling: str = "auto"
     work_dir: Path | None = None
 
 
