@@ -27,6 +27,7 @@ MIRACL = "miracl/miracl"
 MIRACL_CORPUS = "miracl/miracl-corpus"
 
 _JAQUAD = "jaquad_*.json*"
+_MIRACL_PASSAGES = "miracl-corpus-v1.0-ja/docs-*.jsonl*"
 _JSQUAD = "jsquad-v1.*/valid-v1.*.json"
 # Wikipedia is read in its order up to so many articles.
 _MOST_ARTICLES = 20_000
@@ -73,7 +74,7 @@ def passage_pairs(options: Options) -> Data:
     Raises:
         UsageError: neither can be had.
     """
-    if options.data_dir is None or list(options.data_dir.rglob("miracl-corpus-v1.0-ja/docs-*.jsonl*")):
+    if options.data_dir is None or holds(options.data_dir, "miracl"):
         search = miracl(options, "train")
         firsts = [list(relevant)[:2] for relevant in search.examples[0].relevant.values() if len(relevant) >= 2]
         corpus = search.examples[0].corpus
@@ -118,6 +119,14 @@ def questions(options: Options, name: str) -> Data:
             relevant[question["id"]] = {passage: 1}
     split = "validation" if name == "jsquad" else "train"
     return _search({"jsquad": "JSQuAD", "jaquad": "JaQuAD"}[name], files, split, Search(corpus, queries, relevant))
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether a folder holds the files of a search task, as `questions` names them."""
+    patterns = {"miracl": _MIRACL_PASSAGES, "jsquad": _JSQUAD, "jaquad": _JAQUAD, "beir": "queries.jsonl*"}
+    if not folder.is_dir():
+        raise UsageError(f"--data-dir {folder}: no such folder.")
+    return next(folder.rglob(patterns[name]), None) is not None
 
 
 def beir(folder: Path) -> Data:
@@ -165,7 +174,7 @@ def miracl(options: Options, split: str) -> Data:
     wanted = "MIRACL's topics, judgements and passages (huggingface.co/datasets/miracl/miracl and miracl-corpus)"
     topics = _one(folder, f"topics.miracl-v1.0-ja-{split}.tsv*", wanted)
     judged = _one(folder, f"qrels.miracl-v1.0-ja-{split}.tsv*", wanted)
-    passages = find(corpus_folder, "miracl-corpus-v1.0-ja/docs-*.jsonl*", wanted)
+    passages = find(corpus_folder, _MIRACL_PASSAGES, wanted)
     queries = dict(line.split("\t", 1) for line in _lines(topics))
     relevant: dict[str, dict[str, int]] = {}
     for line in _lines(judged):

@@ -20,6 +20,7 @@ from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.masked_logits import batches, masked_logits
 
 from . import datasets
+from .intervals import bootstrap
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
@@ -33,8 +34,6 @@ BINS = ((0, 1024), (1024, 2048), (2048, 4096), (4096, 8192))
 
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192)
 """Tokens that are read, special ones included."""
-
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,7 @@ class PseudoPerplexity(Task):
         for limits in BINS:
             of_bin = np.array([item["pseudo_perplexity"] for item in instances if item["bin"] == list(limits)])
             if len(of_bin):
-                low, high = bootstrap(
-                    of_bin[:, None], lambda sample: np.median(sample[..., 0], axis=-1), self.options.seed
-                )
+                low, high = bootstrap((of_bin,), np.median, self.options.seed)
                 measurements.append(
                     Measurement(
                         "median_pseudo_perplexity",
@@ -233,35 +230,16 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     return ids[:begin], ids[begin + len(some) :]
 
 
-def bootstrap(values: np.ndarray, statistic: object, seed: int) -> tuple[float | None, float | None]:
-    """95 % confidence interval of a statistic over documents by the percentile bootstrap.
-
-    Args:
-        values: `(documents, …)`.
-        statistic: takes `(resamples, documents, …)` and gives `(resamples,)`.
-        seed: of the resamples.
-
-    Returns:
-        Its ends; None for a single document, which has no spread.
-    """
-    if len(values) < 2:
-        return None, None
-    drawn = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
-    low, high = np.percentile(statistic(values[drawn]), [2.5, 97.5])  # type: ignore[operator]
-    return float(low), float(high)
-
-
 def _figures(losses: np.ndarray, characters: np.ndarray, subset: str, seed: int) -> Iterator[Measurement]:
     """Per token and per character; `losses` and `characters` are `(documents, positions)`."""
-    sums = np.stack([losses.sum(1), np.full(len(losses), losses.shape[1]), characters.sum(1)], -1)
-    for metric, column in (("pseudo_perplexity", 1), ("pseudo_perplexity_per_character", 2)):
+    from .metrics.pseudo_perplexity.pseudo_perplexity import pseudo_perplexity
 
-        def ratio(sample: np.ndarray, column: int = column) -> np.ndarray:
-            together = sample.sum(-2)
-            return np.exp(together[..., 0] / together[..., column])
-
-        low, high = bootstrap(sums, ratio, seed)
-        yield Measurement(metric, float(ratio(sums)), False, subset, losses.size, low, high)
+    sums = losses.sum(1)
+    tokens = np.full(len(losses), losses.shape[1])
+    for metric, counts in (("pseudo_perplexity", tokens), ("pseudo_perplexity_per_character", characters.sum(1))):
+        value = float(pseudo_perplexity(sums, counts))
+        low, high = bootstrap((sums, counts), pseudo_perplexity, seed)
+        yield Measurement(metric, value, False, subset, losses.size, low, high)
 
 
 def _by_length(targets: Sequence[Target], limit: int) -> Iterable[list[int]]:
