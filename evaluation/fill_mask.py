@@ -89,7 +89,9 @@ class FillMask(Task):
             for attempt, logits in zip(batch, found, strict=True):
                 scores = logits[0, : len(model.tokenizer)]
                 if attempt.answer is None:
-                    top[attempt.prompt] = [readable(model.tokenizer, token) for token in scores.topk(_TOP).indices]
+                    top[attempt.prompt] = [
+                        readable(model.tokenizer, token) for token in scores.topk(_TOP).indices.tolist()
+                    ]
                 for answer, tokens in attempt.wanted.items():
                     rank = min(1 + int((scores > scores[token]).sum()) for token in tokens)
                     key = (attempt.prompt, answer)

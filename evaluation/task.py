@@ -83,6 +83,9 @@ class Task(ABC):
     name: ClassVar[str]
     """As `--tasks` names it."""
 
+    shared: ClassVar[bool] = False
+    """Whether several processes share the work of a measurement; else the first does it alone."""
+
     def settings(self) -> dict[str, Any]:
         """The protocol's settings as plain values."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "options"}

@@ -25,6 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DEFAULT_TASKS = "fill-mask,pseudo-perplexity,retrieval,alignment-uniformity,similarity"
+
 _DEBUG_VARIABLE = "LLM_JP_MODERNBERT_DEBUG"
 
 
@@ -35,6 +37,29 @@ class DType(str, Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class Protocol(str, Enum):
+    """How an evaluation is done."""
+
+    improved = "improved"
+    paper = "paper"
+
+
+class TableFormat(str, Enum):
+    """Forms of the leaderboard."""
+
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    html = "html"
+
+
+class OverSeeds(str, Enum):
+    """What stands for several seeds."""
+
+    mean = "mean"
+    best = "best"
 
 
 class Normalization(str, Enum):
@@ -206,6 +231,101 @@ def average(
     sources = checkpoints if last is None else latest_checkpoints(checkpoints[0], last)
     written = average_checkpoints(sources, out)
     print(f"the mean of {len(sources)} checkpoints is in {written}")
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Directories, repositories, or repositories at ORG/NAME@REV.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, parted by commas.")] = DEFAULT_TASKS,
+    protocol: Annotated[Protocol, typer.Option(help="The paper's, or what is held to be better.")] = Protocol.improved,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of data in their official layout; by default they are from the Hub.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeat it for several runs.", min=0)] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples, for a quick look.", min=1)] = None,
+    train_file: Annotated[
+        list[Path] | None, typer.Option(help="Fine-tune on these files in the place of the task's own; repeatable.")
+    ] = None,
+    texts: Annotated[
+        list[Path] | None, typer.Option(help="JSON lines of long texts for pseudo-perplexity; repeatable.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines of prompts for fill-mask.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Only show what the models put into this text's [MASK]; repeatable.")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="auto, mean, cls, or last-K-layers.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a single model's repository.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="auto is bfloat16 on a GPU that has it, else float32.")] = DType.auto,
+    tokens_per_batch: Annotated[int, typer.Option(help="Tokens that are read at once.", min=1)] = 16_384,
+) -> None:
+    """Measures encoders, whoever made them, and keeps every figure with what it depends on.
+
+    Tasks: fill-mask, pseudo-perplexity, retrieval (retrieval:miracl, :jsquad, :jaquad, :beir), alignment-uniformity,
+    similarity. What is measured already is not measured again.
+
+    Examples:
+
+    * `llm-jp-modernbert evaluate my-model llm-jp/llm-jp-modernbert-base --tasks fill-mask,pseudo-perplexity`
+
+    * `llm-jp-modernbert evaluate my-model --tasks retrieval,similarity --data-dir data --protocol paper`
+
+    * `llm-jp-modernbert evaluate my-model --text "朝ごはんを[MASK]ました。"`
+    """
+    if revision is not None and len(models) > 1:
+        raise UsageError("--revision is for a single model; write ORG/NAME@REVISION for several.")
+    _quiet()
+    from .evaluation.evaluate import Plan
+    from .evaluation.evaluate import evaluate as run
+    from .evaluation.loading import EvaluatedModel, ModelName
+    from .evaluation.side_by_side import show_texts
+    from .evaluation.task import Options
+
+    named = [ModelName(model, revision, device, dtype.value, tokens_per_batch) for model in models]
+    if text:
+        show_texts([EvaluatedModel(which) for which in named], text, Console())
+        return
+    options = Options(
+        protocol=protocol.value,
+        data_dir=data_dir,
+        train_files=tuple(train_file or ()),
+        texts=tuple(texts or ()),
+        prompts=prompts,
+        limit=limit,
+        pooling=pooling,
+    )
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    run(Plan(named, names, options, tuple(seed or (0,)), out), Console())
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")] = Path("results"),
+    form: Annotated[TableFormat, typer.Option("--format", help="Form of the table.")] = TableFormat.markdown,
+    over_seeds: Annotated[OverSeeds, typer.Option(help="Mean ± standard deviation, or the best.")] = OverSeeds.mean,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default the screen.")] = None,
+) -> None:
+    """A table of all results: a row for each model, a column for each figure.
+
+    Examples:
+
+    * `llm-jp-modernbert leaderboard --results results`
+
+    * `llm-jp-modernbert leaderboard --format latex --out leaderboard.tex`
+    """
+    from .evaluation.leaderboard import leaderboard as build
+    from .evaluation.leaderboard import render
+    from .evaluation.results import Results, write_whole
+
+    table = render(build(Results(results).rows()), form.value, over_seeds.value)
+    if out is None:
+        print(table, end="")
+    else:
+        write_whole(out, table)
+        print(f"written to {out}")
 
 
 @app.command("fill-mask")

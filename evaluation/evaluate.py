@@ -1,0 +1,209 @@
+"""`llm-jp-modernbert evaluate`: models × tasks × seeds, each measured once and kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.progress import progress_bar
+
+from .alignment_uniformity import AlignmentUniformity
+from .fill_mask import FillMask
+from .loading import EvaluatedModel, ModelName
+from .pseudo_perplexity import PseudoPerplexity
+from .results import Results, Row, Run, model_folder
+from .retrieval import SOURCES, Retrieval
+from .side_by_side import write_side_by_side
+from .similarity import Similarity
+from .task import PROTOCOLS, Data, Options, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TASKS: dict[str, Callable[[Options], Task]] = {
+    "fill-mask": FillMask.for_options,
+    "pseudo-perplexity": PseudoPerplexity.for_options,
+    "retrieval": Retrieval.for_options,
+    **{f"retrieval:{source}": partial(Retrieval.for_options, source=source) for source in SOURCES},
+    "alignment-uniformity": AlignmentUniformity.for_options,
+    "similarity": Similarity.for_options,
+}
+"""Every task, as `--tasks` names it."""
+
+_UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured.
+
+    Attributes:
+        models: which models, and how they compute.
+        tasks: names of `TASKS`.
+        options: for all tasks; its seed is replaced by each of `seeds`.
+        seeds: one measurement each.
+        out: the folder of results.
+    """
+
+    models: Sequence[ModelName]
+    tasks: Sequence[str]
+    options: Options
+    seeds: Sequence[int]
+    out: Path
+
+
+def evaluate(plan: Plan, console: Console) -> list[Row]:
+    """Measures what is not measured yet, and shows all of it.
+
+    A measurement that cannot be made is told, and the others go on. Interrupted, it keeps what is finished; the same
+    call goes on from there.
+
+    Returns:
+        The rows of all measurements, old and new.
+
+    Raises:
+        UsageError: an unknown task, or a measurement could not be made.
+        SystemExit: 130 when it is interrupted.
+    """
+    from .leaderboard import show
+
+    makers = [_maker(name) for name in plan.tasks]
+    if plan.options.protocol not in PROTOCOLS:
+        raise UsageError(f"--protocol {plan.options.protocol}: choose {' or '.join(PROTOCOLS)}.")
+    evaluation = _Evaluation(plan, console)
+    try:
+        for which in plan.models:
+            model = EvaluatedModel(which)
+            for make in makers:
+                for seed in plan.seeds:
+                    evaluation.measure(model, make, replace(plan.options, seed=seed))
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. What was finished is in {plan.out}; the same command goes on from there.")
+        raise SystemExit(130) from None
+    evaluation.compare()
+    if evaluation.rows and _rank() == 0:
+        show(evaluation.rows, console)
+        console.print(f"Results are in {plan.out}.")
+    if evaluation.failures:
+        raise UsageError(f"{len(evaluation.failures)} measurements were not made: {' '.join(evaluation.failures)}")
+    return evaluation.rows
+
+
+class _Evaluation:
+    """The course of one call: data that were read, rows that were found, measurements that failed."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan = plan
+        self._console = console
+        self._results = Results(plan.out)
+        self._data: dict[Task, Data | UsageError] = {}
+        self._gaps: dict[tuple[str, str], dict[str, Run]] = {}
+        self.rows: list[Row] = []
+        self.failures: list[str] = []
+
+    def measure(self, model: EvaluatedModel, make: Callable[[Options], Task], options: Options) -> None:
+        """Makes one measurement, unless it is made already."""
+        try:
+            task = make(options)
+            if _rank() and not task.shared:
+                return
+            data = self._read(task)
+            run = _run(task, model, data)
+            rows = self._results.find(run)
+            if rows is not None:
+                self._console.print(f"{task.name} of {model.name}: done before")
+            else:
+                rows = self._make(model, task, data, run)
+        except (UsageError, OSError) as error:
+            self.failures.append(str(error))
+            self._console.print(f"[red]not made:[/] {model.name}: {error}", highlight=False, soft_wrap=True)
+            return
+        self.rows += rows
+        if task.name == FillMask.name and rows:
+            group = self._gaps.setdefault((run.protocol, run.dataset_revision + str(run.examples)), {})
+            group[model.name if model.requested is None else f"{model.name}@{model.requested}"] = run
+
+    def compare(self) -> None:
+        """Writes what the models of this call put into the gaps of the same prompts."""
+        for (protocol, _), runs in self._gaps.items():
+            path = self._plan.out / FillMask.name / f"side-by-side-{protocol}.md"
+            write_side_by_side(path, {name: self._results.instances(run) for name, run in runs.items()})
+            self._console.print(f"Answers side by side: {path}")
+
+    def _read(self, task: Task) -> Data:
+        # The tasks of two models are equal, so each reads its data once; so does a mistake in them.
+        if task not in self._data:
+            try:
+                self._data[task] = task.load()
+            except UsageError as error:
+                self._data[task] = error
+        found = self._data[task]
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+    def _make(self, model: EvaluatedModel, task: Task, data: Data, run: Run) -> list[Row]:
+        folder = self._plan.out / _UNFINISHED / run.task / f"{model_folder(run.model)}-{run.protocol}-{run.key}"
+        working = replace(task, options=replace(task.options, work_dir=folder))
+        with progress_bar(self._console, transient=True) as bar:
+            shown = bar.add_task(f"{task.name} · {model.name}", total=1.0)
+            outcome = working.measure(model, data, lambda share: bar.update(shown, completed=share))
+        if _rank():
+            return []
+        rows = self._results.write(run, outcome.measurements, outcome.instances)
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(self._plan.out / _UNFINISHED)
+        self._console.print(f"{task.name} of {model.name}: {len(rows)} figures on {run.examples:,} examples")
+        return rows
+
+
+def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
+    if not len(data.examples):
+        raise UsageError(f"{data.name}: holds no example.")
+    return Run(
+        task=task.name,
+        model=model.name,
+        revision=model.revision,
+        protocol=task.options.protocol,
+        settings={**task.settings(), "dtype": model.dtype},
+        seed=task.options.seed,
+        dataset=data.name,
+        dataset_revision=data.revision,
+        split=data.split,
+        examples=len(data.examples),
+    )
+
+
+def _maker(name: str) -> Callable[[Options], Task]:
+    if name not in TASKS:
+        raise UsageError(f"--tasks {name}: no such task. Choose of {', '.join(TASKS)}.")
+    return TASKS[name]
+
+
+def _rank() -> int:
+    """Which of several processes this is; they share the work of fine-tuning, and the first does all the rest."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _remove_empty(folder: Path) -> None:
+    deepest_first: Iterable[Path] = sorted(folder.rglob("*"), reverse=True)
+    for path in (*deepest_first, folder):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def main() -> None:
+    """`accelerate launch -m llm_jp_modernbert.evaluation.evaluate …`."""
+    from llm_jp_modernbert.cli import run_job
+
+    run_job("evaluate")
+
+
+if __name__ == "__main__":
+    main()
