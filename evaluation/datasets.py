@@ -166,8 +166,8 @@ def miracl(options: Options, split: str) -> Data:
     The passages are those of the whole corpus for `dev`, and the judged relevant ones alone for `train`.
     """
     if options.data_dir is None:
-        folder, revision = _miracl_of_hub(split)
-        corpus_folder, _ = _hub_files(MIRACL_CORPUS, "miracl-corpus-v1.0-ja/*")
+        folder, revision = hub_files(MIRACL, f"miracl-v1.0-ja/*/*miracl-v1.0-ja-{split}.tsv")
+        corpus_folder, _ = hub_files(MIRACL_CORPUS, "miracl-corpus-v1.0-ja/*")
     else:
         folder = corpus_folder = options.data_dir
         revision = ""
@@ -252,15 +252,24 @@ def json_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: a line is not such an object; it names the file and the line.
     """
-    for number, line in enumerate(_lines(path), start=1):
+    return (row for _, row in numbered_json_lines(path, *keys))
+
+
+def numbered_json_lines(path: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `json_lines`, each object with the number of its line, from 1."""
+    for number, line in enumerate(read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError as error:
             raise UsageError(f"{path}, line {number}: not JSON ({error}).") from error
-        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}, line {number}: not a JSON object.")
+        missing = [key for key in keys if key not in row]
         if missing:
             raise UsageError(f"{path}, line {number}: has no {' or '.join(map(repr, missing))}.")
-        yield row
+        yield number, row
 
 
 def read(path: Path) -> str:
@@ -291,15 +300,16 @@ def hub_rows(repository: str, name: str | None, split: str, most: int | None) ->
         raise UsageError(_no_hub(repository, error)) from error
 
 
-def _miracl_of_hub(split: str) -> tuple[Path, str]:
-    return _hub_files(MIRACL, f"miracl-v1.0-ja/*/*miracl-v1.0-ja-{split}.tsv")
+def hub_files(repository: str, pattern: str, revision: str | None = None) -> tuple[Path, str]:
+    """The files of a dataset of the Hub whose path is like a pattern: their folder, and the commit that they are of.
 
-
-def _hub_files(repository: str, pattern: str) -> tuple[Path, str]:
+    Raises:
+        UsageError: they cannot be had.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=pattern))
+        folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=pattern))
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(_no_hub(repository, error)) from error
     return folder, folder.name

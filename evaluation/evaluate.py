@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.progress import progress_bar
 
 from .alignment_uniformity import AlignmentUniformity
 from .fill_mask import FillMask
+from .jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
+from .jsquad import Jsquad
 from .loading import EvaluatedModel, ModelName
+from .ner import Ner
 from .pseudo_perplexity import PseudoPerplexity
+from .ranks import rank, work_alone
 from .results import Results, Row, Run, model_folder
 from .retrieval import SOURCES, Retrieval
 from .side_by_side import write_side_by_side
 from .similarity import Similarity
 from .task import PROTOCOLS, Data, Options, Task
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 TASKS: dict[str, Callable[[Options], Task]] = {
     "fill-mask": FillMask.for_options,
@@ -33,6 +34,7 @@ TASKS: dict[str, Callable[[Options], Task]] = {
     **{f"retrieval:{source}": partial(Retrieval.for_options, source=source) for source in SOURCES},
     "alignment-uniformity": AlignmentUniformity.for_options,
     "similarity": Similarity.for_options,
+    **{task.name: task.for_options for task in (Jsts, Jnli, Jcola, Jsquad, JcommonsenseQA, Marc, Ner)},
 }
 """Every task, as `--tasks` names it."""
 
@@ -73,6 +75,9 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
     """
     from .leaderboard import show
 
+    work_alone()
+    if rank():
+        console = Console(quiet=True)
     makers = [_maker(name) for name in plan.tasks]
     if plan.options.protocol not in PROTOCOLS:
         raise UsageError(f"--protocol {plan.options.protocol}: choose {' or '.join(PROTOCOLS)}.")
@@ -87,7 +92,9 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
         console.print(f"Interrupted. What was finished is in {plan.out}; the same command goes on from there.")
         raise SystemExit(130) from None
     evaluation.compare()
-    if evaluation.rows and _rank() == 0:
+    if rank():
+        return []
+    if evaluation.rows:
         show(evaluation.rows, console)
         console.print(f"Results are in {plan.out}.")
     if evaluation.failures:
@@ -111,7 +118,7 @@ class _Evaluation:
         """Makes one measurement, unless it is made already."""
         try:
             task = make(options)
-            if _rank() and not task.shared:
+            if rank() and not task.shared:
                 return
             data = self._read(task)
             run = _run(task, model, data)
@@ -154,7 +161,7 @@ class _Evaluation:
         with progress_bar(self._console, transient=True) as bar:
             shown = bar.add_task(f"{task.name} · {model.name}", total=1.0)
             outcome = working.measure(model, data, lambda share: bar.update(shown, completed=share))
-        if _rank():
+        if rank():
             return []
         rows = self._results.write(run, outcome.measurements, outcome.instances)
         shutil.rmtree(folder, ignore_errors=True)
@@ -184,11 +191,6 @@ def _maker(name: str) -> Callable[[Options], Task]:
     if name not in TASKS:
         raise UsageError(f"--tasks {name}: no such task. Choose of {', '.join(TASKS)}.")
     return TASKS[name]
-
-
-def _rank() -> int:
-    """Which of several processes this is; they share the work of fine-tuning, and the first does all the rest."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def _remove_empty(folder: Path) -> None:

@@ -22,6 +22,7 @@ from llm_jp_modernbert.masked_logits import batches, masked_logits
 from . import datasets
 from .intervals import bootstrap
 from .results import Measurement
+from .spans import special_tokens
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
@@ -220,14 +221,6 @@ def cross_entropies(
         done += sum(len(row) for row in rows)
         progress(done / total)
     return losses
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The ids that a tokenizer puts before and after a text."""
-    some: list[int] = tokenizer("一", add_special_tokens=False)["input_ids"]
-    ids: list[int] = tokenizer("一")["input_ids"]
-    begin = next(place for place in range(len(ids)) if ids[place : place + len(some)] == some)
-    return ids[:begin], ids[begin + len(some) :]
 
 
 def _figures(losses: np.ndarray, characters: np.ndarray, subset: str, seed: int) -> Iterator[Measurement]:

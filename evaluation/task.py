@@ -32,6 +32,8 @@ class Options:
         prompts: prompts of the fill-mask test in the place of those that come with the package.
         seed: of everything that is drawn.
         limit: at most so many examples of a task, for a quick look; None for all.
+        learning_rates: of the grid of fine-tuning in the place of the protocol's; none for these.
+        epochs: as well.
         pooling: how tokens make an embedding: `auto`, `mean`, `cls` or `last-K-layers`.
         work_dir: for what is worth keeping of an unfinished measurement.
     """
@@ -43,6 +45,8 @@ class Options:
     prompts: Path | None = None
     seed: int = 0
     limit: int | None = None
+    learning_rates: tuple[float, ...] = ()
+    epochs: tuple[int, ...] = ()
     pooling: str = "auto"
     work_dir: Path | None = None
 

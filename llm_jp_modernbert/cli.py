@@ -247,6 +247,12 @@ def evaluate(
     train_file: Annotated[
         list[Path] | None, typer.Option(help="Fine-tune on these files in the place of the task's own; repeatable.")
     ] = None,
+    learning_rate: Annotated[
+        list[float] | None, typer.Option(help="Of fine-tuning, in the place of the protocol's grid; repeatable.")
+    ] = None,
+    epochs: Annotated[
+        list[int] | None, typer.Option(help="Of fine-tuning, in the place of the grid's; repeatable.", min=1)
+    ] = None,
     texts: Annotated[
         list[Path] | None, typer.Option(help="JSON lines of long texts for pseudo-perplexity; repeatable.")
     ] = None,
@@ -265,13 +271,17 @@ def evaluate(
     """Measures encoders, whoever made them, and keeps every figure with what it depends on.
 
     Tasks: fill-mask, pseudo-perplexity, retrieval (retrieval:miracl, :jsquad, :jaquad, :beir), alignment-uniformity,
-    similarity. What is measured already is not measured again.
+    similarity; and by fine-tuning jsts, jnli, jcola, jsquad, jcommonsenseqa, marc-ja, ner, whose grid several GPUs
+    share under `accelerate launch -m llm_jp_modernbert.evaluation.evaluate`. What is measured already is not measured
+    again.
 
     Examples:
 
     * `llm-jp-modernbert evaluate my-model llm-jp/llm-jp-modernbert-base --tasks fill-mask,pseudo-perplexity`
 
     * `llm-jp-modernbert evaluate my-model --tasks retrieval,similarity --data-dir data --protocol paper`
+
+    * `llm-jp-modernbert evaluate my-model --tasks jsts,jnli,jcola --data-dir data --seed 0 --seed 1`
 
     * `llm-jp-modernbert evaluate my-model --text "朝ごはんを[MASK]ました。"`
     """
@@ -295,6 +305,8 @@ def evaluate(
         texts=tuple(texts or ()),
         prompts=prompts,
         limit=limit,
+        learning_rates=tuple(learning_rate or ()),
+        epochs=tuple(epochs or ()),
         pooling=pooling,
     )
     names = [name.strip() for name in tasks.split(",") if name.strip()]

@@ -1,0 +1,107 @@
+"""Grid search that survives interruption: each point is trained once, and only its scores are kept.
+
+Several processes share a grid through its folder: a point belongs to whom its lock belongs to, and a lock goes with
+its process. So a point whose process died is trained by another, or by the next call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from .results import write_whole
+from .task import Progress
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice of hyperparameters.
+
+    Attributes:
+        learning_rate: at its highest.
+        epochs: passes over the training examples.
+    """
+
+    learning_rate: float
+    epochs: int
+
+    def __str__(self) -> str:
+        return f"{self.learning_rate:g}x{self.epochs}"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a point gave.
+
+    Attributes:
+        point: the choice.
+        scores: for each part of the data the figures by their names; None where one is undefined.
+        predictions: for each example of the part that is reported.
+    """
+
+    point: Point
+    scores: dict[str, dict[str, float | None]]
+    predictions: list[Any]
+
+
+def points(learning_rates: Sequence[float], epochs: Sequence[int]) -> list[Point]:
+    """All choices."""
+    return [Point(*choice) for choice in product(learning_rates, epochs)]
+
+
+def search(
+    grid: Sequence[Point], folder: Path, train: Callable[[Point, Progress], Tried], progress: Progress, first: bool
+) -> list[Tried]:
+    """Trains the points that nobody has trained.
+
+    Args:
+        grid: the points.
+        folder: of their results; made if it is not there.
+        train: trains and scores one.
+        progress: is told the share of the grid.
+        first: whether this process waits for the points that others train.
+
+    Returns:
+        All points in their order, for the first process; for another what there is by now.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {point: folder / f"{point}.json" for point in grid}
+
+    def attempt(point: Point, patience: float) -> None:
+        try:
+            with FileLock(paths[point].with_suffix(".lock"), timeout=patience):
+                if not paths[point].is_file():
+                    done = sum(path.is_file() for path in paths.values())
+                    tried = train(point, lambda share: progress((done + share) / len(grid)))
+                    write_whole(paths[point], json.dumps(asdict(tried), ensure_ascii=False))
+        except Timeout:
+            pass
+
+    for point in grid:
+        attempt(point, patience=0)
+    if first:
+        for point in grid:
+            attempt(point, patience=-1)
+    return list(_finished(paths))
+
+
+def best(tried: Sequence[Tried], part: str, metric: str) -> Tried:
+    """The point with the greatest score on a part; the first of several, and never one without a score."""
+    return max(tried, key=lambda found: _or_least(found.scores[part][metric]))
+
+
+def _or_least(score: float | None) -> float:
+    return float("-inf") if score is None else score
+
+
+def _finished(paths: dict[Point, Path]) -> Iterator[Tried]:
+    for point, path in paths.items():
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            yield Tried(point, kept["scores"], kept["predictions"])
