@@ -98,7 +98,8 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
         show(evaluation.rows, console)
         console.print(f"Results are in {plan.out}.")
     if evaluation.failures:
-        raise UsageError(f"{len(evaluation.failures)} measurements were not made: {' '.join(evaluation.failures)}")
+        told = " ".join(dict.fromkeys(evaluation.failures))
+        raise UsageError(f"{len(evaluation.failures)} measurements were not made: {told}")
     return evaluation.rows
 
 

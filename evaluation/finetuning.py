@@ -216,6 +216,7 @@ class _Training:
 
     def run(self, point: Point, progress: Progress) -> Tried:
         """Trains from the pre-trained weights, and scores every part."""
+        import torch
         from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
         task = self._task
@@ -236,6 +237,7 @@ class _Training:
                 bf16=self._model.dtype == "bfloat16",
                 fp16=self._model.dtype == "float16",
                 use_cpu=self._model.which.device == "cpu",
+                dataloader_pin_memory=torch.cuda.is_available(),
                 remove_unused_columns=False,
                 save_strategy="no",
                 logging_strategy="no",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("markdown", "latex", "csv", "html")
 MISSING = "–"
 
-_PERCENT = ("accuracy", "recall", "mrr", "ndcg", "pearson", "spearman", "f1", "em", "mcc", "auc")
+_PERCENT = ("recall", "mrr", "ndcg", "pearson", "spearman", "f1", "exact_match", "precision", "mcc", "auc")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ def show(rows: Iterable[Row], console: Console) -> None:
     from rich.text import Text
 
     table = leaderboard(rows)
-    screen = Table("task", "figure", "split", box=None)
+    screen = Table(box=None)
+    for heading in ("task", "figure", "split"):
+        screen.add_column(heading, no_wrap=True)
     for model in table.models:
         screen.add_column(model, justify="right", overflow="fold")
     baselines = any(cell.baselines for cell in table.cells.values())

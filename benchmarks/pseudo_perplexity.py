@@ -1,0 +1,103 @@
+"""Tokens per second of pseudo-perplexity, against the plain way of computing it.
+
+The plain way: transformers' ModernBERT reads one padded row for each masked copy, and gives logits of the whole
+vocabulary at every token. Both have the same weights, documents and masked positions; a token counts each time it is
+read. Documents of different lengths share the peer's batches, as they come.
+"""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import nn
+from transformers import ModernBertForMaskedLM, PreTrainedTokenizerBase
+
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.evaluation.pseudo_perplexity import Target, cross_entropies
+from llm_jp_modernbert.loading import load_tokenizer
+from llm_jp_modernbert.training.shapes import model_config
+from llm_jp_modernbert.training.sources import find_files, read_in_turn
+
+from .measure import interleaved, report
+
+
+def benchmark(
+    files: Annotated[list[str], typer.Argument(help="Texts.")],
+    tokenizer: Annotated[str, typer.Option()],
+    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "nano",
+    length: Annotated[int, typer.Option(help="Tokens of a document at most.")] = 1024,
+    documents: Annotated[int, typer.Option()] = 8,
+    positions: Annotated[int, typer.Option(help="Masked positions of a document.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Rows of the peer's batch.")] = 8,
+    dtype: Annotated[str, typer.Option()] = "float32",
+    repeats: Annotated[int, typer.Option()] = 5,
+    out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
+) -> None:
+    """Pseudo-perplexity tokens per second, against padded copies with full logits."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vocabulary = load_tokenizer(tokenizer)
+    config = model_config(shape, len(vocabulary))
+    config.checkpoint_format = "plain"
+    torch.manual_seed(0)
+    ours = LlmJpModernBertForMaskedLM(config).to(device, getattr(torch, dtype)).eval()
+    peer = ModernBertForMaskedLM(config).to(device, getattr(torch, dtype)).eval()
+    peer.load_state_dict(ours.state_dict())
+    targets = _targets(files, vocabulary, length, documents, positions)
+    tokens = float(sum(len(target.row) for target in targets))
+    settings = {
+        "shape": shape,
+        "lengths": sorted({len(target.row) for target in targets}),
+        "positions": positions,
+        "batch_size": batch_size,
+        "dtype": dtype,
+    }
+    budget = batch_size * length
+
+    def packed() -> list[float]:
+        return cross_entropies(ours, vocabulary, targets, budget)
+
+    def plain() -> list[float]:
+        return _plain(peer, vocabulary.pad_token_id, vocabulary.mask_token_id, targets, batch_size)
+
+    settings["greatest difference"] = max(abs(a - b) for a, b in zip(packed(), plain(), strict=True))
+    candidates = {
+        "padded copies, full logits": lambda turn: tokens * bool(plain()),
+        "this package": lambda turn: tokens * bool(packed()),
+    }
+    rates = interleaved(candidates, repeats)
+    report("pseudo-perplexity, tokens/s", settings, rates, "padded copies, full logits", out)
+
+
+def _targets(
+    files: list[str], tokenizer: PreTrainedTokenizerBase, length: int, documents: int, positions: int
+) -> list[Target]:
+    drawn = random.Random(0)
+    targets = []
+    for document in islice(read_in_turn(find_files(files)), documents):
+        row = tokenizer(document.text, truncation=True, max_length=length)["input_ids"]
+        places = drawn.sample(range(1, len(row) - 1), min(positions, len(row) - 2))
+        targets += [Target(row, place) for place in places]
+    return targets
+
+
+def _plain(model: ModernBertForMaskedLM, pad: int, mask: int, targets: list[Target], batch_size: int) -> list[float]:
+    losses: list[float] = []
+    for first in range(0, len(targets), batch_size):
+        batch = targets[first : first + batch_size]
+        rows = [torch.tensor(target.row) for target in batch]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+        real = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        places = torch.tensor([target.position for target in batch])
+        every = torch.arange(len(batch))
+        wanted = ids[every, places]
+        ids[every, places] = mask
+        with torch.inference_mode():
+            logits = model(input_ids=ids.to(model.device), attention_mask=real.to(model.device)).logits
+        found = logits[every, places].float()
+        losses += nn.functional.cross_entropy(found, wanted.to(model.device), reduction="none").tolist()
+    return losses
