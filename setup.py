@@ -8,13 +8,23 @@ from pathlib import Path
 
 from setuptools import setup
 
-ROOMS = ["modeling", "tokenization", "training", "evaluation", "model_cards"]
+METRICS = [f"evaluation/metrics{metric}" for metric in ("", "/alignment", "/uniformity", "/pseudo_perplexity")]
+ROOMS = ["modeling", "tokenization", "training", "evaluation", *METRICS, "model_cards"]
 
 EXTRAS = {
     "flash": ["flash-attn>=2.8.3"],
-    "eval": ["sentence-transformers>=5.0", "scikit-learn>=1.7", "scipy>=1.15", "matplotlib>=3.10"],
-    "test": ["pytest>=9.2", "ruff>=0.17", "mypy>=2.4", "scipy>=1.15"],
+    "eval": [
+        "sentence-transformers>=5.4",
+        "scikit-learn>=1.7",
+        "scipy>=1.15",
+        "seqeval>=1.2.2",
+        "matplotlib>=3.10",
+        "matplotlib-fontja>=1.1",
+    ],
 }
+# The tests run every evaluation.
+EXTRAS["test"] = ["pytest>=9.2", "ruff>=0.17", "mypy>=2.4", *EXTRAS["eval"]]
+
 EXTRAS["all"] = sorted({requirement for extra in ("eval", "test") for requirement in EXTRAS[extra]})
 
 setup(
@@ -25,10 +35,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["llm_jp_modernbert", *(f"llm_jp_modernbert.{room}" for room in ROOMS)],
-    package_dir={f"llm_jp_modernbert.{room}": room for room in ROOMS},
+    packages=["llm_jp_modernbert", *(f"llm_jp_modernbert.{room.replace('/', '.')}" for room in ROOMS)],
+    package_dir={f"llm_jp_modernbert.{room.replace('/', '.')}": room for room in ROOMS},
     package_data={
         "llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"],
+        "llm_jp_modernbert.evaluation": ["prompts.jsonl"],
         "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
     },
     # Lower bounds are versions that the tests were run with.

@@ -135,7 +135,7 @@ class _Evaluation:
         self.rows += rows
         if task.name == FillMask.name and rows:
             group = self._gaps.setdefault((run.protocol, run.dataset_revision + str(run.examples)), {})
-            group[model.name if model.requested is None else f"{model.name}@{model.requested}"] = run
+            group[model.label] = run
 
     def compare(self) -> None:
         """Writes what the models of this call put into the gaps of the same prompts."""
@@ -176,7 +176,7 @@ def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
         raise UsageError(f"{data.name}: holds no example.")
     return Run(
         task=task.name,
-        model=model.name,
+        model=model.label,
         revision=model.revision,
         protocol=task.options.protocol,
         settings={**task.settings(), "dtype": model.dtype},

@@ -53,6 +53,11 @@ class EvaluatedModel:
         self.name, self.requested = split_revision(which.name, which.requested)
         self._embedders: dict[str, Embedder] = {}
 
+    @property
+    def label(self) -> str:
+        """What results call it: its name, with the revision that was asked for."""
+        return self.name if self.requested is None else f"{self.name}@{self.requested}"
+
     @cached_property
     def revision(self) -> str:
         """The commit of a repository, or `sha256:…` over the weights and the configuration of a directory."""

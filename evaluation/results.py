@@ -152,22 +152,36 @@ class Results:
         Raises:
             UsageError: the folder is missing, or a file is not of this schema.
         """
+        for path in self._files():
+            yield from read_rows(path)
+
+    def measurements(self) -> Iterator[tuple[list[Row], list[dict[str, Any]]]]:
+        """Of each finished run its rows, and what the model gave for each example; errors as of `rows`."""
+        for path in self._files():
+            rows = read_rows(path)
+            if rows:
+                yield rows, _read_instances(path)
+
+    def instances(self, run: Run) -> list[dict[str, Any]]:
+        """What the model gave for each example of a finished run."""
+        return _read_instances(self.path(run))
+
+    def _files(self) -> list[Path]:
         if not self.folder.is_dir():
             raise UsageError(
                 f"{self.folder}: no such folder of results. Make some with `evaluate`, or give --results."
             )
-        for path in sorted(self.folder.glob("*/*/*.json")):
-            yield from read_rows(path)
-
-    def instances(self, run: Run) -> list[dict[str, Any]]:
-        """What the model gave for each example of a finished run."""
-        path = instances_of(self.path(run))
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        return sorted(self.folder.glob("*/*/*.json"))
 
 
 def instances_of(path: Path) -> Path:
     """The file of the examples that belongs to a file of rows."""
     return path.with_name(f"{path.stem}.instances.jsonl")
+
+
+def _read_instances(rows_file: Path) -> list[dict[str, Any]]:
+    path = instances_of(rows_file)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -206,11 +220,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is there as a whole or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file, text in UTF-8, so that it is there as a whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -319,14 +319,17 @@ def leaderboard(
     form: Annotated[TableFormat, typer.Option("--format", help="Form of the table.")] = TableFormat.markdown,
     over_seeds: Annotated[OverSeeds, typer.Option(help="Mean ± standard deviation, or the best.")] = OverSeeds.mean,
     out: Annotated[Path | None, typer.Option(help="File to write; by default the screen.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder to draw plots into, beside the table.")] = None,
 ) -> None:
-    """A table of all results: a row for each model, a column for each figure.
+    """A table of all results: a row for each model, a column for each figure; on request plots as well.
 
     Examples:
 
     * `llm-jp-modernbert leaderboard --results results`
 
     * `llm-jp-modernbert leaderboard --format latex --out leaderboard.tex`
+
+    * `llm-jp-modernbert leaderboard --plots plots`
     """
     from .evaluation.leaderboard import leaderboard as build
     from .evaluation.leaderboard import render
@@ -338,6 +341,11 @@ def leaderboard(
     else:
         write_whole(out, table)
         print(f"written to {out}")
+    if plots is not None:
+        from .evaluation.plots import plot_all
+
+        for path in plot_all(Results(results), plots):
+            print(f"written to {path}", file=sys.stderr)
 
 
 @app.command("fill-mask")

@@ -1,0 +1,242 @@
+"""Plots of results: all models that a folder holds results of, in one plot for each evaluation.
+
+Figures are drawn from the results' files alone. Labels may be in Japanese: a font is looked for among those installed,
+then in the package matplotlib-fontja.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm_jp_modernbert.errors import UsageError
+
+from .results import Results, Row, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans JP",
+    "IPAexGothic",
+    "IPAGothic",
+    "TakaoGothic",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Meiryo",
+    "MS Gothic",
+)
+_PANEL = (4.2, 3.2)
+_STEP = re.compile(r"(?P<run>.*[/@](?:.*-)?)(?P<number>\d+)(?P<thousands>k?)")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One finished measurement: its rows, and what the model gave for each example."""
+
+    rows: list[Row]
+    instances: list[dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        """The model's name, short enough for a legend."""
+        return "/".join(self.rows[0].model.rstrip("/").split("/")[-2:])
+
+    @property
+    def about(self) -> str:
+        """What the figures are of."""
+        row = self.rows[0]
+        return f"{row.dataset}, {row.split}; {row.protocol} protocol"
+
+    def value(self, metric: str, subset: str = "") -> float | None:
+        """One figure, if it is there."""
+        return next((row.value for row in self.rows if (row.metric, row.subset) == (metric, subset)), None)
+
+
+def plot_all(results: Results, folder: Path) -> list[Path]:
+    """Draws every plot that there are results for.
+
+    Args:
+        results: the folder of results.
+        folder: to write PNG files to; made if it is not there.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: there is nothing to plot, or no library or Japanese font to plot with.
+    """
+    import matplotlib
+
+    family = ["DejaVu Sans", _japanese_font()]
+    groups: dict[tuple[str, str], dict[str, list[Measured]]] = {}
+    for rows, instances in results.measurements():
+        measured = Measured(rows, instances)
+        drawing = (rows[0].task, rows[0].protocol)
+        if drawing in _DRAWINGS or (rows[0].task, "") in _DRAWINGS:
+            groups.setdefault(drawing, {}).setdefault(measured.about, []).append(measured)
+    written = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"font.family": family, "axes.spines.top": False, "axes.spines.right": False}):
+        for (task, protocol), by_data in groups.items():
+            draw = _DRAWINGS.get((task, protocol)) or _DRAWINGS[task, ""]
+            for number, (about, found) in enumerate(by_data.items()):
+                figure = draw(found)
+                figure.suptitle(f"{task}: {about}", fontsize=10)
+                path = folder / f"{task}-{protocol}{f'-{number + 1}' if number else ''}.png"
+                image = io.BytesIO()
+                figure.savefig(image, format="png", dpi=150)
+                write_whole(path, image.getvalue())
+                written.append(path)
+    if not written:
+        raise UsageError(f"{results.folder} holds no results that are plotted.")
+    return written
+
+
+def trajectories(models: Sequence[str]) -> list[list[str]]:
+    """Checkpoints of one run in the order of their steps, a list for each run that has two or more.
+
+    A checkpoint is a name that ends in a number behind `/` or `@`, such as `run/checkpoint-200` or `name@stage1-15k`.
+    """
+    runs: dict[str, list[tuple[int, str]]] = {}
+    for model in dict.fromkeys(models):
+        found = _STEP.fullmatch(model)
+        if found:
+            step = int(found["number"]) * (1000 if found["thousands"] else 1)
+            runs.setdefault(found["run"], []).append((step, model))
+    return [[model for _, model in sorted(steps)] for steps in runs.values() if len(steps) > 1]
+
+
+def _alignment_uniformity(found: Sequence[Measured]) -> Figure:
+    figure, (axes,) = _figure(1)
+    places = {
+        one.rows[0].model: (x, y)
+        for one in found
+        if (x := one.value("uniformity")) is not None and (y := one.value("alignment")) is not None
+    }
+    labels = {one.rows[0].model: one.label for one in found}
+    for model, (x, y) in places.items():
+        axes.scatter(x, y, s=28, zorder=3)
+        axes.annotate(labels[model], (x, y), xytext=(5, 5), textcoords="offset points", fontsize=7)
+    for run in trajectories(list(places)):
+        for before, after in pairwise(run):
+            axes.annotate(
+                "", places[after], places[before], arrowprops={"arrowstyle": "->", "color": "0.5", "shrinkB": 4}
+            )
+    axes.margins(0.25)
+    axes.set_xlabel("uniformity (lower is better)")
+    axes.set_ylabel("alignment (lower is better)")
+    return figure
+
+
+def _similarity(found: Sequence[Measured]) -> Figure:
+    figure, panels = _figure(len(found))
+    for axes, one in zip(panels, found, strict=True):
+        for kind, label in (("positive", "belong together"), ("random", "any two")):
+            # On the unit sphere, |a − b|² = 2 − 2·cos.
+            cosines = [1 - item["squared_distance"] / 2 for item in one.instances if item["kind"] == kind]
+            axes.hist(cosines, bins=40, range=(-0.2, 1.0), alpha=0.6, density=True, label=label)
+        auc = one.value("auc")
+        axes.set_title(f"{one.label}   AUC {auc:.3f}" if auc is not None else one.label, fontsize=9)
+        axes.set_xlabel("cosine similarity")
+        axes.set_ylabel("density")
+    panels[0].legend(fontsize=7)
+    return figure
+
+
+def _by_context(found: Sequence[Measured]) -> Figure:
+    figure, (axes,) = _figure(1)
+    for one in found:
+        rows = [row for row in one.rows if row.metric == "pseudo_perplexity" and row.subset.startswith("context-")]
+        contexts = [int(row.subset.removeprefix("context-")) for row in rows]
+        (line,) = axes.plot(contexts, [row.value for row in rows], marker="o", ms=4, label=one.label)  # type: ignore[arg-type]
+        bands = [(context, row.low, row.high) for context, row in zip(contexts, rows, strict=True) if row.low]
+        if bands:
+            at, low, high = zip(*bands, strict=True)
+            axes.fill_between(at, low, high, alpha=0.2, color=line.get_color(), lw=0)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({int(row.subset[8:]) for one in found for row in one.rows if row.subset.startswith("context-")})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xlabel("tokens of context around the same targets")
+    axes.set_ylabel("pseudo-perplexity, 95 % interval")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _by_length(found: Sequence[Measured]) -> Figure:
+    figure, (scatter, histogram) = _figure(2)
+    values = [item["pseudo_perplexity"] for one in found for item in one.instances]
+    for one in found:
+        lengths = [item["length"] for item in one.instances]
+        scatter.scatter(
+            lengths, [item["pseudo_perplexity"] for item in one.instances], s=6, alpha=0.5, label=one.label
+        )
+        histogram.hist(lengths, bins=32, range=(0, 8192), histtype="step", label=one.label)
+    # A few documents that no model reads well would flatten the rest.
+    scatter.set_ylim(0, 1.1 * float(np.quantile(values, 0.98)))
+    scatter.set_xlabel("tokens of the document")
+    scatter.set_ylabel("pseudo-perplexity")
+    histogram.set_xlabel("tokens of the document")
+    histogram.set_ylabel("documents")
+    scatter.legend(fontsize=7)
+    return figure
+
+
+def _fill_mask(found: Sequence[Measured]) -> Figure:
+    categories = list(dict.fromkeys(row.subset for one in found for row in one.rows if row.subset))
+    figure, (axes,) = _figure(1, height=0.9 + 0.16 * len(categories) * (len(found) + 1))
+    height = 0.8 / len(found)
+    for number, one in enumerate(found):
+        values = [100 * (one.value("top1_accuracy", category) or 0.0) for category in categories]
+        axes.barh([place + number * height for place in range(len(categories))], values, height, label=one.label)
+    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(categories))], categories)
+    axes.invert_yaxis()
+    axes.set_xlabel("prompts whose first answer is right, %")
+    axes.legend(fontsize=7)
+    return figure
+
+
+_DRAWINGS: dict[tuple[str, str], Callable[[Sequence[Measured]], Figure]] = {
+    ("alignment-uniformity", ""): _alignment_uniformity,
+    ("similarity", ""): _similarity,
+    ("pseudo-perplexity", "improved"): _by_context,
+    ("pseudo-perplexity", "paper"): _by_length,
+    ("fill-mask", ""): _fill_mask,
+}
+
+
+def _figure(panels: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, two in a row at most; it needs no screen."""
+    from matplotlib.figure import Figure
+
+    columns = min(panels, 2)
+    rows = -(-panels // columns)
+    width = _PANEL[0] * columns * (1.4 if panels == 1 else 1)
+    figure = Figure(figsize=(width, height or _PANEL[1] * rows * (1.2 if panels == 1 else 1)), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
+
+
+def _japanese_font() -> str:
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    for name in _FONTS:
+        if name in installed:
+            return name
+    # Importing the package would change all plots of this process, so that only its font is taken.
+    package = find_spec("matplotlib_fontja")
+    fonts: Iterable[Path] = Path(package.origin).parent.rglob("*.ttf") if package and package.origin else ()
+    for path in fonts:
+        font_manager.fontManager.addfont(str(path))
+        return font_manager.FontProperties(fname=str(path)).get_name()
+    raise UsageError("plots need a Japanese font: pip install 'llm-jp-modernbert[eval]', or install Noto Sans CJK JP.")
