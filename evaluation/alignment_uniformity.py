@@ -6,11 +6,8 @@ passages of the pairs themselves, so that both figures are of the same texts, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from . import datasets
 from .intervals import bootstrap
@@ -47,11 +44,11 @@ class AlignmentUniformity(Task):
     def load(self) -> Data:
         """Pairs of passages, and behind them the articles, each as a tuple of one."""
         found = datasets.passage_pairs(self.options)
-        pairs = some(found.examples, self.pairs, self.options.seed)
+        pairs = datasets.some(found.examples, self.pairs, self.options.seed)
         if not self.articles:
             return Data(found.name, found.revision, found.split, pairs)
         texts = datasets.documents(self.options)
-        articles = [(text,) for text in some(texts.examples, self.articles, self.options.seed)]
+        articles = [(text,) for text in datasets.some(texts.examples, self.articles, self.options.seed)]
         revision = f"{found.revision}+{texts.revision}"
         return Data(f"{found.name} + {texts.name}", revision, found.split, [*pairs, *articles])
 
@@ -76,11 +73,3 @@ class AlignmentUniformity(Task):
             Measurement("uniformity", uniformity(spread), False, "", len(spread)),
         ]
         return Outcome(measurements, instances)
-
-
-def some(examples: Sequence[Any], most: int, seed: int) -> list[Any]:
-    """All examples, or so many of them drawn without replacement, in their order."""
-    if len(examples) <= most:
-        return list(examples)
-    drawn = np.random.default_rng(seed).choice(len(examples), most, replace=False)
-    return [examples[index] for index in sorted(drawn.tolist())]

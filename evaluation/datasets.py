@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llm_jp_modernbert.errors import UsageError
 
 from .task import Data, Options
@@ -192,6 +194,14 @@ def miracl(options: Options, split: str) -> Data:
     if revision:
         return Data(MIRACL, revision, split, [search])
     return _search("MIRACL-ja", [topics, judged, *passages], split, search)
+
+
+def some(examples: Sequence[Any], most: int, seed: int) -> list[Any]:
+    """All examples, or so many of them drawn without replacement, in their order."""
+    if len(examples) <= most:
+        return list(examples)
+    drawn = np.random.default_rng(seed).choice(len(examples), most, replace=False)
+    return [examples[index] for index in sorted(drawn.tolist())]
 
 
 def squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:

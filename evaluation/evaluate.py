@@ -89,14 +89,16 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
                 for seed in plan.seeds:
                     evaluation.measure(model, make, replace(plan.options, seed=seed))
     except KeyboardInterrupt:
-        console.print(f"Interrupted. What was finished is in {plan.out}; the same command goes on from there.")
+        console.print(
+            f"Interrupted. What was finished is in {plan.out}; the same command goes on from there.", soft_wrap=True
+        )
         raise SystemExit(130) from None
     evaluation.compare()
     if rank():
         return []
     if evaluation.rows:
         show(evaluation.rows, console)
-        console.print(f"Results are in {plan.out}.")
+        console.print(f"Results are in {plan.out}.", soft_wrap=True)
     if evaluation.failures:
         told = " ".join(dict.fromkeys(evaluation.failures))
         raise UsageError(f"{len(evaluation.failures)} measurements were not made: {told}")
@@ -125,7 +127,7 @@ class _Evaluation:
             run = _run(task, model, data)
             rows = self._results.find(run)
             if rows is not None:
-                self._console.print(f"{task.name} of {model.name}: done before")
+                self._console.print(f"{task.name} of {model.name}: done before", soft_wrap=True)
             else:
                 rows = self._make(model, task, data, run)
         except (UsageError, OSError) as error:
@@ -142,7 +144,7 @@ class _Evaluation:
         for (protocol, _), runs in self._gaps.items():
             path = self._plan.out / FillMask.name / f"side-by-side-{protocol}.md"
             write_side_by_side(path, {name: self._results.instances(run) for name, run in runs.items()})
-            self._console.print(f"Answers side by side: {path}")
+            self._console.print(f"Answers side by side: {path}", soft_wrap=True)
 
     def _read(self, task: Task) -> Data:
         # The tasks of two models are equal, so each reads its data once; so does a mistake in them.
@@ -167,7 +169,9 @@ class _Evaluation:
         rows = self._results.write(run, outcome.measurements, outcome.instances)
         shutil.rmtree(folder, ignore_errors=True)
         _remove_empty(self._plan.out / _UNFINISHED)
-        self._console.print(f"{task.name} of {model.name}: {len(rows)} figures on {run.examples:,} examples")
+        self._console.print(
+            f"{task.name} of {model.name}: {len(rows)} figures on {run.examples:,} examples", soft_wrap=True
+        )
         return rows
 
 

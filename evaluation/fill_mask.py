@@ -23,7 +23,7 @@ from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.fill_mask import readable
 from llm_jp_modernbert.masked_logits import batches, masked_logits
 
-from .datasets import fingerprint, json_lines
+from .datasets import fingerprint, json_lines, some
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
@@ -71,7 +71,9 @@ class FillMask(Task):
         path = self.options.prompts or PROMPTS
         prompts = read_prompts(path)
         name = "fill-mask prompts" if path == PROMPTS else path.name
-        return Data(name, fingerprint([path]), "test", prompts[: self.options.limit])
+        return Data(
+            name, fingerprint([path]), "test", some(prompts, self.options.limit or len(prompts), self.options.seed)
+        )
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Top-1 and top-5 accuracy and mean reciprocal rank, of all and by category."""

@@ -201,8 +201,9 @@ def _fill_mask(found: Sequence[Measured]) -> Figure:
         axes.barh([place + number * height for place in range(len(categories))], values, height, label=one.label)
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(categories))], categories)
     axes.invert_yaxis()
+    axes.set_xlim(0, 100)
     axes.set_xlabel("prompts whose first answer is right, %")
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     return figure
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from llm_jp_modernbert.errors import UsageError
 
 from . import datasets
-from .alignment_uniformity import some
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
@@ -42,7 +41,9 @@ class Similarity(Task):
         found = datasets.passage_pairs(self.options)
         if len(found.examples) < 2:
             raise UsageError(f"{found.name}: random pairs need two pairs of passages or more.")
-        return Data(found.name, found.revision, found.split, some(found.examples, self.pairs, self.options.seed))
+        return Data(
+            found.name, found.revision, found.split, datasets.some(found.examples, self.pairs, self.options.seed)
+        )
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Means of both kinds, and the AUC: how often a pair that belongs together is nearer than a random one."""

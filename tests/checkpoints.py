@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ TEXTS = [
 ]
 
 
-def write_checkpoint(path: Path, checkpoint_format: str = "plain") -> Path:
-    """A model with random weights, large enough to have opinions, and its tokenizer."""
-    tokenizer = train_stand_in(TEXTS * 20, vocab_size=305)
+def write_checkpoint(path: Path, checkpoint_format: str = "plain", texts: Sequence[str] = TEXTS) -> Path:
+    """A model with random weights, large enough to have opinions, and its tokenizer, made of the texts."""
+    tokenizer = train_stand_in(list(texts) * 20, vocab_size=305)
     torch.manual_seed(0)
     model = LlmJpModernBertForMaskedLM(
         LlmJpModernBertConfig(

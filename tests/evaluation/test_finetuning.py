@@ -1,0 +1,158 @@
+"""Fine-tuning: splits, grid, selection and scores, against scikit-learn and scipy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluation_data import write_lines
+from scipy.stats import pearsonr, spearmanr
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import accuracy_score, matthews_corrcoef
+
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.evaluate import TASKS
+from llm_jp_modernbert.evaluation.finetuning import FineTuning, Splits, hold_out
+from llm_jp_modernbert.evaluation.grid import Point, Tried, best, points, search
+from llm_jp_modernbert.evaluation.loading import EvaluatedModel
+from llm_jp_modernbert.evaluation.task import Options, Outcome
+
+FINE_TUNED = ("jsts", "jnli", "jcola", "jcommonsenseqa", "marc-ja", "jsquad", "ner")
+
+
+def run(name: str, model: EvaluatedModel, options: Options) -> tuple[Splits, Outcome]:
+    task = TASKS[name](options)
+    data = task.load()
+    assert isinstance(data, Splits)
+    return data, task.measure(model, data, lambda share: None)
+
+
+@pytest.mark.parametrize("name", FINE_TUNED)
+def test_every_task_on_every_family(name: str, any_model: EvaluatedModel, small_data: Path) -> None:
+    options = Options(data_dir=small_data, learning_rates=(1e-3,), epochs=(1,))
+    data, outcome = run(name, any_model, options)
+    assert len(outcome.instances) == len(data.examples)
+    found = {(row.metric, row.split): row for row in outcome.measurements}
+    predictions = [item["prediction"] for item in outcome.instances]
+    labels = [item["label"] for item in outcome.instances]
+    if name == "jsts":
+        for metric, statistic in (("pearson", pearsonr), ("spearman", spearmanr)):
+            assert found[metric, "validation"].value == pytest.approx(statistic(labels, predictions).statistic)
+    elif name not in ("jsquad", "ner"):
+        row = found["accuracy", "validation"]
+        assert row.value == pytest.approx(accuracy_score(labels, predictions))
+        blank = [[0]] * len(labels)
+        majority = DummyClassifier(strategy="most_frequent").fit(blank, labels)
+        assert row.baseline == pytest.approx(majority.score(blank, labels))
+    if name == "jcola":
+        assert found["mcc", "validation"].value == pytest.approx(matthews_corrcoef(labels, predictions))
+    if name == "ner":
+        # Every entity is a word of its own, so that no model's tokens stand in the way of all.
+        assert 0 <= (found["f1", "test"].value or 0) <= (found["f1_ceiling", "test"].value or 0) <= 1
+    assert all(row.settings["selected_on"] == "dev" for key, row in found.items() if key[0] != "f1_ceiling")
+
+
+def test_training_learns(any_model: EvaluatedModel, small_data: Path) -> None:
+    options = Options(data_dir=small_data, learning_rates=(3e-3,), epochs=(60,))
+    _, outcome = run("ner", any_model, options)
+    figures = {(row.metric, row.split): row.value for row in outcome.measurements}
+    assert (figures["f1", "test"] or 0) > 0.6
+
+
+def test_paper_protocol_chooses_on_the_split_it_reports_and_says_so(
+    any_model: EvaluatedModel, small_data: Path
+) -> None:
+    options = Options(protocol="paper", data_dir=small_data, learning_rates=(1e-3, 1e-4), epochs=(1,), limit=20)
+    data, outcome = run("jsts", any_model, options)
+    assert not data.dev
+    assert len(data.train) == 20
+    assert {row.split for row in outcome.measurements} == {"validation"}
+    for row in outcome.measurements:
+        assert row.settings["selected_on"] == "validation"
+    pearson = outcome.measurements[0]
+    assert pearson.value == max(pearson.settings["grid"].values())
+
+
+def test_grids_of_the_protocols() -> None:
+    def grid(protocol: str) -> list[Point]:
+        task = TASKS["jsts"](Options(protocol=protocol))
+        assert isinstance(task, FineTuning)
+        return points(task.learning_rates, task.epochs)
+
+    assert len(grid("paper")) == 36
+    assert len(grid("improved")) == 6
+
+
+def test_an_interrupted_grid_goes_on(tmp_path: Path) -> None:
+    trained: list[str] = []
+
+    def train(point: Point, progress: object) -> Tried:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(str(point))
+        return Tried(point, {"dev": {"f1": point.learning_rate}}, [1, "答え"])
+
+    grid = points((1e-5, 2e-5), (3, 4))
+    with pytest.raises(KeyboardInterrupt):
+        search(grid, tmp_path, train, lambda share: None, first=True)
+    assert len(list(tmp_path.glob("*.json"))) == 3
+    trained.clear()
+    shares: list[float] = []
+    found = search(grid, tmp_path, train, shares.append, first=True)
+    assert trained == [str(grid[3])]
+    assert [one.point for one in found] == grid
+    assert found[0].predictions == [1, "答え"]
+    assert best(found, "dev", "f1").point == grid[2]
+
+
+def test_a_point_without_a_score_is_never_chosen() -> None:
+    tried = [Tried(Point(1e-5, number), {"dev": {"f1": score}}, []) for number, score in enumerate((None, -0.5, -0.7))]
+    assert best(tried, "dev", "f1").point.epochs == 1
+
+
+def test_what_is_held_out_does_not_depend_on_the_others() -> None:
+    examples = [f"例{number}" for number in range(2000)]
+    stay, held = hold_out(examples, 10, str)
+    assert 150 < len(held) < 250
+    assert sorted(stay + held) == sorted(examples)
+    assert hold_out(examples[::-1][:500], 10, str)[1] == [one for one in examples[::-1][:500] if one in set(held)]
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("jnli", {"sentence1": "猫", "sentence2": "犬", "label": "maybe"}, "line 1: label 'maybe' is none of"),
+        ("jsts", {"sentence1": "猫", "sentence2": "犬", "label": 7}, "line 1: label 7 is no grade"),
+        ("jcola", {"sentence": "猫", "label": 2}, "line 1: label 2 is none of"),
+        ("jsts", {"premise": "猫", "label": 1}, "line 1: not in the layout of JSTS"),
+    ],
+)
+def test_rows_that_are_wrong(
+    task: str, row: dict[str, object], message: str, small_data: Path, tmp_path: Path
+) -> None:
+    path = write_lines(tmp_path / "train.jsonl", [row])
+    with pytest.raises(UsageError, match=message):
+        TASKS[task](Options(data_dir=small_data, train_files=(path,))).load()
+
+
+def test_data_that_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"github\.com/yahoojapan/JGLUE"):
+        TASKS["jsts"](Options(data_dir=tmp_path)).load()
+
+
+def test_jnli_neg_is_read_as_jnli(small_data: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "sentence1": {"sentence": f"犬が{number}匹いる。"},
+            "sentence2": {"sentence": "犬はいない。"},
+            "gold_label": "contradiction",
+        }
+        for number in range(40)
+    ]
+    path = write_lines(tmp_path / "neg.jsonl", rows)
+    data = TASKS["jnli"](Options(data_dir=small_data, train_files=(path,))).load()
+    assert "neg.jsonl" in data.name
+    assert isinstance(data, Splits)
+    assert len(data.train) + len(data.dev) == 40
+    assert json.dumps(data.train[0].texts, ensure_ascii=False).count("犬") == 2

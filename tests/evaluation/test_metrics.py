@@ -1,0 +1,65 @@
+"""Metrics against their definitions written as loops, and as modules of evaluate."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+from sklearn.metrics import ndcg_score
+
+from llm_jp_modernbert.evaluation import metrics
+from llm_jp_modernbert.evaluation.retrieval import ranking_metrics
+
+FOLDER = Path(metrics.__file__).parent
+DRAWN = np.random.default_rng(0)
+FIRST, SECOND = DRAWN.normal(size=(2, 7, 5))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / math.sqrt(sum(value * value for value in vector))
+
+
+def test_alignment_is_the_mean_squared_distance_of_unit_vectors() -> None:
+    found = evaluate.load(str(FOLDER / "alignment")).compute(predictions=FIRST, references=SECOND)
+    distances = [sum((_unit(a) - _unit(b)) ** 2) for a, b in zip(FIRST, SECOND, strict=True)]
+    assert found == {"alignment": pytest.approx(sum(distances) / 7, abs=1e-9)}
+
+
+def test_uniformity_is_over_pairs_of_different_texts() -> None:
+    found = evaluate.load(str(FOLDER / "uniformity")).compute(predictions=FIRST)
+    potentials = [
+        math.exp(-2 * sum((_unit(a) - _unit(b)) ** 2))
+        for i, a in enumerate(FIRST)
+        for j, b in enumerate(FIRST)
+        if i != j
+    ]
+    assert found == {"uniformity": pytest.approx(math.log(sum(potentials) / len(potentials)), abs=1e-9)}
+
+
+def test_pseudo_perplexity_by_hand() -> None:
+    metric = evaluate.load(str(FOLDER / "pseudo_perplexity"))
+    found = metric.compute(predictions=[[1.0, 2.0], [3.0]], references=[[1.0, 3.0], [2.0]])
+    assert found["pseudo_perplexity"] == pytest.approx(math.exp(6 / 3))
+    assert found["pseudo_perplexity_per_character"] == pytest.approx(math.exp(6 / 6))
+    assert found["by_document"] == pytest.approx([math.exp(1.5), math.exp(3.0)])
+
+
+def test_ranking_metrics_equal_those_of_scikit_learn() -> None:
+    passages = [f"p{number}" for number in range(30)]
+    for seed in range(20):
+        drawn = np.random.default_rng(seed)
+        grades = drawn.integers(0, 3, 30) * (drawn.random(30) < 0.3)
+        if not grades.any():
+            continue
+        order = drawn.permutation(30)
+        relevant = {passages[index]: int(grade) for index, grade in enumerate(grades) if grade}
+        found = ranking_metrics([passages[index] for index in order], relevant)
+        scores = np.empty(30)
+        scores[order] = np.arange(30, 0, -1)
+        assert found["ndcg@10"] == pytest.approx(ndcg_score([grades], [scores], k=10), abs=1e-9)
+        hits = [grades[index] > 0 for index in order]
+        assert found["recall@10"] == pytest.approx(sum(hits[:10]) / (grades > 0).sum())
+        assert found["mrr@10"] == pytest.approx(1 / (hits.index(True) + 1) if True in hits[:10] else 0.0)
