@@ -6,8 +6,8 @@ import csv
 import html
 import io
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.errors import UsageError
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 FORMATS = ("markdown", "latex", "csv", "html")
 MISSING = "–"
 
-_PERCENT = ("recall", "mrr", "ndcg", "pearson", "spearman", "f1", "exact_match", "precision", "mcc", "auc")
+_PERCENT = ("mean", "recall", "mrr", "ndcg", "pearson", "spearman", "f1", "exact_match", "precision", "mcc", "auc")
+
+# The paper's mean over tasks is of these.
+_JGLUE = {"jsts": "pearson", "jnli": "accuracy", "jcola": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,34 @@ def leaderboard(rows: Iterable[Row]) -> Leaderboard:
         )
         for key, by_seed in values.items()
     }
+    cells |= _jglue_means(cells)
     columns = sorted(
         {column for _, column in cells}, key=lambda one: (one.protocol, one.task, one.dataset, one.split, one.metric)
     )
     return Leaderboard(columns, list(dict.fromkeys(model for model, _ in cells)), cells)
+
+
+def _jglue_means(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
+    """The mean of JSTS, JNLI and JCoLA of each model that has all three, trained on their own files."""
+    found: dict[tuple[str, str, str], dict[str, tuple[Column, Cell]]] = {}
+    for (model, column), cell in cells.items():
+        official = column.dataset.lower() == column.task and column.split == "validation"
+        if official and _JGLUE.get(column.task) == column.metric:
+            found.setdefault((model, column.protocol, column.limit), {})[column.task] = (column, cell)
+    means: dict[tuple[str, Column], Cell] = {}
+    for (model, _, _), parts in found.items():
+        if len(parts) == len(_JGLUE):
+            columns, of_tasks = zip(*(parts[task] for task in _JGLUE), strict=True)
+            column = replace(
+                columns[0],
+                task="jglue",
+                dataset=", ".join(one.dataset for one in columns),
+                dataset_revision="; ".join(one.dataset_revision for one in columns),
+                examples=sum(one.examples for one in columns),
+                metric="mean",
+            )
+            means[model, column] = Cell((statistics.fmean(one.mean for one in of_tasks),), ())
+    return means
 
 
 def render(table: Leaderboard, form: str, mode: str = "mean") -> str:

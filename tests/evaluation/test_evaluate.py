@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,29 @@ def test_leaderboard_has_a_cell_for_every_model(out: Path) -> None:
     one = next(line for line in lines if line["value"] and line["task"] == "similarity")
     values = [row.value for row in Results(out).rows() if row.task == "similarity" and row.metric == one["metric"]]
     assert float(one["value"]) in values
+
+
+def test_the_mean_of_jglue_is_of_models_that_have_all_three(out: Path) -> None:
+    row = next(row for row in Results(out).rows() if (row.task, row.metric) == ("jcola", "accuracy"))
+    scores = {"jsts": 0.9, "jnli": 0.8, "jcola": 0.4}
+    rows = [
+        replace(
+            row,
+            task=task,
+            dataset=task.upper(),
+            metric="pearson" if task == "jsts" else "accuracy",
+            split="validation",
+            value=value,
+            model=model,
+        )
+        for task, value in scores.items()
+        for model in ("all", "two")
+        if (model, task) != ("two", "jnli")
+    ]
+    table = leaderboard(rows)
+    mean = next(column for column in table.columns if column.task == "jglue")
+    assert table.text("all", mean) == "70.0"
+    assert table.text("two", mean) == "–"
 
 
 def test_plots(out: Path, tmp_path: Path) -> None:
