@@ -39,7 +39,7 @@ class Embedder:
 
     def __init__(self, model: EvaluatedModel, pooling: str = "auto") -> None:
         self.transformer = sentence_transformer(model, pooling)
-        self._tokens_per_batch = model.which.tokens_per_batch
+        self._tokens_per_batch = model.tokens_per_batch
         self._kept: dict[str, np.ndarray] = {}
 
     def encode(

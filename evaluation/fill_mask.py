@@ -85,7 +85,7 @@ class FillMask(Task):
         ranks: dict[tuple[str, int], int] = {}
         order = sorted(range(len(attempts)), key=lambda index: -len(attempts[index].row))
         done = 0
-        for places in batches([len(attempts[index].row) for index in order], model.which.tokens_per_batch):
+        for places in batches([len(attempts[index].row) for index in order], model.tokens_per_batch):
             batch = [attempts[order[place]] for place in places]
             found = masked_logits(masked_lm, [one.row for one in batch], [[one.position] for one in batch])
             for attempt, logits in zip(batch, found, strict=True):

@@ -28,14 +28,15 @@ class ModelName:
         requested: branch, tag or commit of the repository.
         device: such as `cpu` or `cuda`; None for a GPU where there is one.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that has it, else float32.
-        tokens_per_batch: how many tokens are read at once.
+        tokens_per_batch: how many tokens are read at once; None for 16,384 on a GPU, and for 4,096 elsewhere, where
+            more do not fit into caches.
     """
 
     name: str
     requested: str | None = None
     device: str | None = None
     dtype: str = "auto"
-    tokens_per_batch: int = 16_384
+    tokens_per_batch: int | None = None
 
 
 class EvaluatedModel:
@@ -79,8 +80,18 @@ class EvaluatedModel:
             return self.which.dtype
         import torch
 
-        on_gpu = self.which.device is None or self.which.device.startswith("cuda")
-        return "bfloat16" if on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if self._on_gpu and torch.cuda.is_bf16_supported() else "float32"
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """How many tokens are read at once."""
+        return self.which.tokens_per_batch or (16_384 if self._on_gpu else 4_096)
+
+    @cached_property
+    def _on_gpu(self) -> bool:
+        import torch
+
+        return (self.which.device is None or self.which.device.startswith("cuda")) and torch.cuda.is_available()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -101,7 +101,7 @@ class PseudoPerplexity(Task):
         # The paper draws with replacement, and never the special tokens at the ends.
         places = [drawn.integers(1, len(ids) - 1, self.positions).tolist() for _, _, ids in chosen]
         targets = [Target(ids, place) for (_, _, ids), at in zip(chosen, places, strict=True) for place in at]
-        losses = np.array(cross_entropies(model.masked_lm, tokenizer, targets, model.which.tokens_per_batch, progress))
+        losses = np.array(cross_entropies(model.masked_lm, tokenizer, targets, model.tokens_per_batch, progress))
         instances = []
         for (limits, index, ids), found in zip(chosen, losses.reshape(len(chosen), -1), strict=True):
             value = float(np.exp(found.mean()))
@@ -149,7 +149,7 @@ class PseudoPerplexity(Task):
                 start = middle - (context - bare) // 2
                 row = [*before, *ids[start : start + context - bare], *after]
                 targets += [Target(row, int(place) - start + len(before)) for place in places]
-        losses = cross_entropies(model.masked_lm, tokenizer, targets, model.which.tokens_per_batch, progress)
+        losses = cross_entropies(model.masked_lm, tokenizer, targets, model.tokens_per_batch, progress)
         table = np.array(losses).reshape(len(found), len(contexts), -1)
         counts = np.array(characters)
         measurements: list[Measurement] = []

@@ -266,7 +266,9 @@ def evaluate(
         str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")
     ] = None,
     dtype: Annotated[DType, typer.Option(help="auto is bfloat16 on a GPU that has it, else float32.")] = DType.auto,
-    tokens_per_batch: Annotated[int, typer.Option(help="Tokens that are read at once.", min=1)] = 16_384,
+    tokens_per_batch: Annotated[
+        int | None, typer.Option(help="Tokens that are read at once; by default 16,384 on a GPU, else 4,096.", min=1)
+    ] = None,
 ) -> None:
     """Measures encoders, whoever made them, and keeps every figure with what it depends on.
 

@@ -1,14 +1,15 @@
 """The default backend: torch's scaled_dot_product_attention, document by document, block by block.
 
-Global layers attend within each document, so their cost is the sum of squared document lengths. Local layers cut the
-packed
-row into blocks of twice the window and let every block see itself and half a block to either side: O(n · window),
-whatever the documents' lengths. A mask of the blocks keeps documents apart and the window exact. (A dense band mask
-over n × n, which transformers uses on this backend, costs ten times as much at 4096 tokens; flex_attention has no
-backward on CPU.)
+Global layers attend within each document, so their cost is the sum of squared document lengths; documents of one
+length share a call. Local layers cut the packed row into blocks of twice the window and let every block see itself and
+half a block to either side: O(n · window), whatever the documents' lengths. A mask of the blocks keeps documents apart
+and the window exact. (A dense band mask over n × n, which transformers uses on this backend, costs ten times as much
+at 4096 tokens; flex_attention has no backward on CPU.)
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -25,13 +26,19 @@ def mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.
         return None
     block = _block_length(window)
     # Filling is document -1, which sees only itself: no row is left without a key.
-    documents = layout.document_ids
+    documents = layout.document_ids.int()
     query_documents, key_documents = _query_blocks(documents, block, -1), _key_blocks(documents, block, -1)
-    query_offsets, key_offsets = _query_blocks(layout.offsets, block, 0), _key_blocks(layout.offsets, block, 0)
     allowed = query_documents[:, :, None] == key_documents[:, None, :]
-    allowed &= (query_offsets[:, :, None] - key_offsets[:, None, :]).abs() <= window
-    additive = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return additive.masked_fill_(~allowed, float("-inf"))[:, None]
+    if layout.has_holes:
+        query_offsets, key_offsets = _query_blocks(layout.offsets, block, 0), _key_blocks(layout.offsets, block, 0)
+        allowed &= (query_offsets[:, :, None] - key_offsets[:, None, :]).abs() <= window
+    else:
+        # Tokens of one document are as far apart as their places, which are the same in every block.
+        places = torch.arange(block, device=documents.device)
+        keys = torch.arange(2 * block, device=documents.device) - block // 2
+        allowed &= (places[:, None] - keys).abs() <= window
+    barred = torch.full((), float("-inf"), dtype=dtype, device=allowed.device)
+    return torch.where(allowed, barred.new_zeros(()), barred)[:, None]
 
 
 def attend(
@@ -56,11 +63,35 @@ def _per_document(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float, dropout: float
 ) -> torch.Tensor:
     lengths = [length for length in layout.with_lengths().lengths or () if length]
-    if len(set(lengths)) == 1:
+    different = len(set(lengths))
+    if different == 1:
         query, key, value = (tensor.unflatten(0, (len(lengths), lengths[0])) for tensor in (query, key, value))
         return _sdpa(query, key, value, None, scale, dropout).flatten(0, 1)
+    if 2 * different <= len(lengths):
+        return _per_length(query, key, value, lengths, scale, dropout)
     documents = zip(*(tensor[None].split(lengths, 1) for tensor in (query, key, value)), strict=True)
     return torch.cat([_sdpa(q, k, v, None, scale, dropout) for q, k, v in documents], 1).squeeze(0)
+
+
+def _per_length(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], scale: float, dropout: float
+) -> torch.Tensor:
+    """Documents of one length share a call: of many short ones, each alone would cost more to call than to compute."""
+    counts = Counter(sorted(lengths))
+    of_documents = torch.tensor(lengths)
+    by_length = of_documents.argsort(stable=True)
+    # What each document's tokens move by when documents are put in the order of their lengths.
+    moved_lengths = of_documents[by_length]
+    moves = (of_documents.cumsum(0) - of_documents)[by_length] - (moved_lengths.cumsum(0) - moved_lengths)
+    tokens = torch.arange(len(query)) + moves.repeat_interleave(moved_lengths)
+    tokens = tokens.to(query.device, non_blocking=True)
+    parts = [length * count for length, count in counts.items()]
+    groups = zip(counts.items(), *(tensor[tokens].split(parts) for tensor in (query, key, value)), strict=True)
+    found = []
+    for (length, count), *of_group in groups:
+        q, k, v = (tensor.unflatten(0, (count, length)) for tensor in of_group)
+        found.append(_sdpa(q, k, v, None, scale, dropout).flatten(0, 1))
+    return torch.empty_like(query).index_copy(0, tokens, torch.cat(found))
 
 
 def _per_block(

@@ -41,5 +41,7 @@ def rotate(query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch
 
 def _rotate(tensor: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = tensor.float().chunk(2, -1)
-    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    rotated = torch.cat(
+        [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)], -1
+    )
     return rotated.to(tensor.dtype)
