@@ -37,6 +37,9 @@ class Example:
 class Jglue(FineTuning):
     """One task of JGLUE; its subclasses say where it lies and what its rows are."""
 
+    head: ClassVar[str] = "AutoModelForSequenceClassification"
+    metric: ClassVar[str] = "accuracy"
+
     config: ClassVar[str]
     """Its name on the Hub."""
 
@@ -144,7 +147,6 @@ class Jsts(Jglue):
     """Semantic similarity of two captions, as a grade from 0 to 5."""
 
     name: ClassVar[str] = "jsts"
-    head: ClassVar[str] = "AutoModelForSequenceClassification"
     metric: ClassVar[str] = "pearson"
     config: ClassVar[str] = "JSTS"
     files: ClassVar[str] = "jsts-v1.*/{split}-v1.*.json"
@@ -190,8 +192,6 @@ class Jnli(Jglue):
     """Whether one caption follows from another."""
 
     name: ClassVar[str] = "jnli"
-    head: ClassVar[str] = "AutoModelForSequenceClassification"
-    metric: ClassVar[str] = "accuracy"
     config: ClassVar[str] = "JNLI"
     files: ClassVar[str] = "jnli-v1.*/{split}-v1.*.json"
     text_keys: ClassVar[tuple[str, ...]] = ("sentence1", "sentence2")
@@ -209,8 +209,6 @@ class Jcola(Jglue):
     """Whether a sentence is acceptable Japanese; most are, so Matthews' correlation stands beside the accuracy."""
 
     name: ClassVar[str] = "jcola"
-    head: ClassVar[str] = "AutoModelForSequenceClassification"
-    metric: ClassVar[str] = "accuracy"
     config: ClassVar[str] = "JCoLA"
     files: ClassVar[str] = "in_domain_{split}-v1.*.json"
     publisher: ClassVar[str] = "github.com/osekilab/JCoLA"
@@ -234,8 +232,6 @@ class Marc(Jglue):
     """Whether a review is positive; its data are withdrawn, so they are the user's."""
 
     name: ClassVar[str] = "marc-ja"
-    head: ClassVar[str] = "AutoModelForSequenceClassification"
-    metric: ClassVar[str] = "accuracy"
     config: ClassVar[str] = "MARC-ja"
     files: ClassVar[str] = "marc_ja-v1.*/{split}-v1.*.json"
     text_keys: ClassVar[tuple[str, ...]] = ("sentence",)
@@ -248,7 +244,6 @@ class JcommonsenseQA(Jglue):
 
     name: ClassVar[str] = "jcommonsenseqa"
     head: ClassVar[str] = "AutoModelForMultipleChoice"
-    metric: ClassVar[str] = "accuracy"
     config: ClassVar[str] = "JCommonsenseQA"
     files: ClassVar[str] = "jcommonsenseqa-v1.*/{split}-v1.*.json"
     text_keys: ClassVar[tuple[str, ...]] = ("question", "choice0", "choice1", "choice2", "choice3", "choice4")
