@@ -75,7 +75,6 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
     """
     from .leaderboard import show
 
-    work_alone()
     if rank():
         console = Console(quiet=True)
     makers = [_maker(name) for name in plan.tasks]
@@ -209,6 +208,7 @@ def main() -> None:
     """`accelerate launch -m llm_jp_modernbert.evaluation.evaluate …`."""
     from llm_jp_modernbert.cli import run_job
 
+    work_alone()
     run_job("evaluate")
 
 
