@@ -23,7 +23,7 @@ EXTRAS = {
     ],
 }
 # The tests run every evaluation.
-EXTRAS["test"] = ["pytest>=9.2", "ruff>=0.17", "mypy>=2.4", *EXTRAS["eval"]]
+EXTRAS["test"] = ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "mypy>=2.4", *EXTRAS["eval"]]
 
 EXTRAS["all"] = sorted({requirement for extra in ("eval", "test") for requirement in EXTRAS[extra]})
 
