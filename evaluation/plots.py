@@ -126,16 +126,16 @@ def _alignment_uniformity(found: Sequence[Measured]) -> Figure:
     }
     labels = {one.rows[0].model: one.label for one in found}
     for model, (x, y) in places.items():
-        axes.scatter(x, y, s=28, zorder=3)
-        axes.annotate(labels[model], (x, y), xytext=(5, 5), textcoords="offset points", fontsize=7)
+        axes.scatter(x, y, s=28, zorder=3, label=labels[model])
     for run in trajectories(list(places)):
         for before, after in pairwise(run):
             axes.annotate(
                 "", places[after], places[before], arrowprops={"arrowstyle": "->", "color": "0.5", "shrinkB": 4}
             )
-    axes.margins(0.25)
+    axes.margins(0.1)
     axes.set_xlabel("uniformity (lower is better)")
     axes.set_ylabel("alignment (lower is better)")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -203,7 +203,7 @@ def _fill_mask(found: Sequence[Measured]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("prompts whose first answer is right, %")
-    figure.legend(fontsize=7, loc="outside right upper")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=3)
     return figure
 
 
