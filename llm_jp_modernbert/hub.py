@@ -1,0 +1,273 @@
+"""The Hub as this project uses it: one commit for each release, revisions, patience, and errors in one line.
+
+huggingface_hub's own `upload_folder` may part a folder into several commits. A release is there as a whole or not at
+all, so it is one `create_commit`; large files that reached the Hub before a broken attempt are not sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+MAIN = "main"
+TRAINING = "training.json"
+"""The file of a release or a checkpoint that says how it was trained."""
+
+Say = Callable[[str], Any]
+"""Is told one line."""
+
+Result = TypeVar("Result")
+
+_WAITS = (1.0, 5.0, 20.0)
+# Answers after which another try may go through: time-outs, conflicts with another commit, too many requests.
+_PASSING = (408, 409, 412, 425, 429, 500, 502, 503, 504)
+# Revisions that others made carry no training.json; their names tell, as in stage1-step-500 and stage2-200k.
+_NAMED_STEP = re.compile(r"(?P<stage>.+?)-(?:step-)?(?P<number>\d+)(?P<thousands>k?)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state of a model in training, as a revision of its repository.
+
+    Attributes:
+        revision: branch or tag.
+        commit: what it points to.
+        stage: of the training.
+        step: optimizer steps of that stage.
+        tokens: that the model had read in that stage; None where nobody wrote it down.
+    """
+
+    revision: str
+    commit: str
+    stage: str
+    step: int
+    tokens: int | None
+
+
+def create_repository(
+    api: HfApi, repository: str, private: bool | None = None, kind: str = "model", say: Say = print
+) -> None:
+    """Makes a repository where there is none; to be private it is so from the first request on.
+
+    Args:
+        api: the client.
+        repository: `ORG/NAME`.
+        private: None for what the account's settings say.
+        kind: `model` or `dataset`.
+        say: is told of tries that failed.
+
+    Raises:
+        UsageError: it is to be private, and is there and public.
+    """
+    patiently(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True), say)
+    if private and not patiently(lambda: api.repo_info(repository, repo_type=kind), say).private:
+        raise UsageError(
+            f"{repository} is public, and --private was asked for. Make it private first, or leave it out."
+        )
+
+
+def commit_folder(
+    api: HfApi,
+    folder: Path,
+    repository: str,
+    revision: str = MAIN,
+    message: str = "Release",
+    kind: str = "model",
+    replaced: Sequence[str] = (),
+    say: Say = print,
+) -> str:
+    """Makes a revision hold the files of a folder, in one commit; equal contents make none.
+
+    Args:
+        api: the client.
+        folder: whose files are sent, with their paths in it.
+        repository: `ORG/NAME`, which must be there.
+        revision: a branch; one that is not there is made from `main`, and is gone again where the commit fails.
+        message: the commit's title.
+        kind: `model` or `dataset`.
+        replaced: patterns of paths that are deleted where the folder does not hold them.
+        say: is told of tries that failed.
+
+    Returns:
+        The commit.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    def commit() -> str:
+        # With its parent named, what another one commits in the meantime is a conflict and no loss.
+        parent = api.repo_info(repository, repo_type=kind, revision=revision).sha
+        there = api.list_repo_files(repository, repo_type=kind, revision=parent)
+        gone = [path for path in there if path not in files and any(fnmatch(path, one) for one in replaced)]
+        operations = [
+            *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
+            *(CommitOperationDelete(path) for path in gone),
+        ]
+        made = api.create_commit(
+            repository, operations, commit_message=message, repo_type=kind, revision=revision, parent_commit=parent
+        )
+        return str(made.oid)
+
+    is_new = revision != MAIN and not patiently(lambda: api.revision_exists(repository, revision, repo_type=kind), say)
+    if is_new:
+        patiently(lambda: api.create_branch(repository, branch=revision, repo_type=kind, exist_ok=True), say)
+    try:
+        return patiently(commit, say)
+    except BaseException:
+        if is_new:
+            api.delete_branch(repository, branch=revision, repo_type=kind)
+        raise
+
+
+def checkpoints(api: HfApi, repository: str, say: Say = print) -> list[Checkpoint]:
+    """The checkpoints that a repository has as branches or tags, by stage and step; without `main`."""
+    refs = patiently(lambda: api.list_repo_refs(repository), say)
+    found = [
+        checkpoint
+        for ref in (*refs.branches, *refs.tags)
+        if ref.name != MAIN and (checkpoint := _checkpoint(api, repository, ref.name, ref.target_commit)) is not None
+    ]
+    return sorted(found, key=lambda one: (one.stage, one.step, one.revision))
+
+
+def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Checkpoint | None:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path = api.hf_hub_download(repository, TRAINING, revision=commit)
+        last = json.loads(Path(path).read_text(encoding="utf-8"))["stages"][-1]
+        return Checkpoint(revision, commit, str(last["stage"]), int(last["steps"]), int(last["tokens"]))
+    except EntryNotFoundError:
+        named = _NAMED_STEP.fullmatch(revision)
+        if named is None:
+            return None
+        step = int(named["number"]) * (1000 if named["thousands"] else 1)
+        return Checkpoint(revision, commit, named["stage"], step, None)
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def patiently(call: Callable[[], Result], say: Say = print, waits: Sequence[float] = _WAITS) -> Result:
+    """What a call returns, after some tries where the Hub or the way to it fails for the moment.
+
+    Args:
+        call: one that does no harm when it is made again.
+        say: is told of each try that failed.
+        waits: seconds between tries, unless the Hub says how long.
+    """
+    for wait in waits:
+        try:
+            return call()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            pause = _retry_after(error) or wait
+            say(f"{explain(error)} Trying again in {pause:.0f} s.")
+            time.sleep(pause)
+    return call()
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether another try may go through: a server in trouble, a broken connection, a commit in between."""
+    status = _status(error)
+    if status is not None:
+        return status in _PASSING
+    return _is_broken_connection(error)
+
+
+@contextmanager
+def in_one_line(repository: str) -> Iterator[None]:
+    """Turns what the Hub, its client or the way to it says into a `UsageError` of one line, with the way out."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except UsageError:
+        raise
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError) as error:
+        raise UsageError(f"{repository}: {explain(error)}") from error
+    except Exception as error:
+        if not _is_broken_connection(error):
+            raise
+        raise UsageError(f"{repository}: {explain(error)}") from error
+
+
+def explain(error: BaseException) -> str:
+    """An error of the Hub's in one line, with the way out; nothing of a request's headers stands in it."""
+    from huggingface_hub import errors
+
+    told: tuple[tuple[type[BaseException], str], ...] = (
+        (errors.GatedRepoError, "it is gated: ask for access on its page, and log in (hf auth login)."),
+        (errors.RevisionNotFoundError, "there is no such revision."),
+        (errors.EntryNotFoundError, "there is no such file."),
+        (
+            errors.RepositoryNotFoundError,
+            "no such repository, or one that the token may not see. Check the name, and log in (hf auth login).",
+        ),
+        (errors.OfflineModeIsEnabled, "the Hub is needed, and HF_HUB_OFFLINE forbids it. Unset it."),
+        (errors.LocalTokenNotFoundError, "there is no token. Log in (hf auth login), or set HF_TOKEN."),
+    )
+    for cause in _causes(error):
+        for kind, line in told:
+            if isinstance(cause, kind):
+                return line
+    status = _status(error)
+    if status == 401:
+        return "the Hub does not know the token (401). Log in (hf auth login), or set HF_TOKEN."
+    if status == 403:
+        return "the token may not do that there (403). Log in with one that may (hf auth login), or name another."
+    if status in (409, 412):
+        return f"another commit came in between ({status})."
+    if status == 429:
+        return "too many requests for now (429)."
+    if status is not None:
+        again = " Run the same command again: it goes on from there." if status >= 500 else ""
+        return f"the Hub answers {status}.{again}"
+    if _is_broken_connection(error):
+        last = [*_causes(error)][-1]
+        return f"the connection broke ({type(last).__name__}). Run the same command again: it goes on from there."
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it: the client wraps those of uploads."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__
+
+
+def _response(error: BaseException) -> Any:
+    return next((found for one in _causes(error) if (found := getattr(one, "response", None)) is not None), None)
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(_response(error), "status_code", None)
+
+
+def _retry_after(error: BaseException) -> float | None:
+    wait = getattr(_response(error), "headers", {}).get("Retry-After", "")
+    return float(wait) if wait.isdigit() else None
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+    # The client's HTTP library calls everything that goes wrong an HTTPError, answers of the server included.
+    return _status(error) is None and any(
+        isinstance(cause, (HTTPError, ConnectionError, TimeoutError)) and not isinstance(cause, OfflineModeIsEnabled)
+        for cause in _causes(error)
+    )
