@@ -1,8 +1,9 @@
-"""Fills masks with transformers alone, in a process of its own. Run as a file, never imported.
+"""Uses a saved model with transformers alone, in a process of its own. Run as a file, never imported.
 
 Proof that a saved model needs nothing of this package: `python -I plain_reload.py` reads `{"model": DIR, "texts":
-[…], "top_k": N}` as JSON from its input and writes the fill-mask pipeline's answers as JSON, each text's as a list of
-`{"token_str", "token", "score"}`.
+[…], "top_k": N, "custom_code": BOOL, "rows": [[id, …], …], "logits": FILE}` as JSON from its input and writes the
+fill-mask pipeline's answers as JSON, each text's as a list of `{"token_str", "token", "score"}`. Where `logits` names
+a file, the logits of each row of ids are saved there in float32, as safetensors `row-0`, `row-1`, …
 """
 
 import json
@@ -10,13 +11,22 @@ import sys
 
 request = json.load(sys.stdin)
 
+import torch  # noqa: E402
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline  # noqa: E402
 
-model = AutoModelForMaskedLM.from_pretrained(request["model"])
+model = AutoModelForMaskedLM.from_pretrained(
+    request["model"], dtype=torch.float32, trust_remote_code=request.get("custom_code", False)
+)
 tokenizer = AutoTokenizer.from_pretrained(request["model"])
 fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu", top_k=request["top_k"])
 texts = [text.replace("[MASK]", tokenizer.mask_token) for text in request["texts"]]
 answers = [fill_mask(text) for text in texts]
+if request.get("logits"):
+    from safetensors.torch import save_file
+
+    with torch.inference_mode():
+        logits = [model(input_ids=torch.tensor([row])).logits[0].contiguous() for row in request["rows"]]
+    save_file({f"row-{number}": found for number, found in enumerate(logits)}, request["logits"])
 if any(name.split(".")[0] == "llm_jp_modernbert" for name in sys.modules):
     sys.exit("llm_jp_modernbert was imported, so this proves nothing")
 json.dump({"class": type(model).__name__, "module": type(model).__module__, "answers": answers}, sys.stdout)

@@ -10,8 +10,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from rich.console import Console
 
 from . import quickstart_data as corpus
 from . import quickstart_screen as screen
+from .clean_process import reload_alone
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
         fresh.mkdir(parents=True)
         model.cpu().save_pretrained(fresh, format="plain")
         tokenizer.save_pretrained(fresh)
-        reloaded = _reload(fresh, [question.text for question in questions])
+        reloaded = reload_alone(fresh, [question.text for question in questions])
         report["questions"] = _marked(questions, reloaded["answers"])
         report["seconds"] = time.perf_counter() - began
         (fresh / REPORT).write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -298,22 +297,6 @@ def _questions(
         return corpus.answerable(corpus.embedded_questions(), tokenizer)
     held_out = corpus.held_out_questions(texts.held_out, tokenizer, texts.train)
     return held_out or corpus.answerable(corpus.embedded_questions(), tokenizer)
-
-
-def _reload(directory: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """What transformers answers in a process that knows nothing of this package."""
-    request = {"model": str(directory), "texts": texts, "top_k": 5}
-    run = subprocess.run(
-        [sys.executable, "-I", str(Path(__file__).with_name("plain_reload.py"))],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
-    )
-    if run.returncode:
-        raise RuntimeError(f"transformers alone cannot use the saved model:\n{run.stderr}")
-    answers: dict[str, Any] = json.loads(run.stdout)
-    return answers
 
 
 def _marked(questions: Sequence[corpus.Question], answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
