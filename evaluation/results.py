@@ -152,12 +152,12 @@ class Results:
         Raises:
             UsageError: the folder is missing, or a file is not of this schema.
         """
-        for path in self._files():
+        for path in self.files():
             yield from read_rows(path)
 
     def measurements(self) -> Iterator[tuple[list[Row], list[dict[str, Any]]]]:
         """Of each finished run its rows, and what the model gave for each example; errors as of `rows`."""
-        for path in self._files():
+        for path in self.files():
             rows = read_rows(path)
             if rows:
                 yield rows, _read_instances(path)
@@ -166,7 +166,8 @@ class Results:
         """What the model gave for each example of a finished run."""
         return _read_instances(self.path(run))
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """The files of rows; errors as of `rows`."""
         if not self.folder.is_dir():
             raise UsageError(
                 f"{self.folder}: no such folder of results. Make some with `evaluate`, or give --results."
