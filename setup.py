@@ -22,10 +22,11 @@ EXTRAS = {
         "matplotlib-fontja>=1.1",
     ],
 }
-# The tests run every evaluation.
+EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
+# The tests run every evaluation but JMTEB, whose tests are left out where mteb is missing.
 EXTRAS["test"] = ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "mypy>=2.4", *EXTRAS["eval"]]
 
-EXTRAS["all"] = sorted({requirement for extra in ("eval", "test") for requirement in EXTRAS[extra]})
+EXTRAS["all"] = sorted({requirement for extra in ("eval", "mteb", "test") for requirement in EXTRAS[extra]})
 
 setup(
     name="llm-jp-modernbert",

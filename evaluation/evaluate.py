@@ -13,6 +13,7 @@ from rich.console import Console
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.progress import progress_bar
 
+from . import jmteb
 from .alignment_uniformity import AlignmentUniformity
 from .fill_mask import FillMask
 from .jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
@@ -36,7 +37,7 @@ TASKS: dict[str, Callable[[Options], Task]] = {
     "similarity": Similarity.for_options,
     **{task.name: task.for_options for task in (Jsts, Jnli, Jcola, Jsquad, JcommonsenseQA, Marc, Ner)},
 }
-"""Every task, as `--tasks` names it."""
+"""Every task, as `--tasks` names it, but those of `jmteb`, which mteb names."""
 
 _UNFINISHED = ".unfinished"
 
@@ -77,7 +78,7 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
 
     if rank():
         console = Console(quiet=True)
-    makers = [_maker(name) for name in plan.tasks]
+    makers = [maker for name in plan.tasks for maker in _makers(name)]
     if plan.options.protocol not in PROTOCOLS:
         raise UsageError(f"--protocol {plan.options.protocol}: choose {' or '.join(PROTOCOLS)}.")
     evaluation = _Evaluation(plan, console)
@@ -126,7 +127,7 @@ class _Evaluation:
             run = _run(task, model, data)
             rows = self._results.find(run)
             if rows is not None:
-                self._console.print(f"{task.name} of {model.name}: done before", soft_wrap=True)
+                self._console.print(f"{task.title} of {model.name}: done before", soft_wrap=True)
             else:
                 rows = self._make(model, task, data, run)
         except (UsageError, OSError) as error:
@@ -161,7 +162,7 @@ class _Evaluation:
         folder = self._plan.out / _UNFINISHED / run.task / f"{model_folder(run.model)}-{run.protocol}-{run.key}"
         working = replace(task, options=replace(task.options, work_dir=folder))
         with progress_bar(self._console, transient=True) as bar:
-            shown = bar.add_task(f"{task.name} · {model.name}", total=1.0)
+            shown = bar.add_task(f"{task.title} · {model.name}", total=1.0)
             outcome = working.measure(model, data, lambda share: bar.update(shown, completed=share))
         if rank():
             return []
@@ -169,7 +170,7 @@ class _Evaluation:
         shutil.rmtree(folder, ignore_errors=True)
         _remove_empty(self._plan.out / _UNFINISHED)
         self._console.print(
-            f"{task.name} of {model.name}: {len(rows)} figures on {run.examples:,} examples", soft_wrap=True
+            f"{task.title} of {model.name}: {len(rows)} figures on {run.examples:,} examples", soft_wrap=True
         )
         return rows
 
@@ -178,7 +179,7 @@ def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
     if not len(data.examples):
         raise UsageError(f"{data.name}: holds no example.")
     return Run(
-        task=task.name,
+        task=task.title,
         model=model.label,
         revision=model.revision,
         protocol=task.options.protocol,
@@ -191,10 +192,13 @@ def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
     )
 
 
-def _maker(name: str) -> Callable[[Options], Task]:
+def _makers(name: str) -> list[Callable[[Options], Task]]:
+    if name.partition(":")[0] in jmteb.BENCHMARKS:
+        return jmteb.makers(name)
     if name not in TASKS:
-        raise UsageError(f"--tasks {name}: no such task. Choose of {', '.join(TASKS)}.")
-    return TASKS[name]
+        known = ", ".join((*TASKS, *jmteb.BENCHMARKS))
+        raise UsageError(f"--tasks {name}: no such task. Choose of {known}.")
+    return [TASKS[name]]
 
 
 def _remove_empty(folder: Path) -> None:

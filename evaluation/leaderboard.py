@@ -20,7 +20,22 @@ if TYPE_CHECKING:
 FORMATS = ("markdown", "latex", "csv", "html")
 MISSING = "–"
 
-_PERCENT = ("mean", "recall", "mrr", "ndcg", "pearson", "spearman", "f1", "exact_match", "precision", "mcc", "auc")
+_PERCENT = (
+    "mean",
+    "recall",
+    "mrr",
+    "ndcg",
+    "map",
+    "pearson",
+    "spearman",
+    "cosine",
+    "f1",
+    "exact_match",
+    "precision",
+    "mcc",
+    "auc",
+    "v_measure",
+)
 
 # The paper's mean over tasks is of these.
 _JGLUE = {"jsts": "pearson", "jnli": "accuracy", "jcola": "accuracy"}

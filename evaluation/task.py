@@ -90,6 +90,11 @@ class Task(ABC):
     shared: ClassVar[bool] = False
     """Whether several processes share the work of a measurement; else the first does it alone."""
 
+    @property
+    def title(self) -> str:
+        """What results call it."""
+        return self.name
+
     def settings(self) -> dict[str, Any]:
         """The protocol's settings as plain values."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "options"}
