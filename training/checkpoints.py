@@ -7,7 +7,6 @@ resumes takes the newest that its seal confirms.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from llm_jp_modernbert.hashing import sha256
 
 SEAL = "seal.json"
 """The file of a checkpoint that lists the others; it is written last."""
@@ -52,7 +53,7 @@ def publish(partial: Path, checkpoint: Path) -> None:
         checkpoint: its final name; an older checkpoint of that name is replaced.
     """
     files = sorted(path for path in partial.rglob("*") if path.is_file())
-    seal = {str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": _sum(path)} for path in files}
+    seal = {str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
     (partial / SEAL).write_text(json.dumps({"files": seal}, indent=1) + "\n", encoding="utf-8")
     for path in (*files, partial / SEAL, *(path for path in partial.rglob("*") if path.is_dir()), partial):
         _sync(path)
@@ -78,7 +79,7 @@ def damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != expected["size"]:
             return f"{name} has {path.stat().st_size:,} bytes instead of {expected['size']:,}"
-        if _sum(path) != expected["sha256"]:
+        if sha256(path) != expected["sha256"]:
             return f"{name} is not what was written (other SHA-256)"
     return None
 
@@ -159,14 +160,6 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
-
-
-def _sum(path: Path) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,29 @@
+"""Sums of files, read in parts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_PART = 1 << 22
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 sum of a file, in hexadecimal; the Hub names large files by it."""
+    return _fed(path, hashlib.sha256())
+
+
+def git_blob(path: Path) -> str:
+    """The id that git gives to a file's content, in hexadecimal; the Hub names small files by it."""
+    return _fed(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode()))
+
+
+def _fed(path: Path, digest: _Hash) -> str:
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+    return digest.hexdigest()
