@@ -214,7 +214,10 @@ def tokenize_corpus(
 
 @app.command()
 def average(
-    checkpoints: Annotated[list[str], typer.Argument(help="Checkpoints, or one run's directory with --last.")],
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(help="Directories or repositories (ORG/NAME@REV), or one run's directory with --last."),
+    ],
     out: Annotated[Path, typer.Option(help="Directory to write the mean to.")],
     last: Annotated[int | None, typer.Option(help="Take the last so many checkpoints of a run.", min=2)] = None,
 ) -> None:
@@ -224,11 +227,14 @@ def average(
 
     * `llm-jp-modernbert average runs/stage1 --last 5 --out runs/stage1-mean`
     """
+    from .loading import checkpoint_folder
     from .modeling.averaging import average_checkpoints, latest_checkpoints
 
     if last is not None and len(checkpoints) > 1:
         raise UsageError("--last takes one run's directory; without it, name the checkpoints.")
-    sources = checkpoints if last is None else latest_checkpoints(checkpoints[0], last)
+    sources = (
+        [checkpoint_folder(name) for name in checkpoints] if last is None else latest_checkpoints(checkpoints[0], last)
+    )
     written = average_checkpoints(sources, out)
     print(f"the mean of {len(sources)} checkpoints is in {written}")
 
@@ -273,9 +279,9 @@ def evaluate(
     """Measures encoders, whoever made them, and keeps every figure with what it depends on.
 
     Tasks: fill-mask, pseudo-perplexity, retrieval (retrieval:miracl, :jsquad, :jaquad, :beir), alignment-uniformity,
-    similarity; and by fine-tuning jsts, jnli, jcola, jsquad, jcommonsenseqa, marc-ja, ner, whose grid several GPUs
-    share under `accelerate launch -m llm_jp_modernbert.evaluation.evaluate`. What is measured already is not measured
-    again.
+    similarity, jmteb (jmteb:TASK, jmteb-lite); and by fine-tuning jsts, jnli, jcola, jsquad, jcommonsenseqa, marc-ja,
+    ner, whose grid several GPUs share under `accelerate launch -m llm_jp_modernbert.evaluation.evaluate`. What is
+    measured already is not measured again.
 
     Examples:
 
@@ -380,12 +386,11 @@ def fill_mask(
     """
     texts = _with_input(texts)
     from .fill_mask import fill_masks, render
-    from .loading import load_masked_lm, load_tokenizer, split_revision
+    from .loading import load_masked_lm, load_tokenizer
 
     _quiet()
-    name, at = split_revision(model, revision)
-    loaded = load_masked_lm(name, at, dtype.value, device)
-    its_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, at)
+    loaded = load_masked_lm(model, revision, dtype.value, device)
+    its_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(model, revision)
     results = fill_masks(loaded, its_tokenizer, texts, top_k)
     if as_json:
         print(json.dumps([result.as_dict() for result in results], ensure_ascii=False, indent=2))
@@ -404,7 +409,7 @@ def tokenizer(
         typer.Option(
             "--from",
             help="SentencePiece .model or tokenizer.json of llm-jp-tokenizer v3, a directory "
-            "that holds one, or a repository such as llm-jp/llm-jp-3-1.8b.",
+            "that holds one, or a repository (ORG/NAME@REV) such as llm-jp/llm-jp-3-1.8b.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.")],

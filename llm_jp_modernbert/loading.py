@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Checkpoints of these types are loaded as this package's classes.
 OUR_MODEL_TYPES = ("modernbert", "llm-jp-modernbert")
 
+_CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.yaml"]
+
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """`ORG/NAME@REVISION` as `(ORG/NAME, REVISION)`; a path that exists stays whole.
@@ -33,6 +35,28 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
     return repository, of_name
 
 
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint, downloaded where it is a repository's.
+
+    Args:
+        name: a directory, a repository, or a repository at a revision (`ORG/NAME@REVISION`).
+
+    Raises:
+        UsageError: no such directory, and no repository to be had.
+    """
+    _check_model_directory(split_revision(name)[0])
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    repository, revision = split_revision(name)
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_CHECKPOINT_FILES))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{name}: no such directory, and no repository to be had. {_line(error)}") from error
+
+
 def load_masked_lm(
     name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None
 ) -> PreTrainedModel:
@@ -42,19 +66,20 @@ def load_masked_lm(
     of it.
 
     Args:
-        name: a directory or repository.
-        revision: branch, tag or commit of a repository.
+        name: a directory, a repository, or a repository at a revision (`ORG/NAME@REVISION`).
+        revision: branch, tag or commit of a repository, where the name does not say it.
         dtype: `"auto"` (as saved), `"float32"`, `"bfloat16"` or `"float16"`.
         device: such as `"cpu"` or `"cuda"`; by default a GPU where there is one.
 
     Raises:
-        UsageError: no such model, or one without such a head.
+        UsageError: no such model, one without such a head, or two different revisions.
     """
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     from . import LlmJpModernBertForMaskedLM
 
+    name, revision = split_revision(name, revision)
     _check_model_directory(name)
     place = _device(device)
     try:
@@ -80,11 +105,12 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """Loads a model's tokenizer; that of an llm-jp model in its encoder form, with text around masks read right.
 
     Args:
-        name: a directory or repository with a tokenizer, or a SentencePiece `.model` file of llm-jp-tokenizer.
-        revision: branch, tag or commit of a repository.
+        name: a directory or repository with a tokenizer, a repository at a revision (`ORG/NAME@REVISION`), or a
+            SentencePiece `.model` file of llm-jp-tokenizer.
+        revision: branch, tag or commit of a repository, where the name does not say it.
 
     Raises:
-        UsageError: there is no tokenizer.
+        UsageError: there is no tokenizer, or two different revisions.
     """
     from transformers import AutoTokenizer
 
@@ -92,6 +118,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
     if os.path.isfile(name):
         return build_tokenizer(name)
+    name, revision = split_revision(name, revision)
     try:
         return LlmJpTokenizer.from_pretrained(name, revision=revision)
     except ValueError as not_llm_jp:

@@ -22,7 +22,7 @@ def build_tokenizer(source: str) -> LlmJpTokenizer:
 
     Args:
         source: a SentencePiece `.model` file; a tokenizer.json; a directory that holds either; or a repository such as
-            `llm-jp/llm-jp-3-1.8b`.
+            `llm-jp/llm-jp-3-1.8b`, with `@REVISION` behind it for another revision than `main`.
 
     Raises:
         ValueError: if there is no llm-jp tokenizer.
@@ -35,7 +35,8 @@ def build_tokenizer(source: str) -> LlmJpTokenizer:
     # No repository of llm-jp's ends in `.model`; anything else with one slash may be one.
     if path.is_file() or path.suffix == ".model" or path.is_absolute() or source.startswith((".", "~")):
         return LlmJpTokenizer.from_sentencepiece(path)
-    return LlmJpTokenizer.from_pretrained(source)
+    repository, _, revision = source.partition("@")
+    return LlmJpTokenizer.from_pretrained(repository, revision=revision or None)
 
 
 def _from_directory(directory: Path) -> LlmJpTokenizer:

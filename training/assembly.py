@@ -31,10 +31,7 @@ def make_tokenizer(arguments: PretrainingArguments) -> PreTrainedTokenizerBase:
     Raises:
         UsageError: there is none, or it lacks a token that masked-LM training needs.
     """
-    if arguments.tokenizer:
-        tokenizer = load_tokenizer(*split_revision(arguments.tokenizer))
-    else:
-        tokenizer = load_tokenizer(*split_revision(str(arguments.init_from)))
+    tokenizer = load_tokenizer(arguments.tokenizer or str(arguments.init_from))
     missing = [name for name in ("cls", "sep", "mask", "pad") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
         raise UsageError(

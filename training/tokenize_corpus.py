@@ -91,12 +91,12 @@ def tokenize_corpus(options: TokenizeOptions, console: Console) -> dict[str, Any
     Raises:
         ValueError: a file or the tokenizer cannot be read, or `out` holds something else.
     """
-    from llm_jp_modernbert.loading import load_tokenizer, split_revision
+    from llm_jp_modernbert.loading import load_tokenizer
 
     from .encoding import vocabulary_hash
 
     paths = find_files(options.files)
-    tokenizer = load_tokenizer(*split_revision(options.tokenizer))
+    tokenizer = load_tokenizer(options.tokenizer)
     header = {
         "version": _VERSION,
         "tokenizer": {
