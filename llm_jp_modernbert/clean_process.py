@@ -1,4 +1,4 @@
-"""Saved models in a process that knows nothing of this package."""
+"""Saved models and datasets in a process that knows nothing of this package."""
 
 from __future__ import annotations
 
@@ -45,8 +45,30 @@ def reload_alone(
         "rows": [list(row) for row in rows],
         "logits": None if logits is None else str(logits),
     }
+    return _run("plain_reload.py", request, f"{directory}: transformers alone cannot use the saved model")
+
+
+def stream_alone(folder: Path, split: str) -> dict[str, Any]:
+    """What `datasets` reads of a dataset's folder as a stream, without this package and without the Hub.
+
+    Args:
+        folder: the dataset, with its card.
+        split: to be read, all of it.
+
+    Returns:
+        `columns`, `rows`, and by column `sums`, `items` and `largest`; see `plain_stream.py`.
+
+    Raises:
+        UsageError: `datasets` cannot read it.
+    """
+    request = {"folder": str(folder), "split": split}
+    return _run("plain_stream.py", request, f"{folder}: datasets alone cannot stream the folder")
+
+
+def _run(script: str, request: dict[str, Any], failure: str) -> dict[str, Any]:
+    """The answer of a script beside this file; `failure` is what to say where it gives none."""
     run = subprocess.run(
-        [sys.executable, "-I", str(Path(__file__).with_name("plain_reload.py"))],
+        [sys.executable, "-I", str(Path(__file__).with_name(script))],
         input=json.dumps(request),
         capture_output=True,
         text=True,
@@ -54,6 +76,6 @@ def reload_alone(
     )
     if run.returncode:
         last = next(reversed(run.stderr.strip().splitlines()), f"it ended with {run.returncode}")
-        raise UsageError(f"{directory}: transformers alone cannot use the saved model: {last}")
-    answers: dict[str, Any] = json.loads(run.stdout)
-    return answers
+        raise UsageError(f"{failure}: {last}")
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
