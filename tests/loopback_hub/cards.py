@@ -1,0 +1,92 @@
+"""What the Hub checks of a card's metadata before it takes it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+# Fields that are a text, a list of texts, or either.
+_TEXTS = ("license", "license_name", "license_link", "library_name", "pipeline_tag", "pretty_name", "mask_token")
+_LISTS = ("tags", "task_categories", "task_ids")
+_EITHER = ("language", "datasets", "metrics", "base_model", "size_categories", "source_datasets")
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """The YAML block at the head of a card; empty where there is none.
+
+    Raises:
+        ValueError: it is no mapping, or no YAML.
+    """
+    found = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
+    try:
+        data = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"invalid YAML: {error}") from error
+    if data is not None and not isinstance(data, dict):
+        raise ValueError("metadata must be an object")
+    return data or {}
+
+
+def problems(card: str, kind: str) -> tuple[list[str], list[str]]:
+    """Errors and warnings of a card of a model or dataset."""
+    try:
+        data = metadata(card)
+    except ValueError as error:
+        return [str(error)], []
+    if not data:
+        return [], ["empty or missing yaml metadata in repo card"]
+    errors = []
+    for name in _TEXTS:
+        if name in data and not isinstance(data[name], str):
+            errors.append(f'"{name}" must be a string')
+    for name in _LISTS:
+        if name in data and not _texts(data[name]):
+            errors.append(f'"{name}" must be an array of strings')
+    for name in _EITHER:
+        if name in data and not isinstance(data[name], str) and not _texts(data[name]):
+            errors.append(f'"{name}" must be a string or an array of strings')
+    if kind == "model" and "model-index" in data:
+        errors += _index(data["model-index"])
+    if kind == "dataset" and "configs" in data:
+        for place, config in _items(data["configs"], "configs", errors):
+            _required(config, place, ("config_name",), errors)
+    return errors, []
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _index(models: Any) -> list[str]:
+    """Errors of a model-index: models with a name and results, each of a task, a dataset and metrics."""
+    errors: list[str] = []
+    for where, model in _items(models, "model-index", errors):
+        _required(model, where, ("name",), errors)
+        for place, result in _items(model.get("results"), f"{where}.results", errors):
+            for name, fields in (("task", ("type",)), ("dataset", ("type", "name"))):
+                if isinstance(result.get(name), dict):
+                    _required(result[name], f"{place}.{name}", fields, errors)
+                else:
+                    errors.append(f'"{place}.{name}" is required')
+            for spot, metric in _items(result.get("metrics"), f"{place}.metrics", errors):
+                _required(metric, spot, ("type",), errors)
+                if metric.get("value") is None:
+                    errors.append(f'"{spot}.value" is required')
+    return errors
+
+
+def _items(value: Any, where: str, errors: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a list with their places; what is none is an error."""
+    if not isinstance(value, list):
+        errors.append(f'"{where}" must be an array')
+        return []
+    errors += [
+        f'"{where}[{index}]" must be an object' for index, item in enumerate(value) if not isinstance(item, dict)
+    ]
+    return [(f"{where}[{index}]", item) for index, item in enumerate(value) if isinstance(item, dict)]
+
+
+def _required(value: dict[str, Any], where: str, names: tuple[str, ...], errors: list[str]) -> None:
+    errors += [f'"{where}.{name}" must be a string' for name in names if not isinstance(value.get(name), str)]
