@@ -83,7 +83,7 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
     for rows, instances in results.measurements():
         measured = Measured(rows, instances)
         drawing = (rows[0].task, rows[0].protocol)
-        if drawing in _DRAWINGS or (rows[0].task, "") in _DRAWINGS:
+        if is_plotted(*drawing):
             groups.setdefault(drawing, {}).setdefault(measured.about, []).append(measured)
     written = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +101,11 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
     if not written:
         raise UsageError(f"{results.folder} holds no results that are plotted.")
     return written
+
+
+def is_plotted(task: str, protocol: str) -> bool:
+    """Whether there is a plot of a task's results."""
+    return (task, protocol) in _DRAWINGS or (task, "") in _DRAWINGS
 
 
 def trajectories(models: Sequence[str]) -> list[list[str]]:

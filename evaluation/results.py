@@ -138,12 +138,11 @@ class Results:
         """Writes a finished run; rows come last, so that they stand for a complete result."""
         rows = [_row(run, measurement) for measurement in measurements]
         path = self.path(run)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if instances:
+            path.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps(instance, ensure_ascii=False) for instance in instances)
             write_whole(instances_of(path), "".join(f"{line}\n" for line in lines))
-        payload = {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}
-        write_whole(path, json.dumps(payload, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+        write_rows(path, rows)
         return rows
 
     def rows(self) -> Iterator[Row]:
@@ -202,6 +201,13 @@ def read_rows(path: Path) -> list[Row]:
         raise UsageError(
             f"{path}: no file of results ({error}). Move it out of the folder, or measure again."
         ) from error
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Writes a file of rows, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    payload = {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}
+    write_whole(path, json.dumps(payload, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def model_folder(model: str) -> str:
