@@ -1,0 +1,143 @@
+"""What a release consists of, put together in a folder before anything is sent.
+
+Weights in safetensors, configuration, tokenizer, recipe and log of the training, results and their plots, exports,
+licence, model card, and `release.json`, which lists all of it with SHA-256 sums. A release that is put together twice
+from the same things has the same bytes: nothing in it tells the time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from . import model_cards
+from .errors import UsageError
+from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows, write_whole
+from .hashing import sha256
+from .hub import TRAINING
+
+MANIFEST = "release.json"
+"""The file of a release that lists the others."""
+
+RECIPE = "recipe.yaml"
+RESULTS = "results"
+ASSETS = "assets"
+CARD = "README.md"
+LICENSE = "LICENSE"
+
+_LICENSES = Path(str(model_cards.__file__)).parent / "licenses"
+# Keys of a recipe whose values are places on the machine that trained: others learn the names alone.
+_PLACES = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from")
+
+
+def stage_training(source: Path, folder: Path) -> None:
+    """Copies what training wrote about itself; places on the machine become names."""
+    if (source / TRAINING).is_file():
+        shutil.copyfile(source / TRAINING, folder / TRAINING)
+    if (source / RECIPE).is_file():
+        write_whole(folder / RECIPE, public_recipe((source / RECIPE).read_text(encoding="utf-8")))
+
+
+def public_recipe(recipe: str) -> str:
+    """A recipe without the folders of the machine that it ran on."""
+    import yaml
+
+    settings = yaml.safe_load(recipe)
+    for key in _PLACES:
+        if settings.get(key):
+            settings[key] = _named(settings[key])
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def _named(place: Any) -> Any:
+    if isinstance(place, list):
+        return [_named(one) for one in place]
+    if isinstance(place, Mapping):
+        return {**place, "path": _named(place["path"])}
+    text = str(place)
+    # ORG/NAME stays; a path of more parts, or an absolute one, is of this machine.
+    is_repository = text.count("/") == 1 and not text.startswith(("/", "~", ".")) and not Path(text).exists()
+    return text if is_repository else Path(text).name
+
+
+def stage_results(measured: Results, belongs: Collection[str], name: str, folder: Path) -> list[Row]:
+    """Copies the rows of a model's results, under its public name, and draws their plots.
+
+    Args:
+        measured: all results.
+        belongs: revisions and names that are the model's, as `Row.revision` and `Row.model` have them.
+        name: what the release is called.
+        folder: of the release.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UsageError: none is the model's, or there is no library to plot with.
+    """
+    from .evaluation.plots import is_plotted, plot_all
+
+    rows: list[Row] = []
+    others: set[str] = set()
+    with TemporaryDirectory() as aside:
+        for path in measured.files():
+            found = read_rows(path)
+            if not found:
+                continue
+            if not {found[0].revision, found[0].model} & set(belongs):
+                others.add(found[0].model)
+                continue
+            public = [replace(row, model=name) for row in found]
+            rows += public
+            for target in (folder / RESULTS, Path(aside)):
+                write_rows(target / found[0].task / model_folder(name) / path.name, public)
+            if instances_of(path).is_file():
+                # What plots need, and no release: texts of datasets stand there.
+                copy = Path(aside) / found[0].task / model_folder(name) / path.name
+                shutil.copyfile(instances_of(path), instances_of(copy))
+        if not rows:
+            known = f" It holds those of {', '.join(sorted(others))}." if others else ""
+            raise UsageError(f"--results {measured.folder}: no result of this model's weights.{known}")
+        if any(is_plotted(row.task, row.protocol) for row in rows):
+            plot_all(Results(aside), folder / ASSETS)
+    return rows
+
+
+def stage_license(license: str, source: Path | None, folder: Path) -> None:
+    """The licence's text: the source's own, or that of a licence whose text comes with this package."""
+    theirs = None if source is None else source / LICENSE
+    known = _LICENSES / f"{license}.txt"
+    for text in (theirs, known):
+        if text is not None and text.is_file():
+            shutil.copyfile(text, folder / LICENSE)
+            return
+
+
+def write_manifest(folder: Path) -> None:
+    """Lists the files of a release with sizes and SHA-256 sums; to be called when all others are there."""
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    write_whole(folder / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1) + "\n")
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """The files that a manifest lists, by path.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        files: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["files"]
+        if not all({"size", "sha256"} <= set(one) for one in files.values()):
+            raise KeyError("size, sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: no list of a release ({error}).") from error
+    return files
