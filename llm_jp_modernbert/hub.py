@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitInfo, HfApi
 
 MAIN = "main"
 TRAINING = "training.json"
@@ -30,7 +30,6 @@ Say = Callable[[str], Any]
 
 Result = TypeVar("Result")
 
-_WAITS = (1.0, 5.0, 20.0)
 # Answers after which another try may go through: time-outs, conflicts with another commit, too many requests.
 _PASSING = (408, 409, 412, 425, 429, 500, 502, 503, 504)
 # Revisions that others made carry no training.json; their names tell, as in stage1-step-500 and stage2-200k.
@@ -56,8 +55,46 @@ class Checkpoint:
     tokens: int | None
 
 
+@dataclass(frozen=True)
+class Patience:
+    """Tries again where the Hub or the way to it fails for the moment.
+
+    Attributes:
+        say: is told of each try that failed.
+        waits: seconds between tries, unless the Hub says how long.
+    """
+
+    say: Say = print
+    waits: tuple[float, ...] = (1.0, 5.0, 20.0)
+
+    def __call__(self, call: Callable[[], Result]) -> Result:
+        """What a call returns that does no harm when it is made again."""
+        for wait in self.waits:
+            try:
+                return call()
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                pause = _retry_after(error) or wait
+                self.say(f"{explain(error)} Trying again in {pause:.0f} s.")
+                time.sleep(pause)
+        return call()
+
+
+PATIENT = Patience()
+"""As a command is."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A commit, and whether it was made now: equal contents make none."""
+
+    info: CommitInfo
+    is_new: bool
+
+
 def create_repository(
-    api: HfApi, repository: str, private: bool | None = None, kind: str = "model", say: Say = print
+    api: HfApi, repository: str, private: bool | None = None, kind: str = "model", patience: Patience = PATIENT
 ) -> None:
     """Makes a repository where there is none; to be private it is so from the first request on.
 
@@ -66,13 +103,13 @@ def create_repository(
         repository: `ORG/NAME`.
         private: None for what the account's settings say.
         kind: `model` or `dataset`.
-        say: is told of tries that failed.
+        patience: of the tries.
 
     Raises:
         UsageError: it is to be private, and is there and public.
     """
-    patiently(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True), say)
-    if private and not patiently(lambda: api.repo_info(repository, repo_type=kind), say).private:
+    patience(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True))
+    if private and not patience(lambda: api.repo_info(repository, repo_type=kind)).private:
         raise UsageError(
             f"{repository} is public, and --private was asked for. Make it private first, or leave it out."
         )
@@ -85,10 +122,11 @@ def commit_folder(
     revision: str = MAIN,
     message: str = "Release",
     kind: str = "model",
-    replaced: Sequence[str] = (),
-    say: Say = print,
-) -> str:
-    """Makes a revision hold the files of a folder, in one commit; equal contents make none.
+    replaced: Callable[[str], bool] = lambda path: False,
+    create_pr: bool = False,
+    patience: Patience = PATIENT,
+) -> Committed:
+    """Makes a revision hold the files of a folder, in one commit.
 
     Args:
         api: the client.
@@ -97,50 +135,52 @@ def commit_folder(
         revision: a branch; one that is not there is made from `main`, and is gone again where the commit fails.
         message: the commit's title.
         kind: `model` or `dataset`.
-        replaced: patterns of paths that are deleted where the folder does not hold them.
-        say: is told of tries that failed.
-
-    Returns:
-        The commit.
+        replaced: whether a path of the revision is deleted where the folder does not hold it.
+        create_pr: whether the commit is proposed in a pull request.
+        patience: of the tries.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
-    def commit() -> str:
+    def commit() -> Committed:
         # With its parent named, what another one commits in the meantime is a conflict and no loss.
         parent = api.repo_info(repository, repo_type=kind, revision=revision).sha
         there = api.list_repo_files(repository, repo_type=kind, revision=parent)
-        gone = [path for path in there if path not in files and any(fnmatch(path, one) for one in replaced)]
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
-            *(CommitOperationDelete(path) for path in gone),
+            *(CommitOperationDelete(path) for path in there if path not in files and replaced(path)),
         ]
         made = api.create_commit(
-            repository, operations, commit_message=message, repo_type=kind, revision=revision, parent_commit=parent
+            repository,
+            operations,
+            commit_message=message,
+            repo_type=kind,
+            revision=revision,
+            parent_commit=parent,
+            create_pr=create_pr,
         )
-        return str(made.oid)
+        return Committed(made, str(made.oid) != parent)
 
-    is_new = revision != MAIN and not patiently(lambda: api.revision_exists(repository, revision, repo_type=kind), say)
+    is_new = revision != MAIN and not patience(lambda: api.revision_exists(repository, revision, repo_type=kind))
     if is_new:
-        patiently(lambda: api.create_branch(repository, branch=revision, repo_type=kind, exist_ok=True), say)
+        patience(lambda: api.create_branch(repository, branch=revision, repo_type=kind, exist_ok=True))
     try:
-        return patiently(commit, say)
+        return patience(commit)
     except BaseException:
         if is_new:
-            api.delete_branch(repository, branch=revision, repo_type=kind)
+            # Where the Hub is gone altogether, the branch stays as main is, and the next try finds it.
+            with suppress(Exception):
+                api.delete_branch(repository, branch=revision, repo_type=kind)
         raise
 
 
-def checkpoints(api: HfApi, repository: str, say: Say = print) -> list[Checkpoint]:
+def checkpoints(api: HfApi, repository: str, patience: Patience = PATIENT) -> list[Checkpoint]:
     """The checkpoints that a repository has as branches or tags, by stage and step; without `main`."""
-    refs = patiently(lambda: api.list_repo_refs(repository), say)
-    found = [
-        checkpoint
-        for ref in (*refs.branches, *refs.tags)
-        if ref.name != MAIN and (checkpoint := _checkpoint(api, repository, ref.name, ref.target_commit)) is not None
-    ]
-    return sorted(found, key=lambda one: (one.stage, one.step, one.revision))
+    refs = patience(lambda: api.list_repo_refs(repository))
+    named = [(ref.name, str(ref.target_commit)) for ref in (*refs.branches, *refs.tags) if ref.name != MAIN]
+    found = [patience(partial(_checkpoint, api, repository, name, commit)) for name, commit in named]
+    return sorted((one for one in found if one is not None), key=lambda one: (one.stage, one.step, one.revision))
 
 
 def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Checkpoint | None:
@@ -158,26 +198,6 @@ def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Chec
         return Checkpoint(revision, commit, named["stage"], step, None)
     except (ValueError, KeyError, TypeError, IndexError):
         return None
-
-
-def patiently(call: Callable[[], Result], say: Say = print, waits: Sequence[float] = _WAITS) -> Result:
-    """What a call returns, after some tries where the Hub or the way to it fails for the moment.
-
-    Args:
-        call: one that does no harm when it is made again.
-        say: is told of each try that failed.
-        waits: seconds between tries, unless the Hub says how long.
-    """
-    for wait in waits:
-        try:
-            return call()
-        except Exception as error:
-            if not is_passing(error):
-                raise
-            pause = _retry_after(error) or wait
-            say(f"{explain(error)} Trying again in {pause:.0f} s.")
-            time.sleep(pause)
-    return call()
 
 
 def is_passing(error: BaseException) -> bool:
@@ -264,7 +284,7 @@ def _retry_after(error: BaseException) -> float | None:
 
 
 def _is_broken_connection(error: BaseException) -> bool:
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     # The client's HTTP library calls everything that goes wrong an HTTPError, answers of the server included.
     return _status(error) is None and any(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .hashing import git_blob, sha256
-from .hub import MAIN, TRAINING, Say, in_one_line, patiently
+from .hub import MAIN, PATIENT, TRAINING, Patience, in_one_line
 from .staging import CARD, MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -46,14 +46,16 @@ class Pulled:
     left_out: tuple[str, ...]
 
 
-def pull(repository: str, revision: str | None = None, out: Path | None = None, say: Say = print) -> Pulled:
+def pull(
+    repository: str, revision: str | None = None, out: Path | None = None, patience: Patience = PATIENT
+) -> Pulled:
     """Downloads a model and checks every file.
 
     Args:
         repository: `ORG/NAME`.
         revision: branch, tag or commit; `main` by default.
         out: a folder to copy it to; without it, it stays in the cache, where `from_pretrained` finds it offline.
-        say: is told of tries that failed.
+        patience: of the tries.
 
     Raises:
         UsageError: it cannot be had, a file is not what the Hub or the release says, or `out` holds something else.
@@ -63,27 +65,22 @@ def pull(repository: str, revision: str | None = None, out: Path | None = None, 
     api = HfApi()
     name = f"{repository}@{revision or MAIN}"
     with in_one_line(name):
-        info = patiently(
-            lambda: api.repo_info(repository, revision=revision or MAIN, files_metadata=True, repo_type="model"), say
-        )
+        info = patience(lambda: api.model_info(repository, revision=revision or MAIN, files_metadata=True))
         siblings = [one for one in info.siblings or () if not _is_pickle(one.rfilename)]
         _check_names(name, [one.rfilename for one in siblings])
         if "config.json" not in {one.rfilename for one in siblings}:
             raise UsageError(f"{name} holds no config.json, so it is no model.")
         # By its name, so that the cache knows the revision by it, too, when the Hub is away.
         folder = Path(
-            patiently(
-                lambda: api.snapshot_download(
-                    repository, revision=revision or MAIN, ignore_patterns=list(_PICKLES), repo_type="model"
-                ),
-                say,
+            patience(
+                lambda: api.snapshot_download(repository, revision=revision or MAIN, ignore_patterns=list(_PICKLES))
             )
         )
         commit = str(info.sha)
         if folder.name != commit:
             raise UsageError(f"{name} changed while it was downloaded. Run the same command again.")
         for sibling in siblings:
-            _check(api, repository, commit, folder, sibling, say)
+            _check(api, repository, commit, folder, sibling, patience)
     listed = _check_list(folder)
     left_out = tuple(one.rfilename for one in info.siblings or () if _is_pickle(one.rfilename))
     if out is not None:
@@ -102,13 +99,13 @@ def _check_names(name: str, paths: Sequence[str]) -> None:
             raise UsageError(f"{name} has a file {path!r}, which would be written outside of its folder. Not pulled.")
 
 
-def _check(api: HfApi, repository: str, commit: str, folder: Path, sibling: RepoSibling, say: Say) -> None:
+def _check(api: HfApi, repository: str, commit: str, folder: Path, sibling: RepoSibling, patience: Patience) -> None:
     """Compares a file with the sum that the Hub has of it; one that is wrong is downloaded once more."""
     path = sibling.rfilename
     if _is_right(folder / path, sibling):
         return
-    say(f"{path} is not what the Hub lists (another sum): downloading it again.")
-    patiently(lambda: api.hf_hub_download(repository, path, revision=commit, force_download=True), say)
+    patience.say(f"{path} is not what the Hub lists (another sum): downloading it again.")
+    patience(lambda: api.hf_hub_download(repository, path, revision=commit, force_download=True))
     if not _is_right(folder / path, sibling):
         # What is known to be wrong must not be what is found offline later.
         os.unlink((folder / path).resolve())
