@@ -48,12 +48,13 @@ def reload_alone(
     return _run("plain_reload.py", request, f"{directory}: transformers alone cannot use the saved model")
 
 
-def stream_alone(folder: Path, split: str) -> dict[str, Any]:
+def stream_alone(folder: Path, split: str, name: str) -> dict[str, Any]:
     """What `datasets` reads of a dataset's folder as a stream, without this package and without the Hub.
 
     Args:
         folder: the dataset, with its card.
         split: to be read, all of it.
+        name: what messages call it.
 
     Returns:
         `columns`, `rows`, and by column `sums`, `items` and `largest`; see `plain_stream.py`.
@@ -62,7 +63,7 @@ def stream_alone(folder: Path, split: str) -> dict[str, Any]:
         UsageError: `datasets` cannot read it.
     """
     request = {"folder": str(folder), "split": split}
-    return _run("plain_stream.py", request, f"{folder}: datasets alone cannot stream the folder")
+    return _run("plain_stream.py", request, f"{name}: datasets alone cannot stream it")
 
 
 def _run(script: str, request: dict[str, Any], failure: str) -> dict[str, Any]:
