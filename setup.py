@@ -41,6 +41,7 @@ setup(
     package_data={
         "llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"],
         "llm_jp_modernbert.evaluation": ["prompts.jsonl"],
+        "llm_jp_modernbert.model_cards": ["*.md"],
         "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
     },
     # Lower bounds are versions that the tests were run with.
@@ -56,6 +57,7 @@ setup(
         "pyarrow>=26.0",
         "numpy>=2.2",
         "pyyaml>=6.0.3",
+        "jinja2>=3.1.6",
         "typer>=0.29",
         "rich>=15.0",
     ],

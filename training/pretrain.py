@@ -51,6 +51,7 @@ def pretrain(
     from .checkpoints import StopSignals
     from .publishing import PublishCallback
     from .run_directory import claim_run
+    from .summary import earlier_stages
     from .trainer import PretrainingTrainer
 
     console = console or Console(stderr=True)
@@ -82,7 +83,8 @@ def pretrain(
     # Trainer's own pushes leave one out while another is under way.
     arguments.push_to_hub = False
     stop = StopSignals()
-    trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, [*callbacks], stop, warn)
+    earlier = earlier_stages(arguments, checkpoint) if main else []
+    trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, [*callbacks], stop, warn, earlier)
     stream.report = trainer.report_block
     if main:
         trainer.add_callback(ProgressCallback(console, arguments.stage, trainer.schedule.progress, trainer.totals_now))

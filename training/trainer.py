@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from llm_jp_modernbert.modeling.flops import peak_flops, training_flops
 
-from . import checkpoints
+from . import checkpoints, summary
 from .arguments import PretrainingArguments
 from .blocks import Block
 from .checkpoints import CheckpointError, StopSignals
@@ -65,6 +65,7 @@ class PretrainingTrainer(Trainer):
         callbacks: further callbacks.
         stop: notes signals that ask for a last save.
         warn: is told in one line what the user ought to know.
+        earlier_stages: what the model went through before, see `summary`.
     """
 
     args: PretrainingArguments
@@ -81,7 +82,9 @@ class PretrainingTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         stop: StopSignals | None = None,
         warn: Callable[[str], Any] = print,
+        earlier_stages: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self.earlier_stages = earlier_stages
         self.stream = stream
         self.validation = validation
         self.totals = Totals()
@@ -411,12 +414,13 @@ class PretrainingTrainer(Trainer):
                 shutil.rmtree(checkpoints.staging(run), ignore_errors=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As Trainer's, with the recipe in the place of pickled arguments."""
+        """As Trainer's, with the recipe and what is known of the training in the place of pickled arguments."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)
             shutil.copy(Path(self.args.output_dir) / RECIPE, folder)
+            summary.write(self, self.earlier_stages, folder)
 
 
 class _Batches:
