@@ -24,11 +24,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.sha import git_hash
 from loopback_hub import LoopbackHub
 
 NAME = "org/name"
 WEIGHTS = b"".join(hashlib.sha256(b"%d" % index).digest() for index in range(4096))
-FILES = {"config.json": b"{}", "README.md": "---\nlanguage: ja\n---\n説明\n".encode(), "model.safetensors": WEIGHTS}
+FILES = {
+    "config.json": b"{}",
+    "README.md": "---\nlanguage: ja\n---\n説明\n".encode(),
+    "model.safetensors": WEIGHTS,
+    "資料/図 1.json": b"1",
+}
 SHA = hashlib.sha256(WEIGHTS).hexdigest()
 
 
@@ -50,7 +56,7 @@ def api(hub: LoopbackHub) -> HfApi:
 def folder(tmp_path: Path) -> Path:
     for name, content in FILES.items():
         path = tmp_path / "folder" / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return tmp_path / "folder"
 
@@ -98,15 +104,11 @@ def test_what_is_uploaded_comes_back(hub: LoopbackHub, api: HfApi, folder: Path,
             "Upload folder using huggingface_hub",
             "initial commit",
         ]
-        assert sorted(api.list_repo_files(NAME)) == [
-            ".gitattributes",
-            "README.md",
-            "model.safetensors",
-            "sub/two.json",
-        ]
+        there = [".gitattributes", "README.md", "model.safetensors", "sub/two.json", "資料/図 1.json"]
+        assert sorted(api.list_repo_files(NAME)) == there
         again.page_size = 2
         listed = {entry.path: entry for entry in api.list_repo_tree(NAME, recursive=True, expand=True)}
-        assert sorted(listed) == [".gitattributes", "README.md", "model.safetensors", "sub", "sub/two.json"]
+        assert sorted(listed) == sorted([*there, "sub", "資料"])
         lfs = listed["model.safetensors"].lfs
         assert (lfs.sha256, lfs.size) == (SHA, len(WEIGHTS))
         info = api.model_info(NAME, files_metadata=True)
@@ -124,17 +126,11 @@ def test_what_is_uploaded_comes_back(hub: LoopbackHub, api: HfApi, folder: Path,
     assert not (tmp_path / "hub" / "repositories" / "model" / f"{NAME}.json").exists()
 
 
-def test_git_names_contents_as_git_does(hub: LoopbackHub, api: HfApi, folder: Path, tmp_path: Path) -> None:
+def test_contents_have_the_ids_that_git_gives_them(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
     api.create_repo(NAME)
     api.upload_folder(repo_id=NAME, folder_path=folder)
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA}\nsize {len(WEIGHTS)}\n"
-    (tmp_path / "pointer").write_text(pointer)
-    expected = subprocess.run(
-        ["git", "hash-object", "--no-filters", folder / "README.md", tmp_path / "pointer"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    expected = [git_hash(FILES["README.md"]), git_hash(pointer.encode())]
     found = api.get_paths_info(NAME, ["README.md", "model.safetensors"])
     assert [file.blob_id for file in found] == expected
     assert found[1].lfs is not None
@@ -160,7 +156,7 @@ def test_a_commit_is_made_whole_or_not_at_all(hub: LoopbackHub, api: HfApi) -> N
     first = api.list_repo_commits(NAME)[0].commit_id
     adds = [CommitOperationAdd("a", b"a")]
     with pytest.raises(EntryNotFoundError):
-        api.create_commit(NAME, [*adds, CommitOperationDelete("missing")], commit_message="x")
+        api.create_commit(NAME, [*adds, CommitOperationDelete("無い")], commit_message="x")
     with pytest.raises(HfHubHTTPError, match="412"):
         api.create_commit(NAME, [CommitOperationAdd("a", b"a")], commit_message="x", parent_commit="0" * 40)
     url, token = f"{hub.url}/api/models/{NAME}/commit/main", {"Authorization": f"Bearer {hub.token}"}

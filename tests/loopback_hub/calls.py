@@ -35,7 +35,8 @@ class Refusal(Exception):
 
     def answer(self) -> Answer:
         """The answer that says so."""
-        headers = {"X-Error-Message": str(self), "X-Error-Code": self.code, "Content-Type": "application/json"}
+        line = " ".join(str(self).encode("ascii", "replace").decode().split())
+        headers = {"X-Error-Message": line, "X-Error-Code": self.code, "Content-Type": "application/json"}
         headers = {name: value for name, value in {**headers, **self.headers}.items() if value}
         return Answer(self.status, json.dumps({"error": str(self)}).encode(), headers)
 
