@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from . import model_cards
+from .card import Picture
 from .errors import UsageError
 from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows, write_whole
 from .hashing import sha256
@@ -30,7 +31,7 @@ ASSETS = "assets"
 CARD = "README.md"
 LICENSE = "LICENSE"
 
-_LICENSES = Path(str(model_cards.__file__)).parent / "licenses"
+_TEMPLATES = Path(str(model_cards.__file__)).parent
 # Keys of a recipe whose values are places on the machine that trained: others learn the names alone.
 _PLACES = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from")
 
@@ -111,7 +112,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
 def stage_license(license: str, source: Path | None, folder: Path) -> None:
     """The licence's text: the source's own, or that of a licence whose text comes with this package."""
     theirs = None if source is None else source / LICENSE
-    known = _LICENSES / f"{license}.txt"
+    known = _TEMPLATES / "licenses" / f"{license}.txt"
     for text in (theirs, known):
         if text is not None and text.is_file():
             shutil.copyfile(text, folder / LICENSE)
@@ -141,3 +142,21 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: no list of a release ({error}).") from error
     return files
+
+
+def everyday_masks() -> list[str]:
+    """The sentences, each with one `[MASK]`, that every release fills, for its card."""
+    return (_TEMPLATES / "everyday_masks.txt").read_text(encoding="utf-8").splitlines()
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes text files by their paths."""
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / path, text)
+
+
+def pictures(folder: Path) -> list[Picture]:
+    """The plots of results in a release."""
+    names = sorted(path.name for path in (folder / ASSETS).glob("*.png"))
+    return [Picture(f"{ASSETS}/{name}", name.removesuffix(".png").replace("-", " ")) for name in names]
