@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from llm_jp_modernbert.loading import split_revision
+
 from .arguments import Data
 from .blocks import BlockSettings
 from .corpus import TokenizedCorpus, from_documents
@@ -20,9 +22,26 @@ from .encoding import Encoder, vocabulary_hash
 from .order import DocumentOrder, FileShard, Shard, Source
 from .sources import IDS_COLUMN, MANIFEST, Document, Problem, SourceError, find_files
 
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?(@.+)?")
 # Keys of an entry that only a dataset of `datasets` has: with them a local folder is read by it, too.
 _DATASET_KEYS = ("name", "split", "revision")
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """The tokenizer of a tokenised corpus.
+
+    Attributes:
+        place: folder or repository of the corpus.
+        name: of the tokenizer.
+        vocabulary: its hash, see `vocabulary_hash`.
+        remedy: how to train with it.
+    """
+
+    place: str
+    name: str
+    vocabulary: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,7 @@ class DatasetShard:
     index: int
     count: int
     text_column: str
+    made_with: MadeWith | None = None
 
     def read(self, start: int, problems: Callable[[Problem], Any] | None) -> Iterator[Document]:
         """See `order.Shard`."""
@@ -110,6 +130,7 @@ def read_held_out(
         SourceError: see `sources_of` and `read_documents`.
     """
     source = sources_of(data, text_column, "validation_data")
+    check_tokenized_with(source, tokenizer)
     encoder = Encoder(tokenizer)
     problems = None if settings.strict else lambda problem: None
     order = DocumentOrder(source, 0, shuffle=False, interleave=len(source[0].shards), problems=problems)
@@ -128,15 +149,46 @@ def check_tokenized_with(sources: Sequence[Source], tokenizer: PreTrainedTokeniz
     Raises:
         SourceError: one was made with another tokenizer.
     """
-    folders = {Path(shard.name).parent.parent for source in sources for shard in source.shards}
-    for folder in sorted(folders):
-        if (folder / MANIFEST).is_file():
-            made_with = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["tokenizer"]
-            if made_with["sha256"] != vocabulary_hash(tokenizer):
-                raise SourceError(
-                    f"{folder} was tokenised with {made_with['name']}, not with the tokenizer of this run. Give "
-                    f"tokenizer={folder / 'tokenizer'}, or tokenise the texts again."
-                )
+    shards = [shard for source in sources for shard in source.shards]
+    folders = {Path(shard.name).parent.parent for shard in shards if isinstance(shard, FileShard)}
+    found = [_made_with(str(folder)) for folder in sorted(folders)]
+    found += [shard.made_with for shard in shards if isinstance(shard, DatasetShard)]
+    corpora = [made_with for made_with in dict.fromkeys(found) if made_with is not None]
+    vocabulary = vocabulary_hash(tokenizer) if corpora else ""
+    for corpus in corpora:
+        if corpus.vocabulary != vocabulary:
+            raise SourceError(
+                f"{corpus.place} was tokenised with {corpus.name}, not with the tokenizer of this run. "
+                f"{corpus.remedy}, or tokenise the texts again."
+            )
+
+
+def _made_with(place: str, revision: str | None = None) -> MadeWith | None:
+    """What the manifest of a folder or a repository says; None where there is none, and nothing can be checked."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        file, remedy = folder / MANIFEST, f"Give tokenizer={folder / 'tokenizer'}"
+        if not file.is_file():
+            return None
+    else:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        at = f" --revision {revision}" if revision else ""
+        fetch = f"hf download {place} --repo-type dataset{at} --include 'tokenizer/*' --local-dir DIR"
+        remedy = f"Get that ({fetch}) and give tokenizer=DIR/tokenizer"
+        try:
+            file = Path(hf_hub_download(place, MANIFEST, repo_type="dataset", revision=revision))
+        except RemoteEntryNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{place}: its {MANIFEST} cannot be read: {_line(error)}") from error
+    try:
+        tokenizer = json.loads(file.read_text(encoding="utf-8"))["tokenizer"]
+        return MadeWith(place, tokenizer["name"], tokenizer["sha256"], remedy)
+    except (ValueError, KeyError, TypeError):
+        # Other data sets have files of this name, too.
+        return None
 
 
 def _listed(data: Data) -> list[Any]:
@@ -159,10 +211,9 @@ def _dataset_shards(path: str, entry: dict[str, Any], text_column: str, key: str
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     split = entry.get("split", "train")
+    place, revision = split_revision(path, entry.get("revision"))
     try:
-        dataset = load_dataset(
-            path, name=entry.get("name"), split=split, revision=entry.get("revision"), streaming=True
-        )
+        dataset = load_dataset(place, name=entry.get("name"), split=split, revision=revision, streaming=True)
     except (DatasetNotFoundError, DatasetsError, OSError, ValueError) as error:
         raise SourceError(
             f"{key}: {path} is no file or folder here, and cannot be loaded as a dataset of the Hub: {_line(error)}"
@@ -171,9 +222,11 @@ def _dataset_shards(path: str, entry: dict[str, Any], text_column: str, key: str
     if columns is not None and text_column not in columns and IDS_COLUMN not in columns:
         there = ", ".join(map(repr, columns))
         raise SourceError(f"{key}: {path} has no column {text_column!r}; there is {there}. Set text_column.")
+    made_with = _made_with(place, revision) if columns is None or text_column not in columns else None
     count = dataset.num_shards
     return [
-        DatasetShard(f"{path}/{split}[{index}/{count}]", dataset, index, count, text_column) for index in range(count)
+        DatasetShard(f"{path}/{split}[{index}/{count}]", dataset, index, count, text_column, made_with)
+        for index in range(count)
     ]
 
 
