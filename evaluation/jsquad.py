@@ -1,8 +1,8 @@
 """JSQuAD (Kurihara et al. 2022): the answer to a question is a span of a paragraph.
 
 Exact match and F1 as in SQuAD (Rajpurkar et al. 2016), with characters in the place of words, as JGLUE counts them:
-both answers lose case, ASCII punctuation, blanks and a full stop (。) at their end; each is compared with all right
-answers, and the best counts.
+both answers lose case, full stops (。) at their end and blanks at their ends, runs of blanks become one; each is
+compared with all right answers, and the best counts.
 
 The whole paragraph is read where question and paragraph fit into the model; else it is read in overlapping windows,
 and the best span of all windows is the answer.
@@ -10,7 +10,6 @@ and the best span of all windows is the answer.
 
 from __future__ import annotations
 
-import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -186,9 +185,8 @@ def best_span(start: np.ndarray, end: np.ndarray, offsets: Sequence[Span | None]
 
 
 def normalized(answer: str) -> str:
-    """An answer as it is compared."""
-    kept = "".join(character for character in answer.lower() if character not in string.punctuation)
-    return "".join(kept.split()).removesuffix("。")
+    """An answer as it is compared, by the steps of JGLUE's own script and in their order."""
+    return " ".join(answer.lower().rstrip("。").split())
 
 
 def character_f1(found: str, answer: str) -> float:

@@ -6,6 +6,9 @@ Pseudo-perplexity is exp of the mean cross-entropy of tokens, each masked alone 
 Paper's protocol: documents of different lengths, a figure for each. A longer document is another document, too, so
 that length and text are confounded. The improved protocol takes long documents alone and keeps the target positions
 while the context around them grows; nothing but the context differs between two of its figures.
+
+Figures per token are of one tokenizer. Figures per character compare tokenizers, with one caution: the rest of a word
+or of a character's bytes stays in sight, which favours tokenizers that cut finely (Kauf and Ivanova 2023).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from llm_jp_modernbert.masked_logits import batches, masked_logits
 from . import datasets
 from .intervals import bootstrap
 from .results import Measurement
-from .spans import special_tokens
+from .spans import special_tokens, with_characters
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
@@ -133,20 +136,18 @@ class PseudoPerplexity(Task):
             raise UsageError(f"{model.name} reads {model.max_length:,} tokens, less than {min(self.contexts):,}.")
         before, after = special_tokens(tokenizer)
         bare = len(before) + len(after)
-        found = self._long_documents(tokenizer, data, contexts[-1] - bare)
-        if not found:
-            raise UsageError(f"{data.name}: no document has {contexts[-1]:,} tokens. Name longer ones by --texts.")
         # All targets lie in the innermost context, so that each larger one holds them, too.
         inner = contexts[0] - bare
+        found = self._long_documents(tokenizer, data, contexts[-1] - bare, inner)
+        if not found:
+            raise UsageError(f"{data.name}: no document has {contexts[-1]:,} tokens. Name longer ones by --texts.")
         drawn = np.random.default_rng(self.options.seed)
         targets, characters = [], []
-        for _, ids in found:
-            middle = len(ids) // 2
-            first = middle - inner // 2
-            places = first + drawn.choice(inner, min(self.positions, inner), replace=False)
-            characters.append([_characters(tokenizer, ids[place]) for place in places])
+        for _, ids, shares in found:
+            places = drawn.choice(_known(tokenizer, ids, inner), min(self.positions, inner), replace=False)
+            characters.append([shares[place] for place in places])
             for context in contexts:
-                start = middle - (context - bare) // 2
+                start = len(ids) // 2 - (context - bare) // 2
                 row = [*before, *ids[start : start + context - bare], *after]
                 targets += [Target(row, int(place) - start + len(before)) for place in places]
         losses = cross_entropies(model.masked_lm, tokenizer, targets, model.tokens_per_batch, progress)
@@ -165,25 +166,32 @@ class PseudoPerplexity(Task):
                 "cross_entropies": [round(float(loss), 5) for loss in table[row, column]],
                 "characters": counts[row].tolist(),
             }
-            for row, (index, _) in enumerate(found)
+            for row, (index, _, _) in enumerate(found)
             for column, context in enumerate(contexts)
         ]
         return Outcome(measurements, instances)
 
     def _long_documents(
-        self, tokenizer: PreTrainedTokenizerBase, data: Data, least: int
-    ) -> list[tuple[int, list[int]]]:
-        found: list[tuple[int, list[int]]] = []
+        self, tokenizer: PreTrainedTokenizerBase, data: Data, least: int, inner: int
+    ) -> list[tuple[int, list[int], list[float]]]:
+        """Documents of so many tokens at least: number, ids, and how many characters each stands for."""
+        found: list[tuple[int, list[int], list[float]]] = []
         for index in np.random.default_rng([self.options.seed, 2]).permutation(len(data.examples)).tolist():
             # No tokenizer makes more tokens than bytes: shorter texts need not be cut at all.
             if len(data.examples[index].encode()) < least:
                 continue
-            ids = tokenizer(data.examples[index], add_special_tokens=False, verbose=False)["input_ids"]
-            if len(ids) >= least:
-                found.append((index, ids))
+            ids, shares = with_characters(tokenizer, data.examples[index])
+            if len(ids) >= least and len(_known(tokenizer, ids, inner)) >= min(self.positions, inner):
+                found.append((index, ids, shares))
             if len(found) == self.documents:
                 break
         return found
+
+
+def _known(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], inner: int) -> list[int]:
+    """Places in the middle of a document that may be targets: an unknown token says too little to be guessed."""
+    start = len(ids) // 2 - inner // 2
+    return [place for place in range(start, start + inner) if ids[place] != tokenizer.unk_token_id]
 
 
 def cross_entropies(
@@ -245,11 +253,3 @@ def _by_length(targets: Sequence[Target], limit: int) -> Iterable[list[int]]:
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     return ids
-
-
-def _characters(tokenizer: PreTrainedTokenizerBase, token: int) -> float:
-    """Characters of the text that a token stands for: a byte of a character is a part of one."""
-    piece = str(tokenizer.convert_ids_to_tokens(token))
-    if piece.startswith("<0x") and piece.endswith(">"):
-        return 1 / 3
-    return float(len(piece.removeprefix("##")))

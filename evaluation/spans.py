@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,18 +28,34 @@ def with_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int]
     Returns:
         As many ids as spans; None for a token that stands for blanks alone or for nothing that was found.
     """
+    ids, found = _with_raw_spans(tokenizer, text)
+    return ids, [_stripped(text, span) for span in found]
+
+
+def with_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[float]]:
+    """Ids of a text without special tokens, and how many characters of the text each stands for.
+
+    Blanks count where a token stands for them, as `▁` in the midst of a text does, and not where the tokenizer added
+    or dropped them. Tokens that share a character, such as its bytes, have equal parts of it.
+
+    Returns:
+        As many ids as numbers; 0 for a token that stands for nothing of the text.
+    """
+    ids, spans = _with_raw_spans(tokenizer, text)
+    owners = Counter(place for span in spans if span is not None for place in range(*span))
+    return ids, [0.0 if span is None else sum(1 / owners[place] for place in range(*span)) for span in spans]
+
+
+def _with_raw_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], Sequence[Span | None]]:
     if tokenizer.is_fast:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        found: Sequence[Span | None] = [tuple(span) for span in encoded["offset_mapping"]]
-        ids: list[int] = encoded["input_ids"]
-    else:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        pieces = [
-            "" if token == tokenizer.unk_token else token.removeprefix("##").replace("▁", "")
-            for token in tokenizer.convert_ids_to_tokens(ids)
-        ]
-        found = find_pieces(text, pieces)
-    return ids, [_stripped(text, span) for span in found]
+        return encoded["input_ids"], [tuple(span) for span in encoded["offset_mapping"]]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    pieces = [
+        "" if token == tokenizer.unk_token else token.removeprefix("##").replace("▁", "")
+        for token in tokenizer.convert_ids_to_tokens(ids)
+    ]
+    return ids, find_pieces(text, pieces)
 
 
 def find_pieces(text: str, pieces: Sequence[str]) -> list[Span | None]:

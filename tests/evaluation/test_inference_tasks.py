@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from evaluation_data import PLACES, SUBJECTS, write_lines
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM
 
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation import retrieval
+from llm_jp_modernbert.evaluation.datasets import Search
 from llm_jp_modernbert.evaluation.embeddings import Embedder
+from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.fill_mask import PROMPTS, FillMask, read_prompts
 from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
@@ -35,7 +40,7 @@ def test_cross_entropies_equal_one_masked_row_at_a_time(modernbert: Path) -> Non
         right, row[target.position] = row[target.position], tokenizer.mask_token_id
         with torch.no_grad():
             logits = plain(torch.tensor([row])).logits[0, target.position]
-        assert loss == pytest.approx(-logits.log_softmax(-1)[right].item(), abs=1e-5)
+        assert loss == pytest.approx(-logits.log_softmax(-1)[right].item(), rel=1e-6)
 
 
 def test_only_the_context_grows(modernbert: Path, tmp_path: Path) -> None:
@@ -54,6 +59,67 @@ def test_only_the_context_grows(modernbert: Path, tmp_path: Path) -> None:
     assert whole[""] == whole["context-64"]
 
 
+def test_contexts_equal_the_definition_as_a_loop(modernbert: Path, tmp_path: Path) -> None:
+    # Of letters that the vocabulary has, so that a token's characters are plain to see.
+    documents = ["猫が駅に行く。公園に向かう。" * 6, "先生が行く。学生が 駅に向かう。図に。" * 5]
+    texts = write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in documents])
+    contexts = (16, 32, 64)
+    # So many positions that all of the innermost context are targets.
+    task = PseudoPerplexity(Options(texts=(texts,)), positions=14, documents=2, contexts=contexts)
+    model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
+    outcome = task.measure(model, task.load(), lambda share: None)
+    figures = {(row.metric, row.subset): row for row in outcome.measurements}
+    plain = ModernBertForMaskedLM.from_pretrained(modernbert).eval()
+    tokenizer = AutoTokenizer.from_pretrained(modernbert)
+    for context in contexts:
+        losses, characters = [], 0
+        for text in documents:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            middle = len(ids) // 2
+            begin = middle - (context - 2) // 2
+            for place in range(middle - 7, middle + 7):
+                row = [tokenizer.cls_token_id, *ids[begin : begin + context - 2], tokenizer.sep_token_id]
+                row[place - begin + 1] = tokenizer.mask_token_id
+                with torch.no_grad():
+                    logits = plain(torch.tensor([row])).logits[0, place - begin + 1]
+                losses.append(-logits.log_softmax(-1)[ids[place]].item())
+                characters += len(tokenizer.convert_ids_to_tokens(ids[place]))
+        subset = f"context-{context}"
+        per_token = figures["pseudo_perplexity", subset].value
+        assert per_token == pytest.approx(math.exp(sum(losses) / 28), rel=1e-6)
+        per_character = figures["pseudo_perplexity_per_character", subset]
+        assert per_character.value == pytest.approx(math.exp(sum(losses) / characters), rel=1e-6)
+        assert (per_character.low or 0) <= (per_character.value or 0) <= (per_character.high or 0)
+
+
+def test_the_papers_protocol_by_document(modernbert: Path, tmp_path: Path) -> None:
+    documents = ["猫が駅に行く。", "海", "明日の朝。", "先生が公園に向かう。", "図", "名前はまだ無い。" * 50]
+    texts = write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in documents])
+    task = TASKS["pseudo-perplexity"](Options(protocol="paper", texts=(texts,)))
+    model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
+    outcome = task.measure(model, task.load(), lambda share: None)
+    # The last is longer than the model reads.
+    assert {item["document"] for item in outcome.instances} == set(range(5))
+    plain = ModernBertForMaskedLM.from_pretrained(modernbert).eval()
+    tokenizer = AutoTokenizer.from_pretrained(modernbert)
+    drawn = np.random.default_rng([0, 1])
+    wanted = []
+    for item in outcome.instances:
+        ids = tokenizer(documents[item["document"]])["input_ids"]
+        product_of_probabilities = 1.0
+        for place in drawn.integers(1, len(ids) - 1, 100):
+            row = torch.tensor([ids])
+            row[0, place] = tokenizer.mask_token_id
+            with torch.no_grad():
+                probabilities = plain(row).logits[0, place].softmax(-1)
+            product_of_probabilities *= probabilities[ids[place]].item() ** (1 / 100)
+        wanted.append(1 / product_of_probabilities)
+        assert item["pseudo_perplexity"] == pytest.approx(wanted[-1], rel=1e-6)
+    of_bin, of_all = outcome.measurements
+    assert (of_bin.subset, of_all.subset, of_bin.examples) == ("length-0-1024", "", 5)
+    assert of_bin.value == of_all.value == pytest.approx(sorted(wanted)[2], rel=1e-6)
+
+
 def test_embeddings_equal_those_of_a_plain_sentence_transformer(any_model: EvaluatedModel) -> None:
     plain = SentenceTransformer(any_model.name, device="cpu").encode(TEXTS, normalize_embeddings=True)
     assert np.abs(Embedder(any_model).encode(TEXTS) - plain).max() < 1e-6
@@ -70,7 +136,7 @@ def test_poolings(modernbert: Path, pooling: str, layers: int) -> None:
     )
     wanted = wanted / wanted.norm()
     found = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")), pooling).encode(TEXTS)[1]
-    assert np.abs(found - wanted.numpy()).max() < 1e-5
+    assert np.abs(found - wanted.numpy()).max() < 1e-6
 
 
 def test_ranks_of_the_fill_mask_test(any_model: EvaluatedModel, tmp_path: Path) -> None:
@@ -97,6 +163,74 @@ def test_ranks_of_the_fill_mask_test(any_model: EvaluatedModel, tmp_path: Path) 
     reciprocal = [1 / item["rank"] for item in outcome.instances]
     mrr = next(row.value for row in outcome.measurements if row.metric == "mrr" and not row.subset)
     assert mrr == pytest.approx(sum(reciprocal) / 2)
+
+
+def test_ranks_of_answers_of_several_tokens(any_model: EvaluatedModel, tmp_path: Path) -> None:
+    tokenizer = any_model.tokenizer
+    text, answers = "明日は[MASK]まで行く。", ["病院", "図書館の庭"]
+    prompts = write_lines(tmp_path / "prompts.jsonl", [{"text": text, "answers": answers}])
+    task = FillMask(Options(prompts=prompts))
+    (instance,) = task.measure(any_model, task.load(), lambda share: None).instances
+    plain = AutoModelForMaskedLM.from_pretrained(any_model.name).eval()
+    ranks = []
+    for answer in answers:
+        pieces = tokenizer(tokenizer.mask_token + answer, add_special_tokens=False)["input_ids"]
+        pieces = pieces[pieces.index(tokenizer.mask_token_id) + 1 :]
+        assert len(pieces) > 1
+        ids = tokenizer(text.replace("[MASK]", tokenizer.mask_token * len(pieces)), return_tensors="pt")["input_ids"]
+        worst = 0
+        for piece in pieces:
+            place = ids[0].tolist().index(tokenizer.mask_token_id)
+            with torch.no_grad():
+                logits = plain(ids).logits[0, place]
+            worst = max(worst, 1 + sum(other > logits[piece] for other in logits).item())
+            ids[0, place] = piece
+        ranks.append(worst)
+    assert instance["rank"] == min(ranks)
+
+
+def test_the_nearest_passages_are_those_of_all(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Passages are looked through a few at a time, and only the best are kept.
+    monkeypatch.setattr(retrieval, "_CHUNK", 5)
+    monkeypatch.setattr(retrieval, "_DEPTH", 7)
+    corpus = {f"p{number}": f"{one}が{place}に行く。" for number, (one, place) in enumerate(product(SUBJECTS, PLACES))}
+    corpus["twin"] = corpus["p3"]
+    queries = {"q0": "猫が駅に行く。", "q1": "母が海に着く。"}
+    embedder = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")))
+    found = retrieval.rank(embedder, Search(corpus, queries, {}))
+    plain = SentenceTransformer(str(modernbert), device="cpu")
+    names = list(corpus)
+    for query, text in queries.items():
+        cosines = plain.similarity(plain.encode(text), plain.encode(list(corpus.values())))[0].tolist()
+        wanted = sorted(range(len(names)), key=lambda index: -round(cosines[index], 6))[:7]
+        assert [cosines[names.index(name)] for name in found[query]] == pytest.approx(
+            [cosines[index] for index in wanted], abs=1e-5
+        )
+
+
+def test_geometry_equals_loops_over_plain_embeddings(modernbert: Path, small_data: Path) -> None:
+    model, plain = EvaluatedModel(ModelName(str(modernbert), device="cpu")), SentenceTransformer(str(modernbert))
+    options = Options(data_dir=small_data)
+    task = TASKS["alignment-uniformity"](options)
+    data = task.load()
+    vectors = {text: plain.encode(text, normalize_embeddings=True) for pair in data.examples for text in pair}
+    figures = {row.metric: row.value for row in task.measure(model, data, lambda share: None).measurements}
+    near = [float(np.square(vectors[one] - vectors[other]).sum()) for one, other in data.examples]
+    assert figures["alignment"] == pytest.approx(sum(near) / len(near), abs=1e-6)
+    spread = [math.exp(-2 * float(np.square(a - b).sum())) for a, b in combinations(vectors.values(), 2)]
+    assert figures["uniformity"] == pytest.approx(math.log(sum(spread) / len(spread)), abs=1e-6)
+
+    task = TASKS["similarity"](options)
+    outcome = task.measure(model, task.load(), lambda share: None)
+    by_kind: dict[str, list[float]] = {"positive": [], "random": []}
+    for item in outcome.instances:
+        by_kind[item["kind"]].append(item["squared_distance"])
+    assert by_kind["positive"] == pytest.approx(near, abs=1e-6)
+    wins = [(a < b) + (a == b) / 2 for a, b in product(by_kind["positive"], by_kind["random"])]
+    values = {(row.metric, row.subset): row.value for row in outcome.measurements}
+    assert values["auc", ""] == pytest.approx(sum(wins) / len(wins), abs=1e-9)
+    for kind, distances in by_kind.items():
+        assert values["squared_distance", kind] == pytest.approx(sum(distances) / len(distances), abs=1e-9)
 
 
 def test_prompts_of_the_package() -> None:

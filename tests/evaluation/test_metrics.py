@@ -11,6 +11,8 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from llm_jp_modernbert.evaluation import metrics
+from llm_jp_modernbert.evaluation.intervals import bootstrap
+from llm_jp_modernbert.evaluation.metrics.pseudo_perplexity.pseudo_perplexity import pseudo_perplexity
 from llm_jp_modernbert.evaluation.retrieval import ranking_metrics
 
 FOLDER = Path(metrics.__file__).parent
@@ -61,5 +63,31 @@ def test_ranking_metrics_equal_those_of_scikit_learn() -> None:
         scores[order] = np.arange(30, 0, -1)
         assert found["ndcg@10"] == pytest.approx(ndcg_score([grades], [scores], k=10), abs=1e-9)
         hits = [grades[index] > 0 for index in order]
+        assert found["recall@100"] == 1
         assert found["recall@10"] == pytest.approx(sum(hits[:10]) / (grades > 0).sum())
         assert found["mrr@10"] == pytest.approx(1 / (hits.index(True) + 1) if True in hits[:10] else 0.0)
+
+
+def test_recall_at_100_looks_no_further() -> None:
+    ranked = [f"p{number}" for number in range(150)]
+    found = ranking_metrics(ranked, {"p9": 1, "p10": 2, "p99": 1, "p100": 1})
+    assert found["recall@10"] == 1 / 4
+    assert found["recall@100"] == 3 / 4
+    assert found["mrr@10"] == 1 / 10
+    ideal = 2 / math.log2(2) + sum(1 / math.log2(place + 1) for place in (2, 3, 4))
+    assert found["ndcg@10"] == pytest.approx((1 / math.log2(11)) / ideal, abs=1e-9)
+
+
+def test_intervals_of_two_examples_are_known() -> None:
+    # Resamples of two are both, the one twice or the other twice, the last two of them a quarter of all each.
+    assert bootstrap((np.array([1.0, 3.0]),), np.mean, 0) == (1.0, 3.0)
+    low, high = bootstrap((np.array([2.0, 6.0]), np.array([2.0, 3.0])), pseudo_perplexity, 0)
+    assert (low, high) == pytest.approx((math.exp(2 / 2), math.exp(6 / 3)), abs=1e-6)
+    assert bootstrap((np.array([1.0]),), np.mean, 0) == (None, None)
+
+
+def test_intervals_of_many_examples_are_near_those_of_the_normal_distribution() -> None:
+    sample = DRAWN.normal(size=400)
+    low, high = bootstrap((sample,), np.mean, 0)
+    error = 1.96 * sample.std() / 20
+    assert (low, high) == pytest.approx((sample.mean() - error, sample.mean() + error), abs=0.15 * error)

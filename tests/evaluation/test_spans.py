@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from seqeval.metrics import f1_score
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
 
 from llm_jp_modernbert.evaluation.finetuning import Splits
 from llm_jp_modernbert.evaluation.jsquad import Jsquad, Question, best_span, character_f1, normalized
 from llm_jp_modernbert.evaluation.ner import Ner, Sentence, character_tags, entities, token_tags
-from llm_jp_modernbert.evaluation.spans import find_pieces, with_spans
+from llm_jp_modernbert.evaluation.spans import find_pieces, with_characters, with_spans
 from llm_jp_modernbert.evaluation.task import Options
 
 
@@ -41,6 +42,36 @@ def test_pieces_of_a_tokenizer_that_does_not_tell() -> None:
     ]
 
 
+def test_characters_of_tokens_are_those_of_the_text(modernbert: Path) -> None:
+    text = "今日の ご飯は。😀。\n 明日の朝"
+    ids, shares = with_characters(tokenizer := AutoTokenizer.from_pretrained(modernbert), text)
+    # The ▁ that the tokenizer puts before a text is no character of it; blanks in the midst of a text are.
+    assert sum(shares) == pytest.approx(len(text), abs=1e-6)
+    by_piece = dict(zip(tokenizer.convert_ids_to_tokens(ids), shares, strict=True))
+    # Four bytes are one character; the byte of the line break is one as well.
+    assert (by_piece["<0xF0>"], by_piece["<0x0A>"], by_piece["。"]) == (1 / 4, 1, 1)
+
+
+def test_characters_of_byte_level_tokens() -> None:
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.train_from_iterator(["今日は良い天気"] * 3, trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet))
+    ids, shares = with_characters(PreTrainedTokenizerFast(tokenizer_object=made), "今日は 猫")
+    assert len(ids) > 5
+    assert sum(shares) == pytest.approx(5, abs=1e-6)
+
+
+def test_characters_of_unknown_and_continued_words(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "東", "##京", "tokyo"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), tokenize_chinese_chars=False)
+    ids, shares = with_characters(tokenizer, "東京  ＴＯＫＹＯ 大阪府 Tokyo")
+    assert tokenizer.convert_ids_to_tokens(ids) == ["東", "##京", "[UNK]", "[UNK]", "tokyo"]
+    # Blanks that the tokenizer drops are of no token.
+    assert shares == [1, 1, 5, 3, 5]
+
+
 def test_best_span_is_the_best_of_all() -> None:
     drawn = np.random.default_rng(0)
     offsets = [None, None, (0, 2), (2, 3), (3, 3 + 4), None, (7, 9), (9, 12), None]
@@ -59,11 +90,34 @@ def test_best_span_is_the_best_of_all() -> None:
         assert span == (first[0], last[1])
 
 
-def test_answers_are_compared_as_jglue_does() -> None:
-    assert normalized(" Tokyo, 東京。") == "tokyo東京"
+@pytest.mark.parametrize(
+    ("answer", "compared"),
+    [
+        # JGLUE's patch of squad_metrics.py: lower, nothing for punctuation, full stops off the end, blanks to one.
+        (" Tokyo,  東京。。", "tokyo, 東京"),
+        ("「東京」。", "「東京」"),
+        ("1,000円", "1,000円"),
+        ("東京。 ", "東京。"),
+        ("New\u3000York", "new york"),
+    ],
+)
+def test_answers_are_compared_as_jglue_does(answer: str, compared: str) -> None:
+    assert normalized(answer) == compared
+
+
+def test_scores_of_answers_by_hand() -> None:
     assert character_f1("東京都", "東京") == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
     assert character_f1("大阪", "東京") == 0
     assert character_f1("東京。", "東京") == 1
+    assert character_f1("。", "東京") == 0
+    # Letters count as often as they occur: of ああい and あいい, one あ and one い are shared.
+    assert character_f1("ああい", "あいい") == pytest.approx(2 / 3)
+    asked = [Question("", "", ("東京", "東京都"), 0), Question("", "", ("猫",), 0), Question("", "", ("A B",), 0)]
+    found = Jsquad(Options()).scores(asked, ["東京都。", "犬", "a\nb"])
+    assert found == pytest.approx({"exact_match": 2 / 3, "f1": 2 / 3}, abs=1e-9)
+    found = Jsquad(Options()).scores(asked[:1], ["京都"])
+    # 京都 against 東京: 1 of 2 and 1 of 2; against 東京都: 2 of 2 and 2 of 3, which is better.
+    assert found == pytest.approx({"exact_match": 0.0, "f1": 0.8}, abs=1e-9)
 
 
 @pytest.mark.parametrize("length", [40, 64])
@@ -103,6 +157,28 @@ def test_entities_survive_tokens_that_fit() -> None:
     twice = [(0, 2), (2, 3), (2, 3), (3, 4)]
     assert entities(twice, token_tags(twice, [(0, 3, "人名")])) == [(0, 3, "人名")]
     assert character_tags(text, found)[:6] == ["B-人名", "I-人名", "I-人名", "I-人名", "O", "B-地名"]
+
+
+def test_ner_scores_equal_a_count_of_equal_entities() -> None:
+    drawn = np.random.default_rng(0)
+
+    def some() -> list[tuple[int, int, str]]:
+        bounds = sorted(drawn.choice(30, 8, replace=False).tolist())
+        return [(*bounds[n : n + 2], str(drawn.choice(["人名", "地名"]))) for n in range(0, 8, 2)]
+
+    gold = [some() for _ in range(40)]
+    # Some are kept, some have another type or another end.
+    found = [
+        [(begin, end - int(draw == 1 and end - begin > 1), "人名" if draw == 2 else kind) for begin, end, kind in one]
+        for one in gold
+        for draw in [int(drawn.integers(3))]
+    ]
+    right = sum(len(set(one) & set(other)) for one, other in zip(gold, found, strict=True))
+    total = sum(map(len, gold))
+    assert 0 < right < total
+    examples = [Sentence("あ" * 30, tuple(one)) for one in gold]
+    scores = Ner(Options()).scores(examples, found)
+    assert scores == pytest.approx(dict.fromkeys(("f1", "precision", "recall"), right / total), abs=1e-6)
 
 
 def test_ner_scores_are_of_whole_entities() -> None:
