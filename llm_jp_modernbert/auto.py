@@ -15,27 +15,19 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
+from .modeling.custom_code import CONFIG, HEADS
+
 MODEL_TYPE = "llm-jp-modernbert"
-_CONFIG = "LlmJpModernBertConfig"
-_HEADS = {
-    "AutoModel": "LlmJpModernBertModel",
-    "AutoModelForMaskedLM": "LlmJpModernBertForMaskedLM",
-    "AutoModelForPreTraining": "LlmJpModernBertForMaskedLM",
-    "AutoModelForSequenceClassification": "LlmJpModernBertForSequenceClassification",
-    "AutoModelForTokenClassification": "LlmJpModernBertForTokenClassification",
-    "AutoModelForQuestionAnswering": "LlmJpModernBertForQuestionAnswering",
-    "AutoModelForMultipleChoice": "LlmJpModernBertForMultipleChoice",
-}
 
 
 def _name_config(auto: ModuleType) -> None:
-    auto.CONFIG_MAPPING_NAMES[MODEL_TYPE] = _CONFIG
-    auto.CONFIG_MAPPING._mapping[MODEL_TYPE] = _CONFIG
+    auto.CONFIG_MAPPING_NAMES[MODEL_TYPE] = CONFIG
+    auto.CONFIG_MAPPING._mapping[MODEL_TYPE] = CONFIG
     _point_to_this_package(auto.CONFIG_MAPPING)
 
 
 def _name_models(auto: ModuleType) -> None:
-    for auto_class, head in _HEADS.items():
+    for auto_class, head in HEADS.items():
         _name_class(getattr(auto, auto_class)._model_mapping, head)
 
 
@@ -47,8 +39,8 @@ def _name_tokenizer(auto: ModuleType) -> None:
 
 
 def _name_class(mapping: Any, class_name: str) -> None:
-    mapping._config_mapping[MODEL_TYPE] = _CONFIG
-    mapping._reverse_config_mapping[_CONFIG] = MODEL_TYPE
+    mapping._config_mapping[MODEL_TYPE] = CONFIG
+    mapping._reverse_config_mapping[CONFIG] = MODEL_TYPE
     mapping._model_mapping[MODEL_TYPE] = class_name
     _point_to_this_package(mapping)
 

@@ -19,7 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import attention_eager, attention_sdpa, attention_varlen
+# Not `from . import …`, which transformers does not follow when it fetches custom code from a repository.
+from .attention_eager import attend as attend_eager
+from .attention_eager import mask as mask_eager
+from .attention_sdpa import attend as attend_sdpa
+from .attention_sdpa import mask as mask_sdpa
+from .attention_varlen import attend as attend_varlen
+from .attention_varlen import mask as mask_varlen
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class AttentionBackend:
 
 
 BACKENDS = {
-    "eager": AttentionBackend(attention_eager.mask, attention_eager.attend),
-    "sdpa": AttentionBackend(attention_sdpa.mask, attention_sdpa.attend, needs_lengths=True),
-    "flash_attention_2": AttentionBackend(attention_varlen.mask, attention_varlen.attend),
+    "eager": AttentionBackend(mask_eager, attend_eager),
+    "sdpa": AttentionBackend(mask_sdpa, attend_sdpa, needs_lengths=True),
+    "flash_attention_2": AttentionBackend(mask_varlen, attend_varlen),
 }
 
 

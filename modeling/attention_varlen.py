@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from . import attention_sdpa
+from .attention_sdpa import attend as attend_sdpa
+from .attention_sdpa import mask as mask_sdpa
 from .layout import PackedLayout
 
 
@@ -14,7 +15,7 @@ def mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.
     Only where an attention mask has holes does a window over columns differ from the kernel's window over tokens; such
     a local layer takes the sdpa backend's path and mask.
     """
-    return attention_sdpa.mask(layout, window, dtype) if layout.has_holes else None
+    return mask_sdpa(layout, window, dtype) if layout.has_holes else None
 
 
 def attend(
@@ -27,10 +28,21 @@ def attend(
     scale: float,
     dropout: float,
 ) -> tuple[torch.Tensor, None]:
-    """See `attention` for the arguments. Tensors must be bf16 or fp16, as the kernel's."""
+    """See `attention` for the arguments. Tensors must be bf16 or fp16, as the kernel's.
+
+    Raises:
+        ImportError: the flash-attn package is missing.
+    """
     if mask is not None:
-        return attention_sdpa.attend(query, key, value, layout, mask, window, scale, dropout)
-    from flash_attn import flash_attn_varlen_func
+        return attend_sdpa(query, key, value, layout, mask, window, scale, dropout)
+    # A bare import would count as a requirement of the custom code on the Hub.
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError as error:
+        raise ImportError(
+            "attn_implementation='flash_attention_2' needs the flash-attn package: "
+            "pip install 'llm-jp-modernbert[flash]'."
+        ) from error
 
     out = flash_attn_varlen_func(
         query,

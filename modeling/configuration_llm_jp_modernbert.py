@@ -106,6 +106,7 @@ class LlmJpModernBertConfig(ModernBertConfig):
             output["global_attn_every_n_layers"] = self.global_attn_every_n_layers
         if self.checkpoint_format == "plain":
             output["model_type"] = PLAIN_MODEL_TYPE
+            output.pop("auto_map", None)
             if output.get("architectures"):
                 output["architectures"] = [name.removeprefix(_CLASS_PREFIX) for name in output["architectures"]]
         return output

@@ -8,7 +8,11 @@ never leaves a document, and the vocabulary head runs only where it is asked to.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -29,12 +33,24 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import get_backend
 from .configuration_llm_jp_modernbert import LlmJpModernBertConfig
+from .custom_code import auto_map, write_code
 from .initialization import truncated_normal_
 from .layout import PackedLayout, build_layout
 from .losses import linear_cross_entropy
 from .rotary import LlmJpModernBertRotaryEmbedding, rotate
 
 logger = logging.get_logger(__name__)
+
+_PUSH_ARGUMENTS = (
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "max_shard_size",
+    "tags",
+)
 
 
 class LlmJpModernBertEmbeddings(nn.Module):
@@ -163,6 +179,9 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         "attentions": LlmJpModernBertAttention,
     }
 
+    # A function that stands in for `push_to_hub`, called as a method; set from above, since this folder stands alone.
+    _hub_push: ClassVar[Callable[..., Any] | None] = None
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers guesses this from the source text; here the backend is looked up anew in every forward.
@@ -242,24 +261,64 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         return layout
 
     def save_pretrained(
-        self, save_directory: Any, *args: Any, format: Literal["plain", "native"] | None = None, **kwargs: Any
-    ) -> Any:
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        *args: Any,
+        format: Literal["plain", "native"] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """As transformers' `save_pretrained`.
 
         Args:
             save_directory: the folder to write.
+            is_main_process: whether to write at all; one of several processes does.
             format: `"plain"` for a `modernbert` checkpoint that transformers loads without this package, `"native"`
-                for this package's model type; by default what `config.checkpoint_format` says.
+                for this package's model type, with the code that `trust_remote_code=True` loads without this package;
+                by default what `config.checkpoint_format` says.
+            push_to_hub: whether to push the same to the Hub, by `push_to_hub`, as `repo_id` or as the folder's name.
 
         Raises:
             ValueError: another format.
         """
-        own_format = self.config.checkpoint_format
+        with self._checkpoint_format(format) as written:
+            if written == "native":
+                self.config.auto_map = auto_map()
+            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+            if written == "native" and is_main_process and os.path.isdir(save_directory):
+                write_code(save_directory)
+        if push_to_hub and is_main_process:
+            given = {name: kwargs[name] for name in _PUSH_ARGUMENTS if name in kwargs}
+            self.push_to_hub(kwargs.get("repo_id", Path(save_directory).name), format=written, **given)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, format: Literal["plain", "native"] = "plain", **kwargs: Any
+    ) -> Any:
+        """As transformers' `push_to_hub`, by default in the format that everyone loads.
+
+        Args:
+            repo_id: `ORG/NAME` of the repository.
+            format: as for `save_pretrained`.
+            **kwargs: those of transformers (`commit_message`, `private`, `token`, `revision`, …).
+
+        Raises:
+            ValueError: another format.
+        """
+        with self._checkpoint_format(format):
+            if self._hub_push is not None:
+                return self._hub_push(repo_id, format=format, **kwargs)
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _checkpoint_format(self, format: Literal["plain", "native"] | None) -> Iterator[Literal["plain", "native"]]:
+        """Lets the configuration be written in a format, by default its own."""
         if format not in (None, "plain", "native"):
             raise ValueError(f"format={format!r} is neither 'plain' nor 'native'.")
+        own_format = self.config.checkpoint_format
         self.config.checkpoint_format = format or own_format
         try:
-            return super().save_pretrained(save_directory, *args, **kwargs)
+            yield self.config.checkpoint_format
         finally:
             self.config.checkpoint_format = own_format
 

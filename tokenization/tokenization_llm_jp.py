@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
@@ -46,6 +47,9 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
     The saved form is a `tokenizer.json` that the tokenizers library, and transformers' own `AutoTokenizer`, load
     without this package.
     """
+
+    # A function that stands in for `push_to_hub`, called as a method; set from above, since this folder stands alone.
+    _hub_push: ClassVar[Callable[..., Any] | None] = None
 
     @classmethod
     def from_sentencepiece(cls, path: str | os.PathLike[str], **kwargs: Any) -> LlmJpTokenizer:
@@ -104,6 +108,17 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         return cls.from_decoder(
             pretrained_model_name_or_path, **{name: kwargs[name] for name in known if name in kwargs}
         )
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """As transformers' `push_to_hub`; what is pushed loads without this package.
+
+        Args:
+            repo_id: `ORG/NAME` of the repository.
+            **kwargs: those of transformers (`commit_message`, `private`, `token`, `revision`, …).
+        """
+        if self._hub_push is not None:
+            return self._hub_push(repo_id, **kwargs)
+        return super().push_to_hub(repo_id, **kwargs)
 
     def _save_pretrained(
         self,
