@@ -175,9 +175,10 @@ def pretrain(
     if print_config:
         print(render(arguments))
         return
+    from .release import prepare_checkpoint
     from .training.pretrain import pretrain as run
 
-    run(arguments)
+    run(arguments, prepare=prepare_checkpoint)
 
 
 @app.command("tokenize-corpus")

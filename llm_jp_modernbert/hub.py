@@ -143,13 +143,18 @@ def commit_folder(
 
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
+    # The Hub's own file, by which it knows large ones, stays.
+    kept = {*files, ".gitattributes"}
+    parents: list[str] = []
+
     def commit() -> Committed:
         # With its parent named, what another one commits in the meantime is a conflict and no loss.
-        parent = api.repo_info(repository, repo_type=kind, revision=revision).sha
+        parent = str(api.repo_info(repository, repo_type=kind, revision=revision).sha)
+        parents.append(parent)
         there = api.list_repo_files(repository, repo_type=kind, revision=parent)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
-            *(CommitOperationDelete(path) for path in there if path not in files and replaced(path)),
+            *(CommitOperationDelete(path) for path in there if path not in kept and replaced(path)),
         ]
         made = api.create_commit(
             repository,
@@ -160,7 +165,8 @@ def commit_folder(
             parent_commit=parent,
             create_pr=create_pr,
         )
-        return Committed(made, str(made.oid) != parent)
+        # A commit whose answer was lost stands before the next try, which then has nothing to do.
+        return Committed(made, str(made.oid) != parents[0])
 
     is_new = revision != MAIN and not patience(lambda: api.revision_exists(repository, revision, repo_type=kind))
     if is_new:

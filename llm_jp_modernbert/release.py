@@ -208,6 +208,22 @@ def finish(
     return card
 
 
+def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
+    """Makes a release of a training checkpoint's snapshot: its card, with the checkpoints before it, and its licence.
+
+    Args:
+        api: the client.
+        repository: `ORG/NAME`, which is there.
+        folder: the snapshot.
+    """
+    recipe = folder / staging.RECIPE
+    if recipe.is_file():
+        staging.write_texts(folder, {staging.RECIPE: staging.public_recipe(recipe.read_text(encoding="utf-8"))})
+    staging.stage_license("apache-2.0", None, folder)
+    known = hub.checkpoints(api, repository, hub.Patience(waits=()))
+    finish(folder, repository, load_tokenizer(str(folder)), checkpoints=known)
+
+
 def _check_options(options: ReleaseOptions) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]

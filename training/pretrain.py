@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .arguments import PretrainingArguments
     from .callbacks import Probe
+    from .publishing import Prepare
     from .trainer import PretrainingTrainer
 
 
@@ -28,6 +29,7 @@ def pretrain(
     console: Console | None = None,
     probes: Mapping[str, Probe] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    prepare: Prepare | None = None,
 ) -> PretrainingTrainer:
     """Trains a masked language model as a recipe says, from the beginning or from the last checkpoint.
 
@@ -36,6 +38,7 @@ def pretrain(
         console: where progress is shown; standard error by default.
         probes: measurements at the recipe's `probe_steps`, by name.
         callbacks: further callbacks.
+        prepare: completes what is pushed to the Hub, see `publishing.Prepare`.
 
     Returns:
         The trainer, after training: its `state.log_history` and `totals` say what was done. Model and tokenizer stand
@@ -79,7 +82,7 @@ def pretrain(
     if main:
         claim_run(arguments)
 
-    publisher = PublishCallback.from_arguments(arguments, run / "unpublished", say) if main else None
+    publisher = PublishCallback.from_arguments(arguments, run / "unpublished", prepare, say) if main else None
     # Trainer's own pushes leave one out while another is under way.
     arguments.push_to_hub = False
     stop = StopSignals()

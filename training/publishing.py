@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llm_jp_modernbert.hub import Patience, commit_folder, create_repository, explain, is_passing
 
 from .arguments import PretrainingArguments
 from .checkpoints import folder_of, step_of
@@ -30,10 +31,13 @@ _PUBLISHED = (
     "tokenizer*",
     "*tokens_map.json",
     "recipe.yaml",
+    "training.json",
 )
+
+Prepare = Callable[[HfApi, str, Path], None]
+"""Makes of a snapshot what its repository, named `ORG/NAME`, is to hold, such as one with a card."""
+
 _RETRY_SECONDS = (5.0, 30.0, 120.0, 600.0)
-# Answers of the Hub that another try will not change.
-_FINAL = (400, 401, 403, 404)
 # How long the end of a run waits for pushes that are under way, in seconds; and after a signal.
 _PATIENCE, _HURRY = 600.0, 10.0
 
@@ -45,6 +49,7 @@ class RevisionPublisher:
         repository: `ORG/NAME`; made where it does not exist.
         waiting: folder in which snapshots wait for their turn.
         private: whether the repository is made private.
+        prepare: is called with each snapshot before it is pushed, and again where a push is tried again.
         say: is told in one line what went wrong and what was mended.
         api: the client; by default as the environment says.
         retry_seconds: waits between tries, the last of which goes on; by default from seconds to ten minutes.
@@ -55,13 +60,15 @@ class RevisionPublisher:
         repository: str,
         waiting: Path,
         private: bool | None = None,
+        prepare: Prepare | None = None,
         say: Callable[[str], Any] = print,
         api: HfApi | None = None,
         retry_seconds: Sequence[float] | None = None,
     ) -> None:
         self.repository = repository
         self.waiting = waiting
-        self._private, self._say, self._retry = private, say, retry_seconds or _RETRY_SECONDS
+        self._private, self._prepare, self._say = private, prepare, say
+        self._retry = retry_seconds or _RETRY_SECONDS
         self._api = api or HfApi()
         self._changed = threading.Condition()
         self._ending = False
@@ -141,10 +148,10 @@ class RevisionPublisher:
             try:
                 self._push(snapshot)
             except Exception as error:  # nothing that happens here may end the training
-                if _is_final(error):
+                if not is_passing(error):
                     self._say(
-                        f"{self.repository}: {snapshot.name} cannot be pushed ({_reason(error)}). Check the name and "
-                        f"that the token may write there (hf auth login); it stays in {snapshot}."
+                        f"{self.repository}: {snapshot.name} cannot be pushed: {explain(error)} "
+                        f"It stays in {snapshot}."
                     )
                     with self._changed:
                         self._given_up.add(snapshot.name)
@@ -152,7 +159,7 @@ class RevisionPublisher:
                     continue
                 if not failures:
                     self._say(
-                        f"{self.repository} cannot be reached ({_reason(error)}); training goes on, pushing later."
+                        f"{self.repository} cannot be reached: {explain(error)} Training goes on, pushing later."
                     )
                 wait = self._retry[min(failures, len(self._retry) - 1)]
                 failures += 1
@@ -171,10 +178,15 @@ class RevisionPublisher:
             os.replace(snapshot, taken)
             self._pushing = revision
         try:
-            self._api.create_repo(self.repository, private=self._private, exist_ok=True)
-            self._api.create_branch(self.repository, branch=revision, exist_ok=True)
-            self._api.upload_folder(
-                repo_id=self.repository, folder_path=taken, revision=revision, commit_message=f"Checkpoint {revision}"
+            # The waits between tries are this thread's own.
+            once = Patience(self._say, ())
+            create_repository(self._api, self.repository, self._private, patience=once)
+            if self._prepare is not None:
+                self._prepare(self._api, self.repository, taken)
+            title = f"Checkpoint {revision}"
+            # The branch begins as main is: what a release has and a checkpoint has not is none of it.
+            commit_folder(
+                self._api, taken, self.repository, revision, title, replaced=lambda path: True, patience=once
             )
             shutil.rmtree(taken)
         finally:
@@ -213,7 +225,7 @@ class PublishCallback(TrainerCallback):
 
     @classmethod
     def from_arguments(
-        cls, arguments: PretrainingArguments, waiting: Path, say: Callable[[str], Any]
+        cls, arguments: PretrainingArguments, waiting: Path, prepare: Prepare | None, say: Callable[[str], Any]
     ) -> PublishCallback | None:
         """As a recipe says; None where nothing is to be pushed."""
         if not arguments.push_to_hub:
@@ -221,7 +233,9 @@ class PublishCallback(TrainerCallback):
         # The bar of an upload would run through that of the training.
         disable_progress_bars()
         api = HfApi(token=arguments.hub_token)
-        publisher = RevisionPublisher(str(arguments.hub_model_id), waiting, arguments.hub_private_repo, say, api)
+        publisher = RevisionPublisher(
+            str(arguments.hub_model_id), waiting, arguments.hub_private_repo, prepare, say, api
+        )
         return cls(publisher, arguments.stage, arguments.publish_steps, say)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -242,18 +256,3 @@ class PublishCallback(TrainerCallback):
                 f"not pushed: {', '.join(left)}. They wait in {self.publisher.waiting}; the same command with "
                 "resume_from_checkpoint=true pushes them."
             )
-
-
-def _is_final(error: Exception) -> bool:
-    if isinstance(error, (HFValidationError, ValueError)) and not isinstance(error, HfHubHTTPError):
-        return True
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None) in _FINAL
-
-
-def _reason(error: Exception) -> str:
-    """What a library says, in one line that holds no header of a request."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"the Hub answers {response.status_code}"
-    return type(error).__name__

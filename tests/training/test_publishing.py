@@ -43,7 +43,7 @@ def checkpoint(folder: Path, content: str) -> Path:
 
 def publisher(hub: LoopbackHub, waiting: Path, say: Callable[[str], Any], token: str | None = None) -> Any:
     api = HfApi(endpoint=hub.url, token=token or hub.token)
-    return RevisionPublisher(REPOSITORY, waiting, True, say, api, retry_seconds=(0.1,))
+    return RevisionPublisher(REPOSITORY, waiting, True, None, say, api, retry_seconds=(0.1,))
 
 
 def files(hub: LoopbackHub, revision: str) -> list[str]:
@@ -103,14 +103,14 @@ def test_pushing_what_is_there_makes_no_commit(hub: LoopbackHub, tmp_path: Path)
 
 def test_what_is_submitted_while_it_is_pushed_is_pushed_again(hub: LoopbackHub, tmp_path: Path) -> None:
     pushing = publisher(hub, tmp_path / "waiting", print)
-    upload = pushing._api.upload_folder
+    commit = pushing._api.create_commit
 
-    def slow(**kwargs: Any) -> Any:
+    def slow(*args: Any, **kwargs: Any) -> Any:
         if not (tmp_path / "second").exists():
             pushing.submit(checkpoint(tmp_path / "second", "newer"), "a")
-        return upload(**kwargs)
+        return commit(*args, **kwargs)
 
-    pushing._api.upload_folder = slow
+    pushing._api.create_commit = slow
     pushing.submit(checkpoint(tmp_path / "first", "older"), "a")
     assert pushing.finish(30) == []
     assert hub.read(REPOSITORY, "model.safetensors", "a") == b"newer"
@@ -139,7 +139,7 @@ def test_a_wrong_token_is_told_without_it(hub: LoopbackHub, tmp_path: Path) -> N
     pushing.submit(checkpoint(tmp_path / "a", "a"), "a")
     assert pushing.finish(30) == ["a"]
     assert len(said) == 1
-    assert "org/name: a cannot be pushed (the Hub answers 401)" in said[0]
+    assert "org/name: a cannot be pushed: the Hub does not know the token (401)" in said[0]
     assert "secret" not in said[0]
 
 
