@@ -56,13 +56,14 @@ def pull(
         revision: branch, tag or commit; `main` by default.
         out: a folder to copy it to; without it, it stays in the cache, where `from_pretrained` finds it offline.
         patience: of the tries.
+        api: the client; by default as the environment says.
 
     Raises:
         UsageError: it cannot be had, a file is not what the Hub or the release says, or `out` holds something else.
     """
     from huggingface_hub import HfApi
 
-    api = HfApi()
+    api = api or HfApi()
     name = f"{repository}@{revision or MAIN}"
     with in_one_line(name):
         info = patience(lambda: api.model_info(repository, revision=revision or MAIN, files_metadata=True))

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from .loading import OUR_MODEL_TYPES, load_masked_lm, load_tokenizer
 from .release_check import check
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub import HfApi
     from transformers import PreTrainedTokenizerBase
 
     from .card import Example, Exports
@@ -116,7 +117,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         if options.dry_run is None:
             with hub.in_one_line(options.repository):
                 checkpoints = _known_checkpoints(api, options.repository, patience)
-        card = finish(
+        finish(
             folder,
             options.repository,
             tokenizer,
@@ -136,8 +137,35 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         if options.dry_run is not None:
             return Released(files, None, True, examples, difference)
         say(f"sending {sum(files.values()) / 1e6:,.1f} MB to {options.repository}")
-        committed = _send(api, folder, card, options, patience)
+        committed = send(api, folder, options.repository, options.revision, options.private, patience)
     return Released(files, str(committed.info.oid), committed.is_new, examples, difference)
+
+
+def send(
+    api: HfApi,
+    folder: Path,
+    repository: str,
+    revision: str = hub.MAIN,
+    private: bool = False,
+    patience: Patience = hub.PATIENT,
+) -> hub.Committed:
+    """Sends a staged release in one commit, in which the release before it goes.
+
+    Args:
+        api: the client.
+        folder: the staged release.
+        repository: `ORG/NAME`; made where it is not there.
+        revision: a branch of it.
+        private: whether the repository is made private.
+        patience: of the tries.
+
+    Raises:
+        UsageError: the Hub does not take it, or cannot be reached; the revision is then as it was.
+    """
+    with hub.in_one_line(repository):
+        hub.create_repository(api, repository, private or None, patience=patience)
+        replaced = _replaced(api, repository, revision, patience)
+        return hub.commit_folder(api, folder, repository, revision, replaced=replaced, patience=patience)
 
 
 def finish(
@@ -152,7 +180,7 @@ def finish(
     checkpoints: Sequence[Checkpoint] = (),
     exports: Exports | None = None,
     examples: Sequence[Example] = (),
-) -> ModelCard:
+) -> None:
     """Adds to a staged model what tells of it: plots, results in the Hub's form, licence, card, list of files.
 
     Args:
@@ -166,9 +194,6 @@ def finish(
         checkpoints: of the same repository.
         exports: other forms that stand in the folder.
         examples: masks that it filled.
-
-    Returns:
-        The card.
 
     Raises:
         UsageError: the card is not what the Hub reads.
@@ -195,7 +220,7 @@ def finish(
         training=stages,
         recipe_file=staging.RECIPE if (folder / staging.RECIPE).is_file() else None,
         rows=rows,
-        curve=plot_training(stages, folder) if stages else None,
+        curve=plot_training(stages, folder) if stages and _can_plot() else None,
         plots=staging.pictures(folder),
         checkpoints=checkpoints,
         exports=exports or Exports(),
@@ -205,7 +230,11 @@ def finish(
     staging.write_texts(folder, {staging.CARD: str(card), **eval_result_files(about)})
     validate_card(card, folder)
     staging.write_manifest(folder)
-    return card
+
+
+def _can_plot() -> bool:
+    """Whether plots can be drawn; a machine that trains need not have what they are drawn with."""
+    return find_spec("matplotlib") is not None
 
 
 def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
@@ -321,20 +350,6 @@ def _known_checkpoints(api: HfApi, repository: str, patience: Patience) -> list[
         return hub.checkpoints(api, repository, patience)
     except RepositoryNotFoundError:
         return []
-
-
-def _send(api: HfApi, folder: Path, card: ModelCard, options: ReleaseOptions, patience: Patience) -> hub.Committed:
-    with hub.in_one_line(options.repository):
-        hub.create_repository(api, options.repository, options.private or None, patience=patience)
-        return hub.commit_folder(
-            api,
-            folder,
-            options.repository,
-            options.revision,
-            f"Release of {options.source.name}",
-            replaced=_replaced(api, options.repository, options.revision, patience),
-            patience=patience,
-        )
 
 
 def _replaced(api: HfApi, repository: str, revision: str, patience: Patience) -> Callable[[str], bool]:

@@ -68,7 +68,8 @@ def check(
                 )
             difference = max(difference, gap)
     examples = [
-        Example(text, [(one["token_str"].strip(), one["score"]) for one in found])
+        # A blank by itself is shown as vocabularies write it.
+        Example(text, [(one["token_str"].strip() or "▁", one["score"]) for one in found])
         for text, found in zip(texts, answers, strict=True)
     ]
     return examples, difference
