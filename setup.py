@@ -41,7 +41,7 @@ setup(
     package_data={
         "llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"],
         "llm_jp_modernbert.evaluation": ["prompts.jsonl"],
-        "llm_jp_modernbert.model_cards": ["*.md"],
+        "llm_jp_modernbert.model_cards": ["*.md", "*.txt", "licenses/*"],
         "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
     },
     # Lower bounds are versions that the tests were run with.

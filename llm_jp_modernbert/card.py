@@ -8,13 +8,25 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from . import card_facts, card_markdown, card_numbers
-from .card_metadata import metadata
+from .card_check import validate_card
+from .card_metadata import eval_result_files, metadata
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
     from .evaluation.results import Row
     from .hub import Checkpoint
+
+__all__ = [
+    "About",
+    "Example",
+    "Exports",
+    "Picture",
+    "Source",
+    "eval_result_files",
+    "model_card",
+    "validate_card",
+]
 
 TEMPLATE = "template.md"
 

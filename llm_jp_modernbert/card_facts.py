@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import card_tables
 from .card_numbers import about as about_count
-from .card_numbers import setting
+from .card_numbers import percent
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ _FEW_TOKENS_PER_PARAMETER, _HARDLY_ANY = 100, 1
 # Below so many readings of the average piece of the vocabulary, most pieces are hardly known.
 _FEW_TOKENS_PER_PIECE = 10_000
 _SMALL = 60e6
+# A longer table is folded.
+_FEW_ROWS = 12
 
 
 def facts(about: About) -> dict[str, Any]:
@@ -45,8 +47,9 @@ def facts(about: About) -> dict[str, Any]:
         "recipes": card_tables.recipes(about),
         "results": card_tables.results(about),
         "parts_of_results": card_tables.results(about, parts=True),
+        "few_parts": sum(bool(row.subset) for row in about.rows) <= _FEW_ROWS,
         "result_notes": card_tables.result_notes(about),
-        "read_off": any(row.settings.get("read_off_a_plot") for row in about.rows),
+        "read_off": any(row.settings.get(card_tables.READ_OFF) for row in about.rows),
         "has_paper_protocol": any(row.protocol == "paper" for row in about.rows),
         "checkpoint_table": card_tables.checkpoints(about),
         "example_table": card_tables.examples(about),
@@ -157,7 +160,7 @@ def _held_out(about: About) -> list[str]:
         return []
     than = "" if guess is None else f"; the commonest token alone would be right in {guess:.1%}"
     share = about.stages[-1]["recipe"].get("mlm_probability")
-    masked = "" if share is None else f" (with {setting(100 * share)} % of the tokens masked)"
+    masked = "" if share is None else f" (with {percent(share)} of the tokens masked)"
     return [f"Of masked tokens in held-out text{masked} its first answer is right in {accuracy:.1%}{than}."]
 
 

@@ -7,7 +7,7 @@ _KANJI = ((1e12, "兆"), (1e8, "億"), (1e4, "万"))
 
 
 def about(count: float) -> str:
-    """A count with three digits: `187 million`, `0.69 trillion` as `690 billion`; exact below a million."""
+    """A count with three digits: `187 million`, `690 billion`; exact below a million."""
     for size, word in _WORDS:
         if count >= size:
             return f"{count / size:.3g} {word}"
@@ -28,6 +28,11 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{_three_digits(seconds / size)} {word}"
     return f"{seconds:.0f} s"
+
+
+def percent(share: float) -> str:
+    """A share as `30%` or `2.5%`."""
+    return f"{round(100 * share, 4):g}%"
 
 
 def setting(value: object) -> str:

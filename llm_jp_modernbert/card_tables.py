@@ -11,7 +11,7 @@ import yaml
 from .card_markdown import Markdown, code, fence, table, text
 from .card_metadata import shown_settings
 from .card_numbers import about as about_count
-from .card_numbers import duration, setting
+from .card_numbers import duration, percent, setting
 from .errors import UsageError
 from .evaluation.leaderboard import Cell, Column, Leaderboard, leaderboard
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .card import About
     from .evaluation.results import Row
 
-_DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+READ_OFF = "read_off_a_plot"
+"""The setting of a result that marks a figure that its authors did not print."""
 
 
 def architecture(about: About, parts: Mapping[str, int]) -> Markdown:
@@ -48,6 +49,7 @@ def architecture(about: About, parts: Mapping[str, int]) -> Markdown:
         ["Window of the local layers", f"{config['local_attention']} tokens" if "local_attention" in config else None],
         ["RoPE theta, global / local", " / ".join(map(setting, thetas)) if None not in thetas else None],
         ["Vocabulary", setting(config["vocab_size"])],
+        ["Mask token", code(about.tokenizer.get("mask_token") or "")],
         ["Longest input", f"{setting(config['max_position_embeddings'])} tokens"],
         ["Weights", f"safetensors, {about.dtype}"],
     ]
@@ -101,11 +103,11 @@ def training(about: About) -> Markdown | None:
 
 
 def recipes(about: About) -> list[tuple[str, Markdown]]:
-    """Of each stage the keys of its recipe that decide, as YAML."""
+    """Of each stage the keys of its recipe that decide, as YAML; not of stages whose recipe is one of the package's."""
     return [
         (stage["stage"], fence(yaml.safe_dump(dict(stage["recipe"]), allow_unicode=True, sort_keys=False), "yaml"))
         for stage in about.stages
-        if stage.get("recipe")
+        if stage.get("recipe") and "recipe_name" not in stage
     ]
 
 
@@ -123,7 +125,6 @@ def results(about: About, parts: bool = False) -> Markdown | None:
     if not rows:
         return None
     found = leaderboard(rows)
-    read_off = {_column_key(row): bool(row.settings.get("read_off_a_plot")) for row in rows}
     by_column = {column: [row for row in rows if _belongs(row, column)] for column in found.columns}
     lines: list[list[Any]] = []
     for column in found.columns:
@@ -133,7 +134,10 @@ def results(about: About, parts: bool = False) -> Markdown | None:
         if len(of_column) == 1 and of_column[0].low is not None and of_column[0].high is not None:
             interval = f"{_figure(column, of_column[0].low)} to {_figure(column, of_column[0].high)}"
         guess = _figure(column, cell.baselines[0]) if cell.baselines else ""
-        approximate = "≈ " if any(read_off[_column_key(row)] for row in of_column) else ""
+        value = found.text(about.name, column)
+        if any(row.settings.get(READ_OFF) for row in of_column):
+            # No more digits than could be read.
+            value = f"≈ {cell.mean:g}"
         examples = f"{column.examples:,}" if column.examples else ""
         lines.append(
             [
@@ -142,7 +146,7 @@ def results(about: About, parts: bool = False) -> Markdown | None:
                 examples,
                 column.protocol,
                 column.heading[1],
-                approximate + found.text(about.name, column),
+                value,
                 interval,
                 guess,
             ]
@@ -159,7 +163,7 @@ def result_notes(about: About) -> list[str]:
     for row in about.rows:
         if row.value is None:
             continue
-        settings = {key: value for key, value in shown_settings(row.settings).items() if key != "read_off_a_plot"}
+        settings = {key: value for key, value in shown_settings(row.settings).items() if key != READ_OFF}
         told = ", ".join(f"{key} {_short(value)}" for key, value in sorted(settings.items()))
         revision = f" ({row.dataset_revision[:15]})" if row.dataset_revision else ""
         note = f"{row.task}: {row.dataset}{revision}, {row.protocol} protocol"
@@ -189,10 +193,14 @@ def reproduction(about: About) -> Markdown | None:
     lines = []
     before = None
     for number, stage in enumerate(about.stages):
-        recipe = stage.get("recipe_name") or f"{stage['stage']}.yaml"
         if number == len(about.stages) - 1 and about.recipe_file:
-            lines.append(f"hf download {about.name} {about.recipe_file} --local-dir .")
             recipe = about.recipe_file
+            lines.append(f"hf download {about.name} {recipe} --local-dir .")
+        elif "recipe_name" in stage:
+            recipe = stage["recipe_name"]
+        else:
+            recipe = f"{stage['stage']}.yaml"
+            lines.append(f"# {recipe}: the recipe of {stage['stage']} above")
         start = f"init_from={before} " if before else ""
         before = f"runs/{stage['stage']}"
         lines.append(
@@ -258,14 +266,14 @@ def _number(count: Any) -> str | None:
 def _masking(recipe: Mapping[str, Any]) -> str | None:
     if "mlm_probability" not in recipe:
         return None
-    share = f"{setting(round(100 * recipe['mlm_probability'], 4))} %"
+    share = percent(recipe["mlm_probability"])
     if recipe.get("final_mlm_probability"):
-        share += f", at the end {setting(round(100 * recipe['final_mlm_probability'], 4))} %"
+        share += f", at the end {percent(recipe['final_mlm_probability'])}"
     replaced, random = recipe.get("mask_share"), recipe.get("random_share")
     if replaced is None or random is None:
         return share
     kept = max(0.0, 1 - replaced - random)
-    return f"{share} ({replaced:.0%} mask, {random:.0%} random, {kept:.0%} kept)"
+    return f"{share} ({percent(replaced)} mask, {percent(random)} random, {percent(kept)} kept)"
 
 
 def _rows(recipe: Mapping[str, Any]) -> str | None:
@@ -293,13 +301,11 @@ def _learning_rate(recipe: Mapping[str, Any]) -> str | None:
 
 
 def _steps(amount: float) -> str:
-    return f"{amount:.0%}" if 0 < amount < 1 else f"{setting(amount)} steps"
+    return percent(amount) if 0 < amount < 1 else f"{setting(amount)} steps"
 
 
 def _optimizer(recipe: Mapping[str, Any]) -> str | None:
-    if "optim" not in recipe:
-        return None
-    told = [str(recipe["optim"])]
+    told = [str(recipe["optim"])] if "optim" in recipe else []
     if "adam_beta1" in recipe and "adam_beta2" in recipe:
         told.append(f"betas {setting(recipe['adam_beta1'])} and {setting(recipe['adam_beta2'])}")
     if "adam_epsilon" in recipe:
@@ -309,7 +315,7 @@ def _optimizer(recipe: Mapping[str, Any]) -> str | None:
         told.append(f"weight decay {setting(recipe['weight_decay'])}{on_all}")
     if recipe.get("max_grad_norm"):
         told.append(f"clipped at {setting(recipe['max_grad_norm'])}")
-    return ", ".join(told)
+    return ", ".join(told) or None
 
 
 def _precision(recipe: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
+from transformers import TrainingArguments
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.loading import split_revision
@@ -148,7 +149,8 @@ def hardware(devices: int, kind: str) -> dict[str, Any]:
 
 
 def _recipe(arguments: PretrainingArguments) -> dict[str, Any]:
-    kept = (set(_SHOWN) | set(PretrainingArguments.__annotations__)) - set(_PLACES)
+    own = set(PretrainingArguments.__annotations__) - set(TrainingArguments.__dataclass_fields__)
+    kept = (own | set(_SHOWN)) - set(_PLACES)
     return {key: value for key, value in fingerprint(arguments).items() if key in kept and value is not None}
 
 
