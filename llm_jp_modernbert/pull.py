@@ -47,7 +47,11 @@ class Pulled:
 
 
 def pull(
-    repository: str, revision: str | None = None, out: Path | None = None, patience: Patience = PATIENT
+    repository: str,
+    revision: str | None = None,
+    out: Path | None = None,
+    patience: Patience = PATIENT,
+    api: HfApi | None = None,
 ) -> Pulled:
     """Downloads a model and checks every file.
 
