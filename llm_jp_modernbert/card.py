@@ -144,6 +144,7 @@ def model_card(about: About) -> ModelCard:
     )
     environment.filters.update(
         code=card_markdown.code,
+        plain=card_markdown.plain,
         literal=card_markdown.literal,
         link=card_markdown.link,
         target=card_markdown.target,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import card_tables
+from .card_markdown import Markdown
 from .card_numbers import about as about_count
 from .card_numbers import percent
 from .errors import UsageError
@@ -41,12 +42,14 @@ def facts(about: About) -> dict[str, Any]:
         "languages": _listed([_LANGUAGES.get(code, code) for code in about.languages]),
         "main_language": _LANGUAGES.get(about.languages[0], about.languages[0]) if about.languages else "",
         "mask": about.tokenizer.get("mask_token") or "[MASK]",
+        "trust": Markdown(", trust_remote_code=True" if about.format == "native" else ""),
         "architecture": card_tables.architecture(about, parts),
         "data": card_tables.data(about),
         "training_table": card_tables.training(about),
         "recipes": card_tables.recipes(about),
         "results": card_tables.results(about),
         "parts_of_results": card_tables.results(about, parts=True),
+        "several_seeds": len({row.seed for row in about.rows}) > 1,
         "few_parts": sum(bool(row.subset) for row in about.rows) <= _FEW_ROWS,
         "result_notes": card_tables.result_notes(about),
         "read_off": any(row.settings.get(card_tables.READ_OFF) for row in about.rows),

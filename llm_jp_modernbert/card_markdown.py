@@ -36,6 +36,11 @@ def code(value: Any) -> Markdown:
     return Markdown(f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")) if line else Markdown("")
 
 
+def plain(value: Any) -> Markdown:
+    """A value within an HTML tag of the template, where Markdown's own escapes would be seen."""
+    return Markdown(html.escape(" ".join(str(value).split())))
+
+
 def literal(value: Any) -> Markdown:
     """A string literal for Python code within a fence; JSON's and Python's are the same, and stay on one line."""
     return Markdown(json.dumps(str(value), ensure_ascii=False))

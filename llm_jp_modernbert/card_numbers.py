@@ -23,10 +23,10 @@ def about_japanese(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as `45 s`, `12 min`, `3.2 h`, `4.1 days`."""
+    """Such as `45 s`, `7.3 min`, `3.2 h`, `4.1 days`."""
     for size, word in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
-            return f"{_three_digits(seconds / size)} {word}"
+            return f"{seconds / size:,.1f} {word}"
     return f"{seconds:.0f} s"
 
 

@@ -38,6 +38,7 @@ def plot_training(training: Mapping[str, Any], folder: Path) -> str | None:
     try:
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter, MaxNLocator
     except ImportError as error:
         raise UsageError("plots need matplotlib: pip install 'llm-jp-modernbert[eval]'.") from error
 
@@ -60,6 +61,8 @@ def plot_training(training: Mapping[str, Any], folder: Path) -> str | None:
                 _line(axes[2], places, stage["curve"], name, f"C{number + 3}", label)
         for panel, title in zip(axes, ("loss", "learning rate", "accuracy and probes"), strict=False):
             panel.set_title(title, fontsize=10)
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+            panel.xaxis.set_major_locator(MaxNLocator(5))
             panel.set_xlabel("tokens read" if by_tokens else "optimizer steps")
             for number, start in enumerate(starts[1:-1]):
                 panel.axvline(start, color="0.7", linewidth=1, linestyle=":")

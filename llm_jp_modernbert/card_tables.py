@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -81,14 +82,14 @@ def training(about: About) -> Markdown | None:
     lines: list[tuple[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Any]]] = [
         ("Sequence length", lambda stage, recipe: _tokens(recipe.get("sequence_length"))),
         ("Optimizer steps", lambda stage, recipe: _number(stage.get("steps"))),
-        ("Rows a step", lambda stage, recipe: _number(stage.get("rows_per_step"))),
+        ("Batch, rows", lambda stage, recipe: _number(stage.get("rows_per_step"))),
         ("Tokens read", lambda stage, recipe: _number(stage.get("tokens"))),
-        ("… with padding, if rows were padded", lambda stage, recipe: _number(stage.get("padded_tokens"))),
+        ("… had they been padded", lambda stage, recipe: _number(stage.get("padded_tokens"))),
         ("Tokens predicted", lambda stage, recipe: _number(stage.get("labels"))),
         ("Documents", lambda stage, recipe: _number(stage.get("documents"))),
         ("Characters", lambda stage, recipe: _number(stage.get("characters"))),
         ("Masked tokens", lambda stage, recipe: _masking(recipe)),
-        ("Rows", lambda stage, recipe: _rows(recipe)),
+        ("Composition of rows", lambda stage, recipe: _rows(recipe)),
         ("Learning rate", lambda stage, recipe: _learning_rate(recipe)),
         ("Optimizer", lambda stage, recipe: _optimizer(recipe)),
         ("Precision", lambda stage, recipe: _precision(recipe)),
@@ -103,7 +104,7 @@ def training(about: About) -> Markdown | None:
 
 
 def recipes(about: About) -> list[tuple[str, Markdown]]:
-    """Of each stage the keys of its recipe that decide, as YAML; not of stages whose recipe is one of the package's."""
+    """Of each stage the keys of its recipe that decide, as YAML, unless it comes with the package."""
     return [
         (stage["stage"], fence(yaml.safe_dump(dict(stage["recipe"]), allow_unicode=True, sort_keys=False), "yaml"))
         for stage in about.stages
@@ -153,7 +154,7 @@ def results(about: About, parts: bool = False) -> Markdown | None:
         )
     for line in lines:
         line[1] = Markdown(line[1])
-    heads = ["Task", "Data", "Examples", "Protocol", "Figure", "Value", "95 % interval", "Simplest guess"]
+    heads = ["Task", "Data", "Examples", "Protocol", "Figure", "Value", "95% interval", "Simplest guess"]
     return _without_empty(heads, lines, numbers=3)
 
 
@@ -190,27 +191,24 @@ def examples(about: About) -> Markdown | None:
 
 def reproduction(about: About) -> Markdown | None:
     """The commands that make such a model and measure it."""
-    lines = []
-    before = None
+    name, lines, before = quote(about.name), [], None
     for number, stage in enumerate(about.stages):
         if number == len(about.stages) - 1 and about.recipe_file:
-            recipe = about.recipe_file
-            lines.append(f"hf download {about.name} {recipe} --local-dir .")
+            recipe = quote(about.recipe_file)
+            lines.append(f"hf download {name} {recipe} --local-dir .")
         elif "recipe_name" in stage:
-            recipe = stage["recipe_name"]
+            recipe = quote(stage["recipe_name"])
         else:
-            recipe = f"{stage['stage']}.yaml"
-            lines.append(f"# {recipe}: the recipe of {stage['stage']} above")
-        start = f"init_from={before} " if before else ""
-        before = f"runs/{stage['stage']}"
-        lines.append(
-            f"llm-jp-modernbert pretrain {recipe} {start}train_data=YOUR_TEXTS tokenizer={about.name} "
-            f"output_dir={before}"
-        )
-    protocols = sorted({row.protocol for row in about.rows if row.value is not None})
-    for protocol in protocols:
+            recipe = quote(f"{stage['stage']}.yaml")
+            lines.append(f"# {recipe}: the recipe of that stage above")
+        start = f" init_from={before}" if before else ""
+        before = quote(f"runs/{stage['stage']}")
+        lines.append(f"llm-jp-modernbert pretrain {recipe}{start} \\")
+        lines.append(f"    train_data=YOUR_TEXTS tokenizer={name} output_dir={before}")
+    for protocol in sorted({row.protocol for row in about.rows if row.value is not None}):
         tasks = sorted({row.task for row in about.rows if row.protocol == protocol and row.value is not None})
-        lines.append(f"llm-jp-modernbert evaluate {about.name} --tasks {','.join(tasks)} --protocol {protocol}")
+        lines.append(f"llm-jp-modernbert evaluate {name} --protocol {quote(protocol)} \\")
+        lines.append(f"    --tasks {quote(','.join(tasks))}")
     return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *lines]), "bash") if lines else None
 
 
