@@ -31,6 +31,7 @@ MIRACL_CORPUS = "miracl/miracl-corpus"
 _JAQUAD = "jaquad_*.json*"
 _MIRACL_PASSAGES = "miracl-corpus-v1.0-ja/docs-*.jsonl*"
 _JSQUAD = "jsquad-v1.*/valid-v1.*.json"
+_DATA_DIR = "Name a folder that holds it by --data-dir."
 # Wikipedia is read in its order up to so many articles.
 _MOST_ARTICLES = 20_000
 
@@ -293,8 +294,23 @@ def read(path: Path) -> str:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start:,}.") from error
 
 
-def hub_rows(repository: str, name: str | None, split: str, most: int | None) -> tuple[list[dict[str, Any]], str]:
+def hub_rows(
+    repository: str,
+    name: str | None,
+    split: str,
+    most: int | None,
+    revision: str | None = None,
+    way_out: str = _DATA_DIR,
+) -> tuple[list[dict[str, Any]], str]:
     """Rows of a dataset of the Hub, read as a stream, and the commit that they are of.
+
+    Args:
+        repository: `ORG/NAME`.
+        name: of the configuration.
+        split: of it.
+        most: rows that are enough; None for all.
+        revision: branch, tag or commit.
+        way_out: what to do where they cannot be had.
 
     Raises:
         UsageError: it cannot be had.
@@ -303,11 +319,11 @@ def hub_rows(repository: str, name: str | None, split: str, most: int | None) ->
     from huggingface_hub import HfApi
 
     try:
-        commit = str(HfApi().dataset_info(repository).sha)
+        commit = str(HfApi().dataset_info(repository, revision=revision).sha)
         stream = datasets.load_dataset(repository, name, split=split, revision=commit, streaming=True)
         return list(stream if most is None else stream.take(most)), commit
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(_no_hub(repository, error)) from error
+        raise UsageError(_no_hub(repository, error, way_out)) from error
 
 
 def hub_files(repository: str, pattern: str, revision: str | None = None) -> tuple[Path, str]:
@@ -325,9 +341,9 @@ def hub_files(repository: str, pattern: str, revision: str | None = None) -> tup
     return folder, folder.name
 
 
-def _no_hub(repository: str, error: Exception) -> str:
+def _no_hub(repository: str, error: Exception, way_out: str = _DATA_DIR) -> str:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"dataset {repository} cannot be had from the Hub ({reason}). Name a folder that holds it by --data-dir."
+    return f"dataset {repository} cannot be had from the Hub ({reason}). {way_out}"
 
 
 def _texts_of(path: Path) -> Iterator[str]:

@@ -12,8 +12,9 @@ How an answer is scored, so that no tokenizer is hurt by its way of cutting or s
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.fill_mask import readable
+from llm_jp_modernbert.loading import split_revision
 from llm_jp_modernbert.masked_logits import batches, masked_logits
 
-from .datasets import fingerprint, json_lines, some
+from .datasets import fingerprint, hub_rows, json_lines, some
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
@@ -36,6 +38,9 @@ PROMPTS = Path(__file__).with_name("prompts.jsonl")
 GAP = "[MASK]"
 
 _TOP = 5
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
+# What looks like a repository and ends so is a file that is missing.
+_SUFFIXES = (".json", ".jsonl", ".gz")
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,16 @@ class FillMask(Task):
         return cls(options)
 
     def load(self) -> Data:
-        """The prompts that come with the package, or the user's."""
+        """The prompts that come with the package, or the user's: a file, or a dataset of the Hub."""
         path = self.options.prompts or PROMPTS
-        prompts = read_prompts(path)
-        name = "fill-mask prompts" if path == PROMPTS else path.name
-        return Data(
-            name, fingerprint([path]), "test", some(prompts, self.options.limit or len(prompts), self.options.seed)
-        )
+        if not path.exists() and _REPOSITORY.fullmatch(str(path)) and path.suffix not in _SUFFIXES:
+            name, revision = split_revision(str(path))
+            rows, found = hub_rows(name, None, "test", None, revision, "Name a file of prompts by --prompts.")
+            prompts = _prompts(rows, str(path), "row")
+        else:
+            prompts, found = read_prompts(path), fingerprint([path])
+            name = "fill-mask prompts" if path == PROMPTS else path.name
+        return Data(name, found, "test", some(prompts, self.options.limit or len(prompts), self.options.seed))
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Top-1 and top-5 accuracy and mean reciprocal rank, of all and by category."""
@@ -125,10 +133,14 @@ def read_prompts(path: Path) -> list[Prompt]:
     """
     if not path.is_file():
         raise UsageError(f"--prompts {path}: no such file.")
+    return _prompts(json_lines(path, "text"), str(path), "line")
+
+
+def _prompts(rows: Iterable[dict[str, Any]], source: str, unit: str) -> list[Prompt]:
     prompts = []
-    for number, row in enumerate(json_lines(path, "text"), start=1):
-        where = f"{path}, line {number}"
-        text, answers = row["text"], row.get("answers", [])
+    for number, row in enumerate(rows, start=1):
+        where = f"{source}, {unit} {number}"
+        text, answers = row.get("text"), row.get("answers", [])
         if not isinstance(text, str) or text.count(GAP) != 1:
             raise UsageError(f"{where}: a prompt has {GAP} once.")
         if not isinstance(answers, list) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
@@ -136,9 +148,9 @@ def read_prompts(path: Path) -> list[Prompt]:
         name = str(row.get("id", f"prompt-{number:03}"))
         prompts.append(Prompt(name, str(row.get("category", "all")), text, tuple(answers)))
     if not prompts:
-        raise UsageError(f"{path}: holds no prompt.")
+        raise UsageError(f"{source}: holds no prompt.")
     if len({prompt.id for prompt in prompts}) < len(prompts):
-        raise UsageError(f"{path}: two prompts have the same id.")
+        raise UsageError(f"{source}: two prompts have the same id.")
     return prompts
 
 

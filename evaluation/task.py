@@ -29,7 +29,7 @@ class Options:
         data_dir: local data in their official layout; without it they come from the Hub.
         train_files: files to fine-tune on in the place of a task's own, in the same layout.
         texts: JSON-lines files of documents, for tasks that measure on any text, in the place of their own.
-        prompts: prompts of the fill-mask test in the place of those that come with the package.
+        prompts: of the fill-mask test in the place of those that come with the package: a file, or `ORG/NAME[@REV]`.
         seed: of everything that is drawn.
         limit: at most so many examples of a task, for a quick look; None for all.
         learning_rates: of the grid of fine-tuning in the place of the protocol's; none for these.
