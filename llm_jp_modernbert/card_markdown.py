@@ -22,9 +22,7 @@ def text(value: Any) -> Markdown:
     if isinstance(value, Markdown):
         return value
     line = " ".join(str(value).split())
-    escaped = _SPECIAL.sub(lambda found: f"\\{found[0]}", html.escape(line, quote=False))
-    # An empty comment parts the letters, so that no renderer sees an address.
-    return Markdown(_AUTOLINK.sub(lambda found: f"{found[0][:-1]}<!-- -->{found[0][-1]}", escaped))
+    return _without_links(_SPECIAL.sub(lambda found: f"\\{found[0]}", html.escape(line, quote=False)))
 
 
 def code(value: Any) -> Markdown:
@@ -38,7 +36,7 @@ def code(value: Any) -> Markdown:
 
 def plain(value: Any) -> Markdown:
     """A value within an HTML tag of the template, where Markdown's own escapes would be seen."""
-    return Markdown(html.escape(" ".join(str(value).split())))
+    return _without_links(html.escape(" ".join(str(value).split())))
 
 
 def literal(value: Any) -> Markdown:
@@ -75,3 +73,8 @@ def table(heads: list[Any], rows: list[list[Any]], numbers: int = 0) -> Markdown
     lines = [[text(cell) for cell in line] for line in (heads, *rows)]
     lines.insert(1, [Markdown(rule) for rule in rules])
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def _without_links(escaped: str) -> Markdown:
+    # An empty comment parts the letters, so that no renderer sees an address.
+    return Markdown(_AUTOLINK.sub(lambda found: f"{found[0][:-1]}<!-- -->{found[0][-1]}", escaped))

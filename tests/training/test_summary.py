@@ -1,0 +1,137 @@
+"""What training writes about itself: complete, equal however often it was stopped, and without local places."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.training.checkpoints import damage
+from llm_jp_modernbert.training.summary import FILE, curve, data_names, emissions_of, hardware, read
+
+
+def stages(folder: Path) -> list[dict[str, Any]]:
+    return read(folder / FILE)["stages"]
+
+
+def timeless(stage: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on the speed of the machine."""
+    return {name: value for name, value in stage.items() if name != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def first(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("first") / "run"
+    keys = runs.recipe(*data, folder, validation_data=str(data[0]), eval_strategy="steps", eval_steps=10)
+    return folder, runs.run(keys)
+
+
+def test_it_says_what_the_trainer_counted_and_logged(first: tuple[Path, Any], data: tuple[Path, Path]) -> None:
+    folder, trainer = first
+    (stage,) = stages(folder)
+    assert (stage["stage"], stage["steps"], stage["max_steps"]) == ("stage1", 40, 40)
+    for name in ("tokens", "padded_tokens", "labels", "documents", "characters", "flops"):
+        assert stage[name] == getattr(trainer.totals, name) > 0
+    assert stage["seconds"] == pytest.approx(trainer.totals.seconds, abs=0.1)
+    assert stage["rows_per_step"] == 4
+    assert stage["data"] == [{"name": "corpus"}]
+    assert stage["hardware"]["device"] == "CPU"
+    assert stage["recipe"]["sequence_length"] == runs.SEQUENCE
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    points = list(zip(stage["curve"]["step"], stage["curve"]["loss"], stage["curve"]["tokens"], strict=True))
+    assert [point for point in points if point[1] is not None] == [(e["step"], e["loss"], e["tokens"]) for e in logged]
+    held_out = dict(zip(stage["curve"]["step"], stage["curve"]["eval_loss"], strict=True))
+    assert {step for step, loss in held_out.items() if loss is not None} == {10, 20, 30, 40}
+
+
+def test_it_names_no_place_of_this_machine(first: tuple[Path, Any], data: tuple[Path, Path]) -> None:
+    text = (first[0] / FILE).read_text(encoding="utf-8")
+    assert str(data[0].parent) not in text
+    assert str(first[0].parent) not in text
+
+
+def test_every_checkpoint_holds_it_under_its_seal(first: tuple[Path, Any]) -> None:
+    checkpoints = sorted(first[0].glob("checkpoint-*"))
+    assert len(checkpoints) == 3
+    for checkpoint in checkpoints:
+        assert damage(checkpoint) is None
+        assert FILE in json.loads((checkpoint / "seal.json").read_text())["files"]
+        (stage,) = stages(checkpoint)
+        assert checkpoint.name == f"checkpoint-{stage['steps']}"
+
+
+def test_killed_and_resumed_says_the_same_and_still_knows_the_stage_before(
+    first: tuple[Path, Any], data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    before = shutil.copytree(first[0], tmp_path / "first", ignore=shutil.ignore_patterns("checkpoint-*"))
+    changes: dict[str, Any] = {"stage": "stage2", "model": None, "init_from": str(before), "max_steps": 12}
+    whole = runs.recipe(*data, tmp_path / "whole", **changes)
+    assert runs.run_apart(whole) == [0]
+    parts = {**runs.recipe(*data, tmp_path / "parts", **changes), "resume_from_checkpoint": True}
+    assert runs.run_apart(parts, kill=7) == [-signal.SIGKILL]
+    # The model that it began from is gone by now.
+    (before / FILE).unlink()
+    assert runs.run_apart(parts) == [0]
+    found, expected = stages(tmp_path / "parts"), stages(tmp_path / "whole")
+    assert [stage["stage"] for stage in found] == ["stage1", "stage2"]
+    assert found[0] == expected[0] == stages(first[0])[0]
+    assert timeless(found[1]) == timeless(expected[1])
+
+
+def test_sources_are_known_by_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "secret" / "corpus").mkdir(parents=True)
+    data: list[Any] = [
+        f"{tmp_path}/secret/corpus/",
+        f"{tmp_path}/secret/*.jsonl",
+        {"path": "org/name", "name": "ja", "split": "train", "revision": "v1", "weight": 0.5, "text_column": "body"},
+        "org/name",
+        "~/private/texts.jsonl.gz",
+    ]
+    assert data_names(data) == [
+        {"name": "corpus"},
+        {"name": "*.jsonl"},
+        {"name": "org/name", "config": "ja", "split": "train", "revision": "v1", "weight": 0.5},
+        {"name": "org/name"},
+        {"name": "texts.jsonl.gz"},
+    ]
+    assert data_names("texts.txt") == [{"name": "texts.txt"}]
+
+
+def test_emissions_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "emissions.csv"
+    assert emissions_of(path) is None
+    path.write_text("timestamp,run_id,emissions\n1,a,0.1\n2,a,0.25\n3,b,0.5\n")
+    assert emissions_of(path) == pytest.approx(0.75)
+    path.write_text("nonsense\n1\n")
+    assert emissions_of(path) is None
+
+
+def test_a_long_curve_is_thinned_but_keeps_what_was_held_out() -> None:
+    log: list[dict[str, Any]] = [{"step": step, "loss": 1 / step, "tokens": 10 * step} for step in range(1, 50_001)]
+    log += [{"step": 25_001, "eval_loss": 0.5}, {"step": 25_001, "probe_masks_top1": 0.25}, {"step": 9, "epoch": 1.0}]
+    found = curve(log)
+    assert len({len(column) for column in found.values()}) == 1
+    assert len(found["step"]) <= 1001
+    place = found["step"].index(25_001)
+    assert (found["eval_loss"][place], found["probe_masks_top1"][place]) == (0.5, 0.25)
+    assert all(loss == 1 / step for step, loss in zip(found["step"], found["loss"], strict=True))
+
+
+def test_a_cpu_is_known_by_its_cores_alone() -> None:
+    found = hardware(2, "cpu")
+    assert (found["device"], found["devices"]) == ("CPU", 2)
+    assert found["cores"] >= 1
+    assert set(found) == {"device", "devices", "cores"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"schema": 2, "stages": []}', '{"schema": 1, "stages": [1]}'])
+def test_another_file_of_that_name_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UsageError, match=FILE):
+        read(tmp_path / FILE)
