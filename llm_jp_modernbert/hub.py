@@ -32,6 +32,9 @@ Result = TypeVar("Result")
 
 # Answers after which another try may go through: time-outs, conflicts with another commit, too many requests.
 _PASSING = (408, 409, 412, 425, 429, 500, 502, 503, 504)
+# The client wraps what goes wrong with a large file: storage refuses one that arrived damaged, or after the time for
+# which its upload was allowed. The next try asks for another.
+_OF_STORAGE = (400, 403)
 # Revisions that others made carry no training.json; their names tell, as in stage1-step-500 and stage2-200k.
 _NAMED_STEP = re.compile(r"(?P<stage>.+?)-(?:step-)?(?P<number>\d+)(?P<thousands>k?)")
 
@@ -209,9 +212,9 @@ def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Chec
 def is_passing(error: BaseException) -> bool:
     """Whether another try may go through: a server in trouble, a broken connection, a commit in between."""
     status = _status(error)
-    if status is not None:
-        return status in _PASSING
-    return _is_broken_connection(error)
+    if isinstance(error, RuntimeError) and status in _OF_STORAGE:
+        return True
+    return status in _PASSING if status is not None else _is_broken_connection(error)
 
 
 @contextmanager
@@ -260,8 +263,10 @@ def explain(error: BaseException) -> str:
     if status == 429:
         return "too many requests for now (429)."
     if status is not None:
-        again = " Run the same command again: it goes on from there." if status >= 500 else ""
-        return f"the Hub answers {status}.{again}"
+        if status >= 500:
+            return f"the Hub answers {status}. Run the same command again: it goes on from there."
+        said = next((str(found) for one in _causes(error) if (found := getattr(one, "server_message", None))), "")
+        return f"the Hub answers {status}{': ' if said else '.'}{' '.join(said.split())}"
     if _is_broken_connection(error):
         last = [*_causes(error)][-1]
         return f"the connection broke ({type(last).__name__}). Run the same command again: it goes on from there."

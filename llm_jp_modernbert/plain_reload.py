@@ -17,7 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline  # noqa: 
 model = AutoModelForMaskedLM.from_pretrained(
     request["model"], dtype=torch.float32, trust_remote_code=request.get("custom_code", False)
 )
-tokenizer = AutoTokenizer.from_pretrained(request["model"])
+tokenizer = AutoTokenizer.from_pretrained(request["model"], trust_remote_code=request.get("custom_code", False))
 fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu", top_k=request["top_k"])
 texts = [text.replace("[MASK]", tokenizer.mask_token) for text in request["texts"]]
 answers = [fill_mask(text) for text in texts]
