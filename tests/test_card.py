@@ -326,7 +326,7 @@ def rendered(card: ModelCard) -> str:
 
 
 def nasty() -> Iterator[About]:
-    for text in (NASTY, f"```\n{NASTY}", "x: [y\n---\nlicense: other", "'\"\\|``"):
+    for text in (NASTY, f"x\n```\n{NASTY}", "x: [y\n---\nlicense: other", "'\"\\|``"):
         bad = stage(data=[{"name": text, "config": text}], versions={text: text}, stage=text)
         bad["recipe"] = {**bad["recipe"], "lr_scheduler_type": text, "model": text}
         yield whole(
