@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.hub import explain, is_passing
 
 from .task import Data, Options
 
@@ -322,7 +323,9 @@ def hub_rows(
         commit = str(HfApi().dataset_info(repository, revision=revision).sha)
         stream = datasets.load_dataset(repository, name, split=split, revision=commit, streaming=True)
         return list(stream if most is None else stream.take(most)), commit
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_passing(error):
+            raise
         raise UsageError(_no_hub(repository, error, way_out)) from error
 
 
@@ -336,14 +339,15 @@ def hub_files(repository: str, pattern: str, revision: str | None = None) -> tup
 
     try:
         folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=pattern))
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_passing(error):
+            raise
         raise UsageError(_no_hub(repository, error)) from error
     return folder, folder.name
 
 
 def _no_hub(repository: str, error: Exception, way_out: str = _DATA_DIR) -> str:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"dataset {repository} cannot be had from the Hub ({reason}). {way_out}"
+    return f"dataset {repository} cannot be had from the Hub ({explain(error).rstrip('.')}). {way_out}"
 
 
 def _texts_of(path: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from llm_jp_modernbert.hub import explain, is_passing
 from llm_jp_modernbert.loading import split_revision
 
 from .arguments import Data
@@ -65,8 +66,10 @@ class DatasetShard:
                 example = next(rows)
             except StopIteration:
                 return
-            except (OSError, ValueError) as error:
-                raise SourceError(f"{self.name}, after row {row}: cannot be read on: {_line(error)}") from error
+            except Exception as error:
+                if not _is_told(error):
+                    raise
+                raise SourceError(f"{self.name}, after row {row}: cannot be read on: {explain(error)}") from error
             row += 1
             content = example.get(self.text_column, example.get(IDS_COLUMN))
             if isinstance(content, str) and content.strip():
@@ -182,7 +185,7 @@ def _made_with(place: str, revision: str | None = None) -> MadeWith | None:
         except RemoteEntryNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise SourceError(f"{place}: its {MANIFEST} cannot be read: {_line(error)}") from error
+            raise SourceError(f"{place}: its {MANIFEST} cannot be read: {explain(error)}") from error
     try:
         tokenizer = json.loads(file.read_text(encoding="utf-8"))["tokenizer"]
         return MadeWith(place, tokenizer["name"], tokenizer["sha256"], remedy)
@@ -208,15 +211,16 @@ def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
 
 def _dataset_shards(path: str, entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     split = entry.get("split", "train")
     place, revision = split_revision(path, entry.get("revision"))
     try:
         dataset = load_dataset(place, name=entry.get("name"), split=split, revision=revision, streaming=True)
-    except (DatasetNotFoundError, DatasetsError, OSError, ValueError) as error:
+    except Exception as error:
+        if not _is_told(error):
+            raise
         raise SourceError(
-            f"{key}: {path} is no file or folder here, and cannot be loaded as a dataset of the Hub: {_line(error)}"
+            f"{key}: {path} is no file or folder here, and cannot be loaded as a dataset of the Hub: {explain(error)}"
         ) from error
     columns = dataset.column_names
     if columns is not None and text_column not in columns and IDS_COLUMN not in columns:
@@ -230,5 +234,8 @@ def _dataset_shards(path: str, entry: dict[str, Any], text_column: str, key: str
     ]
 
 
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _is_told(error: Exception) -> bool:
+    """Whether an error is the data's or the Hub's, and no mistake in a program."""
+    from datasets.exceptions import DatasetsError
+
+    return isinstance(error, (DatasetsError, OSError, ValueError)) or is_passing(error)
