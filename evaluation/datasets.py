@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,9 +145,9 @@ def beir(folder: Path) -> Data:
         )
     corpus = {
         str(row["_id"]): " ".join(filter(None, (row.get("title"), row["text"])))
-        for row in json_lines(corpus_file, "_id", "text")
+        for row in _text_rows(corpus_file, "_id", "text")
     }
-    queries = {str(row["_id"]): row["text"] for row in json_lines(queries_file, "_id", "text")}
+    queries = {str(row["_id"]): row["text"] for row in _text_rows(queries_file, "_id", "text")}
     relevant: dict[str, dict[str, int]] = {}
     for number, line in enumerate(_lines(tables[0]), start=1):
         columns = line.split("\t")
@@ -179,19 +180,21 @@ def miracl(options: Options, split: str) -> Data:
     topics = _one(folder, f"topics.miracl-v1.0-ja-{split}.tsv*", wanted)
     judged = _one(folder, f"qrels.miracl-v1.0-ja-{split}.tsv*", wanted)
     passages = find(corpus_folder, _MIRACL_PASSAGES, wanted)
-    queries = dict(line.split("\t", 1) for line in _lines(topics))
+    queries = dict(_cells(topics, 2))
     relevant: dict[str, dict[str, int]] = {}
-    for line in _lines(judged):
-        query, _, passage, grade = line.split("\t")
-        if int(grade) > 0 and query in queries:
+    for query, _, passage, grade in _cells(judged, 4):
+        if grade.isdigit() and int(grade) > 0 and query in queries:
             relevant.setdefault(query, {})[passage] = int(grade)
     needed = None if split == "dev" else {passage for found in relevant.values() for passage in found}
     corpus = {
         row["docid"]: f"{row['title']} {row['text']}"
         for path in passages
-        for row in json_lines(path, "docid", "title", "text")
+        for row in _text_rows(path, "docid", "title", "text")
         if needed is None or row["docid"] in needed
     }
+    missing = next((passage for found in relevant.values() for passage in found if passage not in corpus), None)
+    if missing is not None:
+        raise UsageError(f"{passages[0].parent}: passage {missing} of {judged.name} is missing. Get all of {wanted}.")
     search = Search(corpus, {query: text for query, text in queries.items() if query in relevant}, relevant)
     if revision:
         return Data(MIRACL, revision, split, [search])
@@ -221,8 +224,9 @@ def squad(path: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: it is not one.
     """
+    text = read(path)
     try:
-        articles: list[dict[str, Any]] = json.loads(read(path))["data"]
+        articles: list[dict[str, Any]] = json.loads(text)["data"]
         for article in articles:
             for paragraph in article["paragraphs"]:
                 if not isinstance(paragraph["context"], str) or not isinstance(paragraph["qas"], list):
@@ -289,7 +293,7 @@ def read(path: Path) -> str:
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read ({error}).") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start:,}.") from error
@@ -353,10 +357,25 @@ def _no_hub(repository: str, error: Exception, way_out: str = _DATA_DIR) -> str:
 def _texts_of(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise UsageError(f"--texts {path}: no such file.")
-    for number, row in enumerate(json_lines(path, "text"), start=1):
-        if not isinstance(row["text"], str):
-            raise UsageError(f"{path}, line {number}: 'text' is no text.")
-        yield row["text"]
+    return (row["text"] for row in _text_rows(path, "text"))
+
+
+def _text_rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    """Objects of a JSON-lines file; ids may be numbers, all else must be text."""
+    for number, row in numbered_json_lines(path, *keys):
+        wrong = [key for key in {*keys, "title"} - {"_id"} if not isinstance(row.get(key, ""), str | None)]
+        if wrong:
+            raise UsageError(f"{path}, line {number}: {wrong[0]!r} is no text.")
+        yield row
+
+
+def _cells(path: Path, columns: int) -> Iterator[list[str]]:
+    """Lines of a table, parted by tabs; the last column may hold some."""
+    for number, line in enumerate(_lines(path), start=1):
+        cells = line.split("\t", columns - 1)
+        if len(cells) != columns:
+            raise UsageError(f"{path}, line {number}: not {columns} columns, parted by tabs.")
+        yield cells
 
 
 def _paragraphs(files: Iterable[Path]) -> Iterator[dict[str, Any]]:

@@ -116,24 +116,23 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
             "embeddings need sentence-transformers 5.4 or later: pip install 'llm-jp-modernbert[eval]'."
         ) from error
     import torch
+    from safetensors import SafetensorError
 
     layers = _layers(pooling)
-    dtype = getattr(torch, model.dtype)
+    loading = {"dtype": getattr(torch, model.dtype), "use_safetensors": True}
     common: dict[str, Any] = {"revision": model.requested} if model.requested else {}
     register_for_modernbert()
     try:
         if pooling == "auto" and model.has_file("modules.json"):
-            return SentenceTransformer(
-                model.name, device=model.which.device, model_kwargs={"dtype": dtype}, **common
-            ).eval()
+            return SentenceTransformer(model.name, device=model.which.device, model_kwargs=loading, **common).eval()
         transformer = modules.Transformer(
             model.name,
             max_seq_length=model.max_length,
-            model_kwargs={"dtype": dtype, **common},
+            model_kwargs={**loading, **common},
             processor_kwargs=common,
             config_kwargs={"output_hidden_states": True, **common} if layers else common,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UsageError(f"{model.name}: cannot be loaded as an encoder. {str(error).splitlines()[0]}") from error
     finally:
         unregister_for_modernbert()

@@ -79,8 +79,13 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
     if rank():
         console = Console(quiet=True)
     makers = [maker for name in plan.tasks for maker in _makers(name)]
+    if not makers:
+        raise UsageError(f"--tasks names no task. Choose of {', '.join((*TASKS, *jmteb.BENCHMARKS))}.")
     if plan.options.protocol not in PROTOCOLS:
         raise UsageError(f"--protocol {plan.options.protocol}: choose {' or '.join(PROTOCOLS)}.")
+    for which in plan.models:
+        # A name that is wrong is told before anything is measured.
+        EvaluatedModel(which)
     evaluation = _Evaluation(plan, console)
     try:
         for which in plan.models:

@@ -172,6 +172,11 @@ class FineTuning(Task):
             return Outcome([])
         selected_on = DEV if data.dev else data.split
         chosen = best(tried, selected_on, self.metric)
+        if all(value is None for part in chosen.scores.values() for value in part.values()):
+            raise UsageError(
+                f"{self.name}: no training of {model.name} gave a figure that is a number. Its weights are broken, or "
+                "every learning rate is too high: try another by --learning-rate."
+            )
         settings = {
             "selected_on": selected_on,
             "learning_rate": chosen.point.learning_rate,
@@ -258,16 +263,21 @@ class _Training:
             trainer.train()
             predicted = {part: self._predict(trainer, part) for part in self._parts}
         scores = {
-            part: {name: _finite(value) for name, value in task.scores(self._parts[part], found).items()}
-            for part, found in predicted.items()
+            part: {
+                name: _finite(value) if sound else None
+                for name, value in task.scores(self._parts[part], found).items()
+            }
+            for part, (found, sound) in predicted.items()
         }
-        return Tried(point, scores, predicted[self._data.split])
+        return Tried(point, scores, predicted[self._data.split][0])
 
-    def _predict(self, trainer: Any, part: str) -> list[Any]:
+    def _predict(self, trainer: Any, part: str) -> tuple[list[Any], bool]:
+        """What is found for each example, and whether it is any answer: a training that diverged gives none."""
         # The longest first, so that a batch holds inputs of about one length.
         rows = sorted(self._rows[part], key=lambda row: -_length(row))
         logits = trainer.predict(_inputs(rows)).predictions
-        return self._task.predictions(rows, logits, self._data, self._parts[part])
+        sound = not any(np.isnan(one).any() for one in (logits if isinstance(logits, tuple) else (logits,)))
+        return self._task.predictions(rows, logits, self._data, self._parts[part]), sound
 
 
 def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> PreTrainedModel:
@@ -282,13 +292,14 @@ def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> 
         UsageError: it has no such head.
     """
     import transformers
+    from safetensors import SafetensorError
 
     register_for_modernbert()
     try:
         return getattr(transformers, head).from_pretrained(
-            model.name, revision=model.requested, dtype="float32", **settings
+            model.name, revision=model.requested, dtype="float32", use_safetensors=True, **settings
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UsageError(f"{model.name}: cannot be loaded as {head}. {str(error).splitlines()[0]}") from error
     finally:
         unregister_for_modernbert()

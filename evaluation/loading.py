@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.loading import load_masked_lm, load_tokenizer, split_revision
+from llm_jp_modernbert.loading import (
+    check_model_directory,
+    load_masked_lm,
+    load_tokenizer,
+    split_revision,
+    usable_device,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .embeddings import Embedder
-
-_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,15 @@ class EvaluatedModel:
         which: its name and how it computes.
 
     Raises:
-        UsageError: two different revisions are named.
+        UsageError: two different revisions are named, or a path that is no model, or a device that is not there.
     """
 
     def __init__(self, which: ModelName) -> None:
         self.which = which
         self.name, self.requested = split_revision(which.name, which.requested)
+        check_model_directory(self.name)
+        if which.device is not None:
+            usable_device(which.device)
         self._embedders: dict[str, Embedder] = {}
 
     @property
@@ -70,7 +77,8 @@ class EvaluatedModel:
         try:
             config = cached_file(self.name, "config.json", revision=self.requested)
         except OSError as error:
-            raise UsageError(f"{self.name}: no such directory, and no repository to be had. {error}") from error
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{self.name}: no such directory, and no repository to be had. {reason}") from error
         return extract_commit_hash(config, None) or self.requested or "main"
 
     @cached_property
@@ -143,9 +151,15 @@ class EvaluatedModel:
 
 
 def _fingerprint(folder: Path) -> str:
-    weights = [path for pattern in _WEIGHTS for path in sorted(folder.glob(pattern))]
+    weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise UsageError(f"{folder} holds no weights ({' or '.join(_WEIGHTS)}), so it is no model.")
+        pickled = next((path.name for path in sorted(folder.glob("*.bin"))), None)
+        raise UsageError(
+            f"{folder} holds no weights (*.safetensors), so it is no model."
+            if pickled is None
+            else f"{folder} holds its weights as pickle alone ({pickled}), which may run code when it is read. Where "
+            "they are from somebody you trust, let transformers load them and save_pretrained write safetensors."
+        )
     digest = hashlib.sha256()
     for path in (folder / "config.json", folder / "tokenizer.json", *weights):
         if path.is_file():

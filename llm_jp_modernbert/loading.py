@@ -44,7 +44,7 @@ def checkpoint_folder(name: str) -> Path:
     Raises:
         UsageError: no such directory, and no repository to be had.
     """
-    _check_model_directory(split_revision(name)[0])
+    check_model_directory(split_revision(name)[0])
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -75,20 +75,23 @@ def load_masked_lm(
         UsageError: no such model, one without such a head, or two different revisions.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     from . import LlmJpModernBertForMaskedLM
 
     name, revision = split_revision(name, revision)
-    _check_model_directory(name)
-    place = _device(device)
+    check_model_directory(name)
+    place = usable_device(device)
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         ours = config.model_type in OUR_MODEL_TYPES
         chosen: Any = LlmJpModernBertForMaskedLM if ours else AutoModelForMaskedLM
         kind = dtype if dtype == "auto" else getattr(torch, dtype)
-        model, report = chosen.from_pretrained(name, revision=revision, dtype=kind, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
+        model, report = chosen.from_pretrained(
+            name, revision=revision, dtype=kind, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UsageError(
             f"{_named(name, revision)}: cannot be loaded as a masked language model. {_line(error)}"
         ) from error
@@ -131,8 +134,12 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
             ) from not_llm_jp
 
 
-def _check_model_directory(name: str) -> None:
-    """A path that does not exist is told from a repository: transformers would only say that neither was found."""
+def check_model_directory(name: str) -> None:
+    """A path that does not exist is told from a repository: transformers would only say that neither was found.
+
+    Raises:
+        UsageError: it is a path, and no directory of a model.
+    """
     path = Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path.is_file():
@@ -146,7 +153,12 @@ def _check_model_directory(name: str) -> None:
         raise UsageError(f"{name}: no such directory. Name a model's directory or its repository (ORG/NAME).")
 
 
-def _device(device: str | None) -> str:
+def usable_device(device: str | None) -> str:
+    """The device that is named, or by default a GPU where there is one.
+
+    Raises:
+        UsageError: it is not to be had.
+    """
     import torch
 
     if device is None:

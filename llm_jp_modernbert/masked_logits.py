@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from .errors import UsageError
 from .loading import OUR_MODEL_TYPES
 
 if TYPE_CHECKING:
@@ -27,7 +28,22 @@ def masked_logits(
 
     Returns:
         For each row, float32 `(len(positions), vocabulary)` on the model's device.
+
+    Raises:
+        UsageError: a logit is not a number.
     """
+    import torch
+
+    found = _logits(model, rows, positions)
+    # Nothing is greater than what is no number, so that a broken model would rank everything first.
+    if any(bool(torch.isnan(logits).any()) for logits in found):
+        raise UsageError(f"{model.name_or_path}: the model gives logits that are not numbers. Try --dtype float32.")
+    return found
+
+
+def _logits(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
     import torch
 
     counts = [len(places) for places in positions]

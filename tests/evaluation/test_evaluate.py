@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
+from evaluation_data import write_lines
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
+from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.leaderboard import leaderboard, render
 from llm_jp_modernbert.evaluation.plots import _japanese_font, trajectories
 from llm_jp_modernbert.evaluation.results import Results, Row
@@ -142,6 +151,8 @@ def test_interrupted_it_goes_on(modernbert: Path, small_data: Path, tmp_path: Pa
     ("arguments", "message"),
     [
         (["--tasks", "jnlp"], "no such task"),
+        (["--tasks", ","], "names no task"),
+        (["--tasks", "similarity", "--device", "cuda:99"], "--device cuda:99: not to be had here"),
         (["--tasks", "jsts", "--data-dir", "nowhere"], "no such folder"),
         (["--tasks", "fill-mask", "--prompts", "nowhere.jsonl"], "no such file"),
         (["--tasks", "similarity", "--pooling", "max"], "--pooling max"),
@@ -150,11 +161,95 @@ def test_interrupted_it_goes_on(modernbert: Path, small_data: Path, tmp_path: Pa
 )
 def test_mistakes(arguments: list[str], message: str, modernbert: Path, small_data: Path, tmp_path: Path) -> None:
     given = [] if "--data-dir" in arguments else ["--data-dir", small_data]
-    done = invoke("evaluate", modernbert, "--device", "cpu", "--out", tmp_path, *arguments, *given)
+    device = [] if "--device" in arguments else ["--device", "cpu"]
+    done = invoke("evaluate", modernbert, *device, "--out", tmp_path, *arguments, *given)
     text = " ".join((done.output + str(done.exception)).split())
     assert done.exit_code != 0
     assert message in text
     assert not list(tmp_path.rglob("*.json"))
+
+
+def _with_weights(model: Path, folder: Path, change: Callable[[Path], object]) -> Path:
+    changed = Path(shutil.copytree(model, folder))
+    change(changed / "model.safetensors")
+    return changed
+
+
+def _not_numbers(weights: Path) -> None:
+    save_file({name: one * math.nan for name, one in load_file(weights).items()}, weights, {"format": "pt"})
+
+
+def _as_pickle(weights: Path) -> None:
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_not_numbers, "not numbers|not finite|a figure that is a number"),
+        (_as_pickle, "as pickle alone"),
+        (lambda weights: os.truncate(weights, weights.stat().st_size // 2), "cannot be loaded as"),
+        (Path.unlink, "holds no weights"),
+    ],
+)
+@pytest.mark.parametrize("task", ["fill-mask", "similarity", "jcola"])
+def test_weights_that_are_broken(
+    change: Callable[[Path], object], message: str, task: str, modernbert: Path, small_data: Path, tmp_path: Path
+) -> None:
+    broken = _with_weights(modernbert, tmp_path / "broken", change)
+    grid = ["--learning-rate", "1e-3", "--epochs", "1", "--limit", "8"]
+    out = tmp_path / "out"
+    done = invoke(
+        "evaluate", broken, "--tasks", task, "--data-dir", small_data, "--device", "cpu", "--out", out, *grid
+    )
+    text = " ".join((done.output + str(done.exception)).split())
+    assert isinstance(done.exception, UsageError), text
+    assert re.search(message, text)
+    assert not list(out.glob("*/*/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("jaquad_train_0000.json.gz", gzip.compress(b'{"data": []}')[:-6], "cannot be read"),
+        ("jaquad_train_0000.json.gz", gzip.compress(b"a" * 9)[:10] + b"\xff" * 30, "cannot be read"),
+        ("jaquad_train_0000.json.gz", b"no gzip", "cannot be read"),
+        ("jaquad_train_0000.json", b'{"data": []}', "holds nothing to measure on"),
+        ("jaquad_train_0000.json", b"[1]", "not in SQuAD's JSON layout"),
+        ("jaquad_train_0000.json", b"\xff", "not UTF-8 at byte 0"),
+    ],
+)
+def test_files_that_are_broken(name: str, content: bytes, message: str, modernbert: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = invoke("evaluate", modernbert, "--tasks", "similarity", "--data-dir", tmp_path, "--out", tmp_path / "out")
+    assert isinstance(done.exception, UsageError)
+    assert f"{name}: {message}" in str(done.exception)
+
+
+def test_searches_that_are_broken(modernbert: Path, tmp_path: Path) -> None:
+    def asked() -> str:
+        done = invoke(
+            "evaluate", modernbert, "--tasks", "retrieval", "--data-dir", tmp_path, "--out", tmp_path / "out"
+        )
+        assert isinstance(done.exception, UsageError)
+        return str(done.exception)
+
+    write_lines(tmp_path / "queries.jsonl", [{"_id": 1, "text": "猫"}])
+    write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "text": 5}])
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text("1\t2\t1\n")
+    assert "corpus.jsonl, line 1: 'text' is no text" in asked()
+    write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "title": None, "text": "犬"}])
+    assert "test.tsv, line 1: passage 2 is not in corpus.jsonl" in asked()
+    # MIRACL comes first.
+    passage = {"docid": "1#0", "title": "猫", "text": "猫は動物である。"}
+    write_lines(tmp_path / "miracl-corpus-v1.0-ja/docs-0.jsonl", [passage])
+    (tmp_path / "topics.miracl-v1.0-ja-dev.tsv").write_text("0 猫とは\n")
+    (tmp_path / "qrels.miracl-v1.0-ja-dev.tsv").write_text("0\tQ0\t1#0\t1\n0\tQ0\t2#0\t1\n")
+    assert "topics.miracl-v1.0-ja-dev.tsv, line 1: not 2 columns" in asked()
+    (tmp_path / "topics.miracl-v1.0-ja-dev.tsv").write_text("0\t猫とは\n")
+    assert "passage 2#0 of qrels.miracl-v1.0-ja-dev.tsv is missing" in asked()
 
 
 def test_a_broken_file_of_results_is_named(tmp_path: Path) -> None:
