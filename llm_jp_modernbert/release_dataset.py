@@ -1,7 +1,7 @@
 """Datasets go to the Hub as they were made: tokenised corpora, and prompts of the fill-mask test.
 
-A corpus stays Arrow, the streaming format that `tokenize-corpus` writes. `datasets` streams it from the Hub several
-times faster than Parquet, since nothing has to be decoded; the Hub's viewer reads both. Shards are linked and not
+A corpus stays Arrow, the streaming format that `tokenize-corpus` writes. `datasets` reads its rows about twice as fast
+as those of Parquet, since nothing has to be decoded; the Hub's viewer reads both. Shards are linked and not
 written again, so that a release takes no room and no change of a library changes its bytes; and a repository that was
 downloaded is a tokenised corpus. The price is its size: ids in Parquet take less than half of it. Prompts are JSON
 lines, which people read as well.
