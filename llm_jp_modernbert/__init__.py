@@ -42,13 +42,22 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "LlmJpModernBertConfig":
+        return getattr(import_module(".modeling.configuration_llm_jp_modernbert", __name__), name)
     if name == "LlmJpTokenizer":
-        module = ".tokenization.tokenization_llm_jp"
-    elif name == "LlmJpModernBertConfig":
-        module = ".modeling.configuration_llm_jp_modernbert"
+        module = import_module(".tokenization.tokenization_llm_jp", __name__)
+        module.LlmJpTokenizer._hub_push = _push
     else:
-        module = ".modeling.modeling_llm_jp_modernbert"
-    return getattr(import_module(module, __name__), name)
+        module = import_module(".modeling.modeling_llm_jp_modernbert", __name__)
+        module.LlmJpModernBertPreTrainedModel._hub_push = _push
+    return getattr(module, name)
+
+
+def _push(saved: Any, repo_id: str, **kwargs: Any) -> Any:
+    """What pushes models and tokenizers; they know nothing of it, so that their code can stand on the Hub alone."""
+    from .push import push
+
+    return push(saved, repo_id, **kwargs)
 
 
 def __dir__() -> list[str]:

@@ -98,7 +98,7 @@ class Committed:
 
 def create_repository(
     api: HfApi, repository: str, private: bool | None = None, kind: str = "model", patience: Patience = PATIENT
-) -> None:
+) -> str:
     """Makes a repository where there is none; to be private it is so from the first request on.
 
     Args:
@@ -108,14 +108,18 @@ def create_repository(
         kind: `model` or `dataset`.
         patience: of the tries.
 
+    Returns:
+        Its name, with the user's own where `repository` has none.
+
     Raises:
         UsageError: it is to be private, and is there and public.
     """
-    patience(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True))
+    made = patience(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True))
     if private and not patience(lambda: api.repo_info(repository, repo_type=kind)).private:
         raise UsageError(
             f"{repository} is public, and --private was asked for. Make it private first, or leave it out."
         )
+    return str(made.repo_id)
 
 
 def commit_folder(
@@ -126,6 +130,7 @@ def commit_folder(
     message: str = "Release",
     kind: str = "model",
     replaced: Callable[[str], bool] = lambda path: False,
+    description: str | None = None,
     create_pr: bool = False,
     patience: Patience = PATIENT,
 ) -> Committed:
@@ -139,6 +144,7 @@ def commit_folder(
         message: the commit's title.
         kind: `model` or `dataset`.
         replaced: whether a path of the revision is deleted where the folder does not hold it.
+        description: more about it.
         create_pr: whether the commit is proposed in a pull request.
         patience: of the tries.
     """
@@ -163,6 +169,7 @@ def commit_folder(
             repository,
             operations,
             commit_message=message,
+            commit_description=description,
             repo_type=kind,
             revision=revision,
             parent_commit=parent,

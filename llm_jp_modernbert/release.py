@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ class ReleaseOptions:
     dtype: str = "auto"
     max_shard_size: str = "5GB"
     results: Path | None = None
-    license: str = "apache-2.0"
+    license: str = staging.DEFAULT_LICENSE
     datasets: tuple[str, ...] = ()
     base_model: str | None = None
     pooling: str | None = None
@@ -117,7 +116,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         if options.dry_run is None:
             with hub.in_one_line(options.repository):
                 checkpoints = _known_checkpoints(api, options.repository, patience)
-        finish(
+        staging.write_card(
             folder,
             options.repository,
             tokenizer,
@@ -129,6 +128,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
             exports=exports,
             examples=examples,
         )
+        staging.write_manifest(folder)
         files = {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))
@@ -168,75 +168,6 @@ def send(
         return hub.commit_folder(api, folder, repository, revision, replaced=replaced, patience=patience)
 
 
-def finish(
-    folder: Path,
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    license: str = "apache-2.0",
-    datasets: tuple[str, ...] = (),
-    base_model: str | None = None,
-    rows: Sequence[Row] = (),
-    checkpoints: Sequence[Checkpoint] = (),
-    exports: Exports | None = None,
-    examples: Sequence[Example] = (),
-) -> None:
-    """Adds to a staged model what tells of it: plots, results in the Hub's form, licence, card, list of files.
-
-    Args:
-        folder: with weights, configuration and tokenizer, and what training wrote about itself, if it is there.
-        name: of the release.
-        tokenizer: its tokenizer.
-        license: as the Hub names it.
-        datasets: Hub ids of the training data.
-        base_model: Hub id of the model that it was made from.
-        rows: results of this model.
-        checkpoints: of the same repository.
-        exports: other forms that stand in the folder.
-        examples: masks that it filled.
-
-    Raises:
-        UsageError: the card is not what the Hub reads.
-    """
-    from .card import About, Exports, eval_result_files, model_card, validate_card
-    from .card_plots import plot_training
-
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    training = folder / hub.TRAINING
-    stages = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else None
-    about = About(
-        name,
-        config,
-        "plain" if config["model_type"] == "modernbert" else "native",
-        str(config.get("dtype", "float32")),
-        license,
-        datasets=datasets,
-        base_model=base_model,
-        tokenizer={
-            "vocabulary_size": len(tokenizer),
-            "mask_token": tokenizer.mask_token,
-            "model_max_length": tokenizer.model_max_length,
-        },
-        training=stages,
-        recipe_file=staging.RECIPE if (folder / staging.RECIPE).is_file() else None,
-        rows=rows,
-        curve=plot_training(stages, folder) if stages and _can_plot() else None,
-        plots=staging.pictures(folder),
-        checkpoints=checkpoints,
-        exports=exports or Exports(),
-        examples=examples,
-    )
-    card = model_card(about)
-    staging.write_texts(folder, {staging.CARD: str(card), **eval_result_files(about)})
-    validate_card(card, folder)
-    staging.write_manifest(folder)
-
-
-def _can_plot() -> bool:
-    """Whether plots can be drawn; a machine that trains need not have what they are drawn with."""
-    return find_spec("matplotlib") is not None
-
-
 def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
     """Makes a release of a training checkpoint's snapshot: its card, with the checkpoints before it, and its licence.
 
@@ -245,12 +176,11 @@ def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
         repository: `ORG/NAME`, which is there.
         folder: the snapshot.
     """
-    recipe = folder / staging.RECIPE
-    if recipe.is_file():
-        staging.write_texts(folder, {staging.RECIPE: staging.public_recipe(recipe.read_text(encoding="utf-8"))})
-    staging.stage_license("apache-2.0", None, folder)
+    staging.make_public(folder)
+    staging.stage_license(staging.DEFAULT_LICENSE, None, folder)
     known = hub.checkpoints(api, repository, hub.Patience(waits=()))
-    finish(folder, repository, load_tokenizer(str(folder)), checkpoints=known)
+    staging.write_card(folder, repository, load_tokenizer(str(folder)), checkpoints=known)
+    staging.write_manifest(folder)
 
 
 def _check_options(options: ReleaseOptions) -> None:
@@ -362,8 +292,9 @@ def _replaced(api: HfApi, repository: str, revision: str, patience: Patience) ->
         listed = set(staging.read_manifest(Path(path)))
     except (EntryNotFoundError, RevisionNotFoundError, UsageError):
         pass
-    return lambda path: path in listed or path == staging.MANIFEST or _is_weights(path)
+    return lambda path: path in listed or path == staging.MANIFEST or is_weights(path)
 
 
-def _is_weights(path: str) -> bool:
+def is_weights(path: str) -> bool:
+    """Whether a path of a repository is one of a model's weights, which may stand there in one form alone."""
     return "/" not in path and path.endswith((".safetensors", ".safetensors.index.json"))

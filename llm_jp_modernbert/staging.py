@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import model_cards
-from .card import Picture
+from .card import About, Picture, eval_result_files, model_card, validate_card
+from .card_plots import PATH as TRAINING_PLOT
+from .card_plots import plot_training
 from .errors import UsageError
 from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows, write_whole
 from .hashing import sha256
 from .hub import TRAINING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MANIFEST = "release.json"
 """The file of a release that lists the others."""
@@ -30,8 +36,9 @@ RESULTS = "results"
 ASSETS = "assets"
 CARD = "README.md"
 LICENSE = "LICENSE"
+DEFAULT_LICENSE = "apache-2.0"
 
-_TEMPLATES = Path(str(model_cards.__file__)).parent
+_TEMPLATES = files("llm_jp_modernbert.model_cards")
 # Keys of a recipe whose values are places on the machine that trained: others learn the names alone.
 _PLACES = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from")
 
@@ -41,7 +48,14 @@ def stage_training(source: Path, folder: Path) -> None:
     if (source / TRAINING).is_file():
         shutil.copyfile(source / TRAINING, folder / TRAINING)
     if (source / RECIPE).is_file():
-        write_whole(folder / RECIPE, public_recipe((source / RECIPE).read_text(encoding="utf-8")))
+        shutil.copyfile(source / RECIPE, folder / RECIPE)
+        make_public(folder)
+
+
+def make_public(folder: Path) -> None:
+    """Takes the folders of this machine out of a recipe that is staged already."""
+    if (folder / RECIPE).is_file():
+        write_whole(folder / RECIPE, public_recipe((folder / RECIPE).read_text(encoding="utf-8")))
 
 
 def public_recipe(recipe: str) -> str:
@@ -111,12 +125,62 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
 
 def stage_license(license: str, source: Path | None, folder: Path) -> None:
     """The licence's text: the source's own, or that of a licence whose text comes with this package."""
-    theirs = None if source is None else source / LICENSE
     known = _TEMPLATES / "licenses" / f"{license}.txt"
-    for text in (theirs, known):
-        if text is not None and text.is_file():
-            shutil.copyfile(text, folder / LICENSE)
+    for text in (known if source is None else source / LICENSE, known):
+        if text.is_file():
+            write_whole(folder / LICENSE, text.read_bytes())
             return
+
+
+def write_card(
+    folder: Path, name: str, tokenizer: PreTrainedTokenizerBase | None = None, tags: Sequence[str] = (), **told: Any
+) -> None:
+    """Writes the card of a staged model, the plot of its training, and its results in the Hub's newer form.
+
+    Args:
+        folder: with weights and configuration, and what training wrote about itself, if it is there.
+        name: of the release.
+        tokenizer: its tokenizer, where that is known.
+        tags: further ones.
+        **told: fields of `card.About` that no file in the folder tells.
+
+    Raises:
+        UsageError: the card is not what the Hub reads.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    training = folder / TRAINING
+    stages = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else None
+    # A machine that trains need not have what plots are drawn with.
+    can_plot = find_spec("matplotlib") is not None
+    about = About(
+        name=name,
+        config=config,
+        format="plain" if config["model_type"] == "modernbert" else "native",
+        dtype=str(config.get("dtype", "float32")),
+        tokenizer={}
+        if tokenizer is None
+        else {
+            "vocabulary_size": len(tokenizer),
+            "mask_token": tokenizer.mask_token,
+            "model_max_length": tokenizer.model_max_length,
+        },
+        training=stages,
+        recipe_file=RECIPE if (folder / RECIPE).is_file() else None,
+        curve=plot_training(stages, folder) if stages and can_plot else None,
+        plots=_pictures(folder),
+        **told,
+    )
+    card = model_card(about)
+    card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *tags]))
+    for path, text in {CARD: str(card), **eval_result_files(about)}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / path, text)
+    validate_card(card, folder)
+
+
+def _pictures(folder: Path) -> list[Picture]:
+    names = sorted(path.name for path in (folder / ASSETS).glob("*.png") if f"{ASSETS}/{path.name}" != TRAINING_PLOT)
+    return [Picture(f"{ASSETS}/{name}", name.removesuffix(".png").replace("-", " ")) for name in names]
 
 
 def write_manifest(folder: Path) -> None:
@@ -147,16 +211,3 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
 def everyday_masks() -> list[str]:
     """The sentences, each with one `[MASK]`, that every release fills, for its card."""
     return (_TEMPLATES / "everyday_masks.txt").read_text(encoding="utf-8").splitlines()
-
-
-def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes text files by their paths."""
-    for path, text in texts.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / path, text)
-
-
-def pictures(folder: Path) -> list[Picture]:
-    """The plots of results in a release."""
-    names = sorted(path.name for path in (folder / ASSETS).glob("*.png"))
-    return [Picture(f"{ASSETS}/{name}", name.removesuffix(".png").replace("-", " ")) for name in names]

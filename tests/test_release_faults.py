@@ -15,7 +15,8 @@ from releases import NAME, QUICK, write_source
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.loading import load_tokenizer
 from llm_jp_modernbert.pull import pull
-from llm_jp_modernbert.release import finish, send
+from llm_jp_modernbert.release import send
+from llm_jp_modernbert.staging import write_card, write_manifest
 
 PULL = "GET|HEAD"
 PUSHES = [
@@ -50,7 +51,8 @@ def api(hub: LoopbackHub) -> HfApi:
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_source(tmp_path_factory.mktemp("staged") / "release")
-    finish(folder, NAME, load_tokenizer(str(folder)))
+    write_card(folder, NAME, load_tokenizer(str(folder)))
+    write_manifest(folder)
     return folder
 
 

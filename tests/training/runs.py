@@ -73,7 +73,7 @@ def load(keys: dict[str, Any]) -> Any:
     return load_recipe(str(path))
 
 
-def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = None) -> Any:
+def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, prepare: Any = None) -> Any:
     """Trains in this process."""
     import torch
     from rich.console import Console
@@ -106,7 +106,7 @@ def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = Non
     torch.set_num_threads(1)
     module.PretrainingTrainer = Recording  # type: ignore[misc]
     try:
-        return pretrain(load(keys), Console(quiet=True), callbacks=[Kill()])
+        return pretrain(load(keys), Console(quiet=True), callbacks=[Kill()], prepare=prepare)
     finally:
         module.PretrainingTrainer = PretrainingTrainer  # type: ignore[misc]
 

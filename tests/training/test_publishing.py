@@ -18,6 +18,8 @@ from safetensors.torch import load
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from loopback_hub import LoopbackHub
 
+from llm_jp_modernbert.hub import checkpoints
+from llm_jp_modernbert.release import prepare_checkpoint
 from llm_jp_modernbert.training import publishing
 from llm_jp_modernbert.training.publishing import RevisionPublisher
 
@@ -149,7 +151,7 @@ def test_a_run_publishes_its_checkpoints(
     monkeypatch.setattr(publishing, "HfApi", lambda token: HfApi(endpoint=hub.url, token=hub.token))
     monkeypatch.setattr(publishing, "_RETRY_SECONDS", (0.1,))
     changes = {"push_to_hub": True, "hub_model_id": REPOSITORY, "publish_steps": [7, 20, 40], "save_total_limit": 1}
-    runs.run(runs.recipe(*data, tmp_path / "run", **changes))
+    runs.run(runs.recipe(*data, tmp_path / "run", **changes), prepare=prepare_checkpoint)
     branches = hub.repositories["model", REPOSITORY].branches
     assert sorted(branches) == ["main", "stage1-step-20", "stage1-step-40", "stage1-step-7"]
     contents = [load(hub.read(REPOSITORY, "model.safetensors", f"stage1-step-{step}")) for step in (7, 20, 40)]
@@ -159,6 +161,17 @@ def test_a_run_publishes_its_checkpoints(
         hub.read(REPOSITORY, "model.safetensors", "stage1-step-40")
         == (tmp_path / "run" / "model.safetensors").read_bytes()
     )
+    # Each has a card, whose table names the ones before it, with steps and tokens.
+    listed = checkpoints(HfApi(endpoint=hub.url, token=hub.token), REPOSITORY)
+    assert [one.step for one in listed] == [7, 20, 40]
+    card = hub.read(REPOSITORY, "README.md", "stage1-step-40").decode()
+    for one in listed[:2]:
+        (row,) = [line for line in card.splitlines() if line.startswith("|") and one.revision in line]
+        assert f"{one.step:,}" in row
+        assert one.tokens is not None
+        assert f"{one.tokens:,}" in row
+    everything = b"".join(hub.read(REPOSITORY, path, "stage1-step-40") for path in ("README.md", "recipe.yaml"))
+    assert str(tmp_path).encode() not in everything
     code = (
         "from transformers import AutoModelForMaskedLM, AutoTokenizer as T; import sys;"
         "m = AutoModelForMaskedLM.from_pretrained('org/name', revision='stage1-step-20');"
