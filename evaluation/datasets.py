@@ -361,11 +361,12 @@ def _texts_of(path: Path) -> Iterator[str]:
 
 
 def _text_rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON-lines file; ids may be numbers, all else must be text."""
+    """Objects of a JSON-lines file whose keys hold text, as a title does where there is one; `_id` may be a number."""
     for number, row in numbered_json_lines(path, *keys):
-        wrong = [key for key in {*keys, "title"} - {"_id"} if not isinstance(row.get(key, ""), str | None)]
-        if wrong:
-            raise UsageError(f"{path}, line {number}: {wrong[0]!r} is no text.")
+        texts = {"title": row.get("title") or "", **{key: row[key] for key in keys if key != "_id"}}
+        wrong = next((key for key, text in texts.items() if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise UsageError(f"{path}, line {number}: {wrong!r} is no text.")
         yield row
 
 

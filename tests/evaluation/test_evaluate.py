@@ -25,15 +25,19 @@ from evaluation_data import write_lines
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from safetensors.torch import load_file, save_file
+from rich.console import Console
 from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.evaluation.leaderboard import leaderboard, render
+from llm_jp_modernbert.evaluation.evaluate import TASKS
+from llm_jp_modernbert.evaluation.leaderboard import leaderboard, render, show
 from llm_jp_modernbert.evaluation.plots import _japanese_font, trajectories
 from llm_jp_modernbert.evaluation.results import Results, Row
+from llm_jp_modernbert.evaluation.retrieval import _Questions
+from llm_jp_modernbert.evaluation.task import Options
 
-TASKS = "fill-mask,retrieval,alignment-uniformity,similarity"
+INFERENCE = "fill-mask,retrieval,alignment-uniformity,similarity"
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -45,18 +49,18 @@ def out(modernbert: Path, bert: Path, small_data: Path, tmp_path_factory: pytest
     """Results of two models."""
     out = tmp_path_factory.mktemp("results")
     common = ["--data-dir", small_data, "--limit", "20", "--device", "cpu", "--out", out]
-    done = invoke("evaluate", modernbert, bert, "--tasks", TASKS, *common)
+    done = invoke("evaluate", modernbert, bert, "--tasks", INFERENCE, *common)
     assert done.exit_code == 0, done.output
     fine_tuned = [*common, "--learning-rate", "1e-3", "--epochs", "1", "--seed", "0", "--seed", "1"]
     done = invoke("evaluate", modernbert, "--tasks", "jcola", *fine_tuned)
     assert done.exit_code == 0, done.output
-    assert "simplest guess" in done.output
+    assert "majority baseline" in done.output
     return out
 
 
 def test_rows_say_what_they_are_of(out: Path) -> None:
     rows = list(Results(out).rows())
-    assert {row.task for row in rows} == {*TASKS.split(","), "jcola"}
+    assert {row.task for row in rows} == {*INFERENCE.split(","), "jcola"}
     for row in rows:
         assert row.dataset
         assert row.dataset_revision.startswith("sha256:")
@@ -70,7 +74,7 @@ def test_rows_say_what_they_are_of(out: Path) -> None:
 def test_what_is_done_is_not_done_again(out: Path, modernbert: Path, small_data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     common = ["--data-dir", small_data, "--limit", "20", "--device", "cpu", "--out", out]
-    done = invoke("evaluate", modernbert, "--tasks", TASKS, *common)
+    done = invoke("evaluate", modernbert, "--tasks", INFERENCE, *common)
     assert done.output.count("done before") == 4
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
 
@@ -111,6 +115,56 @@ def test_the_mean_of_jglue_is_of_models_that_have_all_three(out: Path) -> None:
     assert table.text("two", mean) == "–"
 
 
+def test_columns_of_one_name_are_told_apart(out: Path) -> None:
+    row = next(row for row in Results(out).rows() if (row.task, row.metric, row.split) == ("jcola", "mcc", "dev"))
+    others = [replace(row, dataset="別のデータ"), replace(row, protocol="paper"), replace(row, split="validation")]
+    for other in others:
+        table = leaderboard([row, other])
+        headings = [table.heading(column) for column in table.columns]
+        assert len(set(headings)) == 2
+        assert all(len(heading) == 3 for heading in headings)
+        for form in ("markdown", "latex", "html"):
+            assert all(heading[2] in render(table, form) for heading in headings)
+    table = leaderboard([row])
+    assert table.heading(table.columns[0]) == ("jcola", "mcc ↑")
+
+
+def test_figures_of_all_sizes_are_readable_and_a_tie_has_no_leader(out: Path) -> None:
+    row = next(row for row in Results(out).rows() if row.task == "similarity" and row.metric == "auc")
+    sizes = {12345.678: "12,346", 123.456: "123.5", 12.3456: "12.35", 1.23456: "1.235", -0.5: "-0.500"}
+    for value, text in sizes.items():
+        table = leaderboard([replace(row, metric="pseudo_perplexity", value=value)])
+        assert table.text(table.models[0], table.columns[0]) == text
+    table = leaderboard([replace(row, model=model, revision=model, value=0.5) for model in "ab"])
+    assert table.best(table.columns[0]) == []
+    assert table.text("a", table.columns[0]) == "50.0"
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_screen_shows_names_and_the_majority_baseline(width: int, out: Path) -> None:
+    row = next(row for row in Results(out).rows() if (row.task, row.metric, row.split) == ("jcola", "accuracy", "dev"))
+    models = [f"日本語の長い名前のモデル/checkpoint-{number}000" for number in range(1, 4)]
+    console = Console(file=io.StringIO(), width=width)
+    show([replace(row, model=model, revision=model, value=0.7125, baseline=0.625) for model in models], console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all(text.count(model) == 1 for model in models)
+    assert text.count("71.2") == 3
+    assert text.count("62.5") == 1
+
+
+def test_a_quick_look_searches_a_part(small_data: Path) -> None:
+    task = TASKS["retrieval:jaquad"]
+    whole = task(Options(data_dir=small_data)).load().examples
+    quick = task(Options(data_dir=small_data, limit=1)).load().examples
+    assert isinstance(whole, _Questions)
+    assert isinstance(quick, _Questions)
+    assert list(quick) == list(whole)[:1]
+    assert set(quick.search.relevant[quick[0]]) < set(quick.search.corpus)
+    assert len(quick.search.corpus) == 1 + min(20, len(whole.search.corpus) - 1)
+    assert list(quick.search.corpus.items()) == list(whole.search.corpus.items())[:21]
+
+
 def test_plots(out: Path, tmp_path: Path) -> None:
     done = invoke("leaderboard", "--results", out, "--plots", tmp_path / "plots")
     assert done.exit_code == 0, done.output
@@ -143,6 +197,7 @@ def test_interrupted_it_goes_on(modernbert: Path, small_data: Path, tmp_path: Pa
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "Traceback" not in output
+    assert "ERROR" not in output
     assert len(list(Results(tmp_path).rows())) > 0
     assert {path.stem for path in (tmp_path / ".unfinished").rglob("*.json")} >= {"0.001x1"}
 
@@ -236,7 +291,7 @@ def test_searches_that_are_broken(modernbert: Path, tmp_path: Path) -> None:
         return str(done.exception)
 
     write_lines(tmp_path / "queries.jsonl", [{"_id": 1, "text": "猫"}])
-    write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "text": 5}])
+    write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "text": None}])
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels/test.tsv").write_text("1\t2\t1\n")
     assert "corpus.jsonl, line 1: 'text' is no text" in asked()
