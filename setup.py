@@ -58,6 +58,7 @@ setup(
         "numpy>=2.2",
         "pyyaml>=6.0.3",
         "jinja2>=3.1.6",
+        "markdown-it-py>=4.3",
         "typer>=0.29",
         "rich>=15.0",
     ],
