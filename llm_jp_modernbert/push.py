@@ -23,7 +23,7 @@ def push(
     commit_message: str | None = None,
     commit_description: str | None = None,
     private: bool | None = None,
-    token: bool | str | None = None,
+    token: str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     tags: list[str] | None = None,

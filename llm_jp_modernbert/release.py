@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from transformers import PreTrainedTokenizerBase
 
-    from .card import Example, Exports
     from .evaluation.results import Row
     from .hub import Checkpoint, Patience
+    from .model_cards.card import Example, Exports
     from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 
@@ -247,7 +247,7 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBert
 
 
 def _export(options: ReleaseOptions, folder: Path, say: Callable[[str], Any]) -> Exports:
-    from .card import Exports
+    from .model_cards.card import Exports
 
     onnx: list[Path] = []
     if options.onnx:

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from . import staging
-from .card import Example
 from .clean_process import reload_alone
 from .errors import UsageError
+from .model_cards.card import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

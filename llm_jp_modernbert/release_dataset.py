@@ -211,7 +211,7 @@ def _public(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
-    from .dataset_card import DatasetFacts, dataset_card
+    from .model_cards.dataset_card import DatasetFacts, dataset_card
     from .staging import stage_license
 
     (folder / DATA).mkdir(parents=True)

@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from .card import About, Picture, eval_result_files, model_card, validate_card
-from .card_plots import PATH as TRAINING_PLOT
-from .card_plots import plot_training
 from .errors import UsageError
 from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows, write_whole
 from .hashing import sha256
 from .hub import TRAINING
+from .model_cards.card import About, Picture, eval_result_files, model_card, validate_card
+from .model_cards.plots import PATH as TRAINING_PLOT
+from .model_cards.plots import plot_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

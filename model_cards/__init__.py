@@ -1,1 +1,1 @@
-"""model_cards"""
+"""Cards of models and datasets: what makes them, their templates, and the finished ones."""

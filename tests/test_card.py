@@ -21,7 +21,10 @@ from markdown_it import MarkdownIt
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from llm_jp_modernbert import LlmJpModernBertConfig
-from llm_jp_modernbert.card import (
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.results import Row
+from llm_jp_modernbert.hub import Checkpoint
+from llm_jp_modernbert.model_cards.card import (
     About,
     Example,
     Exports,
@@ -31,12 +34,9 @@ from llm_jp_modernbert.card import (
     model_card,
     validate_card,
 )
-from llm_jp_modernbert.card_facts import parameters
-from llm_jp_modernbert.card_plots import plot_training
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.evaluation.results import Row
-from llm_jp_modernbert.finished_card import about_folder
-from llm_jp_modernbert.hub import Checkpoint
+from llm_jp_modernbert.model_cards.facts import parameters
+from llm_jp_modernbert.model_cards.finished import about_folder
+from llm_jp_modernbert.model_cards.plots import plot_training
 
 FINISHED = Path(__file__).parents[1] / "model_cards"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -451,7 +451,7 @@ def test_limits_follow_from_what_the_model_has_read() -> None:
 def test_finished_cards_are_what_their_facts_give(folder: Path) -> None:
     card = model_card(about_folder(folder))
     assert (folder / "README.md").read_text(encoding="utf-8") == str(card), (
-        f"python -m llm_jp_modernbert.finished_card {folder} renders it anew"
+        f"python -m llm_jp_modernbert.model_cards.finished {folder} renders it anew"
     )
     validate_card(card, folder)
 

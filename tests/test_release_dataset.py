@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parent / "training"))
 import runs
 from loopback_hub import LoopbackHub
 
-from llm_jp_modernbert.dataset_card import size_category
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.fill_mask import PROMPTS
 from llm_jp_modernbert.hub import Committed, Patience
+from llm_jp_modernbert.model_cards.dataset_card import size_category
 from llm_jp_modernbert.release_dataset import DatasetOptions, release_dataset
 from llm_jp_modernbert.training.sources import find_files, read_documents
 from llm_jp_modernbert.training.tokenize_corpus import TokenizeOptions, tokenize_corpus

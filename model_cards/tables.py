@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .card_markdown import Markdown, code, fence, table, text
-from .card_metadata import shown_settings
-from .card_numbers import about as about_count
-from .card_numbers import duration, percent, setting
-from .errors import UsageError
-from .evaluation.leaderboard import Cell, Column, Leaderboard, leaderboard
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.leaderboard import Cell, Column, Leaderboard, leaderboard
+
+from .markdown import Markdown, code, fence, table, text
+from .metadata import shown_settings
+from .numbers import about as about_count
+from .numbers import duration, percent, setting
 
 if TYPE_CHECKING:
+    from llm_jp_modernbert.evaluation.results import Row
+
     from .card import About
-    from .evaluation.results import Row
 
 READ_OFF = "read_off_a_plot"
 """The setting of a result that marks a figure that its authors did not print."""

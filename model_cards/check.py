@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from .errors import UsageError
+from llm_jp_modernbert.errors import UsageError
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard

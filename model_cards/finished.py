@@ -1,7 +1,7 @@
 """The card of a model that this project did not release, from facts that others published.
 
-`python -m llm_jp_modernbert.finished_card FOLDER` reads `config.json`, `training.json`, `results.json` and `card.json`
-there, and writes `README.md`.
+`python -m llm_jp_modernbert.model_cards.finished FOLDER` reads `config.json`, `training.json`, `results.json` and
+`card.json` there, and writes `README.md`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.results import Row, write_whole
+from llm_jp_modernbert.hub import Checkpoint
+
 from .card import About, Source, model_card, validate_card
-from .errors import UsageError
-from .evaluation.results import Row, write_whole
-from .hub import Checkpoint
 
 CARD = "README.md"
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import model_cards
-
 if TYPE_CHECKING:
-    from .evaluation.fill_mask import Prompt
+    from llm_jp_modernbert.evaluation.fill_mask import Prompt
 
-TEMPLATE = Path(str(model_cards.__file__)).parent / "dataset_template.md"
+TEMPLATE = Path(__file__).with_name("dataset_template.md")
 
 _CONFIG = "default"
 _CORPUS_COLUMNS = (
@@ -69,7 +67,7 @@ def dataset_card(facts: DatasetFacts) -> str:
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    from .evaluation.fill_mask import GAP
+    from llm_jp_modernbert.evaluation.fill_mask import GAP
 
     # Written out: what stands in a card is checked against the files before anything is sent.
     kinds: dict[str, Any] = {"int32": Value("int32"), "string": Value("string")}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import card_tables
-from .card_markdown import Markdown
-from .card_numbers import about as about_count
-from .card_numbers import percent
-from .errors import UsageError
+from llm_jp_modernbert.errors import UsageError
+
+from . import tables
+from .markdown import Markdown
+from .numbers import about as about_count
+from .numbers import percent
 
 if TYPE_CHECKING:
     from .card import About
@@ -43,21 +44,21 @@ def facts(about: About) -> dict[str, Any]:
         "main_language": _LANGUAGES.get(about.languages[0], about.languages[0]) if about.languages else "",
         "mask": about.tokenizer.get("mask_token") or "[MASK]",
         "trust": Markdown(", trust_remote_code=True" if about.format == "native" else ""),
-        "architecture": card_tables.architecture(about, parts),
-        "data": card_tables.data(about),
-        "training_table": card_tables.training(about),
-        "recipes": card_tables.recipes(about),
-        "results": card_tables.results(about),
-        "parts_of_results": card_tables.results(about, parts=True),
+        "architecture": tables.architecture(about, parts),
+        "data": tables.data(about),
+        "training_table": tables.training(about),
+        "recipes": tables.recipes(about),
+        "results": tables.results(about),
+        "parts_of_results": tables.results(about, parts=True),
         "several_seeds": len({row.seed for row in about.rows}) > 1,
         "few_parts": sum(bool(row.subset) for row in about.rows) <= _FEW_ROWS,
-        "result_notes": card_tables.result_notes(about),
-        "read_off": any(row.settings.get(card_tables.READ_OFF) for row in about.rows),
+        "result_notes": tables.result_notes(about),
+        "read_off": any(row.settings.get(tables.READ_OFF) for row in about.rows),
         "has_paper_protocol": any(row.protocol == "paper" for row in about.rows),
-        "checkpoint_table": card_tables.checkpoints(about),
-        "example_table": card_tables.examples(about),
+        "checkpoint_table": tables.checkpoints(about),
+        "example_table": tables.examples(about),
         "limits": limits(about, total, tokens, longest, positions),
-        "reproduction": card_tables.reproduction(about),
+        "reproduction": tables.reproduction(about),
     }
 
 
@@ -72,8 +73,8 @@ def parameters(config: Mapping[str, Any]) -> dict[str, int]:
     """
     import torch
 
-    from . import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
-    from .loading import OUR_MODEL_TYPES
+    from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+    from llm_jp_modernbert.loading import OUR_MODEL_TYPES
 
     if config.get("model_type") not in OUR_MODEL_TYPES:
         raise UsageError(

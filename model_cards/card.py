@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import card_facts, card_markdown, card_numbers
-from .card_check import validate_card
-from .card_metadata import eval_result_files, metadata
+from . import facts, markdown, numbers
+from .check import validate_card
+from .metadata import eval_result_files, metadata
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-    from .evaluation.results import Row
-    from .hub import Checkpoint
+    from llm_jp_modernbert.evaluation.results import Row
+    from llm_jp_modernbert.hub import Checkpoint
 
 __all__ = [
     "About",
@@ -136,22 +136,22 @@ def model_card(about: About) -> ModelCard:
 
     environment = jinja2.Environment(
         # Whatever a template prints is escaped, unless it was made as Markdown.
-        finalize=card_markdown.text,
+        finalize=markdown.text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        code=card_markdown.code,
-        plain=card_markdown.plain,
-        literal=card_markdown.literal,
-        link=card_markdown.link,
-        target=card_markdown.target,
-        about=card_numbers.about,
-        about_japanese=card_numbers.about_japanese,
-        number=card_numbers.setting,
+        code=markdown.code,
+        plain=markdown.plain,
+        literal=markdown.literal,
+        link=markdown.link,
+        target=markdown.target,
+        about=numbers.about,
+        about_japanese=numbers.about_japanese,
+        number=numbers.setting,
     )
     template = environment.from_string(files("llm_jp_modernbert.model_cards").joinpath(TEMPLATE).read_text("utf-8"))
-    body = template.render(about=about, **card_facts.facts(about))
+    body = template.render(about=about, **facts.facts(about))
     return ModelCard(f"---\n{metadata(about).to_yaml()}\n---\n\n{body}")

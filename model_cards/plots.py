@@ -8,8 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
-from .evaluation.results import write_whole
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.results import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,9 @@ import yaml
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
+    from llm_jp_modernbert.evaluation.results import Row
+
     from .card import About
-    from .evaluation.results import Row
 
 _HUB_TASKS = {
     "fill-mask": "fill-mask",
