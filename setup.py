@@ -13,6 +13,7 @@ ROOMS = ["modeling", "tokenization", "training", "evaluation", *METRICS, "model_
 
 EXTRAS = {
     "flash": ["flash-attn>=2.8.3"],
+    "onnx": ["onnx>=1.19", "onnxscript>=0.5.6", "onnxruntime>=1.23"],
     "eval": [
         "sentence-transformers>=5.4",
         "scikit-learn>=1.7",
@@ -24,9 +25,9 @@ EXTRAS = {
 }
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
 # The tests run every evaluation but JMTEB, whose tests are left out where mteb is missing.
-EXTRAS["test"] = ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "mypy>=2.4", *EXTRAS["eval"]]
+EXTRAS["test"] = ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "mypy>=2.4", *EXTRAS["eval"], *EXTRAS["onnx"]]
 
-EXTRAS["all"] = sorted({requirement for extra in ("eval", "mteb", "test") for requirement in EXTRAS[extra]})
+EXTRAS["all"] = sorted({requirement for extra in ("eval", "mteb", "onnx", "test") for requirement in EXTRAS[extra]})
 
 setup(
     name="llm-jp-modernbert",
