@@ -10,6 +10,7 @@ import numpy as np
 
 from llm_jp_modernbert.auto import register_for_modernbert, unregister_for_modernbert
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.loading import loading_errors
 from llm_jp_modernbert.masked_logits import batches
 
 from .task import Progress
@@ -116,10 +117,9 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
             "embeddings need sentence-transformers 5.4 or later: pip install 'llm-jp-modernbert[eval]'."
         ) from error
     import torch
-    from safetensors import SafetensorError
 
     layers = _layers(pooling)
-    loading = {"dtype": getattr(torch, model.dtype), "use_safetensors": True}
+    loading = {"dtype": getattr(torch, model.dtype)}
     common: dict[str, Any] = {"revision": model.requested} if model.requested else {}
     register_for_modernbert()
     try:
@@ -132,7 +132,7 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
             processor_kwargs=common,
             config_kwargs={"output_hidden_states": True, **common} if layers else common,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except loading_errors() as error:
         raise UsageError(f"{model.name}: cannot be loaded as an encoder. {str(error).splitlines()[0]}") from error
     finally:
         unregister_for_modernbert()

@@ -23,6 +23,7 @@ import numpy as np
 
 from llm_jp_modernbert.auto import register_for_modernbert, unregister_for_modernbert
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.loading import loading_errors
 
 from .grid import Point, Tried, best, points, search
 from .labelled import Labelled
@@ -292,14 +293,13 @@ def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> 
         UsageError: it has no such head.
     """
     import transformers
-    from safetensors import SafetensorError
 
     register_for_modernbert()
     try:
         return getattr(transformers, head).from_pretrained(
-            model.name, revision=model.requested, dtype="float32", use_safetensors=True, **settings
+            model.name, revision=model.requested, dtype="float32", **settings
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except loading_errors() as error:
         raise UsageError(f"{model.name}: cannot be loaded as {head}. {str(error).splitlines()[0]}") from error
     finally:
         unregister_for_modernbert()

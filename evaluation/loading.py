@@ -151,15 +151,10 @@ class EvaluatedModel:
 
 
 def _fingerprint(folder: Path) -> str:
-    weights = sorted(folder.glob("*.safetensors"))
+    # Of a model that has its weights in both forms, transformers reads the first.
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not weights:
-        pickled = next((path.name for path in sorted(folder.glob("*.bin"))), None)
-        raise UsageError(
-            f"{folder} holds no weights (*.safetensors), so it is no model."
-            if pickled is None
-            else f"{folder} holds its weights as pickle alone ({pickled}), which may run code when it is read. Where "
-            "they are from somebody you trust, let transformers load them and save_pretrained write safetensors."
-        )
+        raise UsageError(f"{folder} holds no weights (*.safetensors or *.bin), so it is no model.")
     digest = hashlib.sha256()
     for path in (folder / "config.json", folder / "tokenizer.json", *weights):
         if path.is_file():

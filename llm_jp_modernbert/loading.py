@@ -75,7 +75,6 @@ def load_masked_lm(
         UsageError: no such model, one without such a head, or two different revisions.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     from . import LlmJpModernBertForMaskedLM
@@ -88,10 +87,8 @@ def load_masked_lm(
         ours = config.model_type in OUR_MODEL_TYPES
         chosen: Any = LlmJpModernBertForMaskedLM if ours else AutoModelForMaskedLM
         kind = dtype if dtype == "auto" else getattr(torch, dtype)
-        model, report = chosen.from_pretrained(
-            name, revision=revision, dtype=kind, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        model, report = chosen.from_pretrained(name, revision=revision, dtype=kind, output_loading_info=True)
+    except loading_errors() as error:
         raise UsageError(
             f"{_named(name, revision)}: cannot be loaded as a masked language model. {_line(error)}"
         ) from error
@@ -102,6 +99,16 @@ def load_masked_lm(
             f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}). Give a checkpoint with a vocabulary head."
         )
     return model.eval().to(place)
+
+
+def loading_errors() -> tuple[type[Exception], ...]:
+    """What transformers raises for a model that cannot be loaded; pickled weights that would run code are among them:
+    torch reads tensors alone (`weights_only=True`)."""
+    import pickle
+
+    from safetensors import SafetensorError
+
+    return OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:

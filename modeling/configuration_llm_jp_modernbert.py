@@ -21,10 +21,12 @@ _CLASS_PREFIX = "LlmJp"
 
 @strict
 class LlmJpModernBertConfig(ModernBertConfig):
-    """Configuration of an llm-jp-modernbert model; the defaults are the base model of arXiv 2504.15544.
+    """Configuration of an llm-jp-modernbert model; the defaults are the base model of arXiv 2504.15544,
+    [llm-jp/llm-jp-modernbert-base](https://huggingface.co/llm-jp/llm-jp-modernbert-base).
 
     All fields of transformers' `ModernBertConfig` apply; only defaults differ (vocabulary and special ids of
-    llm-jp-tokenizer v3, RoPE theta 10,000 in global and local layers). In addition:
+    llm-jp-tokenizer v3, RoPE theta 10,000 in global and local layers). In
+    addition:
 
     Args:
         checkpoint_format: `"native"` writes `model_type: llm-jp-modernbert`, `"plain"` writes `model_type:
