@@ -6,7 +6,8 @@ import csv
 import html
 import io
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,14 @@ from .results import Row
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 FORMATS = ("markdown", "latex", "csv", "html")
 MISSING = "–"
 
-_PERCENT = (
+_NO_LIMIT = str(None)
+
+_HUNDREDTHS = (
     "mean",
     "recall",
     "mrr",
@@ -36,6 +40,8 @@ _PERCENT = (
     "auc",
     "v_measure",
 )
+
+_SCALE_NOTE = "Shares and correlations are times 100."
 
 # The paper's mean over tasks is of these.
 _JGLUE = {"jsts": "pearson", "jnli": "accuracy", "jcola": "accuracy"}
@@ -60,6 +66,28 @@ class Column:
         """Two lines."""
         arrow = "↑" if self.higher_is_better else "↓"
         return self.task, f"{self.metric} {arrow}"
+
+    @property
+    def scale(self) -> int:
+        """100 for shares and correlations, which tables show times 100, else 1."""
+        return 100 if self.metric.startswith(_HUNDREDTHS) or self.metric.endswith("accuracy") else 1
+
+    def digits(self, value: float) -> int:
+        """Decimal places that a value is shown with: one of a hundred, else what makes four figures of it."""
+        if self.scale == 100:
+            return 1
+        return next((places for places, limit in enumerate((1000, 100, 10)) if abs(value) >= limit), 3)
+
+
+# What may tell two columns of one heading apart; the first of these that do so are named.
+_TELLING: tuple[Callable[[Column], str], ...] = (
+    lambda column: column.dataset,
+    lambda column: column.split,
+    lambda column: f"{column.protocol} protocol",
+    lambda column: "" if column.limit == _NO_LIMIT else f"limit {column.limit}",
+    lambda column: f"{column.examples:,} examples",
+    lambda column: column.dataset_revision,
+)
 
 
 @dataclass(frozen=True)
@@ -94,18 +122,38 @@ class Leaderboard:
         cell = self.cells.get((model, column))
         if cell is None:
             return MISSING
-        scale = 100 if column.metric.startswith(_PERCENT) or column.metric.endswith("accuracy") else 1
-        digits = 1 if scale == 100 else 3
+        shown = cell.mean
         if mode == "best":
-            best = max(cell.values) if column.higher_is_better else min(cell.values)
-            return f"{scale * best:.{digits}f}"
-        spread = f" ± {scale * statistics.stdev(cell.values):.{digits}f}" if len(cell.values) > 1 else ""
-        return f"{scale * cell.mean:.{digits}f}{spread}"
+            shown = max(cell.values) if column.higher_is_better else min(cell.values)
+        scale, digits = column.scale, column.digits(shown)
+        several = mode == "mean" and len(cell.values) > 1
+        spread = f" ± {scale * statistics.stdev(cell.values):,.{digits}f}" if several else ""
+        return f"{scale * shown:,.{digits}f}{spread}"
+
+    def heading(self, column: Column) -> tuple[str, ...]:
+        """The column's two lines, and a third where others have the same: what tells it from them."""
+        twins = [other for other in self.columns if other.heading == column.heading]
+        told: list[Callable[[Column], str]] = []
+        for part in _TELLING:
+            if len({tuple(one(twin) for one in told) for twin in twins}) == len(twins):
+                break
+            if len({part(twin) for twin in twins}) > 1:
+                told.append(part)
+        return (*column.heading, ", ".join(one(column) for one in told)) if told else column.heading
+
+    def baseline(self, column: Column) -> str | None:
+        """What the simplest guess reaches, where that is told."""
+        for model in self.models:
+            cell = self.cells.get((model, column))
+            if cell and cell.baselines:
+                alone = Cell((cell.baselines[0],), ())
+                return Leaderboard([column], ["guess"], {("guess", column): alone}).text("guess", column)
+        return None
 
     def best(self, column: Column) -> list[str]:
-        """The models that lead a column; none where there is no other to lead."""
+        """The models that lead a column; none where there is no other, or all are equal."""
         means = {model: self.cells[model, column].mean for model in self.models if (model, column) in self.cells}
-        if len(means) < 2:
+        if len(set(means.values())) < 2:
             return []
         top = max(means.values()) if column.higher_is_better else min(means.values())
         return [model for model, value in means.items() if value == top]
@@ -180,26 +228,47 @@ def render(table: Leaderboard, form: str, mode: str = "mean") -> str:
 
 def show(rows: Iterable[Row], console: Console) -> None:
     """The figures of a call on the screen: a row for each figure, a column for each model."""
+    from rich.measure import Measurement
+
+    board = leaderboard(rows)
+    screen = _screen(board, board.models)
+    wanted = Measurement.get(console, console.options.update(max_width=sys.maxsize), screen).maximum
+    if wanted > console.width:
+        # Names that are too long for headings stand above the table.
+        numbers = [f"({number})" for number in range(1, len(board.models) + 1)]
+        for number, model in zip(numbers, board.models, strict=True):
+            console.print(f"{number} {model}", highlight=False, markup=False, soft_wrap=True)
+        screen = _screen(board, numbers)
+    console.print(screen)
+    if any(column.scale == 100 for column in board.columns):
+        console.print(f"[dim]{_SCALE_NOTE}[/]")
+
+
+def _screen(board: Leaderboard, names: Sequence[str]) -> Table:
+    """The board with a row for each figure, below the name of its task."""
     from rich.table import Table
     from rich.text import Text
 
-    table = leaderboard(rows)
     screen = Table(box=None)
-    for heading in ("task", "figure", "split"):
-        screen.add_column(heading, no_wrap=True)
-    for model in table.models:
-        screen.add_column(model, justify="right", overflow="fold")
-    baselines = any(cell.baselines for cell in table.cells.values())
-    if baselines:
-        screen.add_column("simplest guess", justify="right")
-    for column in table.columns:
-        best = table.best(column)
-        cells = [Text(table.text(model, column), style="bold" if model in best else "") for model in table.models]
-        known = [value for model in table.models for value in table.cells.get((model, column), Cell((), ())).baselines]
-        guess = Leaderboard([column], ["guess"], {("guess", column): Cell((known[0],), ())}) if known else None
-        last = [Text(guess.text("guess", column) if guess else "")] if baselines else []
-        screen.add_row(*column.heading, column.split, *cells, *last)
-    console.print(screen)
+    screen.add_column("figure")
+    for name in names:
+        screen.add_column(Text(name), justify="right", no_wrap=True)
+    baselines = [board.baseline(column) for column in board.columns]
+    if any(baselines):
+        screen.add_column("majority\nbaseline", justify="right", no_wrap=True)
+    task = None
+    for column, baseline in zip(board.columns, baselines, strict=True):
+        if column.task != task:
+            task = column.task
+            screen.add_row(Text(task, style="bold"))
+        best = board.best(column)
+        cells = [Text(board.text(model, column), style="bold" if model in best else "") for model in board.models]
+        _, figure, *told = board.heading(column)
+        shown = Text(f"  {figure}")
+        for part in told or (column.split,):
+            shown.append(f"  {part}", style="dim")
+        screen.add_row(shown, *cells, *([Text(baseline or "")] if any(baselines) else []))
+    return screen
 
 
 def _column(row: Row) -> Column:
@@ -233,36 +302,56 @@ def _table(table: Leaderboard, mode: str, bold: str) -> list[list[str]]:
 
 
 def _notes(table: Leaderboard) -> list[str]:
-    return [
-        f"{column.task} {column.metric}: {column.dataset} ({column.dataset_revision}), {column.split}, "
-        f"{column.examples:,} examples, {column.protocol} protocol"
-        for column in table.columns
-    ]
+    """What the columns are of, those of the same data together."""
+    together: dict[Column, list[Column]] = {}
+    for column in table.columns:
+        together.setdefault(replace(column, metric="", higher_is_better=True), []).append(column)
+    notes = []
+    for data, columns in together.items():
+        note = f"{data.task} ({', '.join(column.metric for column in columns)}): {data.dataset}"
+        note += f" ({data.dataset_revision}), {data.split}, {data.examples:,} examples, {data.protocol} protocol"
+        note += "" if data.limit == _NO_LIMIT else f", limit {data.limit}"
+        guesses = [f"{column.metric} {guess}" for column in columns if (guess := table.baseline(column)) is not None]
+        notes.append(f"{note}; majority baseline: {', '.join(guesses)}" if guesses else note)
+    if any(column.scale == 100 for column in table.columns):
+        notes.append(_SCALE_NOTE)
+    return notes
 
 
 def _markdown(table: Leaderboard, mode: str) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    heads = ["model", *("<br>".join(column.heading) for column in table.columns)]
+    heads = ["model", *("<br>".join(table.heading(column)) for column in table.columns)]
     lines = [line(heads), line(["---", *["---:"] * len(table.columns)])]
     lines += [line(cells) for cells in _table(table, mode, "**{}**")]
     return "\n".join([*lines, "", *(f"* {note}" for note in _notes(table)), ""])
 
 
+_IN_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+        "±": "$\\pm$",
+        "↑": "$\\uparrow$",
+        "↓": "$\\downarrow$",
+        MISSING: "--",
+    }
+)
+
+
 def _latex(table: Leaderboard, mode: str) -> str:
     def escape(text: str) -> str:
-        for one in "&%$#_{}":
-            text = text.replace(one, f"\\{one}")
-        signs = (("±", "$\\pm$"), ("↑", "$\\uparrow$"), ("↓", "$\\downarrow$"), (MISSING, "--"))
-        for sign, written in signs:
-            text = text.replace(sign, written)
-        return text
+        return text.translate(_IN_LATEX)
 
     best = {column: table.best(column) for column in table.columns}
     lines = [f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}", "\\toprule"]
-    for part in (0, 1):
-        heads = ["model" if part else "", *(column.heading[part] for column in table.columns)]
+    headings = [table.heading(column) for column in table.columns]
+    depth = max(map(len, headings))
+    for part in range(depth):
+        heads = ["model" if part == depth - 1 else "", *("".join(heading[part : part + 1]) for heading in headings)]
         lines.append(" & ".join(map(escape, heads)) + " \\\\")
     lines.append("\\midrule")
     for model in table.models:
@@ -280,7 +369,7 @@ def _csv(table: Leaderboard, mode: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ["model", "task", "dataset", "dataset_revision", "split", "examples", "metric", "higher_is_better"]
-    writer.writerow([*names, "protocol", "limit", "seeds", "value", "standard_deviation"])
+    writer.writerow([*names, "protocol", "limit", "seeds", "value", "standard_deviation", "baseline"])
     for model in table.models:
         for column in table.columns:
             cell = table.cells.get((model, column))
@@ -290,7 +379,10 @@ def _csv(table: Leaderboard, mode: str) -> str:
             spread = statistics.stdev(values) if len(values) > 1 else ""
             what = [column.task, column.dataset, column.dataset_revision, column.split, column.examples, column.metric]
             writer.writerow(
-                [model, *what, column.higher_is_better, column.protocol, column.limit, len(values), value, spread]
+                [
+                    *(model, *what, column.higher_is_better, column.protocol, column.limit, len(values)),
+                    *(value, spread, cell.baselines[0] if cell and cell.baselines else ""),
+                ]
             )
     return out.getvalue()
 
@@ -300,7 +392,7 @@ def _html(table: Leaderboard, mode: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
 
     best = {column: table.best(column) for column in table.columns}
-    lines = [cells("th", ["model", *("<br>".join(map(html.escape, one.heading)) for one in table.columns)])]
+    lines = [cells("th", ["model", *("<br>".join(map(html.escape, table.heading(one))) for one in table.columns)])]
     for model in table.models:
         texts = [html.escape(model)]
         for column in table.columns:
@@ -308,8 +400,9 @@ def _html(table: Leaderboard, mode: str) -> str:
             texts.append(f"<b>{text}</b>" if model in best[column] else text)
         lines.append(cells("td", texts))
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(table))
-    style = "table{border-collapse:collapse;font-family:sans-serif}td,th{padding:.3em .8em;text-align:right;"
-    style += "border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}"
+    style = "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse}"
+    style += "td,th{padding:.3em .8em;text-align:right;white-space:nowrap;border-bottom:1px solid #ccc}"
+    style += "td:first-child,th:first-child{text-align:left}ul{color:#555;font-size:.9em}"
     head = f"<meta charset='utf-8'><title>Results</title><style>{style}</style>"
     body = "\n".join(lines)
     page = f"<head>{head}</head><body><table>\n{body}\n</table><ul>{notes}</ul></body>"
