@@ -39,6 +39,9 @@ _FONTS = (
 _PANEL = (4.2, 3.2)
 _STEP = re.compile(r"(?P<run>.*[/@](?:.*-)?)(?P<number>\d+)(?P<thousands>k?)")
 
+# What the pairs of the similarity distribution are.
+_KINDS = {"positive": "passages that belong together", "random": "any two passages"}
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -130,32 +133,43 @@ def _alignment_uniformity(found: Sequence[Measured]) -> Figure:
         if (x := one.value("uniformity")) is not None and (y := one.value("alignment")) is not None
     }
     labels = {one.rows[0].model: one.label for one in found}
-    for model, (x, y) in places.items():
-        axes.scatter(x, y, s=28, zorder=3, label=labels[model])
-    for run in trajectories(list(places)):
+    runs = trajectories(list(places))
+    alone = [[model] for model in places if not any(model in run for run in runs)]
+    for number, run in enumerate((*runs, *alone)):
+        color = f"C{number}"
+        label = labels[run[0]] if len(run) == 1 else f"{_run_name(labels[run[0]])} {_step(run[0])} → {_step(run[-1])}"
+        xs, ys = zip(*(places[model] for model in run), strict=True)
+        axes.scatter(xs, ys, s=24, zorder=3, color=color, label=label)
         for before, after in pairwise(run):
-            axes.annotate(
-                "", places[after], places[before], arrowprops={"arrowstyle": "->", "color": "0.5", "shrinkB": 4}
-            )
+            # The head lies above the points, so that it is seen between two that are close.
+            arrow = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 2, "mutation_scale": 9}
+            axes.annotate("", places[after], places[before], arrowprops=arrow, zorder=4)
+        if len(run) > 1:
+            for model in (run[0], run[-1]):
+                axes.annotate(_step(model), places[model], (4, 5), textcoords="offset points", fontsize=7, color=color)
     axes.margins(0.1)
     axes.set_xlabel("uniformity (lower is better)")
     axes.set_ylabel("alignment (lower is better)")
-    figure.legend(fontsize=7, loc="outside lower center", ncols=3)
+    _legend_below(figure, axes)
     return figure
 
 
 def _similarity(found: Sequence[Measured]) -> Figure:
     figure, panels = _figure(len(found))
-    for axes, one in zip(panels, found, strict=True):
-        for kind, label in (("positive", "belong together"), ("random", "any two")):
-            # On the unit sphere, |a − b|² = 2 − 2·cos.
-            cosines = [1 - item["squared_distance"] / 2 for item in one.instances if item["kind"] == kind]
-            axes.hist(cosines, bins=40, range=(-0.2, 1.0), alpha=0.6, density=True, label=label)
+    # On the unit sphere, |a − b|² = 2 − 2·cos.
+    cosines = [
+        [[1 - item["squared_distance"] / 2 for item in one.instances if item["kind"] == kind] for kind in _KINDS]
+        for one in found
+    ]
+    least = min(cosine for of_model in cosines for of_kind in of_model for cosine in of_kind)
+    for axes, one, of_model in zip(panels, found, cosines, strict=True):
+        for values, label in zip(of_model, _KINDS.values(), strict=True):
+            axes.hist(values, bins=40, range=(min(least, 0.0), 1.0), alpha=0.6, density=True, label=label)
         auc = one.value("auc")
         axes.set_title(f"{one.label}   AUC {auc:.3f}" if auc is not None else one.label, fontsize=9)
         axes.set_xlabel("cosine similarity")
         axes.set_ylabel("density")
-    panels[0].legend(fontsize=7)
+    _legend_below(figure, panels[0])
     return figure
 
 
@@ -173,12 +187,15 @@ def _by_context(found: Sequence[Measured]) -> Figure:
     ticks = sorted({int(row.subset[8:]) for one in found for row in one.rows if row.subset.startswith("context-")})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xlabel("tokens of context around the same targets")
-    axes.set_ylabel("pseudo-perplexity, 95 % interval")
-    axes.legend(fontsize=7)
+    axes.set_ylabel("pseudo-perplexity (lower is better)\nwith 95 % interval")
+    _set_positive_scale(axes, [row.value for one in found for row in one.rows if row.value])
+    _legend_below(figure, axes)
     return figure
 
 
 def _by_length(found: Sequence[Measured]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     figure, (scatter, histogram) = _figure(2)
     values = [item["pseudo_perplexity"] for one in found for item in one.instances]
     for one in found:
@@ -187,28 +204,35 @@ def _by_length(found: Sequence[Measured]) -> Figure:
             lengths, [item["pseudo_perplexity"] for item in one.instances], s=6, alpha=0.5, label=one.label
         )
         histogram.hist(lengths, bins=32, range=(0, 8192), histtype="step", label=one.label)
-    # A few documents that no model reads well would flatten the rest.
-    scatter.set_ylim(0, 1.1 * float(np.quantile(values, 0.98)))
+    if not _set_positive_scale(scatter, values):
+        # A few documents that no model reads well would flatten the rest.
+        scatter.set_ylim(0, 1.1 * float(np.quantile(values, 0.98)))
     scatter.set_xlabel("tokens of the document")
-    scatter.set_ylabel("pseudo-perplexity")
+    scatter.set_ylabel("pseudo-perplexity (lower is better)")
     histogram.set_xlabel("tokens of the document")
     histogram.set_ylabel("documents")
-    scatter.legend(fontsize=7)
+    histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_below(figure, scatter)
     return figure
 
 
 def _fill_mask(found: Sequence[Measured]) -> Figure:
-    categories = list(dict.fromkeys(row.subset for one in found for row in one.rows if row.subset))
-    figure, (axes,) = _figure(1, height=0.9 + 0.16 * len(categories) * (len(found) + 1))
-    height = 0.8 / len(found)
+    categories = ["", *dict.fromkeys(row.subset for one in found for row in one.rows if row.subset)]
+    figure, (axes,) = _figure(1, height=1.2 + 0.11 * len(categories) * (len(found) + 1))
+    height = 0.84 / len(found)
     for number, one in enumerate(found):
         values = [100 * (one.value("top1_accuracy", category) or 0.0) for category in categories]
-        axes.barh([place + number * height for place in range(len(categories))], values, height, label=one.label)
-    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(categories))], categories)
-    axes.invert_yaxis()
+        places = [place + (number + 0.5) * height - 0.42 for place in range(len(categories))]
+        bars = axes.barh(places, values, height, label=one.label)
+        axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=2)
+    axes.set_yticks(range(len(categories)), ["all", *(name.replace("_", " ") for name in categories[1:])])
+    axes.tick_params(axis="y", length=0)
+    for place in range(len(categories) - 1):
+        axes.axhline(place + 0.5, color="0.9", lw=0.8, zorder=0)
+    axes.set_ylim(len(categories) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("prompts whose first answer is right, %")
-    figure.legend(fontsize=7, loc="outside lower center", ncols=3)
+    _legend_below(figure, axes)
     return figure
 
 
@@ -230,6 +254,32 @@ def _figure(panels: int, height: float | None = None) -> tuple[Figure, list[Axes
     width = _PANEL[0] * columns * (1.4 if panels == 1 else 1)
     figure = Figure(figsize=(width, height or _PANEL[1] * rows * (1.2 if panels == 1 else 1)), layout="constrained")
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for all panels, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 3 if max(map(len, labels)) < 30 else 2
+    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=min(columns, len(labels)))
+
+
+def _set_positive_scale(axes: Axes, values: Sequence[float]) -> bool:
+    """Makes the vertical scale logarithmic, if values of very different models would be flat on a linear one."""
+    wide = min(values) > 0 and max(values) > 20 * min(values)
+    if wide:
+        axes.set_yscale("log")
+    return wide
+
+
+def _run_name(checkpoint: str) -> str:
+    """A checkpoint's name without its step."""
+    found = _STEP.fullmatch(checkpoint)
+    return found["run"].rstrip("/@-") if found else checkpoint
+
+
+def _step(checkpoint: str) -> str:
+    found = _STEP.fullmatch(checkpoint)
+    return f"{found['number']}{found['thousands']}" if found else checkpoint
 
 
 def _japanese_font() -> str:
