@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,9 @@ SOURCES = ("miracl", "jsquad", "jaquad", "beir")
 # Passages whose embeddings are held at a time.
 _CHUNK = 16_384
 _DEPTH = 100
+
+# With --limit so many passages are searched for each question, beside those that are relevant.
+_PASSAGES_OF_A_QUESTION = 20
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,8 @@ class Retrieval(Task):
         else:
             found = datasets.passage_pairs(self.options)
             search = search_of_pairs(found.examples)
-        wanted = list(search.queries)[: self.options.limit]
-        kept = Search(
-            search.corpus,
-            {query: search.queries[query] for query in wanted},
-            {query: search.relevant[query] for query in wanted},
-        )
+        limit = self.options.limit
+        kept = search if limit is None else part(search, limit, _PASSAGES_OF_A_QUESTION * limit)
         return Data(found.name, found.revision, found.split, _Questions(kept))
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
@@ -105,6 +105,21 @@ class _Questions(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._ids[index]
+
+
+def part(search: Search, questions: int, others: int) -> Search:
+    """A smaller search for a quick look: easier than the whole, so never to be compared with it.
+
+    Args:
+        search: the whole.
+        questions: how many of its first questions are kept, with what is relevant to them.
+        others: how many of its first passages that are relevant to none of these are kept as well.
+    """
+    queries = dict(list(search.queries.items())[:questions])
+    relevant = {query: search.relevant[query] for query in queries}
+    needed = {passage for grades in relevant.values() for passage in grades}
+    needed.update(islice((passage for passage in search.corpus if passage not in needed), others))
+    return Search({name: text for name, text in search.corpus.items() if name in needed}, queries, relevant)
 
 
 def search_of_pairs(pairs: Sequence[tuple[str, str]]) -> Search:
