@@ -16,6 +16,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from glob import iglob
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def holds(folder: Path, name: str) -> bool:
     patterns = {"miracl": _MIRACL_PASSAGES, "jsquad": _JSQUAD, "jaquad": _JAQUAD, "beir": "queries.jsonl*"}
     if not folder.is_dir():
         raise UsageError(f"--data-dir {folder}: no such folder.")
-    return next(folder.rglob(patterns[name]), None) is not None
+    return bool(_below(folder, patterns[name]))
 
 
 def beir(folder: Path) -> Data:
@@ -244,10 +245,16 @@ def find(folder: Path, pattern: str, what: str = "") -> list[Path]:
     """
     if not folder.is_dir():
         raise UsageError(f"--data-dir {folder}: no such folder.")
-    files = sorted(path for path in folder.rglob(pattern) if path.is_file())
+    files = _below(folder, pattern)
     if not files:
         raise UsageError(f"--data-dir {folder} holds no {pattern}." + (f" Get {what}." if what else ""))
     return files
+
+
+def _below(folder: Path, pattern: str) -> list[Path]:
+    # Unlike `Path.rglob`, this goes into folders that are links.
+    paths = [folder / name for name in iglob(f"**/{pattern}", root_dir=folder, recursive=True)]
+    return sorted(path for path in paths if path.is_file())
 
 
 def fingerprint(files: Sequence[Path]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -93,12 +95,12 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
             for make in makers:
                 for seed in plan.seeds:
                     evaluation.measure(model, make, replace(plan.options, seed=seed))
+        evaluation.compare()
     except KeyboardInterrupt:
         console.print(
             f"Interrupted. What was finished is in {plan.out}; the same command goes on from there.", soft_wrap=True
         )
         raise SystemExit(130) from None
-    evaluation.compare()
     if rank():
         return []
     if evaluation.rows:
@@ -207,10 +209,10 @@ def _makers(name: str) -> list[Callable[[Options], Task]]:
 
 
 def _remove_empty(folder: Path) -> None:
-    deepest_first: Iterable[Path] = sorted(folder.rglob("*"), reverse=True)
-    for path in (*deepest_first, folder):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+    for path, _, _ in os.walk(folder, topdown=False):
+        # What is not empty stays, and another call may have removed the rest.
+        with suppress(OSError):
+            os.rmdir(path)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ its process. So a point whose process died is trained by another, or by the next
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -66,20 +66,26 @@ def search(
         first: whether this process waits for the points that others train.
 
     Returns:
-        All points in their order, for the first process; for another what there is by now.
+        All points in their order, for the first process; for another those that it met finished.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = {point: folder / f"{point}.json" for point in grid}
 
+    found: dict[Point, Tried] = {}
+
     def attempt(point: Point, patience: float) -> None:
         try:
             with FileLock(paths[point].with_suffix(".lock"), timeout=patience):
-                if not paths[point].is_file():
+                tried = _kept(point, paths[point])
+                if tried is None:
                     done = sum(path.is_file() for path in paths.values())
                     tried = train(point, lambda share: progress((done + share) / len(grid)))
+                    # Another call for the same result may have come first and cleared the folder.
+                    folder.mkdir(parents=True, exist_ok=True)
                     write_whole(paths[point], json.dumps(asdict(tried), ensure_ascii=False))
+                found[point] = tried
         except Timeout:
             pass
 
@@ -87,8 +93,9 @@ def search(
         attempt(point, patience=0)
     if first:
         for point in grid:
-            attempt(point, patience=-1)
-    return list(_finished(paths))
+            if point not in found:
+                attempt(point, patience=-1)
+    return [found[point] for point in grid if point in found]
 
 
 def best(tried: Sequence[Tried], part: str, metric: str) -> Tried:
@@ -100,8 +107,9 @@ def _or_least(score: float | None) -> float:
     return float("-inf") if score is None else score
 
 
-def _finished(paths: dict[Point, Path]) -> Iterator[Tried]:
-    for point, path in paths.items():
-        if path.is_file():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            yield Tried(point, kept["scores"], kept["predictions"])
+def _kept(point: Point, path: Path) -> Tried | None:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Tried(point, kept["scores"], kept["predictions"])

@@ -12,7 +12,7 @@ def progress_bar(console: Console, *fields: str, transient: bool = False) -> Pro
     Args:
         console: where it is shown.
         fields: further columns.
-        transient: whether it goes away when it is done.
+        transient: whether it goes away when it is done; where nothing can go away, as in a log, it does not appear.
     """
     return Progress(
         TextColumn("  {task.description}"),
@@ -25,4 +25,5 @@ def progress_bar(console: Console, *fields: str, transient: bool = False) -> Pro
         TextColumn("left"),
         console=console,
         transient=transient,
+        disable=transient and not console.is_terminal,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,17 @@ def test_an_interrupted_grid_goes_on(tmp_path: Path) -> None:
     assert [one.point for one in found] == grid
     assert found[0].predictions == [1, "答え"]
     assert best(found, "dev", "f1").point == grid[2]
+
+
+def test_a_grid_outlives_another_call_that_clears_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "grid"
+
+    def train(point: Point, progress: object) -> Tried:
+        shutil.rmtree(folder)
+        return Tried(point, {"dev": {"f1": point.learning_rate}}, [])
+
+    grid = points((1e-5, 2e-5), (3, 4))
+    assert [one.point for one in search(grid, folder, train, lambda share: None, first=True)] == grid
 
 
 def test_a_point_without_a_score_is_never_chosen() -> None:
