@@ -140,6 +140,12 @@ def test_one_process_of_several_writes(tmp_path: Path) -> None:
 # Pushing
 
 
+def hand_over_to(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    """Sets what pushes go to; to be called with the models made, since the package sets its own with their names."""
+    for owner in (LlmJpModernBertPreTrainedModel, LlmJpTokenizer):
+        monkeypatch.setattr(owner, "_hub_push", function)
+
+
 @pytest.fixture
 def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """What transformers would send: repository, arguments, and config.json; nothing is sent."""
@@ -156,8 +162,12 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], d
 
 
 @pytest.mark.parametrize(("format", "model_type"), [("plain", "modernbert"), ("native", "llm-jp-modernbert")])
-def test_push_writes_the_format(pushed: list[Any], tmp_path: Path, format: Any, model_type: str) -> None:
+def test_push_writes_the_format(
+    monkeypatch: pytest.MonkeyPatch, pushed: list[Any], tmp_path: Path, format: Any, model_type: str
+) -> None:
+    """Where nothing is set, by transformers' own way."""
     model = pair("ForMaskedLM")[0]
+    hand_over_to(monkeypatch, None)
     given = {} if format == "plain" else {"format": format}
     assert model.push_to_hub("org/model", folder=tmp_path, private=True, tags=["ja"], **given) == "url"
     assert pushed == [("org/model", {"private": True, "tags": ["ja"]}, tmp_path)]
@@ -174,10 +184,8 @@ def test_push_in_no_known_format(pushed: list[Any]) -> None:
 
 def test_saving_pushes_what_it_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
-    monkeypatch.setattr(
-        LlmJpModernBertForMaskedLM, "_hub_push", lambda self, repo_id, **given: calls.append((repo_id, given))
-    )
     model = pair("ForMaskedLM")[0]
+    hand_over_to(monkeypatch, lambda self, repo_id, **given: calls.append((repo_id, given)))
     model.save_pretrained(tmp_path / "name", push_to_hub=True, private=True, max_shard_size="1MB")
     model.save_pretrained(tmp_path / "name", format="plain", push_to_hub=True, repo_id="org/model", token="t")
     assert calls == [
@@ -194,9 +202,8 @@ def test_push_is_handed_over(monkeypatch: pytest.MonkeyPatch, pushed: list[Any])
         calls.append((self, repo_id, arguments))
         return "handed over"
 
-    for owner in (LlmJpModernBertPreTrainedModel, LlmJpTokenizer):
-        monkeypatch.setattr(owner, "_hub_push", hand_over)
     model = pair("ForSequenceClassification")[0]
+    hand_over_to(monkeypatch, hand_over)
     assert model.push_to_hub("org/model", commit_message="new") == "handed over"
     assert tokenizer.push_to_hub("org/model", revision="v1") == "handed over"
     assert calls == [
