@@ -178,10 +178,13 @@ def leaderboard(rows: Iterable[Row]) -> Leaderboard:
         for key, by_seed in values.items()
     }
     cells |= _jglue_means(cells)
-    columns = sorted(
-        {column for _, column in cells}, key=lambda one: (one.protocol, one.task, one.dataset, one.split, one.metric)
-    )
+    columns = sorted({column for _, column in cells}, key=_order)
     return Leaderboard(columns, list(dict.fromkeys(model for model, _ in cells)), cells)
+
+
+def _order(column: Column) -> tuple[str | int, ...]:
+    data = (column.protocol, column.task, column.dataset, column.dataset_revision, column.split)
+    return (*data, column.limit, column.examples, column.metric)
 
 
 def _jglue_means(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
