@@ -45,8 +45,11 @@ _PLACES = ("train_data", "validation_data", "tokenizer", "output_dir", "init_fro
 
 def stage_training(source: Path, folder: Path) -> None:
     """Copies what training wrote about itself; places on the machine become names."""
-    if (source / TRAINING).is_file():
-        shutil.copyfile(source / TRAINING, folder / TRAINING)
+    from .modeling.averaging import PROVENANCE
+
+    for name in (TRAINING, PROVENANCE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     if (source / RECIPE).is_file():
         shutil.copyfile(source / RECIPE, folder / RECIPE)
         make_public(folder)
@@ -168,6 +171,7 @@ def write_card(
         recipe_file=RECIPE if (folder / RECIPE).is_file() else None,
         curve=plot_training(stages, folder) if stages and can_plot else None,
         plots=_pictures(folder),
+        remarks=_remarks(folder),
         **told,
     )
     card = model_card(about)
@@ -176,6 +180,16 @@ def write_card(
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / path, text)
     validate_card(card, folder)
+
+
+def _remarks(folder: Path) -> tuple[str, ...]:
+    from .modeling.averaging import PROVENANCE
+
+    if not (folder / PROVENANCE).is_file():
+        return ()
+    parts = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    names = ", ".join(f"{part['name']} (step {part['step']})" for part in parts)
+    return (f"Its weights are the mean of those of {len(parts)} checkpoints: {names}.",)
 
 
 def _pictures(folder: Path) -> list[Picture]:

@@ -19,10 +19,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-_PROVENANCE = "averaged_from.json"
+PROVENANCE = "averaged_from.json"
+"""The file that names the checkpoints that a mean is of."""
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # What else of a checkpoint makes it usable.
-_COPIED = (_CONFIG, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "recipe.yaml")
+_COPIED = (
+    _CONFIG,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "recipe.yaml",
+    "training.json",
+)
 
 
 def latest_checkpoints(run: str | os.PathLike[str], count: int) -> list[Path]:
@@ -79,7 +88,7 @@ def average_checkpoints(directories: Sequence[str | os.PathLike[str]], out_dir: 
             if (sources[-1] / name).is_file():
                 shutil.copy(sources[-1] / name, written / name)
         provenance = [{"name": source.name, "step": _step(source)} for source in sources]
-        (written / _PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+        (written / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
         if out.is_dir():
             out.rmdir()
         os.replace(written, out)
