@@ -1,21 +1,36 @@
-"""FlashAttention-2 through the flash-attn package: packed documents and windows in one kernel, on CUDA."""
+"""The default on GPUs: torch's own `varlen_attn`, FlashAttention-2 for packed documents and windows with no package.
+
+`torch.nn.attention.activate_flash_attention_impl("FA3")`, or "FA4", called by the user puts that kernel in its place
+where its package is installed.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from .attention_flash import mask as mask
+from .attention_flash import misfit as misfit_flash
 from .attention_sdpa import attend as attend_sdpa
-from .attention_sdpa import mask as mask_sdpa
 from .layout import PackedLayout
 
+_HAS_WINDOWS = torch.__version__ >= "2.11"
 
-def mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """None: the kernel reads the documents' boundaries itself.
 
-    Only where an attention mask has holes does a window over columns differ from the kernel's window over tokens; such
-    a local layer takes the sdpa backend's path and mask.
-    """
-    return mask_sdpa(layout, window, dtype) if layout.has_holes else None
+def missing() -> str | None:
+    """What has to be installed, or None."""
+    return None if _HAS_WINDOWS else f"torch 2.11 or later, and this is {torch.__version__}"
+
+
+def misfit(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float) -> str | None:
+    """Why the kernel cannot compute such a batch, or None."""
+    if dropout:
+        return "it has no dropout of attention weights"
+    reason = misfit_flash(device, dtype, head_dim, dropout)
+    if reason is None and (torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0)):
+        return "it wants an NVIDIA GPU of compute capability 8.0 or higher"
+    return reason
 
 
 def attend(
@@ -28,32 +43,22 @@ def attend(
     scale: float,
     dropout: float,
 ) -> tuple[torch.Tensor, None]:
-    """See `attention` for the arguments. Tensors must be bf16 or fp16, as the kernel's.
-
-    Raises:
-        ImportError: the flash-attn package is missing.
-    """
+    """See `attention` for the arguments, `misfit` for what they may be."""
+    if len(query) == 0:
+        return query, None
     if mask is not None:
         return attend_sdpa(query, key, value, layout, mask, window, scale, dropout)
-    # A bare import would count as a requirement of the custom code on the Hub.
-    try:
-        from flash_attn import flash_attn_varlen_func
-    except ImportError as error:
-        raise ImportError(
-            "attn_implementation='flash_attention_2' needs the flash-attn package: "
-            "pip install 'llm-jp-modernbert[flash]'."
-        ) from error
+    from torch.nn.attention.varlen import varlen_attn
 
-    out = flash_attn_varlen_func(
+    out: Any = varlen_attn(
         query,
         key,
         value,
-        cu_seqlens_q=layout.cu_seqlens,
-        cu_seqlens_k=layout.cu_seqlens,
-        max_seqlen_q=layout.max_length,
-        max_seqlen_k=layout.max_length,
-        dropout_p=dropout,
-        softmax_scale=scale,
+        layout.cu_seqlens,
+        layout.cu_seqlens,
+        layout.max_length,
+        layout.max_length,
+        scale=scale,
         window_size=(-1, -1) if window is None else (window, window),
     )
     return out, None

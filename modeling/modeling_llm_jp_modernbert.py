@@ -31,7 +31,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import get_backend
+from .attention import choose_backend, get_backend, require_backend
 from .configuration_llm_jp_modernbert import LlmJpModernBertConfig
 from .custom_code import auto_map, write_code
 from .initialization import truncated_normal_
@@ -174,6 +174,7 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["LlmJpModernBertEmbeddings", "LlmJpModernBertEncoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _can_record_outputs = {
         "hidden_states": LlmJpModernBertEncoderLayer,
         "attentions": LlmJpModernBertAttention,
@@ -186,6 +187,15 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
     def _can_set_attn_implementation(cls) -> bool:
         # transformers guesses this from the source text; here the backend is looked up anew in every forward.
         return True
+
+    def _check_and_adjust_attn_implementation(  # type: ignore[override]
+        self, attn_implementation: str | None, *args: Any, **kwargs: Any
+    ) -> str | None:
+        # transformers makes sdpa of None, and knows not all of our backends. What is None here stays so, and the
+        # backend is chosen where the batch is.
+        if attn_implementation is not None:
+            require_backend(attn_implementation)
+        return attn_implementation
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # Of code that is not its own, transformers initialises only modules that own parameters directly: it fears for
@@ -372,18 +382,17 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             layout = self.build_layout(
                 input_ids, attention_mask, position_ids, inputs_embeds, cu_seqlens, max_seqlen, **kwargs
             )
-        name = self._backend_for(kwargs)
-        backend = get_backend(name)
-        if backend.needs_lengths:
-            layout = layout.with_lengths()
-
         if inputs_embeds is not None:
             hidden_states = self.embeddings(inputs_embeds=layout.unpad(inputs_embeds))
         else:
             hidden_states = self.embeddings(layout.unpad(input_ids))  # type: ignore[arg-type]
 
-        kinds = sorted({str(layer.attention_type) for layer in self.layers})
         dtype = _compute_dtype(hidden_states)
+        name = self._backend_for(hidden_states.device, dtype, kwargs)
+        backend = get_backend(name)
+        if backend.needs_lengths:
+            layout = layout.with_lengths()
+        kinds = sorted({str(layer.attention_type) for layer in self.layers})
         masks = {kind: backend.mask(layout, _window(self.config, kind), dtype) for kind in kinds}
         tables = {kind: self.rotary_emb.tables(layout.positions, kind) for kind in kinds}
 
@@ -398,14 +407,19 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             hidden_states = layout.unpad(hidden_states)
         return BaseModelOutput(last_hidden_state=layout.repad(self.final_norm(hidden_states)))
 
-    def _backend_for(self, kwargs: dict[str, Any]) -> str:
+    def _backend_for(self, device: torch.device, dtype: torch.dtype, kwargs: dict[str, Any]) -> str:
         name = self.config._attn_implementation
-        if name != "eager" and kwargs.get("output_attentions", self.config.output_attentions):
-            logger.warning_once(
-                f"attn_implementation={name!r} has no attention weights to return; using 'eager' here."
-            )
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            if name not in (None, "eager"):
+                logger.warning_once(
+                    f"attn_implementation={name!r} has no attention weights to return; using 'eager' here."
+                )
             return "eager"
-        return name
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        dropout = self.config.attention_dropout
+        if dropout and not any(m.training for m in self.modules() if isinstance(m, LlmJpModernBertAttention)):
+            dropout = 0.0
+        return choose_backend(name, device, dtype, head_dim, dropout)
 
 
 class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):

@@ -1,0 +1,431 @@
+"""Every attention backend against the reference, and which one computes a batch.
+
+`varlen` and `flash_attention_2` have no kernel for CPUs. Here functions that do what their documentation says, in the
+plainest way take the kernels' places, so that arguments, windows and boundaries are checked; GPUs run the kernels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from peer import assert_close, assert_gradients_close, boundaries, documents, own_class, pair, settings
+from torch.nn.attention import varlen as _registers_the_operator  # noqa: F401
+from torch.nn.attention.flex_attention import flex_attention
+
+from llm_jp_modernbert import LlmJpModernBertConfig
+from llm_jp_modernbert.modeling import attention, attention_flex, attention_varlen
+from llm_jp_modernbert.modeling.attention import BACKENDS, choose_backend, require_backend
+from llm_jp_modernbert.modeling.layout import PackedLayout, build_layout
+
+HEADS, HEAD_DIM, SCALE = 2, 16, 0.3
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
+FAST = tuple(name for name in BACKENDS if name != "eager")
+
+fast_backends = pytest.mark.parametrize("backend", FAST)
+windows = pytest.mark.parametrize("window", [None, 0, 1, 64, 200])
+
+
+def mask_of(*rows: str) -> torch.Tensor:
+    """An attention mask, from runs such as `"100x 5. 30x"`: tokens and holes."""
+    lines = [[cell[-1] == "x" for cell in row.split() for _ in range(int(cell[:-1]))] for row in rows]
+    return torch.tensor(lines)
+
+
+PACKED = {
+    "one": (300,),
+    "equal": (128, 128, 128),
+    "around the window and the blocks": (1, 2, 63, 64, 65, 66, 127, 128, 129, 130),
+    "single tokens": (1,) * 5,
+    "single tokens in between": (200, 1, 1, 150, 1),
+    "many short": tuple(range(1, 40)),
+    "empty between": (0, 70, 0, 0, 3, 256, 0),
+    "token": (1,),
+    "no token": (0,),
+    "no document": (),
+}
+PADDED = {
+    "right": mask_of("200x 100.", "300x", "1x 299."),
+    "left": mask_of("100. 200x", "300x", "299. 1x"),
+    "row without a token": mask_of("150x", "150.", "20. 130x"),
+    "holes": mask_of("100x 80. 120x", "300x", "3. 50x 1. 50x 1. 195x"),
+    "every other": torch.arange(600).view(2, 300) % 2 == 0,
+    "no token": mask_of("20.", "20."),
+}
+LAYOUTS = [*(("packed", name) for name in PACKED), *(("padded", name) for name in PADDED)]
+
+layouts = pytest.mark.parametrize(("form", "case"), LAYOUTS, ids=lambda value: value.replace(" ", "-"))
+
+
+def layout_of(form: str, case: str, device: torch.device = CPU) -> PackedLayout:
+    """The layout of that case."""
+    if form == "padded":
+        mask = PADDED[case].to(device)
+        return build_layout(tuple(mask.shape), device, mask)
+    cu_seqlens = torch.tensor([0, *PACKED[case]]).cumsum(0)
+    return build_layout((1, int(cu_seqlens[-1])), device, cu_seqlens=cu_seqlens)
+
+
+def attend(
+    backend: str, layout: PackedLayout, window: int | None, dtype: torch.dtype, backward: bool
+) -> list[torch.Tensor]:
+    """For random query, key and value the output and, where wanted, their gradients."""
+    generator = torch.Generator().manual_seed(0)
+    total, device = len(layout.document_ids), layout.cu_seqlens.device
+    query, key, value, weight = (
+        (3 * torch.randn(total, HEADS, HEAD_DIM, generator=generator)).to(device, dtype) for _ in range(4)
+    )
+    given = [tensor.requires_grad_(backward) for tensor in (query, key, value)]
+    mask = BACKENDS[backend].mask(layout, window, dtype)
+    out, _ = BACKENDS[backend].attend(*given, layout, mask, window, SCALE, 0.0)
+    if not backward:
+        return [out]
+    gradients = torch.autograd.grad((out * weight).sum(), given, allow_unused=not total)
+    return [out, *(torch.zeros_like(query) if gradient is None else gradient for gradient in gradients)]
+
+
+def assert_equals_reference(
+    backend: str, layout: PackedLayout, window: int | None, dtype: torch.dtype = torch.float32
+) -> None:
+    """Output and gradients, as near as the dtype allows, relative to the largest value of each."""
+    backward = BACKENDS[backend].misfit(layout.cu_seqlens.device, dtype, HEAD_DIM, 0.0) != "it has no backward on CPUs"
+    found = attend(backend, layout, window, dtype, backward)
+    expected = attend("eager", layout, window, torch.float32, backward)
+    for own, reference in zip(found, expected, strict=True):
+        assert own.dtype == dtype
+        scale = max(1.0, float(reference.abs().max())) if reference.numel() else 1.0
+        assert_close(own, reference, TOLERANCE[dtype] * scale)
+
+
+# Stand-ins
+
+
+def weights_by_documentation(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_length: int,
+    scale: float,
+    window_size: tuple[int, int],
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Of each document its place and its weights `(heads, queries, keys)`; -1 in the window is no bound."""
+    assert cu_seqlens.dtype == torch.int32
+    assert int(cu_seqlens[0]) == 0
+    assert int(cu_seqlens[-1]) == len(query)
+    left, right = window_size
+    for start, end in pairwise(cu_seqlens.tolist()):
+        assert end - start <= max_length
+        here = slice(start, end)
+        scores = torch.einsum("qhd,khd->hqk", query[here], key[here]) * scale
+        places = torch.arange(end - start)
+        ahead = places[None, :] - places[:, None]
+        if left >= 0:
+            scores = scores.masked_fill(ahead < -left, float("-inf"))
+        if right >= 0:
+            scores = scores.masked_fill(ahead > right, float("-inf"))
+        yield here, scores.softmax(-1)
+
+
+def attention_by_documentation(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any
+) -> torch.Tensor:
+    """Those weights times the values."""
+    documents_of = weights_by_documentation(query, key, *arguments)
+    return torch.cat([torch.einsum("hqk,khd->qhd", weights, value[here]) for here, weights in documents_of])
+
+
+def varlen_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    is_causal: bool,
+    scale: float,
+    window_size: Any,
+    enable_gqa: bool = False,
+    *unused: None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """In the place of the operator beneath torch.nn.attention.varlen."""
+    assert not is_causal
+    assert not enable_gqa
+    assert set(unused) <= {None}
+    assert torch.equal(cu_seq_q, cu_seq_k)
+    assert max_q == max_k
+    out = attention_by_documentation(query, key, value, cu_seq_q, max_q, scale, window_size)
+    return out, query.new_zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
+
+
+def varlen_backward_kernel(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _out: torch.Tensor,
+    _lse: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    _cu_seq_k: torch.Tensor,
+    max_q: int,
+    _max_k: int,
+    _is_causal: bool,
+    _rng_state: torch.Tensor,
+    scale: float,
+    window_size: Any,
+) -> tuple[torch.Tensor, ...]:
+    """In the place of that operator's backward."""
+    found = [torch.zeros_like(tensor) for tensor in (query, key, value)]
+    for here, weights in weights_by_documentation(query, key, cu_seq_q, max_q, scale, window_size):
+        of_weights = torch.einsum("qhd,khd->hqk", gradient[here], value[here])
+        of_scores = weights * (of_weights - (weights * of_weights).sum(-1, keepdim=True)) * scale
+        found[0][here] = torch.einsum("hqk,khd->qhd", of_scores, key[here])
+        found[1][here] = torch.einsum("hqk,qhd->khd", of_scores, query[here])
+        found[2][here] = torch.einsum("hqk,qhd->khd", weights, gradient[here])
+    return tuple(found)
+
+
+def flash_attn_varlen_func(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    **unused: Any,
+) -> torch.Tensor:
+    """With the signature of flash-attn 2.8."""
+    assert not unused
+    assert not causal
+    assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+    assert max_seqlen_q == max_seqlen_k
+    assert dropout_p == 0
+    return attention_by_documentation(q, k, v, cu_seqlens_q, max_seqlen_q, softmax_scale, window_size)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels that run on CPUs in the places of those that do not."""
+    flash_attn = types.ModuleType("flash_attn")
+    flash_attn.__spec__ = ModuleSpec("flash_attn", None)
+    flash_attn.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", flash_attn)
+    with torch.library._scoped_library("torch_attn", "IMPL") as library:
+        library.impl("_varlen_attn", varlen_kernel, "CPU")
+        library.impl("_varlen_attn_backward", varlen_backward_kernel, "CPU")
+        yield
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Nothing compiled before, and nothing left behind."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def anywhere(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """Lets models take a backend whatever the device and dtype."""
+    fits = dataclasses.replace(BACKENDS[backend], misfit=lambda *_: None)
+    monkeypatch.setitem(attention.BACKENDS, backend, fits)
+
+
+# Equality
+
+
+@fast_backends
+@windows
+@layouts
+@pytest.mark.usefixtures("stand_ins")
+def test_equals_the_reference(backend: str, window: int | None, form: str, case: str) -> None:
+    assert_equals_reference(backend, layout_of(form, case), window)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@fast_backends
+@windows
+@layouts
+def test_equals_the_reference_on_gpus(
+    backend: str, window: int | None, form: str, case: str, dtype: torch.dtype
+) -> None:
+    if missing := BACKENDS[backend].missing():
+        pytest.skip(f"needs {missing}")
+    if misfit := BACKENDS[backend].misfit(CUDA, dtype, HEAD_DIM, 0.0):
+        pytest.skip(misfit)
+    assert_equals_reference(backend, layout_of(form, case, CUDA), window, dtype)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("case", ["around the window and the blocks", "holes"])
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_flex_attention(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Only the compiled kernel skips the blocks that the mask leaves out, and asks nothing of those seen wholly."""
+    layout = layout_of("padded" if case == "holes" else "packed", case)
+    monkeypatch.setattr(attention_flex, "flex_attention", torch.compile(flex_attention, dynamic=False))
+    for window in (None, 64):
+        assert_equals_reference("flex_attention", layout, window)
+
+
+@windows
+@layouts
+def test_blocks_that_flex_attention_skips(window: int | None, form: str, case: str) -> None:
+    """No pair that sees each other lies in a block left out, and every pair of a block seen wholly does."""
+    layout = layout_of(form, case)
+    total = len(layout.document_ids)
+    blocks = BACKENDS["flex_attention"].mask(layout, window, torch.float32)
+    same = layout.document_ids[:, None] == layout.document_ids
+    distance = (layout.offsets[:, None] - layout.offsets).abs()
+    pairs = same if window is None else same & (distance <= window)
+    size = -(-total // 128)
+    partly, wholly = (
+        listed_blocks(counts, places, size).repeat_interleave(128, 0).repeat_interleave(128, 1)[:total, :total]
+        for counts, places in (
+            (blocks.kv_num_blocks, blocks.kv_indices),
+            (blocks.full_kv_num_blocks, blocks.full_kv_indices),
+        )
+    )
+    assert not (partly & wholly).any()
+    assert not (pairs & ~partly & ~wholly).any()
+    assert not (wholly & ~pairs).any()
+    if window is not None:
+        near = (torch.arange(total)[:, None] // 128 - torch.arange(total) // 128).abs() <= -(-window // 128)
+        assert not (partly & ~near).any()
+
+
+def listed_blocks(counts: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
+    """`(size, size)` bool from the lists that a `BlockMask` holds."""
+    seen = torch.zeros(size, size, dtype=torch.bool)
+    for row in range(size):
+        seen[row, places[0, 0, row, : int(counts[0, 0, row])].long()] = True
+    return seen
+
+
+@pytest.mark.parametrize("backend", ["varlen", "flash_attention_2", "flex_attention"])
+@pytest.mark.usefixtures("stand_ins")
+def test_models_with_every_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    anywhere(monkeypatch, backend)
+    own, _ = pair("Model", backend)
+    reference, _ = pair("Model", "eager")
+    rows = documents(150, 1, 40, 129)
+    inputs = {"input_ids": torch.cat(rows)[None], "cu_seqlens": boundaries(rows)}
+    with torch.set_grad_enabled(backend != "flex_attention"):
+        states, expected = own(**inputs).last_hidden_state, reference(**inputs).last_hidden_state
+    assert_close(states, expected)
+    if states.requires_grad:
+        states.square().mean().backward()
+        expected.square().mean().backward()
+        assert_gradients_close(own, reference)
+
+
+# Choice
+
+
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+def test_what_is_asked_for_stays(head: str, tmp_path: Any) -> None:
+    """Through construction, loading, and setting it later; what is not asked for is chosen in the forward."""
+    config = LlmJpModernBertConfig(**settings())
+    model = own_class(head)(config)
+    assert model.config._attn_implementation is None
+    model.save_pretrained(tmp_path)
+    assert own_class(head).from_pretrained(tmp_path).config._attn_implementation is None
+    for name in ("eager", "sdpa", "varlen", "flex_attention"):
+        assert own_class(head).from_pretrained(tmp_path, attn_implementation=name).config._attn_implementation == name
+        model.set_attn_implementation(name)
+        assert model.config._attn_implementation == name
+        with torch.no_grad():
+            assert choose_backend(name, CPU, torch.float32, 64, 0.0) == ("sdpa" if name == "varlen" else name)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "head_dim", "dropout", "capability", "expected"),
+    [
+        ("cuda", torch.bfloat16, 64, 0.0, (9, 0), "varlen"),
+        ("cuda", torch.float16, 64, 0.0, (8, 0), "varlen"),
+        ("cuda", torch.bfloat16, 64, 0.0, (7, 5), "sdpa"),
+        ("cuda", torch.float32, 64, 0.0, (9, 0), "sdpa"),
+        ("cuda", torch.bfloat16, 64, 0.1, (9, 0), "sdpa"),
+        ("cuda", torch.bfloat16, 60, 0.0, (9, 0), "sdpa"),
+        ("cuda", torch.bfloat16, 512, 0.0, (9, 0), "sdpa"),
+        ("cpu", torch.bfloat16, 64, 0.0, (9, 0), "sdpa"),
+        ("mps", torch.bfloat16, 64, 0.0, (9, 0), "sdpa"),
+    ],
+)
+def test_default_by_device(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    dtype: torch.dtype,
+    head_dim: int,
+    dropout: float,
+    capability: tuple[int, int],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    assert choose_backend(None, torch.device(device), dtype, head_dim, dropout) == expected
+    monkeypatch.setattr(attention_varlen, "_HAS_WINDOWS", False)
+    assert choose_backend(None, torch.device(device), dtype, head_dim, dropout) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("varlen", (CPU, torch.bfloat16, 64, 0.0), "it runs on CUDA devices, not on cpu"),
+        ("varlen", (CUDA, torch.float32, 64, 0.0), "it computes in float16 or bfloat16, not in float32"),
+        ("varlen", (CUDA, torch.bfloat16, 64, 0.1), "it has no dropout of attention weights"),
+        ("flash_attention_2", (CUDA, torch.float32, 64, 0.1), "it computes in float16 or bfloat16, not in float32"),
+        ("flash_attention_2", (CUDA, torch.float16, 60, 0.0), "heads of a multiple of 8"),
+        ("flex_attention", (CPU, torch.float32, 64, 0.0), "it has no backward on CPUs"),
+        ("flex_attention", (CUDA, torch.float32, 64, 0.1), "it has no dropout of attention weights"),
+        ("flex_attention", (CUDA, torch.float32, 8, 0.0), "heads of at least 16 dimensions, not of 8"),
+    ],
+)
+def test_what_a_backend_cannot_compute_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, arguments: tuple[Any, ...], reason: str
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(attention.logger, "warning_once", told.append)
+    assert choose_backend(name, *arguments) == "sdpa"
+    assert len(told) == 1
+    assert reason in told[0]
+    assert name in told[0]
+
+
+def test_what_is_missing_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_jp_modernbert.modeling.attention_flash.find_spec", lambda _name: None)
+    for load in (
+        lambda: require_backend("flash_attention_2"),
+        lambda: own_class("Model")(LlmJpModernBertConfig(**settings(), attn_implementation="flash_attention_2")),
+    ):
+        with pytest.raises(
+            ImportError, match=r"^attn_implementation='flash_attention_2' needs .*llm-jp-modernbert\[f"
+        ):
+            load()
+    monkeypatch.setattr(attention_varlen, "_HAS_WINDOWS", False)
+    with pytest.raises(ImportError, match=r"^attn_implementation='varlen' needs torch 2\.11 or later"):
+        require_backend("varlen")
+
+
+@pytest.mark.parametrize("backend", ["varlen", "flex_attention"])
+def test_dropout_of_attention_weights_is_not_forgotten(backend: str) -> None:
+    """These kernels have none: in training the model takes another."""
+    own, _ = pair("Model", backend, attention_dropout=0.5)
+    ids = torch.stack(documents(50))
+    with torch.no_grad():
+        assert torch.equal(own(ids)[0], own(ids)[0])
+        own.layers[1].attn.train().out_drop.eval()
+        assert not torch.equal(own(ids)[0], own(ids)[0])
