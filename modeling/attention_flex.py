@@ -34,6 +34,8 @@ def misfit(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: flo
     return None
 
 
+# In a graph the number of blocks would be compiled in.
+@torch.compiler.disable
 def mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> BlockMask:
     """Which blocks of tokens see which: wholly, partly or not at all; and the function that tells the pairs apart."""
     total_tokens = len(layout.document_ids)

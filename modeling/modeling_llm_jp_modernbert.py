@@ -41,6 +41,9 @@ from .rotary import LlmJpModernBertRotaryEmbedding, rotate
 
 logger = logging.get_logger(__name__)
 
+# torch.compile would make the lengths of the documents at hand part of what it compiles.
+_build_outside_of_graphs = torch.compiler.disable(build_layout)
+
 _PUSH_ARGUMENTS = (
     "commit_message",
     "commit_description",
@@ -259,7 +262,9 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
             shape, device = tuple(inputs_embeds.shape[:-1]), inputs_embeds.device  # type: ignore[union-attr]
         cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
         max_seqlen = kwargs.get("max_length_q") if max_seqlen is None else max_seqlen
-        layout = build_layout(shape, device, attention_mask, position_ids, cu_seqlens, max_seqlen)
+        reads_data = any(given is not None for given in (attention_mask, position_ids, cu_seqlens))
+        build = _build_outside_of_graphs if reads_data else build_layout
+        layout = build(shape, device, attention_mask, position_ids, cu_seqlens, max_seqlen)
         limit = self.config.max_position_embeddings
         if layout.max_length > limit:
             layout = layout.with_lengths()

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from peer import assert_close, assert_gradients_close, boundaries, documents, own_class, pair, settings
+from peer import LOSS_TOLERANCE, assert_close, assert_gradients_close, boundaries, documents, own_class, pair, settings
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import varlen as _registers_the_operator  # noqa: F401
 from torch.nn.attention.flex_attention import flex_attention
 
@@ -78,11 +79,11 @@ def layout_of(form: str, case: str, device: torch.device = CPU) -> PackedLayout:
 def attend(
     backend: str, layout: PackedLayout, window: int | None, dtype: torch.dtype, backward: bool
 ) -> list[torch.Tensor]:
-    """For random query, key and value the output and, where wanted, their gradients."""
+    """For random query, key and value, the same in each dtype, the output and, where wanted, their gradients."""
     generator = torch.Generator().manual_seed(0)
     total, device = len(layout.document_ids), layout.cu_seqlens.device
     query, key, value, weight = (
-        (3 * torch.randn(total, HEADS, HEAD_DIM, generator=generator)).to(device, dtype) for _ in range(4)
+        (3 * torch.randn(total, HEADS, HEAD_DIM, generator=generator)).bfloat16().to(device, dtype) for _ in range(4)
     )
     given = [tensor.requires_grad_(backward) for tensor in (query, key, value)]
     mask = BACKENDS[backend].mask(layout, window, dtype)
@@ -429,3 +430,46 @@ def test_dropout_of_attention_weights_is_not_forgotten(backend: str) -> None:
         assert torch.equal(own(ids)[0], own(ids)[0])
         own.layers[1].attn.train().out_drop.eval()
         assert not torch.equal(own(ids)[0], own(ids)[0])
+
+
+# Compiling
+
+BATCHES = ((150, 1, 40), (300,), (7,) * 20, (64, 65, 200, 3), (500, 24))
+
+
+@pytest.mark.parametrize(("backend", "training"), [("varlen", True), ("varlen", False), ("flex_attention", False)])
+@pytest.mark.parametrize("whole", [True, False], ids=["model", "layers"])
+@pytest.mark.usefixtures("stand_ins", "fresh_compiler")
+def test_nothing_is_compiled_for_lengths(
+    monkeypatch: pytest.MonkeyPatch, backend: str, training: bool, whole: bool
+) -> None:
+    """The second batch makes the number of tokens a variable; other numbers and lengths of documents compile nothing.
+
+    The graphs of a layer are two for each kind: the first, which has no norm, and a local one.
+    """
+    anywhere(monkeypatch, backend)
+    own, _ = pair("ForMaskedLM", backend, num_hidden_layers=2)
+    reference, _ = pair("ForMaskedLM", "eager", num_hidden_layers=2)
+    counter = CompileCounter()
+    for layer in () if whole else own.model.layers:
+        layer.compile(backend=counter, fullgraph=True)
+    model = torch.compile(own, backend=counter) if whole else own
+    counts = []
+    for lengths in BATCHES:
+        rows = documents(*lengths)
+        inputs = {"input_ids": torch.cat(rows)[None], "cu_seqlens": boundaries(rows)}
+        inputs["labels"] = inputs["input_ids"]
+        with torch.set_grad_enabled(training), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            loss, expected = model.train(training)(**inputs).loss, reference.train(training)(**inputs).loss
+        assert_close(loss, expected, LOSS_TOLERANCE)
+        if training:
+            own.zero_grad()
+            reference.zero_grad()
+            loss.backward()
+            expected.backward()
+            assert_gradients_close(own, reference)
+        counts.append(counter.frame_count)
+    assert 0 < counts[0] < counts[1]
+    assert counts[1:] == [counts[1]] * (len(BATCHES) - 1)
+    if not whole:
+        assert counts[1] == 4
