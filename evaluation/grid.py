@@ -13,7 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .results import write_whole
+from llm_jp_modernbert.files import write_whole
+
 from .task import Progress
 
 

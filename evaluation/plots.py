@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.files import write_whole
 
-from .results import Results, Row, write_whole
+from .results import Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

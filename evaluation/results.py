@@ -13,11 +13,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.files import write_whole
+from llm_jp_modernbert.versions import library_versions
 
 SCHEMA = 1
 """Version of the schema, in every file."""
@@ -216,27 +217,6 @@ def model_folder(model: str) -> str:
     return re.sub(r"[^\w.@-]+", "--", "/".join(name.strip("/").split("/")[-2:]))
 
 
-def versions() -> dict[str, str]:
-    """Versions of the libraries that a figure may depend on."""
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file, text in UTF-8, so that it is there as a whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def _row(run: Run, found: Measurement) -> Row:
     values = {item.name: getattr(run, item.name) for item in fields(run)}
     values |= {item.name: getattr(found, item.name) for item in fields(found)}
@@ -244,7 +224,7 @@ def _row(run: Run, found: Measurement) -> Row:
     values["examples"] = run.examples if found.examples is None else found.examples
     values["split"] = run.split if found.split is None else found.split
     values["settings"] = {**run.settings, **found.settings}
-    return Row(**values, versions=versions())
+    return Row(**values, versions=library_versions(_LIBRARIES))
 
 
 def _finite(value: float | None) -> float | None:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_jp_modernbert.files import write_whole
 from llm_jp_modernbert.fill_mask import fill_masks
-
-from .results import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -342,7 +342,8 @@ def leaderboard(
     """
     from .evaluation.leaderboard import leaderboard as build
     from .evaluation.leaderboard import render
-    from .evaluation.results import Results, write_whole
+    from .evaluation.results import Results
+    from .files import write_whole
 
     table = render(build(Results(results).rows()), form.value, over_seeds.value)
     if out is None:

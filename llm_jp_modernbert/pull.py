@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .hashing import git_blob, sha256
+from .files import git_blob, sha256
 from .hub import MAIN, PATIENT, TRAINING, Patience, in_one_line
 from .staging import CARD, MANIFEST, read_manifest
 

@@ -254,7 +254,7 @@ def _export(options: ReleaseOptions, folder: Path, say: Callable[[str], Any]) ->
         from .export_onnx import export_onnx
 
         say("exporting to ONNX")
-        onnx = export_onnx(folder, options.int8)
+        onnx = export_onnx(folder, options.int8, say)
     if options.pooling is not None:
         from .export_sentence_transformers import add_sentence_transformers
 

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows, write_whole
-from .hashing import sha256
+from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows
+from .files import sha256, write_whole
 from .hub import TRAINING
 from .model_cards.card import About, Picture, eval_result_files, model_card, validate_card
 from .model_cards.plots import PATH as TRAINING_PLOT

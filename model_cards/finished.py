@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.evaluation.results import Row, write_whole
+from llm_jp_modernbert.evaluation.results import Row
+from llm_jp_modernbert.files import write_whole
 from llm_jp_modernbert.hub import Checkpoint
 
 from .card import About, Source, model_card, validate_card

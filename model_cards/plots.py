@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.evaluation.results import write_whole
+from llm_jp_modernbert.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The models of the tests are tiny: a second thread gains nothing, and on a busy machine the two wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
+from loopback_hub import LoopbackHub
 
 DATA_VARIABLE = "LLM_JP_MODERNBERT_TEST_DATA"
 
@@ -25,6 +28,31 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"{DATA_VARIABLE}={folder} is no folder")
     return path
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A Hub on this machine, with a cache of the test's own."""
+    # The client of this process was told to stay offline.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with LoopbackHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def api(hub: LoopbackHub) -> HfApi:
+    """The owner's client of it."""
+    return HfApi(endpoint=hub.url, token=hub.token)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client tries again at once, and writes what it has got in small pieces: it goes on after the last."""
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 12)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from alone import REFUSE
 from checkpoints import write_checkpoint
 from loopback_hub import LoopbackHub
 
@@ -17,16 +18,6 @@ from llm_jp_modernbert.hub import Patience
 NAME = "org/name"
 QUICK = Patience(say=lambda line: None, waits=(0.01, 0.01, 0.01))
 """Patience that costs no time."""
-
-# Whoever has never heard of this package: importing it is an error.
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "llm_jp_modernbert":
-            raise ImportError("llm_jp_modernbert is not installed")
-sys.meta_path.insert(0, Refuse())
-"""
 
 
 def write_source(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alone import REFUSE
 from checkpoints import TEXTS, write_checkpoint
 
 from llm_jp_modernbert.errors import UsageError
@@ -20,15 +21,10 @@ from llm_jp_modernbert.export_sentence_transformers import add_sentence_transfor
 # The last one is longer than the model reads.
 SENTENCES = [*TEXTS, "猫" * 200]
 
-ALONE = """
-import json, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "llm_jp_modernbert":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Refuse())
+ALONE = (
+    REFUSE
+    + """
+import json
 from sentence_transformers import SentenceTransformer
 
 request, answers = json.load(sys.stdin), []
@@ -39,6 +35,7 @@ for folder, trust in request["models"]:
     answers.append([model.max_seq_length, vectors.tolist(), similar.tolist()])
 json.dump(answers, sys.stdout)
 """
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,10 @@ from llm_jp_modernbert import (
 from llm_jp_modernbert.release import ReleaseOptions, release
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    with LoopbackHub(tmp_path / "hub") as running:
-        monkeypatch.setattr("huggingface_hub.HfApi", lambda token=None: HfApi(running.url, token or running.token))
-        monkeypatch.setattr(push, "PATIENT", QUICK)
-        yield running
+@pytest.fixture(autouse=True)
+def to_this_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda token=None: HfApi(hub.url, token or hub.token))
+    monkeypatch.setattr(push, "PATIENT", QUICK)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,15 +30,6 @@ print(type(model).__name__, [one["token"] for one in fill("今日のご飯は" +
 """
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with LoopbackHub(tmp_path / "hub") as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("models") / "nano")
@@ -50,9 +40,9 @@ def options(source: Path) -> ReleaseOptions:
     return ReleaseOptions(source, NAME)
 
 
-def test_the_whole_round(hub: LoopbackHub, options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
+def test_the_whole_round(hub: LoopbackHub, api: HfApi, options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
     options = replace(options, private=True, results=write_results(tmp_path / "results", source))
-    released = release(options, QUICK, HfApi(endpoint=hub.url, token=hub.token))
+    released = release(options, QUICK, api)
     repository = hub.repositories["model", NAME]
     assert released.is_new
     assert repository.visibilities == ["private"]
@@ -79,8 +69,7 @@ def test_the_whole_round(hub: LoopbackHub, options: ReleaseOptions, source: Path
     assert in_process(offline + USE.replace("CODE", "False"), hub, tmp_path / "home") == told
 
 
-def test_an_unchanged_release_makes_no_commit(hub: LoopbackHub, options: ReleaseOptions, source: Path) -> None:
-    api = HfApi(endpoint=hub.url, token=hub.token)
+def test_an_unchanged_release_makes_no_commit(api: HfApi, options: ReleaseOptions) -> None:
     first = release(options, QUICK, api)
     again = release(options, QUICK, api)
     assert (first.is_new, again.is_new) == (True, False)
@@ -88,8 +77,7 @@ def test_an_unchanged_release_makes_no_commit(hub: LoopbackHub, options: Release
     assert len(api.list_repo_commits(NAME)) == 2
 
 
-def test_what_an_earlier_release_had_goes_with_it(hub: LoopbackHub, options: ReleaseOptions) -> None:
-    api = HfApi(endpoint=hub.url, token=hub.token)
+def test_what_an_earlier_release_had_goes_with_it(hub: LoopbackHub, api: HfApi, options: ReleaseOptions) -> None:
     release(replace(options, max_shard_size="30KB"), QUICK, api)
     assert "model.safetensors.index.json" in api.list_repo_files(NAME)
     api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id=NAME)
@@ -111,16 +99,15 @@ def test_weights_are_rounded_and_no_more(
     assert ModernBertForMaskedLM.from_pretrained(tmp_path / "staged").dtype == torch.bfloat16
 
 
-def test_native_brings_its_code(hub: LoopbackHub, options: ReleaseOptions, tmp_path: Path) -> None:
-    release(replace(options, format="native"), QUICK, HfApi(endpoint=hub.url, token=hub.token))
+def test_native_brings_its_code(hub: LoopbackHub, api: HfApi, options: ReleaseOptions, tmp_path: Path) -> None:
+    release(replace(options, format="native"), QUICK, api)
     alone = in_process(USE.replace("CODE", "True"), hub, tmp_path / "home")
     packaged = "import llm_jp_modernbert\n" + USE.replace("CODE", "False")
     assert in_process(packaged, hub, tmp_path / "home", refuse=False) == alone
     assert alone.startswith("LlmJpModernBertForMaskedLM")
 
 
-def test_a_revision_leaves_main_alone(hub: LoopbackHub, options: ReleaseOptions) -> None:
-    api = HfApi(endpoint=hub.url, token=hub.token)
+def test_a_revision_leaves_main_alone(hub: LoopbackHub, api: HfApi, options: ReleaseOptions) -> None:
     release(replace(options, revision="stage1-step-500"), QUICK, api)
     repository = hub.repositories["model", NAME]
     assert set(repository.find("main").files) == {".gitattributes"}
@@ -129,11 +116,11 @@ def test_a_revision_leaves_main_alone(hub: LoopbackHub, options: ReleaseOptions)
     assert (found.stage, found.step, found.commit) == ("stage1", 500, repository.branches["stage1-step-500"])
 
 
-def test_a_dry_run_is_the_release(hub: LoopbackHub, options: ReleaseOptions, tmp_path: Path) -> None:
+def test_a_dry_run_is_the_release(hub: LoopbackHub, api: HfApi, options: ReleaseOptions, tmp_path: Path) -> None:
     staged = tmp_path / "staged"
     release(replace(options, dry_run=staged), QUICK)
     assert hub.log == []
-    release(options, QUICK, HfApi(endpoint=hub.url, token=hub.token))
+    release(options, QUICK, api)
     files = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
     assert files | {".gitattributes"} == set(hub.repositories["model", NAME].find("main").files)
     assert all(hub.read(NAME, path) == (staged / path).read_bytes() for path in files)
@@ -147,7 +134,7 @@ def test_a_dry_run_is_the_release(hub: LoopbackHub, options: ReleaseOptions, tmp
 
 
 def test_a_failed_check_sends_nothing(
-    hub: LoopbackHub, options: ReleaseOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hub: LoopbackHub, api: HfApi, options: ReleaseOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from llm_jp_modernbert import release as module
 
@@ -158,7 +145,7 @@ def test_a_failed_check_sends_nothing(
 
     monkeypatch.setattr(module, "_export", spoil)
     with pytest.raises(UsageError, match="off the source's"):
-        release(options, QUICK, HfApi(endpoint=hub.url, token=hub.token))
+        release(options, QUICK, api)
     with pytest.raises(UsageError, match="off the source's"):
         release(replace(options, dry_run=tmp_path / "staged"), QUICK)
     assert [request for request in hub.log if request.method != "GET"] == []

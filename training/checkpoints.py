@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llm_jp_modernbert.hashing import sha256
+from llm_jp_modernbert.files import sha256
 
 SEAL = "seal.json"
 """The file of a checkpoint that lists the others; it is written last."""

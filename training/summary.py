@@ -12,7 +12,6 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from transformers import TrainingArguments
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.loading import split_revision
+from llm_jp_modernbert.versions import library_versions
 
 from .arguments import PretrainingArguments
 from .recipe import fingerprint
@@ -128,7 +128,7 @@ def stage_of(trainer: PretrainingTrainer) -> dict[str, Any]:
         "seconds": round(totals.seconds, 1),
         "flops": totals.flops,
         "hardware": hardware(arguments.world_size, arguments.device.type),
-        "versions": _versions(),
+        "versions": library_versions(_LIBRARIES),
         "data": data_names(arguments.train_data),
         "recipe": _recipe(arguments),
         **({} if emissions is None else {"emissions_kg": emissions}),
@@ -214,13 +214,3 @@ def emissions_of(path: Path) -> float | None:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from alone import REFUSE
 from checkpoints import TEXTS
 from peer import HEAD_NAMES, assert_close, documents, own_class, pair
 from safetensors.torch import load_file, save_file
@@ -26,15 +27,10 @@ from llm_jp_modernbert.tokenization import train_stand_in
 AUTO_CLASS = {head: "AutoModel" if head == "Model" else f"AutoModel{head}" for head in HEAD_NAMES}
 IDS = torch.stack(documents(130, 130))
 
-ALONE = """
-import json, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "llm_jp_modernbert":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Refuse())
+ALONE = (
+    REFUSE
+    + """
+import json
 import torch, transformers
 from safetensors.torch import load_file, save_file
 
@@ -50,6 +46,7 @@ for head, (auto_class, folder) in request["models"].items():
     model.save_pretrained(request["out"] + "/plain/" + head, format="plain")
 save_file(outputs, request["out"] + "/outputs.safetensors")
 """
+)
 
 
 def run_alone(models: dict[str, Any], out: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,6 @@ from llm_jp_modernbert.training import publishing
 from llm_jp_modernbert.training.publishing import RevisionPublisher
 
 REPOSITORY = "org/name"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    # The client of this process was told to stay offline.
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    with LoopbackHub(tmp_path / "hub") as running:
-        yield running
 
 
 def checkpoint(folder: Path, content: str) -> Path:

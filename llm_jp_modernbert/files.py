@@ -1,8 +1,9 @@
-"""Sums of files, read in parts."""
+"""Files that are written whole, and sums of files, read in parts."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,16 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _PART = 1 << 22
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file, text in UTF-8, so that it is there as a whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
