@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .evaluation.results import Row
     from .hub import Checkpoint, Patience
-    from .model_cards.card import Example, Exports
+    from .model_cards.about import Example, Exports
     from .modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 
@@ -247,7 +247,7 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBert
 
 
 def _export(options: ReleaseOptions, folder: Path, say: Callable[[str], Any]) -> Exports:
-    from .model_cards.card import Exports
+    from .model_cards.about import Exports
 
     onnx: list[Path] = []
     if options.onnx:

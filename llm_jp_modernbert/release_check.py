@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import staging
 from .clean_process import reload_alone
 from .errors import UsageError
-from .model_cards.card import Example
+from .model_cards.about import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

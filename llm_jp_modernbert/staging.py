@@ -21,7 +21,10 @@ from .errors import UsageError
 from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from .files import sha256, write_whole
 from .hub import TRAINING
-from .model_cards.card import About, Picture, eval_result_files, model_card, validate_card
+from .model_cards.about import About, Picture
+from .model_cards.card import model_card
+from .model_cards.check import validate_card
+from .model_cards.metadata import eval_result_files
 from .model_cards.plots import PATH as TRAINING_PLOT
 from .model_cards.plots import plot_training
 

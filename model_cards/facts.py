@@ -13,7 +13,7 @@ from .numbers import about as about_count
 from .numbers import percent
 
 if TYPE_CHECKING:
-    from .card import About
+    from .about import About
 
 _LANGUAGES = {"ja": "Japanese", "en": "English", "zh": "Chinese", "ko": "Korean", "code": "source code"}
 

@@ -16,7 +16,9 @@ from llm_jp_modernbert.evaluation.results import Row
 from llm_jp_modernbert.files import write_whole
 from llm_jp_modernbert.hub import Checkpoint
 
-from .card import About, Source, model_card, validate_card
+from .about import About, Source
+from .card import model_card
+from .check import validate_card
 
 CARD = "README.md"
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llm_jp_modernbert.evaluation.results import Row
 
-    from .card import About
+    from .about import About
 
 _HUB_TASKS = {
     "fill-mask": "fill-mask",

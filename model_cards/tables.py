@@ -20,7 +20,7 @@ from .numbers import duration, percent, setting
 if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.results import Row
 
-    from .card import About
+    from .about import About
 
 READ_OFF = "read_off_a_plot"
 """The setting of a result that marks a figure that its authors did not print."""

@@ -24,18 +24,12 @@ from llm_jp_modernbert import LlmJpModernBertConfig
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.results import Row
 from llm_jp_modernbert.hub import Checkpoint
-from llm_jp_modernbert.model_cards.card import (
-    About,
-    Example,
-    Exports,
-    Picture,
-    Source,
-    eval_result_files,
-    model_card,
-    validate_card,
-)
+from llm_jp_modernbert.model_cards.about import About, Example, Exports, Picture, Source
+from llm_jp_modernbert.model_cards.card import model_card
+from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import parameters
 from llm_jp_modernbert.model_cards.finished import about_folder
+from llm_jp_modernbert.model_cards.metadata import eval_result_files
 from llm_jp_modernbert.model_cards.plots import plot_training
 
 FINISHED = Path(__file__).parents[1] / "model_cards"

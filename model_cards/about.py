@@ -1,0 +1,102 @@
+"""All that a model's card is made of, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_jp_modernbert.evaluation.results import Row
+    from llm_jp_modernbert.hub import Checkpoint
+
+
+@dataclass(frozen=True)
+class Exports:
+    """Other forms of the model in the release.
+
+    Attributes:
+        onnx: paths of ONNX files in the release.
+        sentence_transformers: whether modules.json is there.
+        pooling: how sentence-transformers makes an embedding of tokens.
+    """
+
+    onnx: tuple[str, ...] = ()
+    sentence_transformers: bool = False
+    pooling: str = "mean"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot in the release: its path there, and what it shows."""
+
+    path: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A filled mask: the text with the mask, and the likeliest tokens with their probabilities, the first first."""
+
+    text: str
+    answers: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Whose figures they are, where they are not this project's: a name such as `arXiv:2504.15544`, and an address."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
+class About:
+    """All that a card is made of.
+
+    Attributes:
+        name: `ORG/NAME`, or a directory's name in a dry run.
+        config: the release's config.json.
+        format: `plain` or `native`.
+        dtype: of the weights.
+        license: as the Hub names it.
+        languages: ISO 639 codes.
+        datasets: repositories of the training data, for the metadata.
+        base_model: repository of the model that training started from, where that is another's.
+        tokenizer: `vocabulary_size`, `mask_token` and `model_max_length`.
+        training: the content of training.json.
+        recipe_file: path in the release of the last stage's recipe.
+        rows: results of this model.
+        curve: path in the release of the plot of the training.
+        plots: of evaluations.
+        checkpoints: revisions of the repository.
+        exports: other forms.
+        examples: filled masks of the released model, good or bad.
+        source: whose figures the card shows; None for figures that this project measured.
+        remarks: what is to be known of this model alone, a sentence or two each.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    format: str = "plain"
+    dtype: str = "float32"
+    license: str = "apache-2.0"
+    languages: tuple[str, ...] = ("ja", "en")
+    datasets: tuple[str, ...] = ()
+    base_model: str | None = None
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
+    recipe_file: str | None = None
+    rows: Sequence[Row] = ()
+    curve: str | None = None
+    plots: Sequence[Picture] = ()
+    checkpoints: Sequence[Checkpoint] = ()
+    exports: Exports = Exports()
+    examples: Sequence[Example] = ()
+    source: Source | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        """Of the training, as far as they are known."""
+        return (self.training or {}).get("stages", ())
