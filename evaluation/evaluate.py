@@ -18,6 +18,7 @@ from llm_jp_modernbert.progress import progress_bar
 from . import jmteb
 from .alignment_uniformity import AlignmentUniformity
 from .fill_mask import FillMask
+from .interrupts import Interrupts
 from .jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
 from .jsquad import Jsquad
 from .loading import EvaluatedModel, ModelName
@@ -88,14 +89,17 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
     for which in plan.models:
         # A name that is wrong is told before anything is measured.
         EvaluatedModel(which)
-    evaluation = _Evaluation(plan, console)
+    interrupts = Interrupts()
+    evaluation = _Evaluation(plan, console, interrupts.check)
     try:
-        for which in plan.models:
-            model = EvaluatedModel(which)
-            for make in makers:
-                for seed in plan.seeds:
-                    evaluation.measure(model, make, replace(plan.options, seed=seed))
-        evaluation.compare()
+        with interrupts:
+            for which in plan.models:
+                model = EvaluatedModel(which)
+                for make in makers:
+                    for seed in plan.seeds:
+                        evaluation.measure(model, make, replace(plan.options, seed=seed))
+                        interrupts.check()
+            evaluation.compare()
     except KeyboardInterrupt:
         console.print(
             f"Interrupted. What was finished is in {plan.out}; the same command goes on from there.", soft_wrap=True
@@ -115,8 +119,9 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
 class _Evaluation:
     """The course of one call: data that were read, rows that were found, measurements that failed."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, plan: Plan, console: Console, check_interrupts: Callable[[], None]) -> None:
         self._plan = plan
+        self._check_interrupts = check_interrupts
         self._console = console
         self._results = Results(plan.out)
         self._data: dict[Task, Data | UsageError] = {}
@@ -170,7 +175,12 @@ class _Evaluation:
         working = replace(task, options=replace(task.options, work_dir=folder))
         with progress_bar(self._console, transient=True) as bar:
             shown = bar.add_task(f"{task.title} · {model.name}", total=1.0)
-            outcome = working.measure(model, data, lambda share: bar.update(shown, completed=share))
+
+            def progress(share: float) -> None:
+                self._check_interrupts()
+                bar.update(shown, completed=share)
+
+            outcome = working.measure(model, data, progress)
         if rank():
             return []
         rows = self._results.write(run, outcome.measurements, outcome.instances)

@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.evaluate import TASKS
+from llm_jp_modernbert.evaluation.interrupts import Interrupts
 from llm_jp_modernbert.evaluation.leaderboard import leaderboard, render, show
 from llm_jp_modernbert.evaluation.plots import _japanese_font, trajectories
 from llm_jp_modernbert.evaluation.results import Results, Row, read_rows
@@ -201,6 +202,23 @@ def test_interrupted_it_goes_on(modernbert: Path, small_data: Path, tmp_path: Pa
     assert "ERROR" not in output
     assert len(list(Results(tmp_path).rows())) > 0
     assert {path.stem for path in (tmp_path / ".unfinished").rglob("*.json")} >= {"0.001x1"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_forgets_is_raised_again() -> None:
+    class Finalised:
+        """Whose finaliser is where the signal happens to come."""
+
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        interrupts.check()
+        Finalised()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(
