@@ -17,7 +17,7 @@ from llm_jp_modernbert.progress import progress_bar
 
 from . import jmteb
 from .alignment_uniformity import AlignmentUniformity
-from .fill_mask import FillMask
+from .fill_mask import FillMask, FillMaskPublishedTokenizer
 from .interrupts import Interrupts
 from .jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
 from .jsquad import Jsquad
@@ -33,6 +33,7 @@ from .task import PROTOCOLS, Data, Options, Task
 
 TASKS: dict[str, Callable[[Options], Task]] = {
     "fill-mask": FillMask.for_options,
+    "fill-mask-published-tokenizer": FillMaskPublishedTokenizer.for_options,
     "pseudo-perplexity": PseudoPerplexity.for_options,
     "retrieval": Retrieval.for_options,
     **{f"retrieval:{source}": partial(Retrieval.for_options, source=source) for source in SOURCES},

@@ -8,10 +8,15 @@ How an answer is scored, so that no tokenizer is hurt by its way of cutting or s
   tokens, and the answer's rank is that of its worst token.
 * The rank of a prompt is the best of its answers' ranks; 1 is the first place. A token is behind those whose logits
   are strictly greater.
+
+`fill-mask-published-tokenizer` asks a llm-jp model the same through the normaliser of the tokenizer that was published
+with llm-jp-modernbert-base, which puts a `▁` after every mask: on the same weights, prompts and right tokens only what
+the model reads differs.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -24,6 +29,7 @@ from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.fill_mask import readable
 from llm_jp_modernbert.loading import split_revision
 from llm_jp_modernbert.masked_logits import batches, masked_logits
+from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_form
 
 from .datasets import fingerprint, hub_rows, json_lines, some
 from .results import Measurement
@@ -83,10 +89,14 @@ class FillMask(Task):
             name = "fill-mask prompts" if path == PROMPTS else path.name
         return Data(name, found, "test", some(prompts, self.options.limit or len(prompts), self.options.seed))
 
+    def reading_tokenizer(self, model: EvaluatedModel) -> PreTrainedTokenizerBase:
+        """What cuts the prompts; the tokens that are right are those of the model's own tokenizer."""
+        return model.tokenizer
+
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Top-1 and top-5 accuracy and mean reciprocal rank, of all and by category."""
         masked_lm = model.masked_lm
-        gaps = _Gaps(model.tokenizer, model.max_length)
+        gaps = _Gaps(model.tokenizer, self.reading_tokenizer(model), model.max_length)
         attempts = [attempt for prompt in data.examples for attempt in gaps.attempts(prompt)]
         best: dict[str, int] = {}
         top: dict[str, list[str]] = {}
@@ -123,6 +133,39 @@ class FillMask(Task):
             for prompt in data.examples
         ]
         return Outcome(_figures(instances), instances)
+
+
+@dataclass(frozen=True)
+class FillMaskPublishedTokenizer(FillMask):
+    """The test through the published tokenizer's defect; for llm-jp models alone."""
+
+    name: ClassVar[str] = "fill-mask-published-tokenizer"
+
+    def reading_tokenizer(self, model: EvaluatedModel) -> PreTrainedTokenizerBase:
+        """The model's tokenizer as it was published.
+
+        Raises:
+            UsageError: it is no llm-jp tokenizer.
+        """
+        tokenizer = model.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None or not is_encoder_form(backend):
+            raise UsageError(f"{self.name}: the tokenizer of {model.name} is not llm-jp's. Use the task fill-mask.")
+        return as_published(tokenizer)
+
+
+def as_published(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy of a llm-jp tokenizer that reads text as the one published with llm-jp-modernbert-base does.
+
+    Its normaliser takes each stretch of text between special tokens for a beginning, and puts a `▁` there.
+
+    Args:
+        tokenizer: in its encoder form; left unchanged.
+    """
+    published = copy.deepcopy(tokenizer)
+    published.backend_tokenizer.normalizer = decoder_form([(UNK, 0.0)]).normalizer
+    published.backend_tokenizer.pre_tokenizer = None
+    return published
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -166,10 +209,11 @@ class _Attempt:
 
 
 class _Gaps:
-    """Prompts as token rows of one tokenizer."""
+    """Prompts as token rows: one tokenizer cuts the answers, and another form of it may read the prompts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, reading: PreTrainedTokenizerBase, longest: int) -> None:
         self._tokenizer = tokenizer
+        self._reading = reading
         self._longest = longest
         self._mask = int(tokenizer.mask_token_id)
 
@@ -191,7 +235,7 @@ class _Gaps:
 
     def truncated(self, prompt: Prompt) -> bool:
         """Whether the prompt is longer than the model reads, and was cut."""
-        return len(self._tokenizer(self._written(prompt, 1), verbose=False)["input_ids"]) > self._longest
+        return len(self._reading(self._written(prompt, 1), verbose=False)["input_ids"]) > self._longest
 
     @cached_property
     def _surfaces(self) -> dict[str, list[int]]:
@@ -215,7 +259,7 @@ class _Gaps:
         return prompt.text.replace(GAP, str(self._tokenizer.mask_token) * masks)
 
     def _row(self, prompt: Prompt, masks: int) -> tuple[list[int], int]:
-        ids: list[int] = self._tokenizer(self._written(prompt, masks), verbose=False)["input_ids"]
+        ids: list[int] = self._reading(self._written(prompt, masks), verbose=False)["input_ids"]
         if ids.count(self._mask) != masks:
             raise UsageError(f"prompt {prompt.id}: the tokenizer reads {ids.count(self._mask)} masks, not {masks}.")
         over = len(ids) - self._longest

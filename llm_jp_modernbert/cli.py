@@ -279,7 +279,8 @@ def evaluate(
 ) -> None:
     """Measures encoders, whoever made them, and keeps every figure with what it depends on.
 
-    Tasks: fill-mask, pseudo-perplexity, retrieval (retrieval:miracl, :jsquad, :jaquad, :beir), alignment-uniformity,
+    Tasks: fill-mask (fill-mask-published-tokenizer: the same with the `▁` that llm-jp's published tokenizer puts after
+    a mask), pseudo-perplexity, retrieval (retrieval:miracl, :jsquad, :jaquad, :beir), alignment-uniformity,
     similarity, jmteb (jmteb:TASK, jmteb-lite); and by fine-tuning jsts, jnli, jcola, jsquad, jcommonsenseqa, marc-ja,
     ner, whose grid several GPUs share under `accelerate launch -m llm_jp_modernbert.evaluation.evaluate`. What is
     measured already is not measured again.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _HUB_TASKS = {
     "fill-mask": "fill-mask",
+    "fill-mask-published-tokenizer": "fill-mask",
     "pseudo-perplexity": "fill-mask",
     "retrieval": "sentence-similarity",
     "alignment-uniformity": "sentence-similarity",

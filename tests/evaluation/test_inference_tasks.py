@@ -13,14 +13,14 @@ import pytest
 import torch
 from evaluation_data import PLACES, SUBJECTS, write_lines
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast, ModernBertForMaskedLM
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation import retrieval
 from llm_jp_modernbert.evaluation.datasets import Search
 from llm_jp_modernbert.evaluation.embeddings import Embedder
 from llm_jp_modernbert.evaluation.evaluate import TASKS
-from llm_jp_modernbert.evaluation.fill_mask import PROMPTS, FillMask, read_prompts
+from llm_jp_modernbert.evaluation.fill_mask import PROMPTS, FillMask, as_published, read_prompts
 from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
 from llm_jp_modernbert.evaluation.task import Options
@@ -187,6 +187,38 @@ def test_ranks_of_answers_of_several_tokens(any_model: EvaluatedModel, tmp_path:
             ids[0, place] = piece
         ranks.append(worst)
     assert instance["rank"] == min(ranks)
+
+
+def test_the_published_tokenizer_differs_by_the_space_after_the_mask(modernbert: Path, tmp_path: Path) -> None:
+    model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
+    text, answer = "吾輩は[MASK]である。", "猫"
+    before, after = (model.tokenizer(part, add_special_tokens=False).input_ids for part in text.split("[MASK]"))
+    # Each stretch of text is read as if it were a text, so that its ids are those of one.
+    assert after[0] == model.tokenizer.convert_tokens_to_ids("▁")
+    written = text.replace("[MASK]", model.tokenizer.mask_token)
+    ids = [model.tokenizer.cls_token_id, *before, model.tokenizer.mask_token_id, *after, model.tokenizer.sep_token_id]
+    assert as_published(model.tokenizer)(written).input_ids == ids
+    assert model.tokenizer(written).input_ids == [token for place, token in enumerate(ids) if place != len(before) + 2]
+
+    # One token of the vocabulary is right, and no ▁ before it is asked for.
+    prompts = write_lines(tmp_path / "prompts.jsonl", [{"text": text, "answers": [answer]}])
+    task = TASKS["fill-mask-published-tokenizer"](Options(prompts=prompts))
+    outcome = task.measure(model, task.load(), lambda share: None)
+    plain = AutoModelForMaskedLM.from_pretrained(modernbert).eval()
+    with torch.no_grad():
+        logits = plain(torch.tensor([ids])).logits[0, len(before) + 1]
+    surfaces = [model.tokenizer.decode([token]).strip() for token in range(len(model.tokenizer))]
+    right = [token for token, surface in enumerate(surfaces) if surface == answer]
+    assert outcome.instances[0]["rank"] == min(1 + int((logits > logits[token]).sum()) for token in right)
+
+
+def test_other_tokenizers_were_published_without_that_space(modernbert: Path, tmp_path: Path) -> None:
+    AutoModelForMaskedLM.from_pretrained(modernbert).save_pretrained(tmp_path)
+    vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))}
+    BertTokenizerFast(vocab=vocabulary).save_pretrained(tmp_path)
+    task = TASKS["fill-mask-published-tokenizer"](Options(limit=1))
+    with pytest.raises(UsageError, match=r"is not llm-jp's\. Use the task fill-mask"):
+        task.measure(EvaluatedModel(ModelName(str(tmp_path), device="cpu")), task.load(), lambda share: None)
 
 
 def test_the_nearest_passages_are_those_of_all(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
