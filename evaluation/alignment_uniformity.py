@@ -1,13 +1,19 @@
 """Alignment and uniformity of embeddings (Wang and Isola 2020), as in SimCSE (Gao et al. 2021).
 
 Paper's protocol: alignment over pairs of passages, uniformity over whole articles. Improved: uniformity over the
-passages of the pairs themselves, so that both figures are of the same texts, and a confidence interval of alignment.
+passages of the pairs themselves, so that both figures are of the same texts.
+
+Uniformity is the logarithm of U, the mean closeness exp(−2‖f(xᵢ) − f(xⱼ)‖²) of two texts. Texts are drawn anew for its
+interval, and what drawing changes is taken to first order (Hoeffding 1948): log U + 2 (mean hᵢ / U − 1), where hᵢ is
+the mean closeness of text i to the others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from . import datasets
 from .intervals import bootstrap
@@ -16,6 +22,9 @@ from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from .loading import EvaluatedModel
+
+# Rows of the matrix of closeness that are held at a time.
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,51 @@ class AlignmentUniformity(Task):
         firsts, seconds = (vectors[[places[pair[side]] for pair in pairs]] for side in (0, 1))
         distances = squared_distances(firsts, seconds)
         spread = vectors[[places[text] for text in dict.fromkeys(articles)]] if articles else vectors
-        low, high = bootstrap((distances,), lambda sample, axis: sample.mean(axis=axis), self.options.seed)
+        closeness = mean_closeness(spread)
+        seed = self.options.seed
         instances = [{"pair": number, "squared_distance": float(value)} for number, value in enumerate(distances)]
+        instances += [{"text": number, "closeness": float(value)} for number, value in enumerate(closeness)]
         measurements = [
-            Measurement("alignment", float(distances.mean()), False, "", len(pairs), low, high),
-            Measurement("uniformity", uniformity(spread), False, "", len(spread)),
+            Measurement(
+                "alignment",
+                float(distances.mean()),
+                False,
+                "",
+                len(pairs),
+                *bootstrap((distances,), lambda sample, axis: sample.mean(axis=axis), seed),
+            ),
+            Measurement(
+                "uniformity",
+                uniformity(spread),
+                False,
+                "",
+                len(spread),
+                *bootstrap((closeness,), lambda sample, axis: redrawn(closeness.mean(), sample.mean(axis=axis)), seed),
+            ),
         ]
         return Outcome(measurements, instances)
+
+
+def mean_closeness(vectors: np.ndarray) -> np.ndarray:
+    """Of each text the mean of exp(−2‖f(xᵢ) − f(xⱼ)‖²) over the others, `(texts,)`.
+
+    Args:
+        vectors: unit vectors `(texts, dimensions)`, two or more.
+    """
+    exact = vectors.astype(np.float64)
+    found = np.empty(len(exact))
+    for start in range(0, len(exact), _ROWS):
+        # On the sphere ‖a − b‖² = 2 − 2 a·b.
+        found[start : start + _ROWS] = np.exp(4 * (exact[start : start + _ROWS] @ exact.T) - 4).sum(1)
+    # A text is as close to itself as can be, and that is no pair.
+    return (found - np.exp(4 * (exact * exact).sum(1) - 4)) / (len(exact) - 1)
+
+
+def redrawn(mean: np.ndarray | float, drawn: np.ndarray | float) -> np.ndarray | float:
+    """Uniformity of texts that were drawn anew, to first order.
+
+    Args:
+        mean: closeness of all texts to one another, U.
+        drawn: mean of hᵢ over the texts that were drawn.
+    """
+    return np.log(mean) + 2 * (drawn / mean - 1)

@@ -17,11 +17,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast,
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation import retrieval
+from llm_jp_modernbert.evaluation.alignment_uniformity import mean_closeness, redrawn
 from llm_jp_modernbert.evaluation.datasets import Search
 from llm_jp_modernbert.evaluation.embeddings import Embedder
 from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.fill_mask import PROMPTS, FillMask, as_published, read_prompts
 from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import uniformity
 from llm_jp_modernbert.evaluation.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
 from llm_jp_modernbert.evaluation.task import Options
 
@@ -246,11 +248,16 @@ def test_geometry_equals_loops_over_plain_embeddings(modernbert: Path, small_dat
     task = TASKS["alignment-uniformity"](options)
     data = task.load()
     vectors = {text: plain.encode(text, normalize_embeddings=True) for pair in data.examples for text in pair}
-    figures = {row.metric: row.value for row in task.measure(model, data, lambda share: None).measurements}
+    outcome = task.measure(model, data, lambda share: None)
+    figures = {row.metric: row.value for row in outcome.measurements}
     near = [float(np.square(vectors[one] - vectors[other]).sum()) for one, other in data.examples]
     assert figures["alignment"] == pytest.approx(sum(near) / len(near), abs=1e-6)
     spread = [math.exp(-2 * float(np.square(a - b).sum())) for a, b in combinations(vectors.values(), 2)]
     assert figures["uniformity"] == pytest.approx(math.log(sum(spread) / len(spread)), abs=1e-6)
+
+    closeness = [item["closeness"] for item in outcome.instances if "closeness" in item]
+    assert math.log(sum(closeness) / len(vectors)) == pytest.approx(figures["uniformity"], abs=1e-6)
+    assert all((row.low or 0) < (row.value or 0) < (row.high or 0) for row in outcome.measurements)
 
     task = TASKS["similarity"](options)
     outcome = task.measure(model, task.load(), lambda share: None)
@@ -263,6 +270,19 @@ def test_geometry_equals_loops_over_plain_embeddings(modernbert: Path, small_dat
     assert values["auc", ""] == pytest.approx(sum(wins) / len(wins), abs=1e-9)
     for kind, distances in by_kind.items():
         assert values["squared_distance", kind] == pytest.approx(sum(distances) / len(distances), abs=1e-9)
+
+
+def test_the_spread_of_uniformity_is_that_of_new_texts() -> None:
+    drawn = np.random.default_rng(0)
+
+    def texts() -> np.ndarray:
+        vectors = drawn.normal(size=(300, 8)) + 1.2
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    of_new_texts = np.std([uniformity(texts()) for _ in range(200)])
+    closeness = mean_closeness(texts())
+    redraws = [redrawn(closeness.mean(), drawn.choice(closeness, 300).mean()) for _ in range(1000)]
+    assert np.std(redraws) == pytest.approx(of_new_texts, rel=0.15)
 
 
 def test_prompts_of_the_package() -> None:
