@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,8 +11,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 # Rows of logits that exist at one time. Fewer save memory, but every chunk reads and writes the whole gradient of the
-# vocabulary matrix once.
-CHUNK = 512
+# vocabulary matrix once, and a GPU wants more work at a time.
+CHUNK, CHUNK_ON_GPUS = 512, 4096
 
 
 # A loop over a number of chunks that depends on the labels is nothing to compile.
@@ -21,7 +23,8 @@ def linear_cross_entropy(
     bias: torch.Tensor | None,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Cross-entropy of `softmax(hidden @ weight.T + bias)` against `labels`.
 
@@ -35,14 +38,32 @@ def linear_cross_entropy(
         labels: `(rows,)` int64 in [0, vocabulary).
         num_items_in_batch: divisor of the summed loss (Trainer: labelled tokens of the whole global batch); the number
             of rows where None.
-        chunk: rows per chunk.
+        chunk: rows per chunk; by default what suits the device.
+        compiled: whether torch.compile fuses what is done to the logits, which then are read twice and written once.
 
     Returns:
         float32 scalar; 0, with zero gradients, where there are no rows and no divisor.
     """
-    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, chunk)
+    if chunk is None:
+        chunk = CHUNK_ON_GPUS if hidden.is_cuda else CHUNK
+    softmax = _compiled_softmax() if compiled else _softmax
+    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, chunk, softmax)
     divisor = max(1, len(labels)) if num_items_in_batch is None else num_items_in_batch
     return total / divisor
+
+
+def _softmax(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(rows, vocabulary)` logits, which are lost, and `(rows, 1)` targets → the targets' log-probabilities `(rows, 1)`
+    in float32, and all probabilities in the logits' dtype."""
+    scores = logits.float()
+    normaliser = scores.logsumexp(-1, keepdim=True)
+    of_target = scores.gather(1, target) - normaliser
+    return of_target, scores.sub_(normaliser).exp_().to(logits.dtype)
+
+
+@cache
+def _compiled_softmax() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    return torch.compile(_softmax, dynamic=True)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -56,6 +77,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias: torch.Tensor | None,
         labels: torch.Tensor,
         chunk: int,
+        softmax: Callable[..., tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
         device_type = hidden.device.type
         autocast = torch.is_autocast_enabled(device_type)
@@ -72,17 +94,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(labels), chunk):
                 rows = slice(start, start + chunk)
                 cast_hidden, target = hidden[rows].to(dtype), labels[rows, None]
-                logits = nn.functional.linear(cast_hidden, cast_weight, cast_bias).float()
-                normaliser = logits.logsumexp(-1, keepdim=True)
-                total += (normaliser - logits.gather(1, target)).sum()
-                if grad_hidden is None and grad_weight is None and grad_bias is None:
+                logits = nn.functional.linear(cast_hidden, cast_weight, cast_bias)
+                if not any(ctx.needs_input_grad):
+                    total += nn.functional.cross_entropy(logits.float(), target[:, 0], reduction="sum")
                     continue
+                of_target, grad = softmax(logits, target)
+                total -= of_target.sum()
                 # d loss / d logits = softmax(logits) − one_hot(labels)
-                grad = logits.sub_(normaliser).exp_()
-                grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
+                grad.scatter_(1, target, of_target.expm1().to(dtype))
                 if grad_bias is not None:
-                    grad_bias += grad.sum(0)
-                grad = grad.to(dtype)
+                    grad_bias += grad.sum(0, dtype=torch.float32)
                 if grad_hidden is not None:
                     grad_hidden[rows] = grad @ cast_weight
                 if grad_weight is not None:
@@ -103,6 +124,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * grad_total).to(weight_dtype),
             None if grad_bias is None else (grad_bias * grad_total).to(bias_dtype),
+            None,
             None,
             None,
         )

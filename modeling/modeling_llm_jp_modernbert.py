@@ -44,6 +44,8 @@ logger = logging.get_logger(__name__)
 # torch.compile would make the lengths of the documents at hand part of what it compiles.
 _build_outside_of_graphs = torch.compiler.disable(build_layout)
 
+_COMPILED_FORMS = 64
+
 _PUSH_ARGUMENTS = (
     "commit_message",
     "commit_description",
@@ -183,6 +185,9 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         "attentions": LlmJpModernBertAttention,
     }
 
+    # Whether `compile_layers` was called.
+    _is_compiled = False
+
     # A function that stands in for `push_to_hub`, called as a method; set from above, since this folder stands alone.
     _hub_push: ClassVar[Callable[..., Any] | None] = None
 
@@ -274,6 +279,24 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
                 "Truncate it, or load the model with allow_longer_input=True to go beyond what it was trained on."
             )
         return layout
+
+    def compile_layers(self, **options: Any) -> None:
+        """Has torch.compile fuse what happens between matrix products, in every layer and in the loss, in place.
+
+        The first batches take seconds longer; other lengths of documents compile nothing again. Worth it for training
+        and for much text. On a CPU it needs a C++ compiler.
+
+        Args:
+            options: of torch.compile for the layers, such as `backend` and `mode`.
+        """
+        # Kinds of layers, with and without gradients, under autocast or not: each is compiled once.
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, _COMPILED_FORMS)
+        for module in self.modules():
+            if isinstance(module, (LlmJpModernBertEncoderLayer, LlmJpModernBertPredictionHead)):
+                module.compile(dynamic=True, **options)
+            if isinstance(module, LlmJpModernBertPreTrainedModel):
+                module._is_compiled = True
 
     def save_pretrained(
         self,
@@ -490,6 +513,7 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
                 self.decoder.bias,
                 labels[labelled],
                 num_items_in_batch,
+                compiled=self._is_compiled,
             )
             if self.config.sparse_prediction and logits_positions is None:
                 logits_positions = labelled

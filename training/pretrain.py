@@ -82,6 +82,11 @@ def pretrain(
     if main:
         claim_run(arguments)
 
+    if arguments.torch_compile:
+        model.compile_layers(backend=arguments.torch_compile_backend, mode=arguments.torch_compile_mode)
+        # Or Trainer would have accelerate compile the whole model, too.
+        arguments.torch_compile_backend = None
+
     publisher = PublishCallback.from_arguments(arguments, run / "unpublished", prepare, say) if main else None
     # Trainer's own pushes leave one out while another is under way.
     arguments.push_to_hub = False
