@@ -7,6 +7,7 @@ peer encodes by its defaults (32 texts at a time, sorted by length, padded); its
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -22,7 +23,9 @@ from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
 from llm_jp_modernbert.loading import load_tokenizer
 from llm_jp_modernbert.training.shapes import model_config
 
-from .measure import interleaved, report
+from .measure import OURS, Case, report
+
+PEER = "plain SentenceTransformer"
 
 
 def benchmark(
@@ -61,9 +64,9 @@ def benchmark(
         return ours.encode(turned(turn))
 
     difference = float(np.abs(plain(-1) - packed(-1)).max())
-    candidates = {
-        "plain SentenceTransformer": lambda turn: float(len(plain(turn))),
-        "this package": lambda turn: float(len(packed(turn))),
+    candidates: dict[str, Callable[[int], float]] = {
+        PEER: lambda turn: float(len(plain(turn))),
+        OURS: lambda turn: float(len(packed(turn))),
     }
     settings = {
         "shape": shape,
@@ -73,7 +76,7 @@ def benchmark(
         "dtype": model.dtype,
         "greatest difference": difference,
     }
-    report("encoding, texts/s", settings, interleaved(candidates, repeats), "plain SentenceTransformer", out)
+    report(Case("encoding", "texts", PEER, candidates, settings), repeats, out)
 
 
 def _texts(data: Path, sentences: int, paragraphs: int) -> list[str]:

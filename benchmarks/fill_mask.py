@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -23,9 +24,15 @@ from llm_jp_modernbert.fill_mask import fill_masks, with_mask_token
 from llm_jp_modernbert.loading import load_masked_lm, load_tokenizer
 from llm_jp_modernbert.training.shapes import model_config
 
-from .measure import interleaved, report
+from .measure import OURS, Case, report
 
 PEER = "transformers' pipeline, float32"
+FAST = f"{OURS}, --fast"
+SAME_FIRST = "same first candidate"
+"""The setting that says how often a candidate's first token is the peer's."""
+
+# The prompts of the fill-mask test are read together.
+_PROMPTS_AT_ONCE = 16
 
 
 def benchmark(
@@ -34,11 +41,32 @@ def benchmark(
     shape: Annotated[str, typer.Option(help="Of random weights: nano, small or base.")] = "base",
     text: Annotated[str, typer.Option()] = "今日のご飯は[MASK]である。",
     sentences: Annotated[int, typer.Option(help="Times that it is read in a turn.")] = 5,
-    longest: Annotated[int, typer.Option(help="Tokens of the prompts to compare on, at most.")] = 128,
+    prompts: Annotated[int | None, typer.Option(help="To compare on; by default all.")] = None,
     repeats: Annotated[int, typer.Option()] = 11,
     out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
 ) -> None:
     """Sentences per second whose mask is filled on a CPU, against transformers' pipeline."""
+    report(one_sentence(tokenizer, model, shape, text, sentences, prompts), repeats, out)
+
+
+def one_sentence(
+    tokenizer: str,
+    model: str | None = None,
+    shape: str = "base",
+    text: str = "今日のご飯は[MASK]である。",
+    sentences: int = 5,
+    prompts: int | None = None,
+) -> Case:
+    """A short sentence, read by itself.
+
+    Args:
+        tokenizer: as for a recipe.
+        model: a trained model, in the place of random weights.
+        shape: of random weights.
+        text: the sentence.
+        sentences: times that it is read in a turn.
+        prompts: to compare the first candidates on; by default all.
+    """
     vocabulary: Any = load_tokenizer(tokenizer)
     with TemporaryDirectory() as folder:
         if model is None:
@@ -49,35 +77,35 @@ def benchmark(
             vocabulary.save_pretrained(folder)
             del made
         name = model or folder
-        peer = pipeline("fill-mask", model=name, tokenizer=vocabulary, device="cpu", dtype=torch.float32)
+        peer: Any = pipeline("fill-mask", model=name, tokenizer=vocabulary, device="cpu", dtype=torch.float32)
         plain = load_masked_lm(name, dtype="float32", device="cpu")
         halved = load_masked_lm(name, dtype="bfloat16", device="cpu")
         began = time.perf_counter()
         fast = load_fast_masked_lm(name)
         seconds = time.perf_counter() - began
-    models = {"float32": plain, "bfloat16": halved, "--fast": fast}
-
-    def theirs(prompt: str, top_k: int) -> Any:
-        return peer(with_mask_token(prompt, vocabulary.mask_token), top_k=top_k)
-
-    texts = [json.loads(line)["text"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-    limit = min(longest, plain.config.max_position_embeddings)
-    texts = [one for one in texts if len(vocabulary(with_mask_token(one, vocabulary.mask_token)).input_ids) <= limit]
-    first = [theirs(one, 1)[0]["token"] for one in texts]
-    settings: dict[str, Any] = {
-        "weights": model or f"random, {shape}",
-        "tokens": len(vocabulary(with_mask_token(text, vocabulary.mask_token)).input_ids),
-        "seconds to load --fast": round(seconds, 1),
-        "distinct first candidates": len(set(first)),
-    }
+    models = {FAST: fast, f"{OURS}, float32": plain, f"{OURS}, bfloat16": halved}
+    texts = [json.loads(line)["text"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()][:prompts]
+    written = [with_mask_token(one, vocabulary.mask_token) for one in texts]
+    first = [found[0]["token"] for found in peer(written, top_k=1, batch_size=_PROMPTS_AT_ONCE)]
+    same = {}
     for which, candidate in models.items():
         found = [result.masks[0][0].token_id for result in fill_masks(candidate, vocabulary, texts, 1)]
-        same = sum(a == b for a, b in zip(found, first, strict=True))
-        settings[f"same first candidate, {which}"] = f"{same} of {len(texts)}"
+        same[which] = round(sum(a == b for a, b in zip(found, first, strict=True)) / len(first), 4)
+    sentence = with_mask_token(text, vocabulary.mask_token)
+    settings: dict[str, Any] = {
+        "weights": f"random, {shape}" if model is None else Path(model).name,
+        "tokens": len(vocabulary(sentence).input_ids),
+        "seconds to load --fast": round(seconds, 1),
+        "prompts": len(texts),
+        "distinct first candidates": len(set(first)),
+        SAME_FIRST: same,
+    }
 
-    def ours(which: str) -> Any:
-        return lambda turn: float(sum(len(fill_masks(models[which], vocabulary, [text])) for _ in range(sentences)))
+    def pipe(turn: int) -> float:
+        return float(sum(bool(peer(sentence, top_k=5)) for _ in range(sentences)))
 
-    candidates = {PEER: lambda turn: float(sum(bool(theirs(text, 5)) for _ in range(sentences)))}
-    candidates |= {f"this package, {which}": ours(which) for which in models}
-    report("fill-mask, sentences/s", settings, interleaved(candidates, repeats), PEER, out)
+    def ours(which: Any) -> Callable[[int], float]:
+        return lambda turn: float(sum(len(fill_masks(which, vocabulary, [text])) for _ in range(sentences)))
+
+    candidates = {PEER: pipe} | {which: ours(candidate) for which, candidate in models.items()}
+    return Case("fill-mask, one sentence", "sentences", PEER, candidates, settings)

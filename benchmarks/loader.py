@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from llm_jp_modernbert import LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.training.shapes import model_config
-
-from .measure import interleaved, report
+from .measure import Case, report
+from .models import Models
 from .texts import stream_of
 
 
@@ -26,9 +25,8 @@ def benchmark(
     out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
 ) -> None:
     """Loader tokens per second, against a model's training tokens per second."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     stream = stream_of(files, tokenizer, length, rows)
-    model = LlmJpModernBertForMaskedLM(model_config(shape, len(stream.maker.tokenizer))).to(device).train()
+    model = Models(shape, len(stream.maker.tokenizer)).ours(torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     running = {0: stream.batches(), 1: stream_of(files, tokenizer, length, rows, workers=1).batches()}
 
@@ -38,17 +36,17 @@ def benchmark(
     fixed = next(stream_of(files, tokenizer, length, rows).batches())
 
     def train(turn: int) -> float:
-        moved = {name: fixed[name].to(device) for name in ("input_ids", "labels", "cu_seqlens")}
+        moved = {name: fixed[name].to(model.device) for name in ("input_ids", "labels", "cu_seqlens")}
         model(**moved, max_seqlen=fixed["max_seqlen"]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return float(fixed["info"].tokens)
 
     name = f"{shape} in training"
-    candidates = {
+    candidates: dict[str, Callable[[int], float]] = {
         name: train,
         "loader in the training process": lambda turn: load(0),
         "loader with one worker": lambda turn: load(1),
     }
-    rates = interleaved(candidates, repeats)
-    report("loader, tokens/s", {"row": length, "rows": rows, "batches": batches}, rates, name, out)
+    settings = {"row": length, "rows": rows, "batches": batches}
+    report(Case("loader", "tokens", name, candidates, settings), repeats, out)

@@ -26,7 +26,7 @@ from llm_jp_modernbert.fill_mask import with_mask_token
 from llm_jp_modernbert.loading import load_masked_lm, load_tokenizer
 from llm_jp_modernbert.training.shapes import model_config
 
-from .measure import interleaved, report
+from .measure import Case, report
 
 PEER = "transformers, float32"
 
@@ -83,7 +83,7 @@ def benchmark(
             candidates = {name: _timed(run, ids) for name, run in runs.items()}
             settings = {"weights": model or f"random, {shape}", "batch": f"{batch} × {length}", "same first": same}
             file = None if out is None else out / f"low-precision-{batch}x{length}.json"
-            report("low precision, tokens/s", settings, interleaved(candidates, repeats), PEER, file)
+            report(Case("low precision", "tokens", PEER, candidates, settings), repeats, file)
 
 
 def _runs(folder: str, onnx: bool) -> dict[str, Logits]:

@@ -8,6 +8,7 @@ read. Documents of different lengths share the peer's batches, as they come.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -17,13 +18,14 @@ import typer
 from torch import nn
 from transformers import ModernBertForMaskedLM, PreTrainedTokenizerBase
 
-from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.evaluation.pseudo_perplexity import Target, cross_entropies
 from llm_jp_modernbert.loading import load_tokenizer
-from llm_jp_modernbert.training.shapes import model_config
 from llm_jp_modernbert.training.sources import find_files, read_in_turn
 
-from .measure import interleaved, report
+from .measure import OURS, Case, report
+from .models import Models
+
+PEER = "transformers, padded copies, full logits"
 
 
 def benchmark(
@@ -39,18 +41,13 @@ def benchmark(
     out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
 ) -> None:
     """Pseudo-perplexity tokens per second, against padded copies with full logits."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     vocabulary = load_tokenizer(tokenizer)
-    config = model_config(shape, len(vocabulary))
-    config.checkpoint_format = "plain"
-    torch.manual_seed(0)
-    ours = LlmJpModernBertForMaskedLM(config).to(device, getattr(torch, dtype)).eval()
-    peer = ModernBertForMaskedLM(config).to(device, getattr(torch, dtype)).eval()
-    peer.load_state_dict(ours.state_dict())
+    models, kind = Models(shape, len(vocabulary)), getattr(torch, dtype)
+    ours, peer = models.ours(kind), models.peer(kind)
     targets = _targets(files, vocabulary, length, documents, positions)
     tokens = float(sum(len(target.row) for target in targets))
     settings = {
-        "shape": shape,
+        **models.settings,
         "lengths": sorted({len(target.row) for target in targets}),
         "positions": positions,
         "batch_size": batch_size,
@@ -65,12 +62,11 @@ def benchmark(
         return _plain(peer, vocabulary.pad_token_id, vocabulary.mask_token_id, targets, batch_size)
 
     settings["greatest difference"] = max(abs(a - b) for a, b in zip(packed(), plain(), strict=True))
-    candidates = {
-        "padded copies, full logits": lambda turn: tokens * bool(plain()),
-        "this package": lambda turn: tokens * bool(packed()),
+    candidates: dict[str, Callable[[int], float]] = {
+        PEER: lambda turn: tokens * bool(plain()),
+        OURS: lambda turn: tokens * bool(packed()),
     }
-    rates = interleaved(candidates, repeats)
-    report("pseudo-perplexity, tokens/s", settings, rates, "padded copies, full logits", out)
+    report(Case("pseudo-perplexity", "tokens", PEER, candidates, settings), repeats, out)
 
 
 def _targets(

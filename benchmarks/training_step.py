@@ -1,108 +1,248 @@
-"""Tokens per second of a training step on real documents, against transformers' ModernBERT with padding.
+"""Tokens per second of a training step, against transformers' ModernBERT with padding.
 
 A step is forward, backward and AdamW on the same documents with the same masks and weights. Ours reads them packed;
-the peer gets them padded, so many at a time, as it comes and with its option `sparse_prediction`. Only real tokens
-count. The peer gets its documents in the order of the text, and sorted by length, which is its best.
+the peer gets them padded, so many at a time, as it comes and with its option `sparse_prediction`, in random order and
+sorted by length, which is its best. Only real tokens count. Full rows, of which all have the same length, show what is
+left where there is no padding to be saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from torch import nn
-from transformers import ModernBertForMaskedLM
 
-from llm_jp_modernbert import LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.training.shapes import model_config
+from llm_jp_modernbert.modeling.flops import training_flops
 
-from .measure import interleaved, report
+from .measure import COMPILED, OURS, Case, report
+from .models import Models
 from .texts import stream_of
 
+PEER = "transformers, padded"
+SPARSE = "transformers, padded, sparse_prediction"
+SORTED = "transformers, sorted by length, sparse_prediction"
 
-def padded(batch: dict[str, Any], rows: int, is_sorted: bool) -> list[dict[str, torch.Tensor]]:
-    """The documents of a packed batch as padded batches of so many rows."""
-    lengths = batch["info"].lengths.tolist()
-    order = list(range(len(lengths)))
-    if is_sorted:
-        order.sort(key=lambda index: lengths[index])
-    ids, labels = (batch[name][0].split(lengths) for name in ("input_ids", "labels"))
-    batches = []
-    for first in range(0, len(order), rows):
-        chosen = order[first : first + rows]
-        pad = nn.utils.rnn.pad_sequence
-        input_ids = pad([ids[index] for index in chosen], batch_first=True, padding_value=4)
-        mask = pad([torch.ones(lengths[index], dtype=torch.long) for index in chosen], batch_first=True)
-        targets = pad([labels[index] for index in chosen], batch_first=True, padding_value=-100)
-        batches.append({"input_ids": input_ids, "attention_mask": mask, "labels": targets})
-    return batches
+# The share of tokens that is predicted where ids are drawn at random.
+_MASKED = 0.3
+# Tokens of each of the two documents that warm up.
+_SHORT = 256
+
+RECTANGLE = 4
+"""Documents that the peer reads at once."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents of an optimizer step.
+
+    Attributes:
+        ids: `(tokens,)` of each document.
+        labels: `(tokens,)` of each document, -100 where nothing is predicted.
+    """
+
+    ids: Sequence[torch.Tensor]
+    labels: Sequence[torch.Tensor]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each document."""
+        return [len(document) for document in self.ids]
+
+    @property
+    def predicted(self) -> int:
+        """Tokens to be predicted."""
+        return sum(int((labels != -100).sum()) for labels in self.labels)
+
+    def packed(self) -> dict[str, Any]:
+        """One packed row."""
+        boundaries = torch.tensor([0, *self.lengths]).cumsum(0).int()
+        row = {"input_ids": torch.cat(list(self.ids))[None], "labels": torch.cat(list(self.labels))[None]}
+        return {**row, "cu_seqlens": boundaries, "max_seqlen": max(self.lengths)}
+
+    def padded(self, rows: int, is_sorted: bool, pad: int) -> list[dict[str, Any]]:
+        """Rectangles of so many documents, in an order drawn at random or by length."""
+        return [self._rectangle(chosen, pad) for chosen in self._groups(rows, is_sorted)]
+
+    def cells(self, rows: int, is_sorted: bool) -> int:
+        """Tokens of those rectangles, with their padding."""
+        lengths = self.lengths
+        return sum(len(chosen) * max(lengths[index] for index in chosen) for chosen in self._groups(rows, is_sorted))
+
+    def short(self, tokens: int) -> Batch:
+        """The beginnings of the two longest documents."""
+        chosen = sorted(range(len(self.ids)), key=lambda index: -len(self.ids[index]))[:2]
+        return Batch([self.ids[index][:tokens] for index in chosen], [self.labels[index][:tokens] for index in chosen])
+
+    def _groups(self, rows: int, is_sorted: bool) -> list[list[int]]:
+        order = list(range(len(self.ids)))
+        random.Random(0).shuffle(order)
+        if is_sorted:
+            order.sort(key=lambda index: len(self.ids[index]))
+        return [order[first : first + rows] for first in range(0, len(order), rows)]
+
+    def _rectangle(self, chosen: Sequence[int], pad: int) -> dict[str, Any]:
+        def filled(parts: Sequence[torch.Tensor], value: int) -> torch.Tensor:
+            return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=value)
+
+        return {
+            "input_ids": filled([self.ids[index] for index in chosen], pad),
+            "attention_mask": filled([torch.ones_like(self.ids[index]) for index in chosen], 0),
+            "labels": filled([self.labels[index] for index in chosen], -100),
+        }
 
 
 def benchmark(
-    files: Annotated[list[str], typer.Argument(help="Texts.")],
-    tokenizer: Annotated[str, typer.Option()],
+    files: Annotated[list[str] | None, typer.Argument(help="Texts; without any, rows are full of random ids.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="For the texts.")] = None,
     shape: Annotated[str, typer.Option(help="nano, small or base.")] = "small",
     length: Annotated[int, typer.Option(help="Tokens of a row.")] = 1024,
     rows: Annotated[int, typer.Option(help="Rows of a batch.")] = 4,
     bf16: Annotated[bool, typer.Option("--bf16", help="Autocast.")] = False,
+    compiled: Annotated[bool, typer.Option(help="Whether to time compiled layers as well.")] = True,
     repeats: Annotated[int, typer.Option()] = 5,
     out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
 ) -> None:
-    """Training tokens per second on real documents, against transformers with padding."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    stream = stream_of(files, tokenizer, length, rows)
-    config = model_config(shape, len(stream.maker.tokenizer))
-    config.checkpoint_format = "plain"
-    torch.manual_seed(0)
-    ours = LlmJpModernBertForMaskedLM(config).to(device).train()
-    taken = zip(range(repeats + 1), stream.batches(), strict=False)
-    batches = [batch for _, batch in taken]
-    tokens = [batch["info"].tokens for batch in batches]
-    optimizers: dict[int, torch.optim.Optimizer] = {}
+    """Training tokens per second, on real documents or full rows, against transformers with padding."""
+    if not files:
+        case = full_rows(Models(shape), rows, length, bf16, compiled)
+    elif tokenizer is None:
+        raise typer.BadParameter("texts need --tokenizer.")
+    else:
+        batch = typical_batch(files, tokenizer, length, rows)
+        case = real_documents(Models(shape), batch, rows, length, bf16, compiled)
+    report(case, repeats, out)
 
-    def step(model: nn.Module, parts: Sequence[dict[str, Any]], predicted: int) -> None:
-        optimizer = optimizers.setdefault(id(model), torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True))
-        for part in parts:
-            moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in part.items()}
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-                loss = model(**moved, num_items_in_batch=torch.tensor(predicted, device=device)).loss
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
-    def packed(turn: int) -> float:
-        batch = batches[turn]
-        names = ("input_ids", "labels", "cu_seqlens", "max_seqlen")
-        step(ours, [{name: batch[name] for name in names}], predicted(batch))
-        return tokens[turn]
+def typical_batch(files: Sequence[str], tokenizer: str, length: int, rows: int, among: int = 32) -> Batch:
+    """Of a training run's first batches the one that pads most nearly as they do together, unsorted and sorted.
 
-    def predicted(batch: dict[str, Any]) -> int:
-        return int(batch["info"].labels)
+    Every turn takes the same documents: what batches differ by is no matter of speed.
 
-    def peer(sparse: bool, is_sorted: bool) -> Any:
-        plain = config.to_dict() | {"sparse_prediction": sparse}
-        model = ModernBertForMaskedLM(ModernBertForMaskedLM.config_class(**plain)).to(device).train()
-        model.load_state_dict(ours.state_dict())
+    Args:
+        files: texts.
+        tokenizer: as for a recipe.
+        length: tokens at which documents are cut, and of a row.
+        rows: rows of a batch.
+        among: batches to choose from.
+    """
+    found = []
+    for batch in islice(stream_of(files, tokenizer, length, rows).batches(), among):
+        lengths = batch["info"].lengths.tolist()
+        found.append(Batch(batch["input_ids"][0].split(lengths), batch["labels"][0].split(lengths)))
+    cells = [[batch.cells(RECTANGLE, is_sorted) for is_sorted in (False, True)] for batch in found]
+    tokens = [sum(batch.lengths) for batch in found]
+    together = [sum(column) / sum(tokens) for column in zip(*cells, strict=True)]
+
+    def distance(index: int) -> float:
+        return max(abs(own / tokens[index] / all_ - 1) for own, all_ in zip(cells[index], together, strict=True))
+
+    return found[min(range(len(found)), key=distance)]
+
+
+def full_rows(models: Models, rows: int, length: int, bf16: bool, compiled: bool) -> Case:
+    """Rows of one length, 30 % of whose tokens are predicted.
+
+    Args:
+        models: to be compared.
+        rows: of a batch.
+        length: tokens of each.
+        bf16: whether matrix products are autocast to bfloat16.
+        compiled: whether this library's compiled layers are a candidate.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(8, models.config.vocab_size, (rows, length), generator=generator)
+    labels = ids.where(torch.rand(rows, length, generator=generator) < _MASKED, -100)
+    run = _Steps(models, Batch(list(ids), list(labels)), bf16)
+    candidates = {PEER: run.peer(sparse=False), SPARSE: run.peer(sparse=True), **run.ours(compiled)}
+    name = f"training step, {rows} × {length} full, {run.dtype}"
+    return run.case(name, candidates, {"rows": rows, "row": length})
+
+
+def real_documents(models: Models, batch: Batch, rows: int, length: int, bf16: bool, compiled: bool) -> Case:
+    """Real documents, packed here and padded there.
+
+    Args:
+        models: to be compared.
+        batch: of a step.
+        rows: that it is packed into.
+        length: tokens of a row, at which documents were cut.
+        bf16: whether matrix products are autocast to bfloat16.
+        compiled: whether this library's compiled layers are a candidate.
+    """
+    run = _Steps(models, batch, bf16)
+    candidates = {
+        PEER: run.peer(sparse=False),
+        SPARSE: run.peer(sparse=True),
+        SORTED: run.peer(sparse=True, is_sorted=True),
+        **run.ours(compiled),
+    }
+    name = f"training step, real documents up to {length}, {run.dtype}"
+    return run.case(name, candidates, {"rows": rows, "row": length, "documents": len(batch.ids)})
+
+
+class _Steps:
+    """Training steps of several models on the same batch; a part of it warms up."""
+
+    def __init__(self, models: Models, batch: Batch, bf16: bool) -> None:
+        self.models, self.batch, self.bf16 = models, batch, bf16
+        self.dtype = "bfloat16 autocast" if bf16 else "float32"
+        self._optimizers: dict[int, torch.optim.Optimizer] = {}
+
+    def ours(self, compiled: bool) -> dict[str, Callable[[int], float]]:
+        """This library's candidates."""
+        found = {OURS: self._candidate(self.models.ours(torch.float32), lambda batch: [batch.packed()])}
+        if compiled:
+            found[COMPILED] = self._candidate(self.models.compiled(torch.float32), lambda batch: [batch.packed()])
+        return found
+
+    def peer(self, sparse: bool, is_sorted: bool = False) -> Callable[[int], float]:
+        """Transformers' model: one for all of its candidates, since it is large with its optimizer."""
+        model = self.models.peer(torch.float32)
+        pad = self.models.config.pad_token_id
+        step = self._candidate(model, lambda batch: batch.padded(RECTANGLE, is_sorted, pad))
 
         def run(turn: int) -> float:
-            step(model, padded(batches[turn], rows, is_sorted), predicted(batches[turn]))
-            return tokens[turn]
+            model.sparse_prediction = sparse
+            return step(turn)
 
         return run
 
-    name = "transformers, padded"
-    rates = interleaved(
-        {
-            "packed (this library)": packed,
-            name: peer(False, False),
-            "transformers, padded, sparse_prediction": peer(True, False),
-            "transformers, sorted by length, sparse_prediction": peer(True, True),
-        },
-        repeats,
-    )
-    padding = 1 - sum(tokens) / sum(part["input_ids"].numel() for b in batches for part in padded(b, rows, False))
-    settings = {"shape": shape, "row": length, "rows": rows, "dtype": "bf16 autocast" if bf16 else "fp32"}
-    report("training step, tokens/s", {**settings, "padding": f"{padding:.0%}"}, rates, name, out)
+    def case(self, name: str, candidates: dict[str, Callable[[int], float]], settings: dict[str, Any]) -> Case:
+        """The case of these candidates."""
+        batch = self.batch
+        tokens = sum(batch.lengths)
+        operations = training_flops(self.models.config, batch.lengths, batch.predicted)
+        padding = {"padding": 1 - tokens / batch.cells(RECTANGLE, False)}
+        if SORTED in candidates:
+            padding["padding, sorted"] = 1 - tokens / batch.cells(RECTANGLE, True)
+        shares = {name: f"{share:.0%}" for name, share in padding.items()}
+        settings = {**self.models.settings, "dtype": self.dtype, **settings, "predicted": batch.predicted, **shares}
+        return Case(name, "tokens", PEER, candidates, settings, {OURS: operations / tokens}, memory=True)
+
+    def _candidate(self, model: Any, parts: Callable[[Batch], list[dict[str, Any]]]) -> Callable[[int], float]:
+        def run(turn: int) -> float:
+            batch = self.batch if turn else self.batch.short(_SHORT)
+            self._step(model.train(), parts(batch), batch.predicted)
+            return float(sum(batch.lengths))
+
+        return run
+
+    def _step(self, model: Any, parts: Sequence[dict[str, Any]], predicted: int) -> None:
+        if id(model) not in self._optimizers:
+            self._optimizers[id(model)] = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        optimizer, device = self._optimizers[id(model)], self.models.device
+        items = torch.tensor(predicted, device=device)
+        for part in parts:
+            moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in part.items()}
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
+                loss = model(**moved, num_items_in_batch=items).loss
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()

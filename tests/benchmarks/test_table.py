@@ -1,0 +1,149 @@
+"""The table of benchmarks: what a run writes, and the README and the plot that come from it. Speed is not tested."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks import plot, readme, results, table
+from benchmarks.encoder import realistic_lengths
+from benchmarks.measure import Case, Measured, measure
+from benchmarks.memory import ExtraPeak
+from benchmarks.models import Models
+from benchmarks.training_step import Batch
+from llm_jp_modernbert.errors import UsageError
+
+TINY = replace(table.QUICK, turns=1, long_turns=1, rows=1, lengths=(96, 64), length=64, numbers=(1, 2, 3, 4, 5, 8, 9))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run that takes seconds."""
+    path = tmp_path_factory.mktemp("results")
+    table.run(TINY, "nano", None, None, path, "python -m benchmarks", Console(file=io.StringIO()))
+    return path
+
+
+def test_a_run_writes_every_row_that_there_is_data_for(folder: Path) -> None:
+    content = json.loads((folder / table.FILE).read_text(encoding="utf-8"))
+    assert [case["row"] for case in content["cases"]] == [1, 1, 2, 3, 4, 8, 8, 8, 9]
+    assert content["left out"] == [5]
+    assert content["machine"]["cores"] >= 1
+    assert content["machine"]["processor"]
+    assert {"torch", "transformers"} <= set(content["versions"])
+    assert content["matrix rate"]["float32"] > 0
+    for case in content["cases"]:
+        assert all(len(rates) == 1 and rates[0] > 0 for rates in case["rates"].values())
+        for goal in case["goals"]:
+            rates = case["rates"]
+            expected = rates[case["ours"]][0] / rates[goal["against"]][0]
+            assert case["ratios"][goal["against"]][case["ours"]] == pytest.approx(expected)
+    assert [goal["ratio"] for goal in content["cases"][4]["goals"]] == [2.6, 1.45]
+
+
+def test_the_readme_is_written_from_results_alone(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n\n{readme.BEGIN}\nold\n{readme.END}\n\nafter\n", encoding="utf-8")
+    content = results.read(folder)
+    readme.rewrite(content, folder, file)
+    written = file.read_text(encoding="utf-8")
+    assert written.startswith("before\n")
+    assert written.endswith("\nafter\n")
+    assert "old" not in written
+    first = results.comparisons(content)[0]
+    line = next(line for line in written.splitlines() if line.startswith("| 1 |"))
+    assert f"| {first.ratio:.2f} × |" in line
+    assert "Not measured for want of data: rows 5." in written
+    readme.rewrite(content, folder, file)
+    assert file.read_text(encoding="utf-8") == written
+
+
+def test_the_projects_readme_says_what_its_results_say(tmp_path: Path) -> None:
+    folder = readme.README.parent / "results"
+    if not (folder / table.FILE).is_file():
+        pytest.skip("no results are kept")
+    text = readme.README.read_text(encoding="utf-8")
+    part = text.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
+    assert part == readme.measured_part(results.read(folder), f"results/{plot.FILE}")
+
+
+def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="lacks the marks"):
+        readme.rewrite(results.read(folder), folder, file)
+    assert file.read_text(encoding="utf-8") == "mine\n"
+
+
+def test_the_plot_is_a_picture(folder: Path, tmp_path: Path) -> None:
+    drawn = plot.plot(results.read(folder), tmp_path)
+    assert drawn is not None
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_ratios_are_medians_of_turns() -> None:
+    measured = Measured("work", "units", "peer", {}, {}, {"peer": [1.0, 2.0, 4.0], "ours": [3.0, 4.0, 20.0]}, {})
+    assert measured.ratio("ours") == 3.0
+    assert measured.median("ours") == 4.0
+
+
+def test_turns_are_interleaved_and_the_first_does_not_count() -> None:
+    order: list[tuple[str, int]] = []
+
+    def candidate(name: str) -> Any:
+        return lambda turn: order.append((name, turn)) or 1.0
+
+    measured = measure(Case("work", "units", "a", {"a": candidate("a"), "b": candidate("b")}), 2)
+    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert [len(rates) for rates in measured.rates.values()] == [2, 2]
+
+
+def test_extra_peak_is_seen_after_it_is_over() -> None:
+    watched = ExtraPeak()
+    torch.ones(50_000_000 // 4).sum()
+    megabytes = watched.megabytes()
+    if megabytes is None:
+        pytest.skip("this system does not tell")
+    assert 45 < megabytes < 120
+
+
+def test_both_models_read_alike() -> None:
+    models = Models("nano", vocabulary=256)
+    ids = torch.randint(8, 256, (2, 40), generator=torch.Generator().manual_seed(0)).to(models.device)
+    with torch.inference_mode():
+        ours, peer = (
+            model(input_ids=ids).logits for model in (models.ours(torch.float32), models.peer(torch.float32))
+        )
+    torch.testing.assert_close(ours, peer, atol=1e-4, rtol=1e-4)
+
+
+def test_both_train_on_the_same_tokens() -> None:
+    lengths = realistic_lengths(6, 64)
+    batch = Batch([torch.arange(8, 8 + n) for n in lengths], [torch.full((n,), -100) for n in lengths])
+    for is_sorted in (False, True):
+        parts = batch.padded(4, is_sorted, 4)
+        real = sum(int(part["attention_mask"].sum()) for part in parts)
+        assert real == batch.packed()["input_ids"].numel() == sum(lengths)
+        assert sum(part["input_ids"].numel() for part in parts) == batch.cells(4, is_sorted)
+    assert batch.cells(4, True) <= batch.cells(4, False)
+
+
+def test_operations_of_the_floor_follow_from_the_rate(folder: Path) -> None:
+    content = results.read(folder)
+    first = results.comparisons(content)[0]
+    rate = content["matrix rate"]["bfloat16"]
+    needed = content["cases"][0]["operations"]["this library"] / rate
+    assert first.floor == pytest.approx(1 / content["cases"][0]["rates"][first.goal.against][0] / needed)
+
+
+def test_marks_are_in_the_projects_readme() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert re.search(f"{re.escape(readme.BEGIN)}.*{re.escape(readme.END)}", text, re.DOTALL)
