@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -80,9 +81,6 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
     Raises:
         UsageError: there is nothing to plot, or no library or Japanese font to plot with.
     """
-    import matplotlib
-
-    family = ["DejaVu Sans", _japanese_font()]
     groups: dict[tuple[str, str], dict[str, list[Measured]]] = {}
     for rows, instances in results.measurements():
         measured = Measured(rows, instances)
@@ -91,20 +89,37 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
             groups.setdefault(drawing, {}).setdefault(measured.about, []).append(measured)
     written = []
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"font.family": family, "axes.spines.top": False, "axes.spines.right": False}):
+    with style():
         for (task, protocol), by_data in groups.items():
             draw = _DRAWINGS.get((task, protocol)) or _DRAWINGS[task, ""]
             for number, (about, found) in enumerate(by_data.items()):
                 figure = draw(found)
                 figure.suptitle(f"{task}: {about}", fontsize=10)
                 path = folder / f"{task}-{protocol}{f'-{number + 1}' if number else ''}.png"
-                image = io.BytesIO()
-                figure.savefig(image, format="png", dpi=150)
-                write_whole(path, image.getvalue())
+                save(figure, path)
                 written.append(path)
     if not written:
         raise UsageError(f"{results.folder} holds no results that are plotted.")
     return written
+
+
+def style() -> AbstractContextManager[Any]:
+    """The look of all plots, Japanese labels included.
+
+    Raises:
+        UsageError: there is no Japanese font.
+    """
+    import matplotlib
+
+    family = ["DejaVu Sans", _japanese_font()]
+    return matplotlib.rc_context({"font.family": family, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all, and the same bytes whatever the library's version is called."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150, metadata={"Software": None})
+    write_whole(path, image.getvalue())
 
 
 def is_plotted(task: str, protocol: str) -> bool:
@@ -127,7 +142,7 @@ def trajectories(models: Sequence[str]) -> list[list[str]]:
 
 
 def _alignment_uniformity(found: Sequence[Measured]) -> Figure:
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = panels_of(1)
     places = {
         one.rows[0].model: (x, y)
         for one in found
@@ -151,12 +166,12 @@ def _alignment_uniformity(found: Sequence[Measured]) -> Figure:
     axes.margins(0.1)
     axes.set_xlabel("uniformity (lower is better)")
     axes.set_ylabel("alignment (lower is better)")
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
 def _similarity(found: Sequence[Measured]) -> Figure:
-    figure, panels = _figure(len(found))
+    figure, panels = panels_of(len(found))
     # On the unit sphere, |a − b|² = 2 − 2·cos.
     cosines = [
         [[1 - item["squared_distance"] / 2 for item in one.instances if item["kind"] == kind] for kind in _KINDS]
@@ -170,12 +185,12 @@ def _similarity(found: Sequence[Measured]) -> Figure:
         axes.set_title(f"{one.label}   AUC {auc:.3f}" if auc is not None else one.label, fontsize=9)
         axes.set_xlabel("cosine similarity")
         axes.set_ylabel("density")
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figure
 
 
 def _by_context(found: Sequence[Measured]) -> Figure:
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = panels_of(1)
     for one in found:
         rows = [row for row in one.rows if row.metric == "pseudo_perplexity" and row.subset.startswith("context-")]
         contexts = [int(row.subset.removeprefix("context-")) for row in rows]
@@ -190,14 +205,14 @@ def _by_context(found: Sequence[Measured]) -> Figure:
     axes.set_xlabel("tokens of context around the same targets")
     axes.set_ylabel("pseudo-perplexity (lower is better)\nwith 95 % interval")
     _set_positive_scale(axes, [row.value for one in found for row in one.rows if row.value])
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
 def _by_length(found: Sequence[Measured]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
-    figure, (scatter, histogram) = _figure(2)
+    figure, (scatter, histogram) = panels_of(2)
     values = [item["pseudo_perplexity"] for one in found for item in one.instances]
     for one in found:
         lengths = [item["length"] for item in one.instances]
@@ -213,13 +228,13 @@ def _by_length(found: Sequence[Measured]) -> Figure:
     histogram.set_xlabel("tokens of the document")
     histogram.set_ylabel("documents")
     histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend_below(figure, scatter)
+    legend_below(figure, scatter)
     return figure
 
 
 def _fill_mask(found: Sequence[Measured]) -> Figure:
     categories = ["", *dict.fromkeys(row.subset for one in found for row in one.rows if row.subset)]
-    figure, (axes,) = _figure(1, height=1.2 + 0.11 * len(categories) * (len(found) + 1))
+    figure, (axes,) = panels_of(1, height=1.2 + 0.11 * len(categories) * (len(found) + 1))
     height = 0.84 / len(found)
     for number, one in enumerate(found):
         values = [100 * (one.value("top1_accuracy", category) or 0.0) for category in categories]
@@ -233,7 +248,7 @@ def _fill_mask(found: Sequence[Measured]) -> Figure:
     axes.set_ylim(len(categories) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("prompts whose first answer is right, %")
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -246,7 +261,7 @@ _DRAWINGS: dict[tuple[str, str], Callable[[Sequence[Measured]], Figure]] = {
 }
 
 
-def _figure(panels: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
+def panels_of(panels: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
     """A figure of panels, two in a row at most; it needs no screen."""
     from matplotlib.figure import Figure
 
@@ -257,7 +272,7 @@ def _figure(panels: int, height: float | None = None) -> tuple[Figure, list[Axes
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
+def legend_below(figure: Figure, axes: Axes) -> None:
     """One legend for all panels, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 3 if max(map(len, labels)) < 30 else 2

@@ -43,6 +43,80 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A figure with what is not known of it.
+
+    Attributes:
+        name: what it is.
+        value: the figure.
+        examples: how many documents, prompts, checkpoints or seeds it is of.
+        low: lower end of its 95 % interval; None where there is none.
+        high: its upper end.
+    """
+
+    name: str
+    value: float
+    examples: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement that was tested.
+
+    Attributes:
+        key: a short name, also of its plot.
+        statement: what was to be seen.
+        rule: when it counts as seen.
+        parts: what the rule asks for, and whether each of these is so.
+        estimates: the figures that decide.
+        unit: what they are, such as `ratio of pseudo-perplexities`.
+        remarks: what is to be known of them.
+        picture: path of its plot in the release.
+    """
+
+    key: str
+    statement: str
+    rule: str
+    parts: Sequence[tuple[str, bool]]
+    estimates: Sequence[Estimate]
+    unit: str
+    remarks: Sequence[str] = ()
+    picture: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether all is so that the rule asks for."""
+        return all(is_so for _, is_so in self.parts)
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of the model in its training, as it was measured.
+
+    Attributes:
+        name: as results call it.
+        stage: of the training.
+        step: optimizer steps of that stage.
+        tokens: read until then, over all stages; None where that was not logged.
+        held_out_loss: on masked tokens of held-out text, in nats.
+        held_out_accuracy: share of these that are predicted exactly.
+        context: tokens that were read at once for the two.
+        rows: results.
+    """
+
+    name: str
+    stage: str
+    step: int
+    tokens: int | None
+    held_out_loss: float | None
+    held_out_accuracy: float | None
+    context: int | None
+    rows: Sequence[Row] = ()
+
+
+@dataclass(frozen=True)
 class Source:
     """Whose figures they are, where they are not this project's: a name such as `arXiv:2504.15544`, and an address."""
 
@@ -74,6 +148,9 @@ class About:
         examples: filled masks of the released model, good or bad.
         source: whose figures the card shows; None for figures that this project measured.
         remarks: what is to be known of this model alone, a sentence or two each.
+        states: of the training, in its order, as they were measured.
+        findings: what was tested with them.
+        commands: what made the model and every figure; empty where the card has to tell it from the other facts.
     """
 
     name: str
@@ -95,6 +172,9 @@ class About:
     examples: Sequence[Example] = ()
     source: Source | None = None
     remarks: tuple[str, ...] = ()
+    states: Sequence[State] = ()
+    findings: Sequence[Finding] = ()
+    commands: Sequence[str] = ()
 
     @property
     def stages(self) -> Sequence[Mapping[str, Any]]:

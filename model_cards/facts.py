@@ -55,6 +55,8 @@ def facts(about: About) -> dict[str, Any]:
         "result_notes": tables.result_notes(about),
         "read_off": any(row.settings.get(tables.READ_OFF) for row in about.rows),
         "has_paper_protocol": any(row.protocol == "paper" for row in about.rows),
+        "state_table": tables.states(about),
+        "findings": tables.findings(about),
         "checkpoint_table": tables.checkpoints(about),
         "example_table": tables.examples(about),
         "limits": limits(about, total, tokens, longest, positions),

@@ -1,7 +1,8 @@
-"""The card of a model that this project did not release, from facts that others published.
+"""The card of a model from the facts in its folder.
 
-`python -m llm_jp_modernbert.model_cards.finished FOLDER` reads `config.json`, `training.json`, `results.json` and
-`card.json` there, and writes `README.md`.
+`python -m llm_jp_modernbert.model_cards.finished FOLDER` reads `card.json`, `config.json` and `training.json` there,
+and writes `README.md`. The figures are those of `results.json`, where others published them, or of the files that
+`model_cards.measured` wrote beside.
 """
 
 from __future__ import annotations
@@ -12,15 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.evaluation.results import Row
+from llm_jp_modernbert.evaluation.results import Results, Row
 from llm_jp_modernbert.files import write_whole
 from llm_jp_modernbert.hub import Checkpoint
+from llm_jp_modernbert.staging import ASSETS, RECIPE, RESULTS
 
-from .about import About, Source
+from .about import About, Estimate, Example, Finding, Picture, Source, State
 from .card import model_card
 from .check import validate_card
+from .plots import PATH as TRAINING_PLOT
 
 CARD = "README.md"
+FINDINGS = "findings.json"
+MEASURED = "measured.json"
+
+_CAPTIONS = {
+    "fill-mask-improved.png": "Right first answers to the fill-mask prompts, before training and after either stage",
+    "similarity-improved.png": "Cosines of passages that belong together and of any two, before training and after",
+    "pseudo-perplexity-paper.png": "Pseudo-perplexity by length of the document, in the paper's protocol",
+}
 
 # What others do not tell of a figure.
 _UNTOLD: dict[str, Any] = {
@@ -44,26 +55,64 @@ def about_folder(folder: Path) -> About:
     Raises:
         UsageError: a file is missing or not what it ought to be.
     """
-    card = _read(folder / "card.json")
+    card = read_json(folder / "card.json")
     try:
         facts = {
             **{key: tuple(value) if isinstance(value, list) else value for key, value in card.items()},
-            "config": _read(folder / "config.json"),
-            "training": _read(folder / "training.json"),
-            "rows": [
-                Row(**{**_UNTOLD, "model": card["name"], **row}) for row in _read(folder / "results.json")["rows"]
-            ],
+            "config": read_json(folder / "config.json"),
+            "training": read_json(folder / "training.json"),
             "checkpoints": [
                 Checkpoint(**{"commit": "", "tokens": None, **one}) for one in card.get("checkpoints", [])
             ],
-            "source": Source(**card["source"]),
+            **(_measured(folder) if (folder / MEASURED).is_file() else _published(folder, card)),
         }
         return About(**facts)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder}: its facts are not complete ({error}).") from error
 
 
-def _read(path: Path) -> Any:
+def _published(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Figures of others."""
+    rows = read_json(folder / "results.json")["rows"]
+    return {
+        "rows": [Row(**{**_UNTOLD, "model": card["name"], **row}) for row in rows],
+        "source": Source(**card["source"]),
+    }
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """What `model_cards.measured` wrote."""
+    facts = read_json(folder / MEASURED)
+    rows = list(Results(folder / RESULTS).rows())
+    states = [State(**{**one, "rows": [row for row in rows if row.model == one["name"]]}) for one in facts["states"]]
+    plots = sorted(path.name for path in (folder / ASSETS).glob("*.png"))
+    findings = [
+        Finding(**{**one, "estimates": [Estimate(**estimate) for estimate in one["estimates"]]})
+        for one in read_json(folder / FINDINGS)
+    ]
+    return {
+        **facts,
+        "examples": [Example(**one) for one in facts["examples"]],
+        "states": states,
+        "findings": findings,
+        # The card is of the last state.
+        "rows": states[-1].rows,
+        "recipe_file": RECIPE if (folder / RECIPE).is_file() else None,
+        "curve": TRAINING_PLOT if (folder / TRAINING_PLOT).is_file() else None,
+        "plots": [
+            Picture(f"{ASSETS}/{name}", _CAPTIONS.get(name, name.removesuffix(".png").replace("-", " ")))
+            for name in plots
+            if not name.startswith("finding-")
+        ],
+    }
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file.
+
+    Raises:
+        UsageError: it is missing, or no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -20,7 +20,21 @@ from .numbers import duration, percent, setting
 if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.results import Row
 
-    from .about import About
+    from .about import About, Finding
+
+_TELLING = {
+    ("fill-mask", "improved", "top1_accuracy", ""): "Fill-mask top-1",
+    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-1024"): "Pseudo-perplexity, 1,024 tokens",
+    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-8192"): "8,192 tokens",
+    ("pseudo-perplexity", "paper", "median_pseudo_perplexity", ""): "median by document",
+    ("alignment-uniformity", "improved", "alignment", ""): "Alignment",
+    ("alignment-uniformity", "improved", "uniformity", ""): "Uniformity",
+    ("similarity", "improved", "auc", ""): "Similarity AUC",
+    ("retrieval", "improved", "ndcg@10", ""): "Retrieval nDCG@10",
+    ("jsts", "improved", "spearman", ""): "JSTS Spearman",
+    ("jsts", "paper", "pearson", ""): "JSTS Pearson, paper's protocol",
+}
+"""Of each evaluation the figures that tell most, and what the table of the training's states calls them."""
 
 READ_OFF = "read_off_a_plot"
 """The setting of a result that marks a figure that its authors did not print."""
@@ -182,6 +196,54 @@ def checkpoints(about: About) -> Markdown | None:
     return _without_empty(["Revision", "Stage", "Step", "Tokens of the stage"], rows, numbers=2) if rows else None
 
 
+def states(about: About) -> Markdown | None:
+    """States of the training, a row each, with the figures of each evaluation that tell most."""
+    if not about.states:
+        return None
+    heads = ["Stage", "Step", "Tokens read", "Held-out loss ↓", "Held-out accuracy ↑"]
+    lines: list[list[Any]] = [
+        [
+            one.stage,
+            f"{one.step:,}",
+            _number(one.tokens) or "",
+            "" if one.held_out_loss is None else f"{one.held_out_loss:.3f}",
+            "" if one.held_out_accuracy is None else f"{100 * one.held_out_accuracy:.1f}",
+        ]
+        for one in about.states
+    ]
+    for telling, name in _TELLING.items():
+        rows = [
+            replace(row, model=one.name, revision="", subset="")
+            for one in about.states
+            for row in one.rows
+            if (row.task, row.protocol, row.metric, row.subset) == telling and row.split != "dev"
+        ]
+        board = leaderboard(rows)
+        for column in board.columns:
+            _, figure, *told = board.heading(column)
+            heads.append(" ".join([name, figure[-1], *(f"({part})" for part in told)]))
+            for line, one in zip(lines, about.states, strict=True):
+                line.append(board.text(one.name, column))
+    return _without_empty(heads, lines, numbers=len(heads) - 1)
+
+
+def findings(about: About) -> list[tuple[Finding, Markdown]]:
+    """Each finding with its figures."""
+    found = []
+    for one in about.findings:
+        rows = [
+            [
+                estimate.name,
+                f"{estimate.value:.4g}",
+                "" if estimate.low is None else f"{estimate.low:.4g} to {estimate.high:.4g}",
+                f"{estimate.examples:,}",
+            ]
+            for estimate in one.estimates
+        ]
+        found.append((one, table(["", "Value", "95% interval", "Examples"], rows, numbers=3)))
+    return found
+
+
 def examples(about: About) -> Markdown | None:
     """Filled masks."""
     rows: list[list[Any]] = [
@@ -192,7 +254,9 @@ def examples(about: About) -> Markdown | None:
 
 
 def reproduction(about: About) -> Markdown | None:
-    """The commands that make such a model and measure it."""
+    """The commands that made the model and its figures, where they are known; else such as make and measure one."""
+    if about.commands:
+        return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *about.commands]), "bash")
     name, lines, before = quote(about.name), [], None
     for number, stage in enumerate(about.stages):
         if number == len(about.stages) - 1 and about.recipe_file:
