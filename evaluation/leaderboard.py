@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.errors import UsageError
 
+from .plots import trajectories
 from .results import Row
 
 if TYPE_CHECKING:
@@ -179,7 +180,13 @@ def leaderboard(rows: Iterable[Row]) -> Leaderboard:
     }
     cells |= _jglue_means(cells)
     columns = sorted({column for _, column in cells}, key=_order)
-    return Leaderboard(columns, list(dict.fromkeys(model for model, _ in cells)), cells)
+    return Leaderboard(columns, _in_order(list(dict.fromkeys(model for model, _ in cells))), cells)
+
+
+def _in_order(models: list[str]) -> list[str]:
+    """Models as they come, but checkpoints of one run by their steps, at the place of the first of them."""
+    run_of = {model: run for run in trajectories(models) for model in run}
+    return list(dict.fromkeys(one for model in models for one in run_of.get(model, [model])))
 
 
 def _order(column: Column) -> tuple[str | int, ...]:

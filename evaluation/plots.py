@@ -172,17 +172,18 @@ def _alignment_uniformity(found: Sequence[Measured]) -> Figure:
 
 def _similarity(found: Sequence[Measured]) -> Figure:
     figure, panels = panels_of(len(found))
+    labels = _short([one.label for one in found])
     # On the unit sphere, |a − b|² = 2 − 2·cos.
     cosines = [
         [[1 - item["squared_distance"] / 2 for item in one.instances if item["kind"] == kind] for kind in _KINDS]
         for one in found
     ]
     least = min(cosine for of_model in cosines for of_kind in of_model for cosine in of_kind)
-    for axes, one, of_model in zip(panels, found, cosines, strict=True):
-        for values, label in zip(of_model, _KINDS.values(), strict=True):
-            axes.hist(values, bins=40, range=(min(least, 0.0), 1.0), alpha=0.6, density=True, label=label)
+    for axes, one, label, of_model in zip(panels, found, labels, cosines, strict=True):
+        for values, kind in zip(of_model, _KINDS.values(), strict=True):
+            axes.hist(values, bins=40, range=(min(least, 0.0), 1.0), alpha=0.6, density=True, label=kind)
         auc = one.value("auc")
-        axes.set_title(f"{one.label}   AUC {auc:.3f}" if auc is not None else one.label, fontsize=9)
+        axes.set_title(f"{label}   AUC {auc:.3f}" if auc is not None else label, fontsize=9)
         axes.set_xlabel("cosine similarity")
         axes.set_ylabel("density")
     legend_below(figure, panels[0])
@@ -191,10 +192,10 @@ def _similarity(found: Sequence[Measured]) -> Figure:
 
 def _by_context(found: Sequence[Measured]) -> Figure:
     figure, (axes,) = panels_of(1)
-    for one in found:
+    for one, label in zip(found, _short([one.label for one in found]), strict=True):
         rows = [row for row in one.rows if row.metric == "pseudo_perplexity" and row.subset.startswith("context-")]
         contexts = [int(row.subset.removeprefix("context-")) for row in rows]
-        (line,) = axes.plot(contexts, [row.value for row in rows], marker="o", ms=4, label=one.label)  # type: ignore[arg-type]
+        (line,) = axes.plot(contexts, [row.value for row in rows], marker="o", ms=4, label=label)  # type: ignore[arg-type]
         bands = [(context, row.low, row.high) for context, row in zip(contexts, rows, strict=True) if row.low]
         if bands:
             at, low, high = zip(*bands, strict=True)
@@ -214,12 +215,10 @@ def _by_length(found: Sequence[Measured]) -> Figure:
 
     figure, (scatter, histogram) = panels_of(2)
     values = [item["pseudo_perplexity"] for one in found for item in one.instances]
-    for one in found:
+    for one, label in zip(found, _short([one.label for one in found]), strict=True):
         lengths = [item["length"] for item in one.instances]
-        scatter.scatter(
-            lengths, [item["pseudo_perplexity"] for item in one.instances], s=6, alpha=0.5, label=one.label
-        )
-        histogram.hist(lengths, bins=32, range=(0, 8192), histtype="step", label=one.label)
+        scatter.scatter(lengths, [item["pseudo_perplexity"] for item in one.instances], s=6, alpha=0.5, label=label)
+        histogram.hist(lengths, bins=32, range=(0, 8192), histtype="step", label=label)
     if not _set_positive_scale(scatter, values):
         # A few documents that no model reads well would flatten the rest.
         scatter.set_ylim(0, 1.1 * float(np.quantile(values, 0.98)))
@@ -236,10 +235,11 @@ def _fill_mask(found: Sequence[Measured]) -> Figure:
     categories = ["", *dict.fromkeys(row.subset for one in found for row in one.rows if row.subset)]
     figure, (axes,) = panels_of(1, height=1.2 + 0.11 * len(categories) * (len(found) + 1))
     height = 0.84 / len(found)
+    labels = _short([one.label for one in found])
     for number, one in enumerate(found):
         values = [100 * (one.value("top1_accuracy", category) or 0.0) for category in categories]
         places = [place + (number + 0.5) * height - 0.42 for place in range(len(categories))]
-        bars = axes.barh(places, values, height, label=one.label)
+        bars = axes.barh(places, values, height, label=labels[number])
         axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=2)
     axes.set_yticks(range(len(categories)), ["all", *(name.replace("_", " ") for name in categories[1:])])
     axes.tick_params(axis="y", length=0)
@@ -285,6 +285,12 @@ def _set_positive_scale(axes: Axes, values: Sequence[float]) -> bool:
     if wide:
         axes.set_yscale("log")
     return wide
+
+
+def _short(labels: Sequence[str]) -> list[str]:
+    """Labels without the model's name where all are revisions of one model."""
+    names = {label.partition("@")[0] for label in labels}
+    return [label.partition("@")[2] or label for label in labels] if len(names) == 1 < len(labels) else list(labels)
 
 
 def _run_name(checkpoint: str) -> str:

@@ -66,7 +66,7 @@ def trade_off(
     figure, (axes,) = panels_of(1)
     stages: dict[str, list[int]] = {}
     for number, name in enumerate(names):
-        stages.setdefault(name.rpartition(" ")[0], []).append(number)
+        stages.setdefault(name.partition(" ")[0], []).append(number)
     xs, ys = [one.value for one in uniformities], [one.value for one in alignments]
     axes.plot(xs, ys, color="0.7", lw=1, zorder=1)
     for stage, places in stages.items():
@@ -78,7 +78,7 @@ def trade_off(
             fmt="o",
             ms=4,
             lw=1,
-            label=stage,
+            label=f"steps of {stage}",
             zorder=2,
         )
     for name, x, y in zip(names, xs, ys, strict=True):
@@ -98,14 +98,16 @@ def courses(
     for axes, name, unit in zip(panels, ("tokens", "seconds"), ("tokens read", "seconds of training"), strict=True):
         for runs, color, label in ((ours, "C0", "packed, documents apart"), (theirs, "C1", "padded and truncated")):
             for number, run in enumerate(runs):
-                axes.plot(run[name], run["loss"], color=color, lw=1, alpha=0.8, label=None if number else label)
+                axes.plot(
+                    run[name], run["loss"], color=color, lw=1, alpha=0.8, label=None if number else label, marker="."
+                )
         # The first steps are of no interest here, and would flatten all others.
         last = [run["loss"][-1] for run in (*ours, *theirs)]
         middle = [run["loss"][len(run["loss"]) // 4] for run in (*ours, *theirs)]
         margin = 0.1 * (max(middle) - min(last)) or 0.1
         axes.set_ylim(min(last) - margin, max(middle) + margin)
         axes.set_xlabel(unit)
-        axes.set_ylabel("held-out loss, nats (lower is better)")
+        axes.set_ylabel("held-out loss (lower is better)")
     from matplotlib.ticker import EngFormatter
 
     panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -128,9 +130,11 @@ def accuracies(finding: Finding, names: Sequence[str], values: Mapping[str, Sequ
             ecolor="0.3",
             lw=1,
         )
-        axes.bar_label(bars, fmt="%.1f", fontsize=7, label_type="center", color="white")
+        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=-20, color="white")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
+    highest = max(one.value if one.high is None else one.high for estimates in values.values() for one in estimates)
+    axes.set_xlim(0, min(100, 110 * highest) or 1)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("prompts whose first answer is right, %")
     legend_below(figure, axes)

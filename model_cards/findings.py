@@ -37,7 +37,7 @@ class Roles:
 
     Attributes:
         states: those of the training in their order; by the names that results call them, what plots call them, such
-            as `stage1 500`.
+            as `stage1 step 500`.
         stage1: the one that stage 2 began with.
         stage2: the last one.
         other_theta: a stage 2 from the same start with another RoPE theta of the global layers; None for none.
@@ -160,13 +160,13 @@ def packing(measured: Sequence[Measured], roles: Roles) -> Found | None:
     estimates = [comparisons.loss_differences(pairs, axis) for axis in comparisons.AXES]
     parts = tuple((f"no worse {one.name}", one.high is not None and one.high < NO_WORSE) for one in estimates)
     ends = [
-        f"{one.name.removeprefix('at equal ')} {min(min(a[axis][-1], b[axis][-1]) for a, b in pairs):,.0f} to "
+        f"{axis} {min(min(a[axis][-1], b[axis][-1]) for a, b in pairs):,.0f} to "
         f"{max(max(a[axis][-1], b[axis][-1]) for a, b in pairs):,.0f}"
         for one, axis in zip(estimates, comparisons.AXES, strict=True)
     ]
     finding = Finding(
         "packing",
-        "Packed rows without attention across documents are no worse than padded and truncated ones",
+        "Packed rows without attention across documents teach as well as padded and truncated ones",
         f"Yes, if the whole interval of the difference in held-out loss, packed − padded, lies below {NO_WORSE:g} "
         "nats, at equal tokens read as well as at equal time.",
         parts,
@@ -174,7 +174,7 @@ def packing(measured: Sequence[Measured], roles: Roles) -> Found | None:
         f"difference in held-out loss, nats; 95 % interval of Student's t over {len(pairs)} pairs of seeds",
         [
             f"Each pair is compared where the shorter of its runs ended, and the longer is read off there "
-            f"({'; '.join(ends)}).",
+            f"({'; '.join(ends)}). A run that is read off before its end has not had the end of its schedule.",
             "Padding is never computed here: in time, padded rows lose what short rows cost, and not the padding "
             "itself, which other implementations compute as well.",
         ],

@@ -107,7 +107,9 @@ def write_folder(folder: Path, sources: Sources, command: str) -> Path:
             found.append(replace(finding, picture=picture))
     _write_json(folder / FINDINGS, [asdict(one) for one in found])
     tokenizer = load_tokenizer(str(sources.release))
-    ours = [row for one in measured if _normal(one.rows[0].model) in public for row in one.rows]
+    order = list(public)
+    ours = [row for one in measured for row in one.rows if _normal(row.model) in public]
+    ours.sort(key=lambda row: order.index(_normal(row.model)))
     about = {
         "dtype": str(read_json(sources.release / "config.json").get("dtype", "float32")),
         "tokenizer": {
@@ -175,7 +177,7 @@ def _roles(sources: Sources, states: dict[str, State], training: dict[str, Any])
     if not first:
         raise UsageError(f"--stage1 {sources.stage1}: {sources.results} holds no results of that name.")
     return Roles(
-        states={model: f"{state.stage} {state.step:,}" for model, state in states.items()},
+        states={model: f"{state.stage} step {state.step:,}" for model, state in states.items()},
         stage1=first[-1],
         stage2=_normal(sources.stage2),
         other_theta=None if sources.other_theta is None else _normal(sources.other_theta),

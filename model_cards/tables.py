@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.leaderboard import Cell, Column, Leaderboard, leaderboard
 
 from .markdown import Markdown, code, fence, table, text
@@ -281,7 +282,7 @@ def reproduction(about: About) -> Markdown | None:
 def _rows_of(about: About, parts: bool) -> list[Row]:
     rows: dict[tuple[Any, ...], Row] = {}
     for row in about.rows:
-        if row.value is None or bool(row.subset) != parts:
+        if row.value is None or bool(row.subset) != parts or (parts and row.task == FillMaskPublishedTokenizer.name):
             continue
         # The table is of one model, whatever the path it was measured at.
         task = f"{row.task}, {row.subset}" if parts else row.task
