@@ -1,13 +1,12 @@
 """Texts to token ids as fast as the processor goes: by SentencePiece where it gives the fast tokenizer's ids.
 
-Llm-jp's vocabulary has no pre-tokeniser: a whole document is one word, which the tokenizers library splits five times
+Llm-jp's vocabulary has no pre-tokeniser: a whole document is one word, which the tokenizers library splits six times
 slower than SentencePiece's own processor. Both look for the split of the highest score, and may differ in two ways:
 
 * SentencePiece adds scores up in single precision, so that in a long document splits of nearly the same score become
-  one. No piece crosses a newline, so a document is given to it in parts that end with one.
-* Splits of exactly the same score are ties, which rounding decides. They are found where neighbouring tokens are
-  repetitions of one unit, such as `XXX` and `X`, whose order makes no difference; such documents, about one in twenty,
-  are left to the fast tokenizer.
+  one. A document is therefore given to it in parts, cut where no piece reaches from one to the next.
+* Splits of nearly the same score are ties, which rounding decides. The parts that hold one are split again in double
+  precision, from the sum that the document has reached before them.
 """
 
 from __future__ import annotations
@@ -16,12 +15,15 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Sequence
-from itertools import chain, islice
+from collections.abc import Sequence, Sized
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .ties import Ties, find_repetitions
+from .viterbi import Viterbi
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,12 +34,15 @@ _PROBES = (
     "𠮷野家で𩸽を食べる👨‍👩‍👧 ＡＢＣ　ｱｲｳ①",
     "一行目\n二行目\r\n",
 )
-# A part of a document ends with the first newline after so many characters.
+# A part of a document ends at the first possible cut after so many characters.
 _PART = 200
-# Llm-jp's first ids.
-_SPECIAL_TOKENS = 8
+# Splits of two pieces each whose scores differ by less are not told apart for certain in single precision, if the sum
+# up to them is above this: between -4,096 and -8,192, numbers are 0.0005 apart, and a sum of two is out by as much.
+_TIE, _LOWEST_SUM = 0.001, -8192.0
+# Llm-jp's ids begin with so many special tokens, and with the bytes after them.
+_SPECIAL_TOKENS, _BYTES = 8, 264
 # Types of pieces in SentencePiece's model file.
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
+_NORMAL, _UNKNOWN, _BYTE = 1, 2, 6
 
 
 class Encoder:
@@ -57,41 +62,89 @@ class Encoder:
         self.backend = "tokenizers"
         model = _unigram(tokenizer)
         if model is not None:
-            # The first part of a text has a space before it, the others have not.
-            self._first, self._other = _processor(model, 1), _processor(model, 0)
-            units: dict[str, int] = {}
-            self._units = np.array([units.setdefault(_unit(piece), len(units)) for piece, _ in model["vocab"]])
+            vocabulary = model["vocab"]
+            self._processor = _processor(vocabulary)
+            self._viterbi = Viterbi(vocabulary)
+            self._ties = Ties(vocabulary, _TIE)
+            self._scores = np.array([score for _, score in vocabulary])
+            # A character's first byte has the score of an unknown character, the others none.
+            self._scores[self._viterbi.bytes] = [
+                0.0 if 0x80 <= byte < 0xC0 else self._viterbi.unknown for byte in range(256)
+            ]
+            self._joined = {piece[at : at + 2] for piece, _ in vocabulary[_BYTES:] for at in range(len(piece) - 1)}
             # SentencePiece ends a text at NUL, and never finds the names of special tokens and bytes in a text, where
             # the tokenizers library does if all else is less likely.
-            names = [piece for piece, _ in model["vocab"][:_SPECIAL_TOKENS]]
+            names = [piece for piece, _ in vocabulary[:_SPECIAL_TOKENS]]
             self._special = re.compile("|".join(map(re.escape, ["\0", "<0x", *names])))
-            if all(map(np.array_equal, self._fast(_PROBES), self._sentencepiece(_PROBES))):
+            if all(map(np.array_equal, self._fast(_PROBES), self._split(_PROBES))):
                 self.backend = "sentencepiece"
 
     def encode(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """`(tokens,)` int32 of each text: the ids that the fast tokenizer gives it."""
         if self.backend == "tokenizers":
             return self._fast(texts)
-        plain = [index for index, text in enumerate(texts) if not self._special.search(text)]
-        split = zip(plain, self._sentencepiece([texts[index] for index in plain]), strict=True)
-        found = {index: ids for index, ids in split if not self._may_tie(ids)}
-        others = [index for index in range(len(texts)) if index not in found]
-        found.update(zip(others, self._fast([texts[index] for index in others]), strict=True))
+        others = [index for index, text in enumerate(texts) if self._is_special(text)]
+        if not others:
+            return self._split(texts)
+        found = dict(zip(others, self._fast([texts[index] for index in others]), strict=True))
+        plain = [index for index in range(len(texts)) if index not in found]
+        found.update(zip(plain, self._split([texts[index] for index in plain]), strict=True))
         return [found[index] for index in range(len(texts))]
 
-    def _sentencepiece(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        parts = [_parts(text) for text in texts]
-        first = self._first.encode([part[0] for part in parts], num_threads=self.threads)
-        others = iter(self._other.encode([text for part in parts for text in part[1:]], num_threads=self.threads))
-        return [
-            np.fromiter(chain(ids, *islice(others, len(part) - 1)), dtype=np.int32)
-            for ids, part in zip(first, parts, strict=True)
-        ]
+    def _is_special(self, text: str) -> bool:
+        return ("<" in text or "\0" in text) and self._special.search(text) is not None
 
-    def _may_tie(self, ids: npt.NDArray[np.int32]) -> bool:
-        """Whether two different neighbours repeat the same unit."""
-        units = self._units[ids]
-        return bool(((units[1:] == units[:-1]) & (ids[1:] != ids[:-1])).any())
+    def _split(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        parts: list[str] = []
+        ends = [0]
+        for text in texts:
+            parts.extend(self._parts(text))
+            ends.append(len(parts))
+        split = self._processor.encode(parts, num_threads=self.threads, return_type="numpy")
+        uncertain = self._uncertain(parts, split)
+        for begin, end in pairwise(ends):
+            again = uncertain[np.searchsorted(uncertain, begin) : np.searchsorted(uncertain, end)]
+            self._split_again(parts, split, begin, again)
+        empty = np.zeros(0, dtype=np.int32)
+        return [np.concatenate([empty, *split[begin:end]]) for begin, end in pairwise(ends)]
+
+    def _parts(self, text: str) -> list[str]:
+        """A text as the normaliser leaves it, cut where no piece has the characters on both sides."""
+        text = "▁" + text.replace(" ", "▁") if text else ""
+        parts, begin = [], 0
+        while begin < len(text):
+            end = begin + _PART
+            while end < len(text) and text[end - 1 : end + 1] in self._joined:
+                end += 1
+            parts.append(text[begin:end])
+            begin = end
+        return parts
+
+    def _uncertain(self, parts: Sequence[str], split: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.intp]:
+        """Numbers of the parts that SentencePiece may have split otherwise, in order."""
+        if not parts:
+            return np.zeros(0, dtype=np.intp)
+        ids, ends = np.concatenate(split), _ends(split)
+        ties = self._ties.find(ids)
+        in_part = np.searchsorted(ends, ties, side="right")
+        tied = in_part[ties + 1 < ends[in_part]]
+        repeated = np.searchsorted(_ends(parts), find_repetitions("".join(parts), self._joined), side="right")
+        sums = np.add.reduceat(self._scores[ids], np.append(0, ends[:-1]))
+        return np.unique(np.concatenate([tied, repeated, np.flatnonzero(sums < _LOWEST_SUM)]))
+
+    def _split_again(
+        self, parts: list[str], split: list[npt.NDArray[np.int32]], begin: int, uncertain: npt.NDArray[np.intp]
+    ) -> None:
+        """Replaces the split of the uncertain parts of a text, whose first part is given."""
+        score = 0.0
+        for part in uncertain:
+            if begin < part:
+                scores = self._scores[np.concatenate(split[begin:part])]
+                # One after the other, as the tokenizers library adds them; a sum in pairs is rounded otherwise.
+                score = float(np.cumsum(np.concatenate([[score], scores]))[-1])
+            ids, score = self._viterbi.split(parts[part], score)
+            split[part] = np.array(ids, dtype=np.int32)
+            begin = part + 1
 
     def _fast(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         if not texts:
@@ -123,39 +176,25 @@ def _unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
     alike = model.get("type") == "Unigram" and model.get("byte_fallback") and model.get("unk_id") == 0
     # Tokens added to a vocabulary are found in the text by the tokenizers library alone.
     inside = all(token["id"] < len(model.get("vocab", ())) for token in content["added_tokens"])
-    newlines = any("\n" in piece for piece, _ in model.get("vocab", ()))
-    return model if alike and inside and not newlines else None
+    return model if alike and inside else None
 
 
-def _parts(text: str) -> list[str]:
-    parts, begin = [], 0
-    while 0 <= (end := text.find("\n", begin + _PART)) < len(text) - 1:
-        parts.append(text[begin : end + 1])
-        begin = end + 1
-    return [*parts, text[begin:]]
+def _ends(sequences: Sequence[Sized]) -> npt.NDArray[np.intp]:
+    return np.cumsum(np.fromiter(map(len, sequences), dtype=np.intp, count=len(sequences)))
 
 
-def _unit(piece: str) -> str:
-    """The shortest text that the piece repeats: itself, for most."""
-    return piece[: (piece + piece).find(piece, 1)]
-
-
-def _processor(model: dict[str, Any], space_before: int) -> Any:
-    """A processor of the vocabulary that leaves the text as it is, and puts a space before it or does not."""
+def _processor(vocabulary: Sequence[tuple[str, float]]) -> Any:
+    """A processor of the vocabulary that leaves the text as it is."""
     import sentencepiece
 
     pieces = []
-    for token_id, (piece, score) in enumerate(model["vocab"]):
-        if token_id == 0:
-            kind = _UNKNOWN
-        elif token_id < _SPECIAL_TOKENS:
-            kind = _CONTROL
-        else:
-            kind = _BYTE if re.fullmatch("<0x[0-9A-F]{2}>", piece) and token_id < 264 else _NORMAL
+    for token_id, (piece, score) in enumerate(vocabulary):
+        # Special tokens are normal pieces too: the lowest score of those is what an unknown character's depends on.
+        kind = _UNKNOWN if token_id == 0 else _BYTE if _SPECIAL_TOKENS <= token_id < _BYTES else _NORMAL
         encoded = _text(1, piece) + b"\x15" + struct.pack("<f", score) + _number(3, kind)
         pieces.append(_message(1, encoded))
     trainer = _number(3, 1) + _number(35, 1)  # a Unigram model, with bytes for unknown characters
-    normalizer = _text(1, "identity") + _number(3, space_before) + _number(4, 0) + _number(5, 1)
+    normalizer = _text(1, "identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
     serialized = b"".join(pieces) + _message(2, trainer) + _message(3, normalizer)
     return sentencepiece.SentencePieceProcessor(model_proto=serialized)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,64 @@ HARD = [
     " ",
     "\n",
     "一" * 500 + "\n" + "二三" * 300,
+    "🙂" * 700,
+    " " * 700,
 ]
+# The last ones are in no vocabulary, or only inside a piece.
+UNITS = [
+    "X",
+    "ー",
+    "-",
+    "…",
+    " ",
+    "　",
+    "\n",
+    "\r\n",
+    "\t",
+    "0",
+    "▁",
+    "ab",
+    "ころ",
+    "ワン",
+    "abc",
+    "今日は",
+    "a b",
+    "--*",
+]
+UNITS += ["The ", "、", "<0", "𩸽", "🙂", "👨‍👩‍👧", "샌", "밖"]
+
+
+def repetitions(count: int, seed: int, most: tuple[int, ...] = (3, 40, 400)) -> list[str]:
+    """Texts in which a few units are repeated, each a random number of times."""
+    drawn = random.Random(seed)
+
+    def text() -> str:
+        units = drawn.sample(UNITS, drawn.randint(1, 4))
+        longest = drawn.choice(most)
+        return "".join(drawn.choice(units) * drawn.randint(1, longest) for _ in range(drawn.randint(1, 20)))
+
+    return [text() for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def repetitive() -> PreTrainedTokenizerBase:
+    """A small vocabulary with many pieces that repeat a unit."""
+    texts = ["今日は良い天気です。ころころ転がる。XXXとX。"] * 9
+    return train_stand_in(texts + repetitions(60, seed=99, most=(3, 12)), 420)
+
+
+def fast_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
 
 
 def assert_same(tokenizer: PreTrainedTokenizerBase, texts: list[str], backend: str) -> None:
     encoder = Encoder(tokenizer)
     assert encoder.backend == backend
-    expected = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     found = encoder.encode(texts)
     assert all(ids.dtype == np.int32 for ids in found)
-    different = [text for text, ids, true in zip(texts, found, expected, strict=True) if ids.tolist() != true]
-    assert different == []
+    pairs = zip(texts, found, fast_ids(tokenizer, texts), strict=True)
+    assert [text for text, ids, true in pairs if ids.tolist() != true] == []
 
 
 @pytest.mark.parametrize("name", ["3.0b1", "3.1"])
@@ -46,7 +94,7 @@ def test_real_vocabularies(data_dir: Path, name: str) -> None:
     texts = [document.text for path in manuals for document in read_documents(path)][:250]
     works = read_documents(str(data_dir / "corpus" / "aozora" / "validation.jsonl.gz"))
     texts += [document.text for document, _ in zip(works, range(20), strict=False)]
-    assert_same(tokenizer, [*HARD, *texts], "sentencepiece")
+    assert_same(tokenizer, [*HARD, *texts, *repetitions(100, seed=1)], "sentencepiece")
 
 
 def test_a_stand_in() -> None:
@@ -55,6 +103,31 @@ def test_a_stand_in() -> None:
     # A token of the user's own is one that SentencePiece does not know.
     tokenizer.add_tokens(["良い天気"])
     assert_same(tokenizer, [*HARD, "今日は良い天気です。"], "tokenizers")
+
+
+def test_repetitions_are_split_alike(repetitive: PreTrainedTokenizerBase) -> None:
+    texts = repetitions(120, seed=2)
+    assert_same(repetitive, texts, "sentencepiece")
+    # SentencePiece alone does not: there are ties here to be decided.
+    encoder = Encoder(repetitive)
+    parts = [encoder._parts(text) for text in texts]
+    undecided = [[int(i) for ids in encoder._processor.encode(part) for i in ids] for part in parts]
+    assert undecided != fast_ids(repetitive, texts)
+
+
+def test_the_search_is_the_tokenizers_librarys(repetitive: PreTrainedTokenizerBase) -> None:
+    encoder = Encoder(repetitive)
+    search = encoder._viterbi
+    texts = [text for text in repetitions(20, seed=3) if text]
+    whole = [search.split("▁" + text.replace(" ", "▁"))[0] for text in texts]
+    assert whole == fast_ids(repetitive, texts)
+    # A text may be split part by part, with the sum that was reached.
+    for text, ids in zip(texts, whole, strict=True):
+        found, score = [], 0.0
+        for part in encoder._parts(text):
+            some, score = search.split(part, score)
+            found += some
+        assert found == ids
 
 
 def test_the_hash_tells_vocabularies_apart() -> None:
