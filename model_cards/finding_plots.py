@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .about import Estimate, Finding
 
 _TITLE = 10
+# Of figures with two panels, in inches.
+_HEIGHT = 3.9
 
 
 def by_context(
@@ -21,7 +23,7 @@ def by_context(
     absolute: Mapping[str, Mapping[int, tuple[float, float | None, float | None]]],
     ratios: Mapping[int, Estimate],
     boundary: int,
-    divided: str,
+    divided: tuple[str, str],
 ) -> Figure:
     """Pseudo-perplexity of two models by context, and the ratio of the two.
 
@@ -32,21 +34,21 @@ def by_context(
         boundary: tokens of the rows of stage 1.
         divided: what is divided by what.
     """
-    figure, (left, right) = panels_of(2)
+    figure, (left, right) = panels_of(2, _HEIGHT)
     for (name, values), marker in zip(absolute.items(), "os", strict=True):
         _points(left, [(context, *value) for context, value in values.items()], label=name, marker=marker)
     left.set_ylabel("pseudo-perplexity (lower is better)")
     shown = [(context, one.value, one.low, one.high) for context, one in ratios.items()]
-    _points(right, shown, label="with 95 % interval over documents", color="C2", marker="D")
+    _points(right, shown, label="ratio with 95 % interval over documents", color="C2", marker="D")
     right.axhline(1, color="0.4", lw=0.8)
-    right.set_ylabel(divided)
+    right.set_ylabel(f"{' ÷ '.join(divided)} (below 1: better)")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(ratios), [f"{context:,}" for context in ratios], rotation=45)
         axes.minorticks_off()
         axes.axvline(boundary, color="0.6", lw=1, ls=":")
         axes.annotate(
-            " rows of stage 1 end",
+            " rows of stage 1 are no longer",
             (boundary, 1),
             xycoords=("data", "axes fraction"),
             va="top",
@@ -54,8 +56,8 @@ def by_context(
             color="0.4",
         )
         axes.set_xlabel("tokens of context around the same targets")
+    right.legend(fontsize=7)
     legend_below(figure, left)
-    right.legend(fontsize=7, loc="lower left")
     return _titled(figure, finding)
 
 
@@ -94,7 +96,7 @@ def courses(
     finding: Finding, ours: Sequence[Mapping[str, Sequence[float]]], theirs: Sequence[Mapping[str, Sequence[float]]]
 ) -> Figure:
     """Held-out loss over tokens and over time, a line for each seed."""
-    figure, panels = panels_of(2)
+    figure, panels = panels_of(2, _HEIGHT)
     for axes, name, unit in zip(panels, ("tokens", "seconds"), ("tokens read", "seconds of training"), strict=True):
         for runs, color, label in ((ours, "C0", "packed, documents apart"), (theirs, "C1", "padded and truncated")):
             for number, run in enumerate(runs):
@@ -121,7 +123,7 @@ def accuracies(finding: Finding, names: Sequence[str], values: Mapping[str, Sequ
     height = 0.8 / len(values)
     for number, (label, estimates) in enumerate(values.items()):
         places = [place + (number + 0.5) * height - 0.4 for place in range(len(names))]
-        bars = axes.barh(places, [100 * one.value for one in estimates], height * 0.9, label=label)
+        axes.barh(places, [100 * one.value for one in estimates], height * 0.9, label=label)
         axes.errorbar(
             [100 * one.value for one in estimates],
             places,
@@ -130,7 +132,8 @@ def accuracies(finding: Finding, names: Sequence[str], values: Mapping[str, Sequ
             ecolor="0.3",
             lw=1,
         )
-        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=-20, color="white")
+        for place, one in zip(places, estimates, strict=True):
+            axes.text(100 * (one.high or one.value), place, f" {100 * one.value:.1f}", va="center", fontsize=7)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     highest = max(one.value if one.high is None else one.high for estimates in values.values() for one in estimates)

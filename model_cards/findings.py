@@ -108,9 +108,9 @@ def longer_context(measured: Sequence[Measured], roles: Roles) -> Found | None:
         "ratio of pseudo-perplexities; 95 % interval over documents",
         remarks,
     )
-    absolute = {f"{roles.states[one.rows[0].model]}, end of the stage": _absolute(one) for one in (theirs, ours)}
+    absolute = {roles.states[os.path.normpath(one.rows[0].model)]: _absolute(one) for one in (theirs, ours)}
     return finding, lambda told: finding_plots.by_context(
-        told, absolute, ratios, roles.boundary, "stage 2 ÷ stage 1 (below 1: stage 2 is better)"
+        told, absolute, ratios, roles.boundary, ("stage 2", "stage 1")
     )
 
 
@@ -210,9 +210,7 @@ def theta(measured: Sequence[Measured], roles: Roles) -> Found | None:
         ],
     )
     absolute = {f"theta {value:,.0f}": _absolute(one) for value, one in zip(thetas, (ours, theirs), strict=True)}
-    return finding, lambda told: finding_plots.by_context(
-        told, absolute, ratios, roles.boundary, f"theta {high} ÷ theta {low} (below 1: {high} is better)"
-    )
+    return finding, lambda told: finding_plots.by_context(told, absolute, ratios, roles.boundary, (high, low))
 
 
 def mask_defect(measured: Sequence[Measured], roles: Roles) -> Found | None:

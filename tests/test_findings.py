@@ -20,7 +20,7 @@ from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.plots import Measured
 from llm_jp_modernbert.evaluation.results import Measurement, Results, Run
-from llm_jp_modernbert.model_cards import comparisons
+from llm_jp_modernbert.model_cards import commands, comparisons
 from llm_jp_modernbert.model_cards.about import Finding
 from llm_jp_modernbert.model_cards.findings import Roles, findings
 from llm_jp_modernbert.model_cards.measured import main
@@ -296,3 +296,19 @@ def test_a_finished_card(trained: Path) -> None:
 def test_what_is_missing_is_told(trained: Path, changes: list[str], told: str) -> None:
     with pytest.raises(SystemExit, match=told):
         main([*ARGUMENTS, *changes])
+
+
+def test_commands_of_figures() -> None:
+    of_grid = {"grid": {"5e-05x3": 0.8, "5e-05x4": 0.9, "3e-05x3": 0.7, "3e-05x4": 0.7}, "dtype": "bfloat16"}
+    found = [
+        *measured("a model", "jsts", [], settings=of_grid, seed=2).rows,
+        *measured("m", "retrieval", [], settings={"source": "jaquad", "pooling": "cls"}, protocol="paper").rows,
+        *measured("m", "fill-mask", [], settings={"limit": 5}).rows,
+        *measured("n", "fill-mask", [], settings={"limit": 5}).rows,
+    ]
+    assert commands.evaluations(found) == [
+        "llm-jp-modernbert evaluate 'a model' \\\n    --tasks jsts --data-dir DATA --seed 2 "
+        "--learning-rate 5e-05 --learning-rate 3e-05 --epochs 3 --epochs 4 --dtype bfloat16",
+        "llm-jp-modernbert evaluate m \\\n    --tasks retrieval:jaquad --protocol paper --data-dir DATA --pooling cls",
+        "llm-jp-modernbert evaluate m n \\\n    --tasks fill-mask --limit 5",
+    ]
