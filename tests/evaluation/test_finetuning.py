@@ -1,22 +1,30 @@
-"""Fine-tuning: splits, grid, selection and scores, against scikit-learn and scipy."""
+"""Fine-tuning: splits, grid, training, selection and scores, against transformers, scikit-learn and scipy."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluation_data import write_lines
 from scipy.stats import pearsonr, spearmanr
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, matthews_corrcoef
+from transformers import (
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    ModernBertForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.finetuning import FineTuning, Splits, hold_out
 from llm_jp_modernbert.evaluation.grid import Point, Tried, best, points, search
-from llm_jp_modernbert.evaluation.loading import EvaluatedModel
+from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.task import Options, Outcome
 
 FINE_TUNED = ("jsts", "jnli", "jcola", "jcommonsenseqa", "marc-ja", "jsquad", "ner")
@@ -59,6 +67,38 @@ def test_training_learns(any_model: EvaluatedModel, small_data: Path) -> None:
     _, outcome = run("ner", any_model, options)
     figures = {(row.metric, row.split): row.value for row in outcome.measurements}
     assert (figures["f1", "test"] or 0) > 0.6
+
+
+def test_grades_equal_those_of_a_plain_trainer(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+    # The classifier is part of the checkpoint, so that both trainings begin with one and the same.
+    model = ModernBertForSequenceClassification.from_pretrained(modernbert, num_labels=1)
+    model.save_pretrained(tmp_path / "scorer")
+    tokenizer = AutoTokenizer.from_pretrained(modernbert)
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    options = Options(protocol="paper", data_dir=small_data, learning_rates=(1e-3,), epochs=(3,), seed=1)
+    _, outcome = run("jsts", EvaluatedModel(ModelName(str(tmp_path / "scorer"), device="cpu")), options)
+
+    def inputs(split: str) -> list[dict[str, Any]]:
+        lines = (small_data / f"jsts-v1.3/{split}-v1.3.json").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [{**tokenizer(row["sentence1"], row["sentence2"]), "labels": float(row["label"])} for row in rows]
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "trainer"),
+        learning_rate=1e-3,
+        num_train_epochs=3,
+        per_device_train_batch_size=32,
+        seed=1,
+        use_cpu=True,
+        save_strategy="no",
+        report_to=[],
+    )
+    trainer: Any = Trainer(
+        model, arguments, train_dataset=inputs("train"), data_collator=DataCollatorWithPadding(tokenizer)
+    )
+    trainer.train()
+    grades = trainer.predict(inputs("valid")).predictions.reshape(-1)
+    assert [item["prediction"] for item in outcome.instances] == pytest.approx(grades.tolist(), abs=1e-4)
 
 
 def test_paper_protocol_chooses_on_the_split_it_reports_and_says_so(
