@@ -20,7 +20,7 @@ _HEIGHT = 3.9
 
 def by_context(
     finding: Finding,
-    absolute: Mapping[str, Mapping[int, tuple[float, float | None, float | None]]],
+    absolute: Mapping[str, Mapping[int, float]],
     ratios: Mapping[int, Estimate],
     boundary: int,
     divided: tuple[str, str],
@@ -29,14 +29,15 @@ def by_context(
 
     Args:
         finding: what is shown.
-        absolute: by model and tokens of context the figure with its interval.
+        absolute: by model and tokens of context the figure. Its interval, which is of how documents differ from one
+            another, would say nothing of two models on the same documents.
         ratios: by tokens of context.
         boundary: tokens of the rows of stage 1.
         divided: what is divided by what.
     """
     figure, (left, right) = panels_of(2, _HEIGHT)
     for (name, values), marker in zip(absolute.items(), "os", strict=True):
-        _points(left, [(context, *value) for context, value in values.items()], label=name, marker=marker)
+        left.plot(list(values), list(values.values()), label=name, marker=marker, ms=4, lw=1.2)
     left.set_ylabel("pseudo-perplexity (lower is better)")
     shown = [(context, one.value, one.low, one.high) for context, one in ratios.items()]
     _points(right, shown, label="ratio with 95 % interval over documents", color="C2", marker="D")

@@ -293,9 +293,9 @@ def _all_below(ratios: Mapping[int, Estimate]) -> bool:
     return all(one.high is not None and one.high < 1 for one in ratios.values())
 
 
-def _absolute(measured: Measured) -> dict[int, tuple[float, float | None, float | None]]:
+def _absolute(measured: Measured) -> dict[int, float]:
     return {
-        int(row.subset.removeprefix("context-")): (row.value, row.low, row.high)
+        int(row.subset.removeprefix("context-")): row.value
         for row in measured.rows
         if row.metric == "pseudo_perplexity" and row.subset.startswith("context-") and row.value is not None
     }

@@ -28,8 +28,8 @@ FINDINGS = "findings.json"
 MEASURED = "measured.json"
 
 _CAPTIONS = {
-    "fill-mask-improved.png": "Right first answers to the fill-mask prompts, before training and after either stage",
-    "similarity-improved.png": "Cosines of passages that belong together and of any two, before training and after",
+    "fill-mask-improved.png": "Right first answers to the fill-mask prompts, at first and after either stage",
+    "similarity-improved.png": "Cosines of passages that belong together and of any two, in these states",
     "pseudo-perplexity-paper.png": "Pseudo-perplexity by length of the document, in the paper's protocol",
 }
 

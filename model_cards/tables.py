@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _TELLING = {
     ("fill-mask", "improved", "top1_accuracy", ""): "Fill-mask top-1",
-    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-1024"): "Pseudo-perplexity, 1,024 tokens",
-    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-8192"): "8,192 tokens",
-    ("pseudo-perplexity", "paper", "median_pseudo_perplexity", ""): "median by document",
+    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-1024"): "Pseudo-perplexity at 1,024 tokens",
+    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-8192"): "Pseudo-perplexity at 8,192 tokens",
+    ("pseudo-perplexity", "paper", "median_pseudo_perplexity", ""): "Median pseudo-perplexity, paper's protocol",
     ("alignment-uniformity", "improved", "alignment", ""): "Alignment",
     ("alignment-uniformity", "improved", "uniformity", ""): "Uniformity",
     ("similarity", "improved", "auc", ""): "Similarity AUC",
