@@ -17,6 +17,7 @@ from . import (
     encoder,
     encoding,
     fill_mask,
+    gpu,
     length_cost,
     loader,
     low_precision,
@@ -45,6 +46,7 @@ for module in (
     pseudo_perplexity,
     fill_mask,
     low_precision,
+    gpu,
 ):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.benchmark)
 

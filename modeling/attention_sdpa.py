@@ -41,6 +41,8 @@ def mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.
     return torch.where(allowed, barred.new_zeros(()), barred)[:, None]
 
 
+# torch.compile would make the documents' lengths part of what it compiles, and takes minutes for the blocks' indices.
+@torch.compiler.disable
 def attend(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -54,16 +56,11 @@ def attend(
     """See `attention` for the arguments."""
     if len(query) == 0:
         return query, None
-    if mask is None and layout.is_full:
-        rows = (tensor.unflatten(0, layout.grid) for tensor in (query, key, value))
-        return _sdpa(*rows, None, scale, dropout).flatten(0, 1), None
     if mask is None:
         return _per_document(query, key, value, layout, scale, dropout), None
     return _per_block(query, key, value, mask, _block_length(window or 0), scale, dropout), None
 
 
-# torch.compile would make the lengths of the documents at hand part of what it compiles.
-@torch.compiler.disable
 def _per_document(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float, dropout: float
 ) -> torch.Tensor:

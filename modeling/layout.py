@@ -27,7 +27,6 @@ class PackedLayout:
         cu_seqlens: `(documents + 1,)` int32, boundaries of the documents in the packed row.
         max_length: an upper bound of the longest document's length, in tokens.
         has_holes: whether some document misses tokens in its midst.
-        is_full: whether every row of the user's tensors is one document, without padding.
         lengths: lengths of the documents on the host, or None where nobody needed them yet.
     """
 
@@ -39,7 +38,6 @@ class PackedLayout:
     cu_seqlens: torch.Tensor
     max_length: int
     has_holes: bool = False
-    is_full: bool = False
     lengths: tuple[int, ...] | None = None
 
     @property
@@ -134,7 +132,6 @@ def _full_rows(shape: tuple[int, ...], device: torch.device) -> PackedLayout:
         positions=columns,
         cu_seqlens=torch.arange(batch + 1, device=device, dtype=torch.int32) * length,
         max_length=length,
-        is_full=True,
         lengths=(length,) * batch,
     )
 

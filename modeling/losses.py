@@ -93,7 +93,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             cast_bias = None if bias is None else bias.to(dtype)
             for start in range(0, len(labels), chunk):
                 rows = slice(start, start + chunk)
-                cast_hidden, target = hidden[rows].to(dtype), labels[rows, None]
+                # Not a view of the labels, or it would be compiled anew where they are more than a chunk.
+                cast_hidden, target = hidden[rows].to(dtype), labels[rows, None].clone()
                 logits = nn.functional.linear(cast_hidden, cast_weight, cast_bias)
                 if not any(ctx.needs_input_grad):
                     total += nn.functional.cross_entropy(logits.float(), target[:, 0], reduction="sum")

@@ -85,6 +85,8 @@ class PretrainingArguments(TrainingArguments):
         decay_norms_and_biases: whether weight decay is for norms and biases, too.
         max_skipped_steps: steps that may be skipped for a loss that is not finite before it ends the run.
         max_validation_tokens: of the held-out text so many tokens are used.
+        keep_steps: steps whose checkpoints are saved, whatever `save_steps`, and stay, whatever `save_total_limit`;
+            step 0 has the untrained model.
         publish_steps: with `push_to_hub`, the steps whose checkpoints become revisions; None for all that are saved.
         probe_steps: steps at which probes measure the model; None for all that are saved.
     """
@@ -129,6 +131,7 @@ class PretrainingArguments(TrainingArguments):
     decay_norms_and_biases: bool = False
     max_skipped_steps: int = 0
     max_validation_tokens: int = 100_000
+    keep_steps: list[int] | None = None
     publish_steps: list[int] | None = None
     probe_steps: list[int] | None = None
     resume_from_checkpoint: str | bool | None = field(  # type: ignore[assignment]
@@ -200,7 +203,7 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Iterator[_Fault]:
     for key in (*not_negative, "dataloader_num_workers"):
         if value[key] < 0:
             yield key, f"{value[key]}, but it cannot be negative."
-    for key in ("publish_steps", "probe_steps"):
+    for key in ("keep_steps", "publish_steps", "probe_steps"):
         if any(step < 0 for step in value[key] or ()):
             yield key, f"{min(value[key])}, but steps count from 0."
     for key in ("mlm_probability", "final_mlm_probability"):

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -118,17 +118,18 @@ def clear_partial(run: Path) -> None:
     shutil.rmtree(staging(run), ignore_errors=True)
 
 
-def rotate(run: Path, limit: int | None, newest: Path) -> None:
+def rotate(run: Path, limit: int | None, newest: Path, kept: Collection[int] = ()) -> None:
     """Removes the oldest checkpoints down to a number, but never the one that was just written.
 
     Args:
         run: the run's directory.
         limit: how many may stay; None or 0 for all.
         newest: the one that was just written.
+        kept: steps whose checkpoints stay, and are not counted.
     """
     if not limit:
         return
-    older = [checkpoint for checkpoint in checkpoints(run) if checkpoint != newest]
+    older = [one for one in checkpoints(run) if one != newest and step_of(one) not in kept]
     for checkpoint in older[: max(0, len(older) - (limit - 1))]:
         shutil.rmtree(checkpoint, ignore_errors=True)
 

@@ -31,7 +31,7 @@ _FREE = {
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "log_level", "log_level_replica"),
     *("log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step", "skip_memory_metrics"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "validation_data", "max_validation_tokens"),
-    *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "push_to_hub", "hub_token"),
+    *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "keep_steps", "push_to_hub", "hub_token"),
     *("hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "publish_steps"),
     *("probe_steps", "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory"),
     *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataloader_in_order"),

@@ -14,9 +14,13 @@ The state of a rank is the number of the next row and, per lane, where the block
 from __future__ import annotations
 
 import math
+import os
 import signal
+import threading
+import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -28,6 +32,9 @@ from torch.utils.data import DataLoader
 from .blocks import Block, BlockDataset, BlockMaker
 from .masking import IGNORED, Masking, sample_keys
 from .sources import SourceError
+
+# How often a worker looks whether its parent lives.
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,9 @@ class BatchStream:
         """A function that gives the block and the row of a number; numbers must rise."""
         waiting: dict[int, deque[Block]] = {number: deque() for number in self._lanes}
         current: dict[int, Block] = {}
-        arriving = iter(self._blocks())
+        arriving = _loaded(self._blocks(), self.workers)
+        # Also where the interpreter ends: it would wait for workers that are deaf to its signal.
+        weakref.finalize(self, arriving.close)
         common = math.gcd(self.lanes, self.ranks)
 
         def advance(number: int) -> Block:
@@ -189,26 +198,14 @@ class BatchStream:
 
         return take
 
-    def _blocks(self) -> Iterable[Block]:
+    def _blocks(self) -> BlockDataset:
         """The blocks of this rank's lanes, in the order of their numbers."""
         earliest = min(self._lanes.values(), key=lambda lane: lane.block)
         begin = earliest.begin
         # A lane without a place was never read: everything has to be read from the beginning to find its first block.
         unread = any(lane.begin is None for lane in self._lanes.values())
         wanted = _Wanted(self.lanes, {number: lane.block for number, lane in self._lanes.items()})
-        data = BlockDataset(self.maker, wanted, 0 if unread else earliest.block, None if unread else begin)
-        loader = DataLoader(
-            data,
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_prepare_worker,
-            prefetch_factor=2 if self.workers else None,
-        )
-        for block in loader:
-            if isinstance(block, SourceError):
-                raise block
-            yield block
+        return BlockDataset(self.maker, wanted, 0 if unread else earliest.block, None if unread else begin)
 
     def _batch(self, chosen: Sequence[tuple[Block, int]], probability: float | None) -> dict[str, Any]:
         found = [(block, block.rows.row(row), block.rows.pieces(row)) for block, row in chosen]
@@ -250,13 +247,40 @@ class _Wanted:
         return first is not None and block >= first
 
 
+def _loaded(blocks: BlockDataset, workers: int) -> Generator[Block, None, None]:
+    """The blocks, as so many processes make them; these end when it is closed."""
+    loader = DataLoader(
+        blocks,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_prepare_worker,
+        prefetch_factor=2 if workers else None,
+    )
+    for block in loader:
+        if isinstance(block, SourceError):
+            raise block
+        yield block
+
+
 def _as_it_is(block: Any) -> Any:
     return block
 
 
 def _prepare_worker(worker: int) -> None:
-    """What a terminal or a scheduler sends to all processes is for the main one, which saves and then ends these."""
+    """What a terminal or a scheduler sends to all processes is for the main one, which saves and then ends these.
+
+    Where that one was killed, nobody would: a worker looks for it by itself.
+    """
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _follow(parent: int) -> None:
+    """Ends this process when it has lost its parent."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)

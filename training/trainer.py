@@ -301,7 +301,8 @@ class PretrainingTrainer(Trainer):
         """
         if self.validation is None:
             raise ValueError("there is no held-out text: give validation_data.")
-        with self.clock_stopped():
+        # A model that is compiled for training would be compiled again for these few batches.
+        with self.clock_stopped(), torch.compiler.set_stance("force_eager"):
             result = self.validation.measure(
                 self.model, self.args.sequence_length, self.args.process_index, self.args.world_size, self._sum
             )
@@ -398,7 +399,7 @@ class PretrainingTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if main:
                 checkpoints.publish(partial, final)
-                checkpoints.rotate(run, self.args.save_total_limit, final)
+                checkpoints.rotate(run, self.args.save_total_limit, final, self.args.keep_steps or ())
             self.accelerator.wait_for_everyone()
         except Exception as error:
             # Each library has its own error for a full disk; whatever it is, nothing half-written stays.
@@ -448,6 +449,8 @@ class _Hooks(TrainerCallback):
             trainer._total_loss_scalar = trainer._resumed["total_loss"]
             trainer._globalstep_last_logged = trainer._resumed["step"]
             trainer._resumed = None
+        elif 0 in (trainer.args.keep_steps or ()):
+            trainer._save_checkpoint(trainer.model, None)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -457,7 +460,7 @@ class _Hooks(TrainerCallback):
         state.epoch = float(trainer.epoch)
         state.num_input_tokens_seen = int(trainer.totals.tokens)
         # On every rank: all of them write a checkpoint together.
-        if state.global_step in (trainer.args.publish_steps or ()):
+        if state.global_step in {*(trainer.args.publish_steps or ()), *(trainer.args.keep_steps or ())}:
             control.should_save = True
         finished = trainer.schedule.progress(state.global_step) >= 1.0
         # Without other ranks to agree with, a signal need not wait for the next step.

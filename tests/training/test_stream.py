@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -153,3 +158,41 @@ def test_weights_are_shares_of_text_and_lengths_are_kept_to(tmp_path: Path) -> N
     )
     with pytest.raises(SourceError, match=r"no document of 10,000 to 20,000 of characters|no document of 10,000"):
         nothing.next()
+
+
+ENDINGS = {"the end": "", "an error": "raise RuntimeError", "a kill": "os.kill(os.getpid(), signal.SIGKILL)"}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_workers_end_with_their_process(
+    data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, ending: str
+) -> None:
+    """Although they are deaf to what a scheduler sends."""
+    tokenizer.save_pretrained(tmp_path)
+    script = f"""
+import os, signal
+from multiprocessing import active_children
+from transformers import AutoTokenizer
+from llm_jp_modernbert.training import stream as module
+from llm_jp_modernbert.training.blocks import BlockMaker, BlockSettings
+from llm_jp_modernbert.training.data import sources_of
+from llm_jp_modernbert.training.masking import Masking
+module._LOOK_SECONDS = 0.1
+tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r})
+maker = BlockMaker(sources_of({str(data[0])!r}, "text"), BlockSettings(64, characters=800), tokenizer)
+masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
+made = module.BatchStream(maker, masking, lambda step: 1, workers=1)
+batches = made.batches()
+next(batches)
+print(*(child.pid for child in active_children()), flush=True)
+{ENDINGS[ending]}
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    (worker,) = map(int, ended.stdout.split())
+    assert ended.returncode == {"the end": 0, "an error": 1, "a kill": -signal.SIGKILL}[ending]
+    for _ in range(200):
+        if not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker lived on")

@@ -1,0 +1,85 @@
+"""A model whose layers are compiled, by the real compiler, against transformers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from peer import (
+    LOSS_TOLERANCE,
+    assert_close,
+    assert_gradients_close,
+    boundaries,
+    documents,
+    padded,
+    padding_mask,
+    pair,
+)
+from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
+
+BATCHES = ((150, 1, 40), (300,), (7,) * 20, (64, 65, 200, 3), (500, 24))
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    """Nothing compiled before, and nothing left behind."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_layers_equal_transformers() -> None:
+    """Loss and gradients, in batches of other lengths, which compile nothing after the second one."""
+    own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=2)
+    own.compile_layers()
+    graphs = []
+    for lengths in BATCHES[:4]:
+        rows = documents(*lengths)
+        ids, mask = padded(rows), padding_mask(rows)
+        # Transformers reads them padded, and takes the mean over all tokens as well.
+        loss = own.train()(
+            input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows), labels=torch.cat(rows)[None]
+        ).loss
+        expected = peer.train()(input_ids=ids, attention_mask=mask, labels=ids.where(mask.bool(), -100)).loss
+        assert_close(loss, expected, LOSS_TOLERANCE)
+        own.zero_grad()
+        peer.zero_grad()
+        loss.backward()
+        expected.backward()
+        assert_gradients_close(own, peer)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert 0 < graphs[0] <= graphs[1] == graphs[2] == graphs[3]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sdpa_is_compiled_for_no_lengths(training: bool) -> None:
+    """Only attention over documents of different lengths stays outside of the graphs."""
+    own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=4)
+    counter = CompileCounter()
+    own.compile_layers(backend=counter)
+    counts = []
+    for lengths in BATCHES:
+        rows = documents(*lengths)
+        with torch.set_grad_enabled(training):
+            logits = own.train(training)(input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows)).logits
+        with torch.no_grad():
+            expected = torch.cat([peer.eval()(input_ids=row[None]).logits[0] for row in rows])
+        assert_close(logits[0], expected)
+        counts.append(counter.frame_count)
+    assert 0 < counts[0] <= counts[1] == counts[2] == counts[3] == counts[4]
+
+
+def test_saving_a_compiled_model(tmp_path: str) -> None:
+    """Weights keep their names."""
+    own, _ = pair("ForMaskedLM", "sdpa")
+    names = set(own.state_dict())
+    own.compile_layers(backend="eager")
+    own.save_pretrained(tmp_path)
+    assert set(own.state_dict()) == names
+    again = type(own).from_pretrained(tmp_path)
+    assert all(torch.equal(value, own.state_dict()[name]) for name, value in again.state_dict().items())
