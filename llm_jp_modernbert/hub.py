@@ -224,6 +224,23 @@ def is_passing(error: BaseException) -> bool:
     return status in _PASSING if status is not None else _is_broken_connection(error)
 
 
+def check_name(repository: str) -> None:
+    """Whether `--repo` can be the name of a repository.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UsageError(f"--repo {repository}: {error}") from error
+    if "/" not in repository:
+        raise UsageError(f"--repo {repository}: write ORG/NAME.")
+
+
 @contextmanager
 def in_one_line(repository: str) -> Iterator[None]:
     """Turns what the Hub, its client or the way to it says into a `UsageError` of one line, with the way out."""

@@ -184,15 +184,7 @@ def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
 
 
 def _check_options(options: ReleaseOptions) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(options.repository)
-    except HFValidationError as error:
-        raise UsageError(f"--repo {options.repository}: {error}") from error
-    if "/" not in options.repository:
-        raise UsageError(f"--repo {options.repository}: write ORG/NAME.")
+    hub.check_name(options.repository)
     if not options.source.is_dir():
         raise UsageError(f"{options.source}: no such directory. Name that of a run, a checkpoint or a saved model.")
     if not (options.source / "config.json").is_file():

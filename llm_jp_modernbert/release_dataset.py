@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .clean_process import stream_alone
 from .errors import UsageError
-from .hub import MAIN, PATIENT, Committed, Patience, commit_folder, create_repository, in_one_line
+from .hub import MAIN, PATIENT, Committed, Patience, check_name, commit_folder, create_repository, in_one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -36,8 +35,6 @@ DATA = "data"
 PROMPTS = "prompts.jsonl"
 
 UNKNOWN_LICENSE = "unknown"
-
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,7 @@ def release_dataset(
     from huggingface_hub import HfApi
 
     dry_run = options.dry_run
-    if not _REPOSITORY.fullmatch(options.repository):
-        raise UsageError(f"--repo {options.repository}: write ORG/NAME.")
+    check_name(options.repository)
     if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
         raise UsageError(f"--dry-run {dry_run}: is not empty. Name another folder.")
     contents = _contents_of(options.source)
