@@ -53,7 +53,7 @@ def linear_cross_entropy(
 
 
 def _softmax(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(rows, vocabulary)` logits, which are lost, and `(rows, 1)` targets → the targets' log-probabilities `(rows, 1)`
+    """Logits `(rows, vocabulary)`, which are lost, and targets `(rows, 1)` → the targets' log-probabilities `(rows, 1)`
     in float32, and all probabilities in the logits' dtype."""
     scores = logits.float()
     normaliser = scores.logsumexp(-1, keepdim=True)
