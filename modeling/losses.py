@@ -53,8 +53,8 @@ def linear_cross_entropy(
 
 
 def _softmax(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits `(rows, vocabulary)`, which are lost, and targets `(rows, 1)` → the targets' log-probabilities `(rows, 1)`
-    in float32, and all probabilities in the logits' dtype."""
+    """Logits `(rows, vocabulary)`, which are lost, and targets `(rows, 1)` →
+    log-probabilities of the targets, `(rows, 1)` float32, and all probabilities in the dtype of the logits."""
     scores = logits.float()
     normaliser = scores.logsumexp(-1, keepdim=True)
     of_target = scores.gather(1, target) - normaliser

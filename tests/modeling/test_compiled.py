@@ -20,7 +20,10 @@ from peer import (
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
-BATCHES = ((150, 1, 40), (300,), (7,) * 20, (64, 65, 200, 3), (500, 24))
+# With and without documents that are longer than the window, one or several, of one length or not: each such form of a
+# batch is compiled once.
+FORMS = ((150, 1, 40), (7,) * 20, (300,), (300, 300, 300))
+BATCHES = (*FORMS, (64, 65, 200, 3), (500,), (9,) * 30, (130, 130))
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +37,11 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_layers_equal_transformers() -> None:
-    """Loss and gradients, in batches of other lengths, which compile nothing after the second one."""
+    """Loss and gradients, in batches of other lengths, which compile nothing."""
     own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=2)
     own.compile_layers()
     graphs = []
-    for lengths in BATCHES[:4]:
+    for lengths in BATCHES:
         rows = documents(*lengths)
         ids, mask = padded(rows), padding_mask(rows)
         # Transformers reads them padded, and takes the mean over all tokens as well.
@@ -53,7 +56,8 @@ def test_compiled_layers_equal_transformers() -> None:
         expected.backward()
         assert_gradients_close(own, peer)
         graphs.append(counters["stats"]["unique_graphs"])
-    assert 0 < graphs[0] <= graphs[1] == graphs[2] == graphs[3]
+    assert graphs[0] > 0
+    assert set(graphs[len(FORMS) :]) == {graphs[len(FORMS) - 1]}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -71,7 +75,8 @@ def test_sdpa_is_compiled_for_no_lengths(training: bool) -> None:
             expected = torch.cat([peer.eval()(input_ids=row[None]).logits[0] for row in rows])
         assert_close(logits[0], expected)
         counts.append(counter.frame_count)
-    assert 0 < counts[0] <= counts[1] == counts[2] == counts[3] == counts[4]
+    assert counts[0] > 0
+    assert set(counts[len(FORMS) :]) == {counts[len(FORMS) - 1]}
 
 
 def test_saving_a_compiled_model(tmp_path: str) -> None:
