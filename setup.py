@@ -37,7 +37,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["llm_jp_modernbert", *(f"llm_jp_modernbert.{room.replace('/', '.')}" for room in ROOMS)],
+    packages=[
+        "llm_jp_modernbert",
+        "llm_jp_modernbert.commands",
+        *(f"llm_jp_modernbert.{room.replace('/', '.')}" for room in ROOMS),
+    ],
     package_dir={f"llm_jp_modernbert.{room.replace('/', '.')}": room for room in ROOMS},
     package_data={
         "llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"],

@@ -1,0 +1,222 @@
+"""What a model can do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import UsageError
+from .screen import quiet, with_input
+
+DEFAULT_TASKS = "fill-mask,pseudo-perplexity,retrieval,alignment-uniformity,similarity"
+
+
+class DType(str, Enum):
+    """Numbers that a model computes with."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Protocol(str, Enum):
+    """How an evaluation is done."""
+
+    improved = "improved"
+    paper = "paper"
+
+
+class TableFormat(str, Enum):
+    """Forms of the leaderboard."""
+
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    html = "html"
+
+
+class OverSeeds(str, Enum):
+    """What stands for several seeds."""
+
+    mean = "mean"
+    best = "best"
+
+
+def fill_mask(
+    model: Annotated[str, typer.Argument(help="Directory, repository, or repository at a revision (ORG/NAME@REV).")],
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            help="Texts with [MASK], <mask>, {mask} or the tokenizer's own mask; `-` reads lines of input."
+        ),
+    ],
+    top_k: Annotated[int, typer.Option(help="Candidates per mask.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Another tokenizer than the model's own: directory, repository or .model file.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model's repository.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="Numbers to compute with; auto is as saved.")] = DType.auto,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="On a CPU, in float32 with weights packed as float16: the same, in less time."),
+    ] = False,
+) -> None:
+    """Candidates for the masked tokens of texts.
+
+    Examples:
+
+    * `llm-jp-modernbert fill-mask llm-jp/llm-jp-modernbert-base "今日のご飯は[MASK]である。" --top-k 10`
+
+    * `llm-jp-modernbert fill-mask quickstart-model - --json --fast < texts.txt`
+    """
+    if fast and (dtype is not DType.auto or device not in (None, "cpu")):
+        raise UsageError("--fast chooses device and numbers itself. Leave out --device and --dtype, or --fast.")
+    texts = with_input(texts)
+    from ..fill_mask import fill_masks, render
+    from ..loading import load_masked_lm, load_tokenizer
+
+    quiet()
+    if fast:
+        from ..fast import load_fast_masked_lm
+
+        loaded = load_fast_masked_lm(model, revision)
+    else:
+        loaded = load_masked_lm(model, revision, dtype.value, device)
+    its_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(model, revision)
+    results = fill_masks(loaded, its_tokenizer, texts, top_k)
+    if as_json:
+        print(json.dumps([result.as_dict() for result in results], ensure_ascii=False, indent=2))
+        return
+    console = Console()
+    for number, result in enumerate(results):
+        if number:
+            console.print()
+        console.print(render(result, str(its_tokenizer.mask_token)))
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Directories, repositories, or repositories at ORG/NAME@REV.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, parted by commas.")] = DEFAULT_TASKS,
+    protocol: Annotated[Protocol, typer.Option(help="The paper's, or what is held to be better.")] = Protocol.improved,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of data in their official layout; by default they are from the Hub.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeat it for several runs.", min=0)] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples, for a quick look.", min=1)] = None,
+    train_file: Annotated[
+        list[Path] | None, typer.Option(help="Fine-tune on these files in the place of the task's own; repeatable.")
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None, typer.Option(help="Of fine-tuning, in the place of the protocol's grid; repeatable.")
+    ] = None,
+    epochs: Annotated[
+        list[int] | None, typer.Option(help="Of fine-tuning, in the place of the grid's; repeatable.", min=1)
+    ] = None,
+    texts: Annotated[
+        list[Path] | None, typer.Option(help="JSON lines of long texts for pseudo-perplexity; repeatable.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines of prompts for fill-mask, or ORG/NAME.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Only show what the models put into this text's [MASK]; repeatable.")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="auto, mean, cls, or last-K-layers.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a single model's repository.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="auto is bfloat16 on a GPU that has it, else float32.")] = DType.auto,
+    tokens_per_batch: Annotated[
+        int | None, typer.Option(help="Tokens that are read at once; by default 16,384 on a GPU, else 4,096.", min=1)
+    ] = None,
+) -> None:
+    """Measures encoders, whoever made them, and keeps every figure with what it depends on.
+
+    Tasks: fill-mask (fill-mask-published-tokenizer: the same with the `▁` that llm-jp's published tokenizer puts after
+    a mask), pseudo-perplexity, retrieval (retrieval:miracl, :jsquad, :jaquad, :beir), alignment-uniformity,
+    similarity, jmteb (jmteb:TASK, jmteb-lite); and by fine-tuning jsts, jnli, jcola, jsquad, jcommonsenseqa, marc-ja,
+    ner, whose grid several GPUs share under `accelerate launch -m llm_jp_modernbert.evaluation.evaluate`. What is
+    measured already is not measured again.
+
+    Examples:
+
+    * `llm-jp-modernbert evaluate my-model llm-jp/llm-jp-modernbert-base --tasks fill-mask,pseudo-perplexity`
+
+    * `llm-jp-modernbert evaluate my-model --tasks retrieval,similarity --data-dir data --protocol paper`
+
+    * `llm-jp-modernbert evaluate my-model --tasks jsts,jnli,jcola --data-dir data --seed 0 --seed 1`
+
+    * `llm-jp-modernbert evaluate my-model --text "朝ごはんを[MASK]ました。"`
+    """
+    if revision is not None and len(models) > 1:
+        raise UsageError("--revision is for a single model; write ORG/NAME@REVISION for several.")
+    quiet()
+    from ..evaluation.evaluate import Plan
+    from ..evaluation.evaluate import evaluate as run
+    from ..evaluation.loading import EvaluatedModel, ModelName
+    from ..evaluation.side_by_side import show_texts
+    from ..evaluation.task import Options
+
+    named = [ModelName(model, revision, device, dtype.value, tokens_per_batch) for model in models]
+    if text:
+        show_texts([EvaluatedModel(which) for which in named], text, Console())
+        return
+    options = Options(
+        protocol=protocol.value,
+        data_dir=data_dir,
+        train_files=tuple(train_file or ()),
+        texts=tuple(texts or ()),
+        prompts=prompts,
+        limit=limit,
+        learning_rates=tuple(learning_rate or ()),
+        epochs=tuple(epochs or ()),
+        pooling=pooling,
+    )
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    run(Plan(named, names, options, tuple(seed or (0,)), out), Console())
+
+
+def leaderboard(
+    results: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")] = Path("results"),
+    form: Annotated[TableFormat, typer.Option("--format", help="Form of the table.")] = TableFormat.markdown,
+    over_seeds: Annotated[OverSeeds, typer.Option(help="Mean ± standard deviation, or the best.")] = OverSeeds.mean,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default the screen.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder to draw plots into, beside the table.")] = None,
+) -> None:
+    """A table of all results: a row for each model, a column for each figure; on request plots as well.
+
+    Examples:
+
+    * `llm-jp-modernbert leaderboard --results results`
+
+    * `llm-jp-modernbert leaderboard --format latex --out leaderboard.tex`
+
+    * `llm-jp-modernbert leaderboard --plots plots`
+    """
+    from ..evaluation.leaderboard import leaderboard as build
+    from ..evaluation.leaderboard import render
+    from ..evaluation.results import Results
+    from ..files import write_whole
+
+    table = render(build(Results(results).rows()), form.value, over_seeds.value)
+    if out is None:
+        print(table, end="")
+    else:
+        write_whole(out, table)
+        print(f"written to {out}")
+    if plots is not None:
+        from ..evaluation.plots import plot_all
+
+        for path in plot_all(Results(results), plots):
+            print(f"written to {path}", file=sys.stderr)
