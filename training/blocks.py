@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,8 +152,9 @@ class BlockMaker:
         if self.settings.whole_word:
             encode = WordEncoder(self.tokenizer).encode
         else:
-            encoder = Encoder(self.tokenizer, threads)
-            encode = lambda texts: [(ids, None) for ids in encoder.encode(texts)]  # noqa: E731
+            # A tokenised corpus needs none, and it takes a second to make.
+            encoder = cache(lambda: Encoder(self.tokenizer, threads))
+            encode = lambda texts: [(ids, None) for ids in encoder().encode(texts)] if texts else []  # noqa: E731
         for stretch in self._stretches(first, begin):
             if wanted(stretch.number):
                 yield self._make(stretch, encode)
