@@ -85,7 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         # Sums over chunks are kept in float32 whatever the parameters' dtype.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_weight: torch.Tensor | None = None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device_type, enabled=False):
@@ -107,11 +107,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_bias += grad.sum(0, dtype=torch.float32)
                 if grad_hidden is not None:
                     grad_hidden[rows] = grad @ cast_weight
-                if grad_weight is not None:
-                    if dtype == torch.float32:
-                        grad_weight.addmm_(grad.T, cast_hidden)
-                    else:
-                        grad_weight += grad.T @ cast_hidden
+                if wants_weight and grad_weight is None:
+                    grad_weight = (grad.T @ cast_hidden).float()
+                elif grad_weight is not None and dtype == torch.float32:
+                    grad_weight.addmm_(grad.T, cast_hidden)
+                elif grad_weight is not None:
+                    grad_weight += grad.T @ cast_hidden
+        if wants_weight and grad_weight is None:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return total
@@ -123,7 +126,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_dtype, bias_dtype = ctx.dtypes
         return (
             None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * grad_total).to(weight_dtype),
+            # In place: a second copy of the largest gradient would be the peak of the memory.
+            None if grad_weight is None else grad_weight.mul_(grad_total).to(weight_dtype),
             None if grad_bias is None else (grad_bias * grad_total).to(bias_dtype),
             None,
             None,
