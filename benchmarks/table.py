@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ class Plan:
     turns: int = 5
     long_turns: int = 5
     layers: int | None = None
-    rows: int = 4
-    document_rows: int = 2
+    rows: int = 2
+    document_rows: int = 1
     prompts: int | None = None
     megabytes: float = 5.0
     lengths: tuple[int, ...] = (8192, 4096, 2048, 1024)
@@ -54,8 +55,8 @@ class Plan:
     numbers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
-# Every third layer is global: of 11 layers four, of the base shape's 22 eight, so that ratios are the same in half of the
-# time.
+# Every third layer is global, the first among them: of 11 layers four, of the base shape's 22 eight. Ratios are the
+# same in half of the time.
 WHOLE = Plan(layers=11)
 QUICK = Plan(
     turns=3,
@@ -218,6 +219,8 @@ def run(
 ) -> dict[str, Any]:
     """Measures the rows of a plan, and writes the file of results after each.
 
+    Other rows that the file has stay in it, where they were measured with the same settings on the same machine.
+
     Args:
         plan: how much is measured.
         shape: of the models.
@@ -235,15 +238,17 @@ def run(
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = Rows(plan, shape, data, model)
+    settings = {"shape": shape, **asdict(replace(plan, numbers=WHOLE.numbers))}
     content: dict[str, Any] = {
         "command": command,
         "machine": machine(),
         "versions": versions(),
-        "settings": {"shape": shape, **asdict(plan)},
+        "settings": settings,
         "matrix rate": {name: matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")},
         "left out": rows.left_out,
         "cases": [],
     }
+    cases = _other_rows(out / FILE, content, plan.numbers)
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in content["matrix rate"].items())
     console.print(f"{content['machine']['name']}, {content['machine']['threads']} threads; matrix products at {rates}")
     if rows.left_out:
@@ -261,10 +266,22 @@ def run(
             "goals": [asdict(goal) for goal in row.goals],
             "ratios": {goal.against: _ratios(measured.ratio, measured.rates, goal.against) for goal in row.goals},
         }
-        content["cases"].append(case)
+        cases.append(case)
+        content["cases"] = sorted(cases, key=lambda one: one["row"])
         content["minutes"] = round((time.perf_counter() - began) / 60, 1)
         write_json(out / FILE, content)
     return content
+
+
+def _other_rows(file: Path, content: dict[str, Any], numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows that a run before this one measured in the same way on the same machine, but for those of these numbers."""
+    if not file.is_file():
+        return []
+    before = json.loads(file.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps({name: content[name] for name in ("machine", "versions", "settings")}))
+    if any(before.get(name) != value for name, value in now.items()):
+        return []
+    return [case for case in before["cases"] if case["row"] not in numbers]
 
 
 def _ratios(ratio: Callable[[str, str], float], candidates: Iterable[str], against: str) -> dict[str, float]:

@@ -32,6 +32,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_rows_are_measured_anew_one_by_one(folder: Path, tmp_path: Path) -> None:
+    before = json.loads((folder / table.FILE).read_text(encoding="utf-8"))
+    (tmp_path / table.FILE).write_text(json.dumps(before), encoding="utf-8")
+    only = replace(TINY, numbers=(9,))
+    table.run(only, "nano", None, None, tmp_path, "python -m benchmarks --rows 9", Console(file=io.StringIO()))
+    after = json.loads((tmp_path / table.FILE).read_text(encoding="utf-8"))
+    assert after["cases"][:-1] == before["cases"][:-1]
+    assert after["cases"][-1]["rates"] != before["cases"][-1]["rates"]
+    table.run(replace(only, turns=2), "nano", None, None, tmp_path, "", Console(file=io.StringIO()))
+    assert [case["row"] for case in json.loads((tmp_path / table.FILE).read_text())["cases"]] == [9]
+
+
 def test_a_run_writes_every_row_that_there_is_data_for(folder: Path) -> None:
     content = json.loads((folder / table.FILE).read_text(encoding="utf-8"))
     assert [case["row"] for case in content["cases"]] == [1, 1, 2, 3, 4, 8, 8, 8, 9]
