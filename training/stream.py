@@ -154,25 +154,28 @@ class BatchStream:
         Raises:
             SourceError: the data is at fault, see `read_documents`.
         """
-        take = self._row_taker()
-        while True:
-            count = self.rows(self.step)
-            probability = None if self.probability is None else self.probability(self.step)
-            for micro in range(accumulation):
-                numbers = range(self._next_row + self.rank, self._next_row + count * self.ranks, self.ranks)
-                chosen = [take(number) for number in numbers]
-                self._next_row += count * self.ranks
-                # Before the batch is handed out: whoever has the last one of a step sees the state after it.
-                self.step += micro == accumulation - 1
-                yield self._batch(chosen, probability)
+        arriving = _loaded(self._blocks(), self.workers)
+        # Also where the interpreter ends: it would wait for workers that are deaf to its signal.
+        close = weakref.finalize(self, arriving.close)
+        take = self._row_taker(arriving)
+        try:
+            while True:
+                count = self.rows(self.step)
+                probability = None if self.probability is None else self.probability(self.step)
+                for micro in range(accumulation):
+                    numbers = range(self._next_row + self.rank, self._next_row + count * self.ranks, self.ranks)
+                    chosen = [take(number) for number in numbers]
+                    self._next_row += count * self.ranks
+                    # Before the batch is handed out: whoever has the last one of a step sees the state after it.
+                    self.step += micro == accumulation - 1
+                    yield self._batch(chosen, probability)
+        finally:
+            close()
 
-    def _row_taker(self) -> Callable[[int], tuple[Block, int]]:
+    def _row_taker(self, arriving: Iterator[Block]) -> Callable[[int], tuple[Block, int]]:
         """A function that gives the block and the row of a number; numbers must rise."""
         waiting: dict[int, deque[Block]] = {number: deque() for number in self._lanes}
         current: dict[int, Block] = {}
-        arriving = _loaded(self._blocks(), self.workers)
-        # Also where the interpreter ends: it would wait for workers that are deaf to its signal.
-        weakref.finalize(self, arriving.close)
         common = math.gcd(self.lanes, self.ranks)
 
         def advance(number: int) -> Block:
