@@ -69,6 +69,7 @@ def _conditions(content: dict[str, Any]) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     memory = f", {machine['memory GB']} GB" if "memory GB" in machine else ""
     gpu = "" if machine["name"] == machine["processor"] else f"{machine['name']} (CUDA {machine.get('CUDA')}); "
+    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(case["command"] for case in content["cases"]))
     return "\n".join(
         [
             f"* Machine: {gpu}{machine['processor']}, {_plural(machine['cores'], 'core')}{memory}, "
@@ -76,7 +77,7 @@ def _conditions(content: dict[str, Any]) -> str:
             f"* Its best matrix product, with {_plural(machine['threads'], 'thread')}: {rates}.",
             f"* Versions: {libraries}.",
             f"* Models: shape {settings['shape']}, vocabulary of 99,574, random weights.",
-            f"* Command: `{content['command']}`, {content['minutes']} minutes; median of "
+            f"* Measured by {commands}; median of "
             f"{_plural(settings['turns'], 'turn')}, of {settings['long_turns']} where a turn is long.",
         ]
     )

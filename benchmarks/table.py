@@ -261,6 +261,7 @@ def run(
         show(measured, console)
         case = {
             "row": row.number,
+            "command": command,
             **asdict(measured),
             "ours": row.ours,
             "goals": [asdict(goal) for goal in row.goals],

@@ -30,6 +30,8 @@ def linear_cross_entropy(
 
     Logits are computed for `chunk` rows at a time, and their gradient in the same pass, so that at most
     `(chunk, vocabulary)` values exist at once, in float32. Matrix products run in autocast's dtype where it is on.
+    The backward pass scales those gradients in place, so it can run once: a second one, after `retain_graph=True`, is
+    an error of autograd's.
 
     Args:
         hidden: `(rows, hidden)`, only rows that have a label.

@@ -44,6 +44,7 @@ logger = logging.get_logger(__name__)
 # torch.compile would make the lengths of the documents at hand part of what it compiles.
 _build_outside_of_graphs = torch.compiler.disable(build_layout)
 
+# Graphs that torch.compile may make of a function: of kinds of layers, with gradients or not, under autocast or not.
 _COMPILED_FORMS = 64
 
 _PUSH_ARGUMENTS = (
@@ -289,7 +290,6 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         Args:
             options: of torch.compile for the layers, such as `backend` and `mode`.
         """
-        # Kinds of layers, with and without gradients, under autocast or not: each is compiled once.
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, _COMPILED_FORMS)
         for module in self.modules():

@@ -329,3 +329,25 @@ def test_batches_grow_in_the_warm_up(data: Data, tmp_path: Path) -> None:
     stream = assembly.make_stream(arguments, assembly.make_tokenizer(arguments))
     rows = [batch["info"].room // runs.SEQUENCE for _, batch in zip(range(20), stream.batches(2), strict=False)]
     assert rows == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4]
+
+
+def test_kept_checkpoints_stay(data: Data, tmp_path: Path) -> None:
+    keys = runs.recipe(*data, tmp_path / "run", max_steps=20, save_steps=5, save_total_limit=1, keep_steps=[0, 7])
+    untrained = assembly.make_model(runs.load(keys), assembly.make_tokenizer(runs.load(keys)), None)
+    names = set(untrained.state_dict())
+    train(keys)
+    kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert kept == ["checkpoint-0", "checkpoint-20", "checkpoint-7"]
+    first, last = (ModernBertForMaskedLM.from_pretrained(tmp_path / "run" / name) for name in (kept[0], kept[1]))
+    assert set(first.state_dict()) == names
+    assert (first.head.norm.weight == 1).all()
+    assert not (last.head.norm.weight == 1).all()
+
+
+def test_compiled_layers_train_the_same(data: Data, tmp_path: Path) -> None:
+    changes = {"max_steps": 6, "validation_data": str(data[0]), "eval_strategy": "steps", "eval_steps": 3}
+    for name, more in (("plain", {}), ("compiled", {"torch_compile": True, "torch_compile_backend": "eager"})):
+        trainer, _ = train(runs.recipe(*data, tmp_path / name, **changes, **more))
+        assert trainer.model._is_compiled == bool(more)
+    plain, compiled = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "compiled"))
+    assert all(torch.allclose(plain[name], compiled[name], atol=1e-5) for name in plain)
