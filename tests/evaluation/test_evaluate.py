@@ -309,8 +309,8 @@ def test_pickled_tensors_are_read(modernbert: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("jaquad_train_0000.json.gz", gzip.compress(b'{"data": []}')[:-6], "cannot be read"),
-        ("jaquad_train_0000.json.gz", gzip.compress(b"a" * 9)[:10] + b"\xff" * 30, "cannot be read"),
+        ("jaquad_train_0000.json.gz", gzip.compress(b'{"data": []}', mtime=0)[:-6], "cannot be read"),
+        ("jaquad_train_0000.json.gz", gzip.compress(b"a" * 9, mtime=0)[:10] + b"\xff" * 30, "cannot be read"),
         ("jaquad_train_0000.json.gz", b"no gzip", "cannot be read"),
         ("jaquad_train_0000.json", b'{"data": []}', "holds nothing to measure on"),
         ("jaquad_train_0000.json", b"[1]", "not in SQuAD's JSON layout"),
