@@ -2,13 +2,14 @@
 
 Utilisation is the exact number of operations (`modeling/flops.py`) over the time and the GPU's peak by its data sheet.
 Documents are of random tokens, with lengths as real ones have them (lognormal); both sides get the same ones, packed
-into one row here, and padded there, in batches whose rectangle has as many tokens.
+into one row here and padded there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,16 +19,15 @@ import typer
 from torch._dynamo.utils import counters
 
 from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.modeling.flops import forward_flops, peak_flops, training_flops
+from llm_jp_modernbert.modeling.flops import forward_flops, peak_flops
 from llm_jp_modernbert.versions import library_versions
 
 from .machine import machine, matrix_rate
 from .measure import COMPILED, OURS, Case, measure, write_json
 from .models import VOCABULARY, Models
+from .training_step import PEER, SPARSE, Batch, Steps
 
-PEER, SPARSE = "transformers, sdpa, padded", "transformers, sdpa, padded, sparse_prediction"
-
-_PAD, _IGNORED, _MASKED = 4, -100, 0.3
+_MASKED = 0.3
 _DTYPE = torch.bfloat16
 
 
@@ -40,85 +40,22 @@ def document_lengths(tokens: int, longest: int, seed: int) -> list[int]:
     return lengths
 
 
-def packed(lengths: Sequence[int], seed: int) -> dict[str, Any]:
-    """A batch in one row, of which 30 % of the tokens are predicted."""
+def documents(tokens: int, longest: int, seed: int) -> Batch:
+    """Documents of random tokens, so many together, of which 30 % are predicted."""
     random = torch.Generator().manual_seed(seed)
-    ids = torch.randint(8, VOCABULARY, (1, sum(lengths)), generator=random)
-    labels = ids.where(torch.rand(ids.shape, generator=random) < _MASKED, _IGNORED)
-    boundaries = torch.tensor([0, *lengths]).cumsum(0).int()
-    return {
-        "input_ids": ids.cuda(),
-        "labels": labels.cuda(),
-        "cu_seqlens": boundaries.cuda(),
-        "max_seqlen": max(lengths),
-    }
+    ids = torch.randint(8, VOCABULARY, (tokens,), generator=random)
+    labels = ids.where(torch.rand(tokens, generator=random) < _MASKED, -100)
+    lengths = document_lengths(tokens, longest, seed)
+    return Batch(ids.split(lengths), labels.split(lengths))
 
 
-def padded(batch: dict[str, Any], lengths: Sequence[int], budget: int) -> list[dict[str, torch.Tensor]]:
-    """The same documents in padded batches of at most so many cells, in the order in which they come."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids, labels = (batch[name][0].split(list(lengths)) for name in ("input_ids", "labels"))
-    rows = max(1, budget // max(lengths))
-    batches = []
-    for first in range(0, len(lengths), rows):
-        some = slice(first, first + rows)
-        masks = [torch.ones_like(one) for one in ids[some]]
-        batches.append(
-            {
-                "input_ids": pad(list(ids[some]), batch_first=True, padding_value=_PAD),
-                "attention_mask": pad(masks, batch_first=True),
-                "labels": pad(list(labels[some]), batch_first=True, padding_value=_IGNORED),
-            }
-        )
-    return batches
-
-
-def trained(model: Any) -> Callable[[Sequence[dict[str, Any]]], Any]:
-    """A step of forward, backward and AdamW under autocast to bf16."""
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-
-    def step(batches: Sequence[dict[str, Any]]) -> None:
-        for batch in batches:
-            with torch.autocast("cuda", dtype=_DTYPE):
-                loss = model(**batch).loss
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def training(models: Models, longest: int, tokens: int, peer_cells: int, turns: int) -> Case:
-    """Training steps on documents that differ from turn to turn."""
-    drawn = [document_lengths(tokens, longest, seed) for seed in range(turns + 1)]
-    batches = [packed(lengths, seed) for seed, lengths in enumerate(drawn)]
-    rectangles = [padded(batch, lengths, peer_cells) for batch, lengths in zip(batches, drawn, strict=True)]
-    ours, compiled = trained(models.ours(torch.float32)), trained(models.compiled(torch.float32))
-    peer = models.peer(torch.float32)
-    theirs = trained(peer)
-
-    def of_peer(sparse: bool) -> Callable[[int], float]:
-        def run(turn: int) -> float:
-            peer.config.sparse_prediction = peer.sparse_prediction = sparse
-            theirs(rectangles[turn])
-            return tokens
-
-        return run
-
-    def own(step: Callable[..., Any]) -> Callable[[int], float]:
-        def run(turn: int) -> float:
-            step([batches[turn]])
-            return tokens
-
-        return run
-
-    operations = np.mean([training_flops(models.config, lengths, round(_MASKED * tokens)) for lengths in drawn])
-    cells = sum(part["input_ids"].numel() for part in rectangles[-1])
-    settings = {**models.settings, "longest": longest, "tokens": tokens, "padding": f"{1 - tokens / cells:.0%}"}
-    candidates = {PEER: of_peer(False), SPARSE: of_peer(True), OURS: own(ours), COMPILED: own(compiled)}
-    each = dict.fromkeys(candidates, float(operations) / tokens)
-    return Case(f"training step, packed, {longest} tokens", "tokens", PEER, candidates, settings, each, memory=True)
+def training(models: Models, longest: int, tokens: int, peer_cells: int) -> Case:
+    """Training steps on documents, packed into one row here, and padded there in batches of at most so many cells."""
+    batch = documents(tokens, longest, seed=0)
+    run = Steps(models, batch, bf16=True, rectangle=max(1, peer_cells // longest))
+    candidates = {PEER: run.peer(sparse=False), SPARSE: run.peer(sparse=True), **run.ours(compiled=True)}
+    name = f"training step, packed, documents up to {longest} tokens"
+    return run.case(name, candidates, {"tokens": tokens, "documents": len(batch.ids)})
 
 
 def reading(models: Models, rows: int, length: int) -> Case:
@@ -138,9 +75,8 @@ def reading(models: Models, rows: int, length: int) -> Case:
 
     operations = forward_flops(models.config, [length] * rows, 0) / (rows * length)
     candidates = {name: reader(model) for name, model in made.items()}
-    each = dict.fromkeys(candidates, operations)
     settings = {**models.settings, "dtype": "bfloat16", "rows": rows, "length": length}
-    return Case(f"encoder, {rows} × {length}", "tokens", PEER, candidates, settings, each, memory=True)
+    return Case(f"encoder, {rows} × {length}", "tokens", PEER, candidates, settings, {OURS: operations}, memory=True)
 
 
 def largest_budget(step: Callable[[int], Any], first: int = 16_384, last: int = 1_048_576) -> int:
@@ -159,30 +95,24 @@ def largest_budget(step: Callable[[int], Any], first: int = 16_384, last: int = 
 
 def budgets(models: Models, longest: int) -> dict[str, int]:
     """The largest budgets of a training step, of this library and of the peer."""
-    ours = trained(models.ours(torch.float32))
-    peer = models.peer(torch.float32)
-    theirs = trained(peer)
 
-    def of(tokens: int) -> tuple[list[int], dict[str, Any]]:
-        lengths = document_lengths(tokens, longest, 0)
-        return lengths, packed(lengths, 0)
+    def step(name: str, tokens: int) -> None:
+        run = Steps(models, documents(tokens, longest, seed=0), bf16=True, rectangle=max(1, tokens // longest))
+        candidates = {
+            OURS: run.ours(compiled=False)[OURS],
+            PEER: run.peer(sparse=False),
+            SPARSE: run.peer(sparse=True),
+        }
+        candidates[name](1)
 
-    def padded_step(tokens: int) -> None:
-        lengths, batch = of(tokens)
-        theirs(padded(batch, lengths, tokens)[:1])
-
-    found = {OURS: largest_budget(lambda tokens: ours([of(tokens)[1]]))}
-    for name, sparse in ((PEER, False), (SPARSE, True)):
-        peer.config.sparse_prediction = peer.sparse_prediction = sparse
-        found[name] = largest_budget(padded_step)
-    return found
+    return {name: largest_budget(partial(step, name)) for name in (OURS, PEER, SPARSE)}
 
 
 def recompilations(models: Models, longest: int) -> int:
     """Graphs that are compiled for further lengths and numbers of documents after the first two batches."""
-    step, counts = trained(models.compiled(torch.float32)), []
+    counts = []
     for seed, tokens in enumerate((4000, 7000, 16_000, 9_123, 12_345, 5_555)):
-        step([packed(document_lengths(tokens, longest, seed), seed)])
+        Steps(models, documents(tokens, longest, seed), bf16=True).ours(compiled=True)[COMPILED](1)
         counts.append(counters["stats"]["unique_graphs"])
     return counts[-1] - counts[1]
 
@@ -206,8 +136,8 @@ def benchmark(
     content: dict[str, Any] = {"machine": about, "versions": library_versions(("torch", "transformers", "triton"))}
     content |= {"matrix TFLOP/s": rate / 1e12, "cases": []}
     cases: list[Callable[[], Case]] = [
-        lambda: training(models, 1024, tokens, peer_cells, turns),
-        lambda: training(models, 8192, tokens, peer_cells, turns),
+        lambda: training(models, 1024, tokens, peer_cells),
+        lambda: training(models, 8192, tokens, peer_cells),
         lambda: reading(models, 1, 8192),
         lambda: reading(models, 16, 8192),
     ]
@@ -215,7 +145,7 @@ def benchmark(
         measured = measure(make(), turns)
         line: dict[str, Any] = {"name": measured.name, "settings": measured.settings, "candidates": {}}
         for name in measured.rates:
-            busy = measured.median(name) * measured.operations[name]
+            busy = measured.median(name) * measured.operations[OURS]
             found = {
                 "tokens/s": round(measured.median(name)),
                 "ratio": round(measured.ratio(name), 3),

@@ -159,7 +159,7 @@ def full_rows(models: Models, rows: int, length: int, bf16: bool, compiled: bool
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(8, models.config.vocab_size, (rows, length), generator=generator)
     labels = ids.where(torch.rand(rows, length, generator=generator) < _MASKED, -100)
-    run = _Steps(models, Batch(list(ids), list(labels)), bf16)
+    run = Steps(models, Batch(list(ids), list(labels)), bf16)
     candidates = {PEER: run.peer(sparse=False), SPARSE: run.peer(sparse=True), **run.ours(compiled)}
     name = f"training step, {rows} × {length} full, {run.dtype}"
     return run.case(name, candidates, {"rows": rows, "row": length})
@@ -176,7 +176,7 @@ def real_documents(models: Models, batch: Batch, rows: int, length: int, bf16: b
         bf16: whether matrix products are autocast to bfloat16.
         compiled: whether this library's compiled layers are a candidate.
     """
-    run = _Steps(models, batch, bf16)
+    run = Steps(models, batch, bf16)
     candidates = {
         PEER: run.peer(sparse=False),
         SPARSE: run.peer(sparse=True),
@@ -187,11 +187,18 @@ def real_documents(models: Models, batch: Batch, rows: int, length: int, bf16: b
     return run.case(name, candidates, {"rows": rows, "row": length, "documents": len(batch.ids)})
 
 
-class _Steps:
-    """Training steps of several models on the same batch; a part of it warms up."""
+class Steps:
+    """Training steps of several models on the same batch; a part of it warms up.
 
-    def __init__(self, models: Models, batch: Batch, bf16: bool) -> None:
-        self.models, self.batch, self.bf16 = models, batch, bf16
+    Args:
+        models: to be compared.
+        batch: of each step.
+        bf16: whether matrix products are autocast to bfloat16.
+        rectangle: documents that the peer reads at once.
+    """
+
+    def __init__(self, models: Models, batch: Batch, bf16: bool, rectangle: int = RECTANGLE) -> None:
+        self.models, self.batch, self.bf16, self.rectangle = models, batch, bf16, rectangle
         self.dtype = "bfloat16 autocast" if bf16 else "float32"
         self._optimizers: dict[int, torch.optim.Optimizer] = {}
 
@@ -206,7 +213,7 @@ class _Steps:
         """Transformers' model: one for all of its candidates, since it is large with its optimizer."""
         model = self.models.peer(torch.float32)
         pad = self.models.config.pad_token_id
-        step = self._candidate(model, lambda batch: batch.padded(RECTANGLE, is_sorted, pad))
+        step = self._candidate(model, lambda batch: batch.padded(self.rectangle, is_sorted, pad))
 
         def run(turn: int) -> float:
             model.sparse_prediction = sparse
@@ -219,9 +226,9 @@ class _Steps:
         batch = self.batch
         tokens = sum(batch.lengths)
         operations = training_flops(self.models.config, batch.lengths, batch.predicted)
-        padding = {"padding": 1 - tokens / batch.cells(RECTANGLE, False)}
+        padding = {"padding": 1 - tokens / batch.cells(self.rectangle, False)}
         if SORTED in candidates:
-            padding["padding, sorted"] = 1 - tokens / batch.cells(RECTANGLE, True)
+            padding["padding, sorted"] = 1 - tokens / batch.cells(self.rectangle, True)
         shares = {name: f"{share:.0%}" for name, share in padding.items()}
         settings = {**self.models.settings, "dtype": self.dtype, **settings, "predicted": batch.predicted, **shares}
         return Case(name, "tokens", PEER, candidates, settings, {OURS: operations / tokens}, memory=True)
