@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_sdpa_is_compiled_for_no_lengths(training: bool) -> None:
     assert set(counts[len(FORMS) :]) == {counts[len(FORMS) - 1]}
 
 
-def test_saving_a_compiled_model(tmp_path: str) -> None:
+def test_saving_a_compiled_model(tmp_path: Path) -> None:
     """Weights keep their names."""
     own, _ = pair("ForMaskedLM", "sdpa")
     names = set(own.state_dict())
