@@ -54,10 +54,14 @@ def linear_cross_entropy(
     return total / divisor
 
 
-def _softmax(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits `(rows, vocabulary)`, which are lost, and targets `(rows, 1)` →
+def _softmax(
+    logits: torch.Tensor, bias: torch.Tensor | None, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `(rows, vocabulary)`, which are lost, before their bias `(vocabulary,)`, and targets `(rows, 1)` →
     log-probabilities of the targets, `(rows, 1)` float32, and all probabilities in the dtype of the logits."""
     scores = logits.float()
+    if bias is not None:
+        scores = scores + bias
     normaliser = scores.logsumexp(-1, keepdim=True)
     of_target = scores.gather(1, target) - normaliser
     return of_target, scores.sub_(normaliser).exp_().to(logits.dtype)
@@ -92,21 +96,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device_type, enabled=False):
             cast_weight = weight.to(dtype)
-            cast_bias = None if bias is None else bias.to(dtype)
             for start in range(0, len(labels), chunk):
                 rows = slice(start, start + chunk)
                 # Not a view of the labels, or it would be compiled anew where they are more than a chunk.
                 cast_hidden, target = hidden[rows].to(dtype), labels[rows, None].clone()
-                logits = nn.functional.linear(cast_hidden, cast_weight, cast_bias)
+                # The bias is added in float32 with the softmax, not to a product that was rounded to dtype.
+                logits = cast_hidden @ cast_weight.T
                 if not any(ctx.needs_input_grad):
-                    total += nn.functional.cross_entropy(logits.float(), target[:, 0], reduction="sum")
+                    logits = logits.float() if bias is None else logits + bias.float()
+                    total += nn.functional.cross_entropy(logits, target[:, 0], reduction="sum")
                     continue
-                of_target, grad = softmax(logits, target)
+                of_target, grad = softmax(logits, bias, target)
                 total -= of_target.sum()
-                # d loss / d logits = softmax(logits) − one_hot(labels)
-                grad.scatter_(1, target, of_target.expm1().to(dtype))
+                # d loss / d logits = softmax(logits) − one_hot(labels). Not scatter_, which takes a copy of all.
+                grad[torch.arange(len(grad), device=grad.device), target[:, 0]] = of_target[:, 0].expm1().to(dtype)
                 if grad_bias is not None:
-                    grad_bias += grad.sum(0, dtype=torch.float32)
+                    # A sum over rows as a product, which takes no copy in float32.
+                    grad_bias += grad.new_ones(len(grad)) @ grad
                 if grad_hidden is not None:
                     grad_hidden[rows] = grad @ cast_weight
                 if wants_weight and grad_weight is None:

@@ -436,8 +436,9 @@ def test_fused_loss_by_itself(rows: int, chunk: int, with_bias: bool, dtype: tor
     expected = cross_entropy(logits, labels, reduction="sum") / 20
     loss = losses.linear_cross_entropy(hidden, weight, bias, labels, 20, chunk)
     assert loss.dtype == torch.float32
-    assert_close(loss, expected, LOSS_TOLERANCE)
     tolerance = OUTPUT_TOLERANCE_OF[dtype]
+    # In bfloat16 torch's layer rounds its logits after their bias, the fused loss before.
+    assert_close(loss, expected, LOSS_TOLERANCE if dtype == torch.float32 else tolerance)
     for found, wanted in zip(torch.autograd.grad(loss, given), torch.autograd.grad(expected, given), strict=True):
         assert found.dtype == dtype
         assert_close(found, wanted, tolerance)
