@@ -136,8 +136,12 @@ def _query_blocks(tensor: torch.Tensor, block: int, fill: int = 0) -> torch.Tens
 def _key_blocks(tensor: torch.Tensor, block: int, fill: int = 0) -> torch.Tensor:
     """`(tokens, …)` → `(blocks, 2 · block, …)`: each query block with half a block to either side."""
     half = block // 2
-    shifted = _pad_tokens(tensor, half, -len(tensor) % block + half, fill).unflatten(0, (-1, block))
-    return torch.cat([shifted[:-1], shifted[1:]], dim=1)
+    padded = _pad_tokens(tensor, half, -len(tensor) % block + half, fill)
+    if not tensor.requires_grad:
+        # Views that overlap: no copies. The backward pass of the copies is the faster one.
+        return padded.unfold(0, 2 * block, block).movedim(-1, 1)
+    blocks = padded.unflatten(0, (-1, block))
+    return torch.cat([blocks[:-1], blocks[1:]], dim=1)
 
 
 def _pad_tokens(tensor: torch.Tensor, before: int, after: int, fill: int) -> torch.Tensor:

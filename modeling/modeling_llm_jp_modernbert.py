@@ -37,6 +37,7 @@ from .custom_code import auto_map, write_code
 from .initialization import truncated_normal_
 from .layout import PackedLayout, build_layout
 from .losses import linear_cross_entropy
+from .pieces import in_pieces
 from .rotary import LlmJpModernBertRotaryEmbedding, rotate
 
 logger = logging.get_logger(__name__)
@@ -89,6 +90,9 @@ class LlmJpModernBertMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(total_tokens, hidden)` in and out."""
+        return in_pieces(self._feed, hidden_states)
+
+    def _feed(self, hidden_states: torch.Tensor) -> torch.Tensor:
         value, gate = self.Wi(hidden_states).chunk(2, dim=-1)
         return self.Wo(self.drop(self.act(value) * gate))
 

@@ -330,6 +330,23 @@ def test_windows_of_every_width(backend: str, window: int) -> None:
     assert_close(run(own, **inputs)[0][tokens], run(peer, **inputs)[0][tokens])
 
 
+@backends
+@pytest.mark.parametrize("lengths", [(1600,), (700, 3, 1100)])
+def test_long_rows_are_computed_in_pieces(backend: str, lengths: tuple[int, ...]) -> None:
+    """Without gradients, where nothing is kept for a backward pass; and what comes out is the same."""
+    own, peer = pair("Model", backend)
+    rows: list[int] = []
+    own.layers[1].mlp.Wi.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    for document in documents(*lengths):
+        assert_close(run(own, input_ids=document[None])[0], run(peer, input_ids=document[None])[0])
+    packed = {"input_ids": torch.cat(documents(*lengths))[None], "cu_seqlens": boundaries(documents(*lengths))}
+    in_pieces = run(own, **packed)[0]
+    assert sum(rows) == 2 * sum(lengths)
+    assert max(rows) <= 1024
+    assert_close(in_pieces, own(**packed).last_hidden_state, 1e-5)
+    assert rows[-1] == sum(lengths)
+
+
 def test_biases_and_other_activations() -> None:
     names = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
     changes = {**dict.fromkeys(names, True), "decoder_bias": False}
