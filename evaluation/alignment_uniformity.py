@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from . import datasets
+from .embeddings import embedder_of
 from .intervals import bootstrap
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
@@ -70,7 +71,7 @@ class AlignmentUniformity(Task):
         articles = [example[0] for example in data.examples if len(example) == 1]
         # The same passage may be in two pairs; its distance to itself says nothing about the others.
         texts = list(dict.fromkeys(text for example in data.examples for text in example))
-        vectors = model.embedder(self.pooling).encode(texts, progress=progress)
+        vectors = embedder_of(model, self.pooling).encode(texts, progress=progress)
         places = {text: place for place, text in enumerate(texts)}
         firsts, seconds = (vectors[[places[pair[side]] for pair in pairs]] for side in (0, 1))
         distances = squared_distances(firsts, seconds)

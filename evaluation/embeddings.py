@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,6 +26,17 @@ POOLINGS = ("auto", "mean", "cls", "last-K-layers")
 
 # The texts of a task are often those of the next one, too; more than so many are not kept.
 _KEPT_TEXTS = 20_000
+
+
+_embedders: WeakKeyDictionary[EvaluatedModel, dict[str, Embedder]] = WeakKeyDictionary()
+
+
+def embedder_of(model: EvaluatedModel, pooling: str) -> Embedder:
+    """A model as an encoder of texts, loaded once for each pooling; see `Embedder`."""
+    loaded = _embedders.setdefault(model, {})
+    if pooling not in loaded:
+        loaded[pooling] = Embedder(model, pooling)
+    return loaded[pooling]
 
 
 class Embedder:

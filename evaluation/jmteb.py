@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.errors import UsageError
 
+from .embeddings import embedder_of
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
@@ -80,7 +81,7 @@ class Jmteb(Task):
                 f"dataset {data.name} cannot be had from the Hub ({_line(error)}). mteb reads it from there "
                 "or from the Hub's cache alone: let it be read once where there is a network."
             ) from error
-        transformer = model.embedder(self.pooling).transformer
+        transformer = embedder_of(model, self.pooling).transformer
         settings: Any = {"batch_size": max(1, model.tokens_per_batch // _USUAL_LENGTH), "show_progress_bar": False}
         texts = len(data.examples) * (2 if task.metadata.type == "STS" else 1)
         try:

@@ -20,8 +20,6 @@ from llm_jp_modernbert.loading import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .embeddings import Embedder
-
 
 @dataclass(frozen=True)
 class ModelName:
@@ -59,7 +57,6 @@ class EvaluatedModel:
         check_model_directory(self.name)
         if which.device is not None:
             usable_device(which.device)
-        self._embedders: dict[str, Embedder] = {}
 
     @property
     def label(self) -> str:
@@ -119,14 +116,6 @@ class EvaluatedModel:
                 "Leave out the tasks fill-mask and pseudo-perplexity."
             )
         return load_masked_lm(self.name, self.requested, self.dtype, self.which.device)
-
-    def embedder(self, pooling: str) -> Embedder:
-        """It as an encoder of texts; loaded once for each pooling."""
-        from .embeddings import Embedder
-
-        if pooling not in self._embedders:
-            self._embedders[pooling] = Embedder(self, pooling)
-        return self._embedders[pooling]
 
     def has_file(self, name: str) -> bool:
         """Whether its directory or repository holds a file."""

@@ -17,11 +17,11 @@ from llm_jp_modernbert.errors import UsageError
 
 from . import datasets
 from .datasets import Search
+from .embeddings import Embedder, embedder_of
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
-    from .embeddings import Embedder
     from .loading import EvaluatedModel
 
 SOURCES = ("miracl", "jsquad", "jaquad", "beir")
@@ -80,7 +80,7 @@ class Retrieval(Task):
         """nDCG@10, recall@10, recall@100 and MRR@10; the paper's protocol has recall@10 and MRR@10 alone."""
         assert isinstance(data.examples, _Questions)
         search = data.examples.search
-        ranked = rank(model.embedder(self.pooling), search, progress, as_questions=bool(self.source))
+        ranked = rank(embedder_of(model, self.pooling), search, progress, as_questions=bool(self.source))
         metrics = ("ndcg@10", "recall@10", "recall@100", "mrr@10") if self.source else ("recall@10", "mrr@10")
         by_query = {query: ranking_metrics(ranked[query], search.relevant[query]) for query in search.queries}
         measurements = [

@@ -10,6 +10,7 @@ import numpy as np
 from llm_jp_modernbert.errors import UsageError
 
 from . import datasets
+from .embeddings import embedder_of
 from .results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
@@ -52,7 +53,7 @@ class Similarity(Task):
         from .metrics.alignment.alignment import squared_distances
 
         texts = list(dict.fromkeys(text for pair in data.examples for text in pair))
-        vectors = model.embedder(self.pooling).encode(texts, progress=progress)
+        vectors = embedder_of(model, self.pooling).encode(texts, progress=progress)
         places = {text: place for place, text in enumerate(texts)}
         firsts, seconds = (vectors[[places[pair[side]] for pair in data.examples]] for side in (0, 1))
         # Turned by any number but 0, no passage meets its own partner.

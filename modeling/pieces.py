@@ -22,6 +22,6 @@ def in_pieces(compute: Callable[..., torch.Tensor], *rows: torch.Tensor) -> torc
     first = rows[0]
     whole = len(first) <= _PIECE or first.device.type != "cpu" or torch.is_grad_enabled()
     # A graph would have the number of pieces in it.
-    if whole or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if whole or torch.compiler.is_compiling():
         return compute(*rows)
     return torch.cat([compute(*piece) for piece in zip(*(tensor.split(_PIECE) for tensor in rows), strict=True)])

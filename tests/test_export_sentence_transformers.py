@@ -15,6 +15,7 @@ from alone import REFUSE
 from checkpoints import TEXTS, write_checkpoint
 
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.embeddings import embedder_of
 from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
 from llm_jp_modernbert.export_sentence_transformers import add_sentence_transformers
 
@@ -73,9 +74,9 @@ def test_plain_sentence_transformers_gives_our_vectors(tmp_path: Path) -> None:
         assert longest == 64
         vectors = np.array(found) / np.linalg.norm(found, axis=1, keepdims=True)
         expected = EvaluatedModel(ModelName(str(folder), device="cpu", dtype="float32"))
-        np.testing.assert_allclose(vectors, expected.embedder(pooling).encode(SENTENCES), atol=1e-6)
+        np.testing.assert_allclose(vectors, embedder_of(expected, pooling).encode(SENTENCES), atol=1e-6)
         # `auto` takes the model's own pooling, and cosine is its similarity.
-        np.testing.assert_allclose(vectors, expected.embedder("auto").encode(SENTENCES), atol=1e-6)
+        np.testing.assert_allclose(vectors, embedder_of(expected, "auto").encode(SENTENCES), atol=1e-6)
         np.testing.assert_allclose(similar, vectors[:1] @ vectors.T, atol=1e-6)
 
 

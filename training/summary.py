@@ -13,12 +13,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.loading import split_revision
@@ -26,9 +26,7 @@ from llm_jp_modernbert.versions import library_versions
 
 from .arguments import PretrainingArguments
 from .recipe import fingerprint
-
-if TYPE_CHECKING:
-    from .trainer import PretrainingTrainer
+from .totals import Totals
 
 FILE = "training.json"
 
@@ -92,21 +90,28 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def write(trainer: PretrainingTrainer, earlier: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def write(stages: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Writes what is known at this moment.
 
     Args:
-        trainer: of this run.
-        earlier: stages before it.
+        stages: those before this run, and this one's.
         folder: of a checkpoint or model.
     """
-    content = {"schema": SCHEMA, "stages": [*earlier, stage_of(trainer)]}
+    content = {"schema": SCHEMA, "stages": list(stages)}
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def stage_of(trainer: PretrainingTrainer) -> dict[str, Any]:
-    """The entry of the stage that a trainer trains.
+def stage_of(
+    arguments: PretrainingArguments, totals: Totals, state: TrainerState, max_steps: int | None
+) -> dict[str, Any]:
+    """The entry of the stage that a run trains.
+
+    Args:
+        arguments: its recipe.
+        totals: what it has read.
+        state: the trainer's.
+        max_steps: where a number of steps ends the run.
 
     Returns:
         `steps` taken and `max_steps`, where a number of steps ends the run; `tokens`, `padded_tokens`, `labels`,
@@ -114,13 +119,12 @@ def stage_of(trainer: PretrainingTrainer) -> dict[str, Any]:
         `hardware`; `versions` of libraries; `data` with weights; the keys of the `recipe` that decide; the `curve` as
         lists of equal length, None where a step has no such figure; `emissions_kg` of CO2, where it was measured.
     """
-    arguments, totals = trainer.args, trainer.totals
     counts = ("tokens", "padded_tokens", "labels", "documents", "characters")
     emissions = emissions_of(Path(arguments.output_dir) / EMISSIONS)
     return {
         "stage": arguments.stage,
-        "steps": trainer.state.global_step,
-        "max_steps": trainer.schedule.max_steps,
+        "steps": state.global_step,
+        "max_steps": max_steps,
         **{name: int(getattr(totals, name)) for name in counts},
         "rows_per_step": (
             arguments.rows_per_device_batch * arguments.gradient_accumulation_steps * arguments.world_size
@@ -132,7 +136,7 @@ def stage_of(trainer: PretrainingTrainer) -> dict[str, Any]:
         "data": data_names(arguments.train_data),
         "recipe": _recipe(arguments),
         **({} if emissions is None else {"emissions_kg": emissions}),
-        "curve": curve(trainer.state.log_history),
+        "curve": curve(state.log_history),
     }
 
 

@@ -421,7 +421,8 @@ class PretrainingTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)
             shutil.copy(Path(self.args.output_dir) / RECIPE, folder)
-            summary.write(self, self.earlier_stages, folder)
+            stage = summary.stage_of(self.args, self.totals, self.state, self.schedule.max_steps)
+            summary.write([*self.earlier_stages, stage], folder)
 
 
 class _Batches:
