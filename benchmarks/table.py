@@ -46,7 +46,7 @@ class Plan:
     long_turns: int = 5
     layers: int | None = None
     rows: int = 2
-    document_rows: int = 2
+    document_rows: int = 1
     prompts: int | None = None
     megabytes: float = 5.0
     lengths: tuple[int, ...] = (8192, 4096, 2048, 1024)
@@ -63,7 +63,6 @@ QUICK = Plan(
     long_turns=1,
     layers=3,
     rows=1,
-    document_rows=1,
     prompts=64,
     megabytes=2.0,
     compiled=False,
