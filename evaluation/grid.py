@@ -71,24 +71,31 @@ def search(
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {point: folder / f"{point}.json" for point in grid}
 
     found: dict[Point, Tried] = {}
 
     def attempt(point: Point, patience: float) -> None:
+        # Another call for the same result may have come first and cleared the folder, at any moment.
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(paths[point].with_suffix(".lock"))
         try:
-            with FileLock(paths[point].with_suffix(".lock"), timeout=patience):
-                tried = _kept(point, paths[point])
-                if tried is None:
-                    done = sum(path.is_file() for path in paths.values())
-                    tried = train(point, lambda share: progress((done + share) / len(grid)))
-                    # Another call for the same result may have come first and cleared the folder.
-                    folder.mkdir(parents=True, exist_ok=True)
-                    write_whole(paths[point], json.dumps(asdict(tried), ensure_ascii=False))
-                found[point] = tried
+            lock.acquire(timeout=patience)
         except Timeout:
-            pass
+            return
+        except FileNotFoundError:
+            attempt(point, patience)
+            return
+        try:
+            tried = _kept(point, paths[point])
+            if tried is None:
+                done = sum(path.is_file() for path in paths.values())
+                tried = train(point, lambda share: progress((done + share) / len(grid)))
+                folder.mkdir(parents=True, exist_ok=True)
+                write_whole(paths[point], json.dumps(asdict(tried), ensure_ascii=False))
+            found[point] = tried
+        finally:
+            lock.release()
 
     for point in grid:
         attempt(point, patience=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -190,7 +191,9 @@ def _in_order(models: list[str]) -> list[str]:
 
 
 def _order(column: Column) -> tuple[str | int, ...]:
-    data = (column.protocol, column.task, column.dataset, column.dataset_revision, column.split)
+    # Parts of a task stand in the order of their numbers: 512 tokens before 1024.
+    task = re.sub(r"\d+", lambda number: number[0].zfill(9), column.task)
+    data = (column.protocol, task, column.dataset, column.dataset_revision, column.split)
     return (*data, column.limit, column.examples, column.metric)
 
 

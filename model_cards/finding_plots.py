@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.evaluation.plots import legend_below, panels_of
@@ -57,7 +58,7 @@ def by_context(
             color="0.4",
         )
         axes.set_xlabel("tokens of context around the same targets")
-    right.legend(fontsize=7)
+    right.legend(fontsize=7, loc="lower left")
     legend_below(figure, left)
     return _titled(figure, finding)
 
@@ -84,8 +85,21 @@ def trade_off(
             label=f"steps of {stage}",
             zorder=2,
         )
-    for name, x, y in zip(names, xs, ys, strict=True):
-        axes.annotate(name.rpartition(" ")[2], (x, y), (5, 5), textcoords="offset points", fontsize=7)
+    for number, (places, (dx, dy)) in enumerate(zip(stages.values(), cycle(((5, 5), (-5, -9))))):
+        for place in places:
+            axes.annotate(
+                names[place].rpartition(" ")[2],
+                (xs[place], ys[place]),
+                (dx, dy),
+                textcoords="offset points",
+                ha="right" if number % 2 else "left",
+                fontsize=7,
+            )
+    # Training begins far from where it ends: a linear scale would put all later states on one spot.
+    if max(xs) < 0 < min(ys):
+        axes.set_xscale("symlog", linthresh=-max(xs) / 2)
+        axes.set_yscale("log")
+        axes.set_xlim(right=max(xs) / 2)
     axes.margins(0.12)
     axes.set_xlabel("uniformity (lower is better)")
     axes.set_ylabel("alignment (lower is better)")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluation_data import write_lines
+from filelock import FileLock
 from scipy.stats import pearsonr, spearmanr
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, matthews_corrcoef
@@ -156,6 +159,16 @@ def test_a_grid_outlives_another_call_that_clears_its_folder(tmp_path: Path) -> 
 
     grid = points((1e-5, 2e-5), (3, 4))
     assert [one.point for one in search(grid, folder, train, lambda share: None, first=True)] == grid
+
+
+def test_a_grid_outlives_a_folder_that_is_cleared_while_it_waits(tmp_path: Path) -> None:
+    grid, folder = points((1e-3,), (1,)), tmp_path / "grid"
+    folder.mkdir()
+    with ThreadPoolExecutor(1) as pool, FileLock((folder / f"{grid[0]}.json").with_suffix(".lock")):
+        waiting = pool.submit(search, grid, folder, lambda point, _: Tried(point, {}, []), lambda share: None, True)
+        time.sleep(0.3)
+        shutil.rmtree(folder)
+        assert [one.point for one in waiting.result(timeout=30)] == grid
 
 
 def test_a_point_without_a_score_is_never_chosen() -> None:
