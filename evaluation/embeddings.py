@@ -28,6 +28,7 @@ POOLINGS = ("auto", "mean", "cls", "last-K-layers")
 _KEPT_TEXTS = 20_000
 
 
+# Kept here, not by the models, which know nothing of embeddings; gone with them.
 _embedders: WeakKeyDictionary[EvaluatedModel, dict[str, Embedder]] = WeakKeyDictionary()
 
 

@@ -85,14 +85,15 @@ def trade_off(
             label=f"steps of {stage}",
             zorder=2,
         )
-    for number, (places, (dx, dy)) in enumerate(zip(stages.values(), cycle(((5, 5), (-5, -9))))):
+    # Where a stage begins it has hardly left the one before: their names go to different sides.
+    for places, (offset, side) in zip(stages.values(), cycle((((5, 5), "left"), ((-5, -9), "right")))):
         for place in places:
             axes.annotate(
                 names[place].rpartition(" ")[2],
                 (xs[place], ys[place]),
-                (dx, dy),
+                offset,
                 textcoords="offset points",
-                ha="right" if number % 2 else "left",
+                ha=side,
                 fontsize=7,
             )
     # Training begins far from where it ends: a linear scale would put all later states on one spot.

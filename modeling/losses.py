@@ -111,7 +111,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # d loss / d logits = softmax(logits) − one_hot(labels). Not scatter_, which takes a copy of all.
                 grad[torch.arange(len(grad), device=grad.device), target[:, 0]] = of_target[:, 0].expm1().to(dtype)
                 if grad_bias is not None:
-                    # A sum over rows as a product, which takes no copy in float32.
+                    # A sum over rows as a product, which takes no copy in float32: it adds in float32 and rounds once.
                     grad_bias += grad.new_ones(len(grad)) @ grad
                 if grad_hidden is not None:
                     grad_hidden[rows] = grad @ cast_weight
