@@ -31,7 +31,7 @@ def open_run(arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Pat
 
     Raises:
         UsageError: the directory cannot be written, or holds something else, another run, or this one while it was
-            not said to go on.
+            not said to go on; or a checkpoint is named that is not there, or damaged.
     """
     run = Path(arguments.output_dir)
     _make_writable(run)
@@ -52,7 +52,7 @@ def open_run(arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Pat
     if not wanted:
         return None
     if wanted is not True and str(wanted).lower() != "true":
-        return _named(Path(str(wanted)))
+        return _named(Path(str(wanted)), run, arguments, warn)
     found = newest_sound(run, warn)
     if found is None:
         warn(f"{run} holds no checkpoint yet: the run begins.")
@@ -80,11 +80,7 @@ def _make_writable(run: Path) -> None:
 
 
 def _check_same(run: Path, arguments: PretrainingArguments, resuming: bool) -> None:
-    try:
-        saved = json.loads((run / RUN).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"output_dir: {run / RUN} cannot be read. Name another directory.") from error
-    changed = differences(saved, arguments)
+    changed = differences(_saved(run), arguments)
     if changed:
         listed = "; ".join(changed[:5]) + ("; …" if changed[5:] else "")
         what = "resume_from_checkpoint: the recipe is another than" if resuming else "output_dir: another run than"
@@ -93,7 +89,15 @@ def _check_same(run: Path, arguments: PretrainingArguments, resuming: bool) -> N
         )
 
 
-def _named(checkpoint: Path) -> Path:
+def _saved(run: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = json.loads((run / RUN).read_text(encoding="utf-8"))
+        return saved
+    except ValueError as error:
+        raise UsageError(f"output_dir: {run / RUN} cannot be read. Name another directory.") from error
+
+
+def _named(checkpoint: Path, run: Path, arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Path:
     if not checkpoint.is_dir():
         raise UsageError(f"resume_from_checkpoint: {checkpoint} is no directory. Say true for the last checkpoint.")
     reason = damage(checkpoint)
@@ -101,4 +105,9 @@ def _named(checkpoint: Path) -> Path:
         raise UsageError(
             f"resume_from_checkpoint: {checkpoint} is damaged: {reason}. Say true for the last sound one."
         )
+    other = checkpoint.parent
+    if not other.samefile(run) and (other / RUN).is_file():
+        changed = differences(_saved(other), arguments)
+        if changed:
+            warn(f"{run} goes on from {checkpoint} by another recipe ({'; '.join(changed)}).")
     return checkpoint

@@ -13,6 +13,8 @@ import runs
 import torch
 from safetensors.torch import load_file
 
+from llm_jp_modernbert.training.run_directory import open_run
+
 
 def losses(out: Path) -> list[dict[str, float]]:
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
@@ -91,6 +93,20 @@ def test_another_number_of_ranks_goes_on_where_the_others_stopped(data: tuple[Pa
     found = runs.samples_by_step(tmp_path / "one.samples")
     assert list(found) == list(range(16, 41))
     assert all(found[step] == expected[step] for step in found)
+
+
+def test_a_plateau_that_goes_on_longer_equals_a_longer_run(data: tuple[Path, Path], tmp_path: Path) -> None:
+    schedule = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 8}}
+    long = runs.recipe(*data, tmp_path / "long", **schedule)
+    runs.run(long)
+    runs.run(runs.recipe(*data, tmp_path / "short", max_steps=20, save_total_limit=None, **schedule))
+    plateau = tmp_path / "short" / "checkpoint-10"
+    keys = {**long, "output_dir": str(tmp_path / "longer"), "resume_from_checkpoint": str(plateau)}
+    said: list[str] = []
+    assert open_run(runs.load(keys), said.append) == plateau
+    assert said == [f"{tmp_path / 'longer'} goes on from {plateau} by another recipe (max_steps: 20 then, 40 now)."]
+    runs.run(keys)
+    assert_equal_runs(tmp_path / "long", tmp_path / "longer")
 
 
 def test_a_run_that_is_complete_is_not_trained_on(data: tuple[Path, Path], tmp_path: Path) -> None:
