@@ -60,7 +60,7 @@ def training(models: Models, longest: int, tokens: int, peer_cells: int) -> Case
 
 def reading(models: Models, rows: int, length: int) -> Case:
     """Inference of the encoder on full rows."""
-    ids = torch.randint(8, VOCABULARY, (rows, length), device="cuda")
+    ids = torch.randint(8, VOCABULARY, (rows, length), device=models.device)
     made = {PEER: models.peer(_DTYPE), OURS: models.ours(_DTYPE), COMPILED: models.compiled(_DTYPE)}
 
     def reader(model: Any) -> Callable[[int], float]:
@@ -132,7 +132,8 @@ def benchmark(
     about = machine()
     peak = peak_flops(about["name"], "bfloat16")
     rate = matrix_rate(_DTYPE, "cuda")
-    print(f"{about['name']}: {rate / 1e12:.0f} TFLOP/s in a matrix product, data sheet {(peak or 0) / 1e12:.0f}")
+    sheet = f"{(peak or 0) / 1e12:.0f}"
+    print(f"{about['name']}: {rate / 1e12:.0f} TFLOP/s in a matrix product, data sheet {sheet}", flush=True)
     content: dict[str, Any] = {"machine": about, "versions": library_versions(("torch", "transformers", "triton"))}
     content |= {"matrix TFLOP/s": rate / 1e12, "cases": []}
     cases: list[Callable[[], Case]] = [
@@ -158,11 +159,17 @@ def benchmark(
             shown = ", ".join(f"{key} {value:,}" for key, value in found.items() if key != "rates" and value)
             print(f"[{time.perf_counter() - began:.0f} s] {measured.name}, {name}: {shown}", flush=True)
         content["cases"].append(line)
+        _write(out, content)
         torch.cuda.empty_cache()
     content["graphs compiled for further lengths"] = recompilations(models, 1024)
     print("graphs compiled for further lengths:", content["graphs compiled for further lengths"], flush=True)
     if with_budgets:
         content["largest batches in tokens"] = budgets(models, 1024)
         print("largest batches in tokens:", content["largest batches in tokens"], flush=True)
+    _write(out, content)
+
+
+def _write(out: Path | None, content: dict[str, Any]) -> None:
+    """After every case: what was measured stays where a lent machine is taken back."""
     if out is not None:
         write_json(out, content)

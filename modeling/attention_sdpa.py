@@ -3,8 +3,9 @@
 Global layers attend within each document, so their cost is the sum of squared document lengths; documents of one
 length share a call. Local layers cut the packed row into blocks of twice the window and let every block see itself and
 half a block to either side: O(n · window), whatever the documents' lengths. A mask of the blocks keeps documents apart
-and the window exact. (A dense band mask over n × n, which transformers uses on this backend, costs ten times as much
-at 4096 tokens; flex_attention has no backward on CPU.)
+and the window exact. On a CPU without gradients a few blocks at a time keep small what is in between. (A dense band
+mask over n × n, which transformers uses on this backend, costs ten times as much at 4096 tokens; flex_attention has no
+backward on CPU.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .layout import PackedLayout
+from .pieces import bounds
 
 # Blocks are multiples of this many tokens: smaller ones leave the matrix units idle.
 _BLOCK_MULTIPLE = 128
@@ -105,9 +107,19 @@ def _per_block(
     scale: float,
     dropout: float,
 ) -> torch.Tensor:
-    total_tokens = len(query)
-    query, key, value = _query_blocks(query, block), _key_blocks(key, block), _key_blocks(value, block)
-    return _sdpa(query, key, value, mask.to(query.dtype), scale, dropout).flatten(0, 1)[:total_tokens]
+    def blocks(start: int, stop: int) -> torch.Tensor:
+        queries = _query_blocks(query[start:stop], block)
+        keys, values = (_key_blocks(tensor, block, 0, start, stop) for tensor in (key, value))
+        of_blocks = mask[start // block : -(-stop // block)].to(query.dtype)
+        return _sdpa(queries, keys, values, of_blocks, scale, dropout).flatten(0, 1)[: stop - start]
+
+    pieces = bounds(query, block)
+    if len(pieces) == 1:
+        return blocks(0, len(query))
+    out = torch.empty_like(query)
+    for start, stop in pieces:
+        out[start:stop] = blocks(start, stop)
+    return out
 
 
 def _sdpa(
@@ -133,16 +145,22 @@ def _query_blocks(tensor: torch.Tensor, block: int, fill: int = 0) -> torch.Tens
     return _pad_tokens(tensor, 0, -len(tensor) % block, fill).unflatten(0, (-1, block))
 
 
-def _key_blocks(tensor: torch.Tensor, block: int, fill: int = 0) -> torch.Tensor:
-    """`(tokens, …)` → `(blocks, 2 · block, …)`: each query block with half a block to either side."""
+def _key_blocks(
+    tensor: torch.Tensor, block: int, fill: int = 0, start: int = 0, stop: int | None = None
+) -> torch.Tensor:
+    """Of tokens from `start` to `stop`, `(tokens, …)` → `(blocks, 2 · block, …)`: half a block to either side, too."""
     half = block // 2
-    padded = _pad_tokens(tensor, half, -len(tensor) % block + half, fill)
+    stop = len(tensor) if stop is None else stop
+    first, last = start - half, stop + (start - stop) % block + half
+    seen = _pad_tokens(tensor[max(0, first) : last], max(0, -first), max(0, last - len(tensor)), fill)
     if not tensor.requires_grad:
         # Views that overlap: no copies. The backward pass of the copies is the faster one.
-        return padded.unfold(0, 2 * block, block).movedim(-1, 1)
-    blocks = padded.unflatten(0, (-1, block))
+        return seen.unfold(0, 2 * block, block).movedim(-1, 1)
+    blocks = seen.unflatten(0, (-1, block))
     return torch.cat([blocks[:-1], blocks[1:]], dim=1)
 
 
 def _pad_tokens(tensor: torch.Tensor, before: int, after: int, fill: int) -> torch.Tensor:
+    if not before and not after:
+        return tensor
     return pad(tensor, (*(0, 0) * (tensor.dim() - 1), before, after), value=fill)

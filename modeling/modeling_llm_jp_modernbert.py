@@ -90,11 +90,11 @@ class LlmJpModernBertMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(total_tokens, hidden)` in and out."""
-        return in_pieces(self._feed, hidden_states)
+        return in_pieces(self._feed, hidden_states)[0]
 
-    def _feed(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _feed(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
         value, gate = self.Wi(hidden_states).chunk(2, dim=-1)
-        return self.Wo(self.drop(self.act(value) * gate))
+        return (self.Wo(self.drop(self.act(value) * gate)),)
 
 
 class LlmJpModernBertAttention(nn.Module):
@@ -123,13 +123,16 @@ class LlmJpModernBertAttention(nn.Module):
         backend: str,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(total_tokens, hidden)` in and out; beside it the backend's weights, if it has any."""
-        query, key, value = self.Wqkv(hidden_states).unflatten(-1, (3, -1, self.head_dim)).unbind(-3)
-        query, key = rotate(query, key, *position_embeddings)
+        query, key, value = in_pieces(self._project, hidden_states, *position_embeddings)
         dropout = self.config.attention_dropout if self.training else 0.0
         out, weights = get_backend(backend).attend(
             query, key, value, layout, attention_mask, self.window, self.head_dim**-0.5, dropout
         )
         return self.out_drop(self.Wo(out.flatten(1))), weights
+
+    def _project(self, hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        query, key, value = self.Wqkv(hidden_states).unflatten(-1, (3, -1, self.head_dim)).unbind(-3)
+        return *rotate(query, key, cos, sin), value
 
 
 class LlmJpModernBertEncoderLayer(GradientCheckpointingLayer):

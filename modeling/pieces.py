@@ -10,18 +10,45 @@ import torch
 _PIECE = 1024
 
 
-def in_pieces(compute: Callable[..., torch.Tensor], *rows: torch.Tensor) -> torch.Tensor:
-    """What `compute(*rows)` gives, with less memory where that costs no time.
+def bounds(rows: torch.Tensor, multiple: int = 1) -> list[tuple[int, int]]:
+    """Where the pieces of `(rows, …)` begin and end: a single piece where more would cost time.
 
-    That is on a CPU without gradients: a GPU wants more work at a time, and a backward pass would keep everything.
+    More than one there are on a CPU without gradients only: a GPU wants more work at a time, and a backward pass would
+    keep everything.
 
     Args:
-        compute: a function of tensors `(rows, …)` that treats each row by itself, and returns `(rows, …)`.
-        rows: tensors of as many rows.
+        rows: the tensor.
+        multiple: of this many rows each piece but the last is.
     """
-    first = rows[0]
-    whole = len(first) <= _PIECE or first.device.type != "cpu" or torch.is_grad_enabled()
+    count = len(rows)
+    whole = rows.device.type != "cpu" or torch.is_grad_enabled()
     # A graph would have the number of pieces in it.
     if whole or torch.compiler.is_compiling():
+        return [(0, count)]
+    length = max(1, _PIECE // multiple) * multiple
+    return [(start, min(start + length, count)) for start in range(0, max(1, count), length)]
+
+
+def in_pieces(compute: Callable[..., tuple[torch.Tensor, ...]], *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What `compute(*rows)` gives, with less memory where that costs no time.
+
+    Args:
+        compute: a function of tensors `(rows, …)` that treats each row by itself, and returns tensors `(rows, …)`.
+        rows: tensors of as many rows.
+    """
+    pieces = bounds(rows[0])
+    if len(pieces) == 1:
         return compute(*rows)
-    return torch.cat([compute(*piece) for piece in zip(*(tensor.split(_PIECE) for tensor in rows), strict=True)])
+    whole: list[torch.Tensor] = []
+
+    # A function, at whose end the piece is let go.
+    def fill(start: int, stop: int) -> None:
+        found = compute(*(tensor[start:stop] for tensor in rows))
+        if not whole:
+            whole.extend(part.new_empty((len(rows[0]), *part.shape[1:])) for part in found)
+        for tensor, part in zip(whole, found, strict=True):
+            tensor[start:stop] = part
+
+    for piece in pieces:
+        fill(*piece)
+    return tuple(whole)

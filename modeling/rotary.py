@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryEmbedding
 
-from .pieces import in_pieces
-
 
 class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
     """Frequencies of global and local layers, in every RoPE type that transformers knows."""
@@ -36,9 +34,11 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
         return cos[0, :, None, :half], sin[0, :, None, :half]
 
 
-def rotate(query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def rotate(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate queries and keys, `(total_tokens, heads, head_dim)`, by the tables of their positions."""
-    return in_pieces(_rotate, query, cos, sin), in_pieces(_rotate, key, cos, sin)
+    return _rotate(query, cos, sin), _rotate(key, cos, sin)
 
 
 def _rotate(tensor: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -442,10 +442,12 @@ class _Hooks(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Goes on with the mean loss where logging left off."""
+        """Goes on with the mean loss where logging left off, at the intervals of this recipe."""
         trainer = self.trainer
         trainer._clock = time.perf_counter()
         if trainer._resumed is not None:
+            # Trainer has loaded those of the recipe that wrote the checkpoint.
+            state.compute_steps(args, state.max_steps)
             trainer._tr_loss += trainer._resumed["loss"]
             trainer._total_loss_scalar = trainer._resumed["total_loss"]
             trainer._globalstep_last_logged = trainer._resumed["step"]

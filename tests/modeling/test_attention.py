@@ -256,6 +256,17 @@ def test_equals_the_reference(backend: str, window: int | None, form: str, case:
     assert_equals_reference(backend, layout_of(form, case), window)
 
 
+@windows
+@layouts
+def test_blocks_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, window: int | None, form: str, case: str) -> None:
+    """As on a CPU without gradients, where long rows are computed in pieces."""
+    monkeypatch.setattr("llm_jp_modernbert.modeling.pieces._PIECE", 1)
+    layout = layout_of(form, case)
+    with torch.no_grad():
+        found, expected = (attend(name, layout, window, torch.float32, False)[0] for name in ("sdpa", "eager"))
+    assert_close(found, expected, TOLERANCE[torch.float32] * 10)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @fast_backends

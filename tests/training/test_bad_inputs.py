@@ -135,7 +135,12 @@ def test_what_may_differ_on_resuming(data: Data, tmp_path: Path) -> None:
     keys = runs.recipe(*data, tmp_path / "run")
     runs.run_apart(keys, kill=12)
     changes = {"save_steps": 20, "logging_steps": 10, "dataloader_num_workers": 1, "resume_from_checkpoint": "true"}
-    assert runs.run({**keys, **changes}).state.global_step == 40
+    state = runs.run({**keys, **changes}).state
+    assert state.global_step == 40
+    assert [entry["step"] for entry in state.log_history if "loss" in entry] == [3, 6, 9, 20, 30, 40]
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
+        f"checkpoint-{step}" for step in (10, 20, 40)
+    ]
 
 
 @pytest.mark.parametrize("where", ["file/run", "/proc/run"])
