@@ -272,9 +272,10 @@ def panels_of(panels: int, height: float | None = None) -> tuple[Figure, list[Ax
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """One legend for all panels, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
+def legend_below(figure: Figure, *panels: Axes) -> None:
+    """One legend for what these panels show, where it hides nothing."""
+    shown = [entry for panel in panels for entry in zip(*panel.get_legend_handles_labels(), strict=True)]
+    handles, labels = zip(*shown, strict=True)
     columns = 3 if max(map(len, labels)) < 30 else 2
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=min(columns, len(labels)))
 

@@ -58,8 +58,7 @@ def by_context(
             color="0.4",
         )
         axes.set_xlabel("tokens of context around the same targets")
-    right.legend(fontsize=7, loc="lower left")
-    legend_below(figure, left)
+    legend_below(figure, left, right)
     return _titled(figure, finding)
 
 
