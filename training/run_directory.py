@@ -94,7 +94,7 @@ def _saved(run: Path) -> dict[str, Any]:
         saved: dict[str, Any] = json.loads((run / RUN).read_text(encoding="utf-8"))
         return saved
     except ValueError as error:
-        raise UsageError(f"output_dir: {run / RUN} cannot be read. Name another directory.") from error
+        raise UsageError(f"{run / RUN} cannot be read. Name another directory.") from error
 
 
 def _named(checkpoint: Path, run: Path, arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Path:
