@@ -15,6 +15,7 @@ from collections import Counter
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from .attention_products import attend_by_products, is_faster
 from .layout import PackedLayout
 from .pieces import bounds
 
@@ -132,6 +133,8 @@ def _sdpa(
 ) -> torch.Tensor:
     """`(rows, tokens, heads, head_dim)` in and out."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    if is_faster(query, key, dropout):
+        return attend_by_products(query, key, value, mask, scale).transpose(1, 2)
     out = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
     return out.transpose(1, 2)
 

@@ -128,6 +128,8 @@ class LlmJpModernBertAttention(nn.Module):
         out, weights = get_backend(backend).attend(
             query, key, value, layout, attention_mask, self.window, self.head_dim**-0.5, dropout
         )
+        # Without gradients nothing needs them any more, and the next product is where memory would peak.
+        del query, key, value
         return self.out_drop(self.Wo(out.flatten(1))), weights
 
     def _project(self, hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
