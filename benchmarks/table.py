@@ -62,7 +62,6 @@ QUICK = Plan(
     turns=3,
     long_turns=1,
     layers=3,
-    rows=1,
     prompts=64,
     megabytes=2.0,
     compiled=False,

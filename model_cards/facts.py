@@ -56,6 +56,8 @@ def facts(about: About) -> dict[str, Any]:
         "read_off": any(row.settings.get(tables.READ_OFF) for row in about.rows),
         "has_paper_protocol": any(row.protocol == "paper" for row in about.rows),
         "state_table": tables.states(about),
+        # The share of the commonest among the held-out tokens tells one choice of them from another.
+        "same_held_out": len({_last(stage, "eval_baseline_accuracy") for stage in about.stages}) == 1,
         "findings": tables.findings(about),
         "checkpoint_table": tables.checkpoints(about),
         "example_table": tables.examples(about),
@@ -159,15 +161,19 @@ def limits(about: About, total: int, tokens: int | None, longest: int | None, po
 def _held_out(about: About) -> list[str]:
     if not about.stages:
         return []
-    curve = about.stages[-1].get("curve", {})
-    accuracy = next((value for value in reversed(curve.get("eval_masked_accuracy", [])) if value is not None), None)
-    guess = next((value for value in reversed(curve.get("eval_baseline_accuracy", [])) if value is not None), None)
+    accuracy = _last(about.stages[-1], "eval_masked_accuracy")
+    guess = _last(about.stages[-1], "eval_baseline_accuracy")
     if accuracy is None:
         return []
     than = "" if guess is None else f"; the commonest token alone would be right in {guess:.1%}"
     share = about.stages[-1]["recipe"].get("mlm_probability")
     masked = "" if share is None else f" (with {percent(share)} of the tokens masked)"
     return [f"Of masked tokens in held-out text{masked} its first answer is right in {accuracy:.1%}{than}."]
+
+
+def _last(stage: Mapping[str, Any], figure: str) -> float | None:
+    """The last value of a curve of that stage, or None where it has none."""
+    return next((value for value in reversed(stage.get("curve", {}).get(figure, [])) if value is not None), None)
 
 
 def _listed(names: list[str]) -> str:

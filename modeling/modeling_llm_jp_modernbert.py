@@ -159,8 +159,7 @@ class LlmJpModernBertEncoderLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """`(total_tokens, hidden)` in and out, or the user's `(batch, length, hidden)` where `padded` says so."""
         packed = layout.unpad(hidden_states) if padded else hidden_states
-        attended, _ = self.attn(self.attn_norm(packed), layout, attention_mask, position_embeddings, backend)
-        packed = packed + attended
+        packed = packed + self.attn(self.attn_norm(packed), layout, attention_mask, position_embeddings, backend)[0]
         packed = packed + self.mlp(self.mlp_norm(packed))
         return layout.repad(packed) if padded else packed
 

@@ -24,7 +24,7 @@ from llm_jp_modernbert import LlmJpModernBertConfig
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.results import Row
 from llm_jp_modernbert.hub import Checkpoint
-from llm_jp_modernbert.model_cards.about import About, Example, Exports, Picture, Source
+from llm_jp_modernbert.model_cards.about import About, Example, Exports, Picture, Source, State
 from llm_jp_modernbert.model_cards.card import model_card
 from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import parameters
@@ -266,6 +266,16 @@ def test_figures_stand_in_the_card_if_and_only_if_there_is_a_row() -> None:
         evaluation = card.text.partition("## Evaluation")[2].partition("\n## ")[0]
         assert len(re.findall(r"^\| (?:jnli|jcola|ner) ", evaluation, re.MULTILINE)) == count
         assert ("Nothing was measured of it yet" in card.text) == (count == 0)
+
+
+@pytest.mark.parametrize(("baseline", "told"), [(0.052, "the same masked tokens"), (0.031, "other masked tokens")])
+def test_states_are_compared_by_the_same_held_out_tokens_alone(baseline: float, told: str) -> None:
+    """Stages that hold out different texts have no losses to be compared."""
+    second = stage(stage="stage2")
+    second["curve"] = {**second["curve"], "eval_baseline_accuracy": [None, baseline, None]}
+    states = [State(name, name, 400, 816775, 7.5, 0.071, 1024) for name in ("stage1", "stage2")]
+    card = model_card(whole(training={"stages": [stage(), second]}, states=states))
+    assert f"Held-out loss (nats) and accuracy are of {told}" in card.text
 
 
 def test_two_states_of_a_model_are_not_mixed() -> None:
