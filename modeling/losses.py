@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch.autograd.function import once_differentiable
 
 # Rows of logits that exist at one time. Fewer save memory, but every chunk reads and writes the whole gradient of the
 # vocabulary matrix once, and a GPU wants more work at a time.
-CHUNK, CHUNK_ON_GPUS = 512, 4096
+CHUNK, CHUNK_ON_GPUS = 1024, 4096
+# Rows of the vocabulary matrix whose gradient is added to at a time.
+_SLAB = 4096
 
 
 # A loop over a number of chunks that depends on the labels is nothing to compile.
@@ -40,7 +42,7 @@ def linear_cross_entropy(
         labels: `(rows,)` int64 in [0, vocabulary).
         num_items_in_batch: divisor of the summed loss (Trainer: labelled tokens of the whole global batch); the number
             of rows where None.
-        chunk: rows per chunk; by default what suits the device.
+        chunk: rows per chunk at most; by default what suits the device.
         compiled: whether torch.compile fuses what is done to the logits, which then are read twice and written once.
 
     Returns:
@@ -72,6 +74,20 @@ def _compiled_softmax() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     return torch.compile(_softmax, dynamic=True)
 
 
+def _chunks(rows: int, most: int) -> Iterator[slice]:
+    """As few chunks as may be, of one size: a short one would cost more than its share."""
+    count = -(-rows // most)
+    for number in range(count):
+        yield slice(number * rows // count, (number + 1) * rows // count)
+
+
+def _add(total: torch.Tensor, part: torch.Tensor) -> None:
+    """`total += part`. On a CPU torch first takes a copy of a whole part that has another dtype."""
+    slab = len(total) if total.is_cuda else _SLAB
+    for own, added in zip(total.split(slab), part.split(slab), strict=True):
+        own += added
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Summed loss; the gradients are ready when the forward pass ends."""
 
@@ -96,8 +112,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device_type, enabled=False):
             cast_weight = weight.to(dtype)
-            for start in range(0, len(labels), chunk):
-                rows = slice(start, start + chunk)
+            for rows in _chunks(len(labels), chunk):
                 # Not a view of the labels, or it would be compiled anew where they are more than a chunk.
                 cast_hidden, target = hidden[rows].to(dtype), labels[rows, None].clone()
                 # The bias is added in float32 with the softmax, not to a product that was rounded to dtype.
@@ -120,7 +135,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 elif grad_weight is not None and dtype == torch.float32:
                     grad_weight.addmm_(grad.T, cast_hidden)
                 elif grad_weight is not None:
-                    grad_weight += grad.T @ cast_hidden
+                    _add(grad_weight, grad.T @ cast_hidden)
         if wants_weight and grad_weight is None:
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
