@@ -32,7 +32,7 @@ SORTED = "transformers, sorted by length, sparse_prediction"
 # The share of tokens that is predicted where ids are drawn at random.
 _MASKED = 0.3
 # Tokens of each of the two documents that warm up.
-_SHORT = 256
+_SHORT = 128
 
 RECTANGLE = 4
 """Documents that the peer reads at once."""
