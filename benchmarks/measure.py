@@ -86,7 +86,8 @@ class Measured:
 def measure(case: Case, turns: int) -> Measured:
     """Runs the candidates in turn, so that whatever else the machine does meets all of them.
 
-    Memory is that of the last turn, before which the allocator gives back what it keeps.
+    Memory is that of the last turn, before which the allocator gives back what it keeps. That turn is slower for it:
+    where there is but one, memory is not measured.
 
     Args:
         case: what is run.
@@ -96,7 +97,7 @@ def measure(case: Case, turns: int) -> Measured:
     memory: dict[str, float] = {}
     for turn in range(turns + 1):
         for name, run in case.candidates.items():
-            watched = ExtraPeak() if case.memory and turn == turns else None
+            watched = ExtraPeak() if case.memory and turn == turns > 1 else None
             began = time.perf_counter()
             done = run(turn)
             if torch.cuda.is_available():

@@ -40,7 +40,7 @@ class Models:
         return self._get("ours", dtype)
 
     def compiled(self, dtype: torch.dtype) -> Any:
-        """This library's, with its layers compiled."""
+        """This library's, with its layers compiled; its weights are those of `ours`."""
         return self._get("compiled", dtype)
 
     def peer(self, dtype: torch.dtype) -> Any:
@@ -60,7 +60,9 @@ class Models:
             return LlmJpModernBertForMaskedLM(self.config).to(self.device).eval()
         ours = self.ours(dtype)
         if which == "compiled":
-            compiled = copy.deepcopy(ours)
+            # The same weights: others, and an optimizer for them, would take memory that slows what wants much of it.
+            weights = (*ours.parameters(), *ours.buffers())
+            compiled = copy.deepcopy(ours, {id(tensor): tensor for tensor in weights})
             compiled.compile_layers()
             return compiled
         plain: Any = ModernBertForMaskedLM.config_class

@@ -200,7 +200,7 @@ class Steps:
     def __init__(self, models: Models, batch: Batch, bf16: bool, rectangle: int = RECTANGLE) -> None:
         self.models, self.batch, self.bf16, self.rectangle = models, batch, bf16, rectangle
         self.dtype = "bfloat16 autocast" if bf16 else "float32"
-        self._optimizers: dict[int, torch.optim.Optimizer] = {}
+        self._optimizers: dict[nn.Parameter, torch.optim.Optimizer] = {}
 
     def ours(self, compiled: bool) -> dict[str, Callable[[int], float]]:
         """This library's candidates."""
@@ -242,9 +242,11 @@ class Steps:
         return run
 
     def _step(self, model: Any, parts: Sequence[dict[str, Any]], predicted: int) -> None:
-        if id(model) not in self._optimizers:
-            self._optimizers[id(model)] = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        optimizer, device = self._optimizers[id(model)], self.models.device
+        # One for all models with the same weights.
+        weight = next(model.parameters())
+        if weight not in self._optimizers:
+            self._optimizers[weight] = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        optimizer, device = self._optimizers[weight], self.models.device
         items = torch.tensor(predicted, device=device)
         for part in parts:
             moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in part.items()}
