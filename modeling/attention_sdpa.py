@@ -5,7 +5,7 @@ length share a call. Local layers cut the packed row into blocks of twice the wi
 half a block to either side: O(n · window), whatever the documents' lengths. A mask of the blocks keeps documents apart
 and the window exact. On a CPU without gradients a few blocks at a time keep small what is in between. (A dense band
 mask over n × n, which transformers uses on this backend, costs ten times as much at 4096 tokens; flex_attention has no
-backward on CPU.)
+backward on CPU.) Where that function leaves a CPU's bfloat16 units idle, `attention_products` computes the same.
 """
 
 from __future__ import annotations
