@@ -23,12 +23,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 6,
         "initializer_range": 0.04,
     },
-    # Two cores train it in minutes.
+    # Two cores train it in minutes, in which it learns what neighbouring words tell each other, and little else.
+    # Windows of 4 tokens to either side show it these from the first step, where 64 bury them in an average.
     "nano": {
         "hidden_size": 128,
         "intermediate_size": 192,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
+        "local_attention": 8,
         "initializer_range": 0.06,
     },
 }
