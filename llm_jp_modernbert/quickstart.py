@@ -44,6 +44,12 @@ _STAND_IN_VOCABULARY = 2000
 # More rounds over the same text would be learned by heart.
 _MOST_EPOCHS = 40
 _LARGE_VOCABULARY = 20_000
+_WIDER_THAN_NANO = {
+    "hidden_size": 192,
+    "intermediate_size": 288,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+}
 # Share of the time that goes to the long context.
 _LONG_SHARE = 0.2
 # Characters that are read per minute of training: more than a CPU can train on.
@@ -241,24 +247,13 @@ def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModern
     import numpy as np
     import torch
 
-    from . import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+    from . import LlmJpModernBertForMaskedLM
+    from .training.shapes import SHAPE, model_config
 
     # A large vocabulary costs most of the time: the encoder before it has to be the smaller.
-    hidden, layers = (192, 6) if len(tokenizer) < _LARGE_VOCABULARY else (128, 4)
-    model = LlmJpModernBertForMaskedLM(
-        LlmJpModernBertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden,
-            intermediate_size=hidden * 3 // 2,
-            num_hidden_layers=layers,
-            num_attention_heads=hidden // 32,
-            max_position_embeddings=LONG,
-            # Minutes suffice for what neighbouring words tell each other, and narrow windows show just these.
-            local_attention=8,
-            # Three times the usual: a model this narrow leaves its first plateau sooner.
-            initializer_range=0.06,
-        )
-    )
+    larger = len(tokenizer) < _LARGE_VOCABULARY
+    settings = {SHAPE: "nano", "max_position_embeddings": LONG, **(_WIDER_THAN_NANO if larger else {})}
+    model = LlmJpModernBertForMaskedLM(model_config(settings, vocab_size=len(tokenizer)))
     counts = np.bincount(train.ids, minlength=len(tokenizer)) + 0.1
     with torch.no_grad():
         # Otherwise it would spend its first hundred steps on learning just that.
