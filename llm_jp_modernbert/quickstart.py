@@ -243,21 +243,16 @@ def _beginning(documents: TokenizedCorpus, tokens: int) -> TokenizedCorpus:
 
 
 def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModernBertForMaskedLM:
-    """A small model, whose first guess is how frequent every token is."""
-    import numpy as np
-    import torch
-
+    """A small model that knows how frequent every token is, and what stands beside it."""
     from . import LlmJpModernBertForMaskedLM
+    from .training.cooccurrence import start_from_counts
     from .training.shapes import SHAPE, model_config
 
     # A large vocabulary costs most of the time: the encoder before it has to be the smaller.
     larger = len(tokenizer) < _LARGE_VOCABULARY
     settings = {SHAPE: "nano", "max_position_embeddings": LONG, **(_WIDER_THAN_NANO if larger else {})}
     model = LlmJpModernBertForMaskedLM(model_config(settings, vocab_size=len(tokenizer)))
-    counts = np.bincount(train.ids, minlength=len(tokenizer)) + 0.1
-    with torch.no_grad():
-        # Otherwise it would spend its first hundred steps on learning just that.
-        model.decoder.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+    start_from_counts(model, train)
     return model
 
 

@@ -105,6 +105,7 @@ def training(about: About) -> Markdown | None:
         ("Tokens predicted", lambda stage, recipe: _number(stage.get("labels"))),
         ("Documents", lambda stage, recipe: _number(stage.get("documents"))),
         ("Characters", lambda stage, recipe: _number(stage.get("characters"))),
+        ("Token embeddings", lambda stage, recipe: _embeddings(recipe)),
         ("Masked tokens", lambda stage, recipe: _masking(recipe)),
         ("Composition of rows", lambda stage, recipe: _rows(recipe)),
         ("Learning rate", lambda stage, recipe: _learning_rate(recipe)),
@@ -326,6 +327,10 @@ def _tokens(count: Any) -> str | None:
 
 def _number(count: Any) -> str | None:
     return None if count is None else f"{int(count):,}"
+
+
+def _embeddings(recipe: Mapping[str, Any]) -> str | None:
+    return "begun from counts of neighbouring tokens" if recipe.get("init_embeddings") == "counted" else None
 
 
 def _masking(recipe: Mapping[str, Any]) -> str | None:

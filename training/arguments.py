@@ -56,6 +56,8 @@ class PretrainingArguments(TrainingArguments):
             change; with `init_from`, settings that differ from that model's.
         init_from: directory or `ORG/NAME[@REVISION]` whose weights training starts from.
         init_optimizer: whether the optimizer starts `fresh`, or `kept` as in the checkpoint `init_from`.
+        init_embeddings: whether a new model's token embeddings are `random`, or `counted`: from which tokens stand
+            beside which in the training data, see `cooccurrence`. Small models get over their first plateau by that.
         tokenizer: directory, repository, tokenizer.json or SentencePiece `.model`; by default that of `init_from`.
         train_data: files, folders, patterns, tokenised folders or datasets of the Hub; an entry may be a mapping of
             `path` and any of `weight`, `name`, `split`, `revision`, `text_column`, `min_characters`, `max_characters`.
@@ -106,6 +108,7 @@ class PretrainingArguments(TrainingArguments):
     model: str | dict[str, Any] | None = None
     init_from: str | None = None
     init_optimizer: Literal["fresh", "kept"] = "fresh"
+    init_embeddings: Literal["random", "counted"] = "random"
     tokenizer: str | None = None
     train_data: Data | None = None
     validation_data: Data | None = None
@@ -230,6 +233,8 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Iterator[_Fault]:
             )
     if value["init_optimizer"] == "kept" and not value["init_from"]:
         yield "init_optimizer", "there is none to keep without init_from."
+    if value["init_embeddings"] == "counted" and value["init_from"]:
+        yield "init_embeddings", "counted is for a new model; init_from has its own. Set init_embeddings=random."
     if value["push_to_hub"] and not value["hub_model_id"]:
         yield "hub_model_id", "missing: name the repository (ORG/NAME) that push_to_hub pushes to."
     if value["publish_steps"] is not None and not value["push_to_hub"]:

@@ -52,6 +52,7 @@ def pretrain(
     from . import assembly
     from .callbacks import ProbeCallback, ProgressCallback
     from .checkpoints import StopSignals
+    from .cooccurrence import read_for_counting, start_from_counts
     from .publishing import PublishCallback
     from .run_directory import claim_run
     from .summary import earlier_stages
@@ -79,6 +80,9 @@ def pretrain(
     validation = assembly.make_validation(arguments, tokenizer)
     set_seed(arguments.seed)
     model = assembly.make_model(arguments, tokenizer, checkpoint)
+    if checkpoint is None and arguments.init_embeddings == "counted":
+        say("counting which tokens stand beside which")
+        start_from_counts(model, read_for_counting(stream.maker))
     if main:
         claim_run(arguments)
 

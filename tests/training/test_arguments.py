@@ -78,6 +78,7 @@ def write(tmp_path: Path) -> Any:
         ({"warmup_steps": 10, "max_steps": None, "max_minutes": 5}, ["warmup_steps", "max_steps"]),
         ({"optim": "adamw_torhc"}, ["optim", "did you mean adamw_torch"]),
         ({"init_optimizer": "kept"}, ["init_optimizer", "init_from"]),
+        ({"init_embeddings": "counted", "init_from": "a/b", "model": None}, ["init_embeddings", "random"]),
         ({"push_to_hub": True}, ["hub_model_id"]),
         ({"publish_steps": [10]}, ["publish_steps", "push_to_hub"]),
         ({"probe_steps": [-5]}, ["probe_steps", "-5"]),
