@@ -10,21 +10,19 @@ Levy, Goldberg and Dagan (2015), "Improving Distributional Similarity with Lesso
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .blocks import Block, BlockMaker
+from .blocks import BlockMaker
 from .corpus import TokenizedCorpus, from_documents
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
-# Tokens that are counted: more find little that is new, and take 25 bytes each.
+# Tokens that are counted: more find little that is new, and each takes 70 bytes meanwhile.
 _TOKENS = 60_000_000
 _OFFSETS = (-2, -1, 1, 2)
 # Neighbours that are told apart, the commonest; and the power that their frequencies are raised to, without which
@@ -36,26 +34,27 @@ _SPARE_COLUMNS, _ROUNDS = 16, 2
 
 
 def read_for_counting(maker: BlockMaker, tokens: int = _TOKENS) -> TokenizedCorpus:
-    """The first documents of a run, none of them twice.
+    """The documents that a run reads first, with the weights of its sources, but none that all would repeat.
 
     Args:
         maker: of the run's blocks.
-        tokens: stops after the block that reaches so many.
+        tokens: ends after the block that reaches so many, or before one whose documents were all read before.
 
     Raises:
         SourceError: see `BlockMaker.blocks`.
     """
 
-    def new_blocks() -> Iterator[Block]:
-        left = tokens
-        for block in takewhile(lambda block: not block.places[:, 1].all(), maker.blocks()):
-            yield block
-            left -= len(block.rows.corpus.ids)
-            if left <= 0:
-                return
-
-    corpora = (block.rows.corpus for block in new_blocks())
-    return from_documents(corpus.document(index) for corpus in corpora for index in range(len(corpus)))
+    documents: list[npt.NDArray[np.int32]] = []
+    count = 0
+    for block in maker.blocks():
+        if block.places[:, 1].all():
+            break
+        corpus = block.rows.corpus
+        documents += (corpus.document(index) for index in range(len(corpus)))
+        count += len(corpus.ids)
+        if count >= tokens:
+            break
+    return from_documents(documents)
 
 
 @torch.no_grad()
