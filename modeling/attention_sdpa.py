@@ -11,6 +11,7 @@ backward on CPU.) Where that function leaves a CPU's bfloat16 units idle, `atten
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -68,6 +69,9 @@ def _per_document(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float, dropout: float
 ) -> torch.Tensor:
     lengths = [length for length in layout.with_lengths().lengths or () if length]
+    if value.requires_grad:
+        # As part of the projection they would keep all of it for the backward pass.
+        value = value.contiguous()
     different = len(set(lengths))
     if different == 1:
         query, key, value = (tensor.unflatten(0, (len(lengths), lengths[0])) for tensor in (query, key, value))
@@ -156,11 +160,26 @@ def _key_blocks(
     stop = len(tensor) if stop is None else stop
     first, last = start - half, stop + (start - stop) % block + half
     seen = _pad_tokens(tensor[max(0, first) : last], max(0, -first), max(0, last - len(tensor)), fill)
-    if not tensor.requires_grad:
-        # Views that overlap: no copies. The backward pass of the copies is the faster one.
-        return seen.unfold(0, 2 * block, block).movedim(-1, 1)
-    blocks = seen.unflatten(0, (-1, block))
-    return torch.cat([blocks[:-1], blocks[1:]], dim=1)
+    return _Windows.apply(seen, block)
+
+
+class _Windows(torch.autograd.Function):
+    """`(tokens, …)` → `(tokens / block − 1, 2 · block, …)`: each block and the next one.
+
+    Views that overlap, so that no copies are kept for the backward pass; that of `Tensor.unfold` would add the gradients
+    token by token.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, block: int) -> torch.Tensor:
+        ctx.block = block
+        return tensor.unfold(0, 2 * block, block).movedim(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        first, second = (half.flatten(0, 1) for half in grad.split(ctx.block, 1))
+        nothing = (0, 0) * (grad.dim() - 2)
+        return pad(first, (*nothing, 0, ctx.block)) + pad(second, (*nothing, ctx.block, 0)), None
 
 
 def _pad_tokens(tensor: torch.Tensor, before: int, after: int, fill: int) -> torch.Tensor:

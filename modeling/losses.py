@@ -133,7 +133,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         take_in, probabilities = steps
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device_type, enabled=False):
-            cast_weight = weight.to(dtype)
             biases = [None if bias is None else bias[columns] for columns in blocks]
             for rows in _chunks(len(labels), chunk):
                 cast_hidden = hidden[rows].to(dtype)
@@ -142,7 +141,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 highest = loss.new_full((len(cast_hidden), 1), -torch.inf)
                 total, of_target = torch.zeros_like(highest), torch.zeros_like(highest[:, 0])
                 for columns, part_bias in zip(blocks, biases, strict=True):
-                    logits = cast_hidden @ cast_weight[columns].T
+                    logits = cast_hidden @ weight[columns].to(dtype).T
                     highest, total = take_in(logits, part_bias, highest, total)
                     column, inside = _places(labels[rows], columns, logits.shape[1])
                     score = logits[every_row, column].float()
@@ -160,7 +159,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     column, inside = _places(labels[rows], columns, grad.shape[1])
                     grad[every_row, column] = torch.where(inside, of_target.expm1().to(dtype), grad[every_row, column])
                     if grad_hidden is not None:
-                        grad_hidden[rows] += grad @ cast_weight[columns]
+                        grad_hidden[rows] += grad @ weight[columns].to(dtype)
                     if grad_weight is not None:
                         part = grad.T @ cast_hidden
                         if rows.start:
