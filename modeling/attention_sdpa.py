@@ -166,7 +166,7 @@ def _key_blocks(
 class _Windows(torch.autograd.Function):
     """`(tokens, …)` → `(tokens / block − 1, 2 · block, …)`: each block and the next one.
 
-    Views that overlap, so that no copies are kept for the backward pass; that of `Tensor.unfold` would add the gradients
+    Views that overlap, so that no copies are kept for the backward pass, which of `Tensor.unfold` would add gradients
     token by token.
     """
 
