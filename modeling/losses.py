@@ -12,14 +12,15 @@ from torch.autograd.function import once_differentiable
 # Rows whose logits exist at one time. Fewer save memory, but each chunk adds to the whole gradient of the vocabulary
 # matrix.
 CHUNK, CHUNK_ON_GPUS = 2048, 4096
-# Tokens of the vocabulary that are worked on at a time: on a CPU so few that their logits stay in its cache from one
-# step to the next, on a GPU enough to fill it.
-BLOCK, BLOCK_ON_GPUS = 2048, 16384
+# Logits that are worked on at a time: on a CPU so few that they stay in its cache from one step to the next, on a GPU
+# enough to fill it.
+BLOCK, BLOCK_ON_GPUS = 5 << 19, 1 << 26
+_BLOCK_MULTIPLE = 1024
 
-_Steps = tuple[
-    Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], torch.Tensor],
-]
+_TakeIn = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+_Probabilities = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], torch.Tensor]
+# Columns of a block of the vocabulary, and its bias.
+_Blocks = list[tuple[slice, torch.Tensor | None]]
 
 
 # A loop over a number of chunks that depends on the labels is nothing to compile.
@@ -61,7 +62,8 @@ def linear_cross_entropy(
     if chunk is None:
         chunk = CHUNK_ON_GPUS if hidden.is_cuda else CHUNK
     if block is None:
-        block = BLOCK_ON_GPUS if hidden.is_cuda else BLOCK
+        tokens = (BLOCK_ON_GPUS if hidden.is_cuda else BLOCK) // max(1, min(len(labels), chunk))
+        block = max(1, tokens // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
     steps = _compiled_steps() if compiled else (_take_in, _probabilities)
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, chunk, block, steps)
     divisor = max(1, len(labels)) if num_items_in_batch is None else num_items_in_batch
@@ -90,7 +92,7 @@ def _probabilities(logits: torch.Tensor, bias: torch.Tensor | None, normaliser: 
 
 
 @cache
-def _compiled_steps() -> _Steps:
+def _compiled_steps() -> tuple[_TakeIn, _Probabilities]:
     return torch.compile(_take_in, dynamic=True), torch.compile(_probabilities, dynamic=True)
 
 
@@ -113,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels: torch.Tensor,
         chunk: int,
         block: int,
-        steps: _Steps,
+        steps: tuple[_TakeIn, _Probabilities],
     ) -> torch.Tensor:
         device_type = hidden.device.type
         autocast = torch.is_autocast_enabled(device_type)
@@ -129,34 +131,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
         # A label outside the vocabulary is an error here; further on it would only be in none of the blocks.
         weight[:, 0].gather(0, labels)
-        blocks = [slice(begin, begin + block) for begin in range(0, len(weight), block)]
+        slices = [slice(begin, begin + block) for begin in range(0, len(weight), block)]
+        blocks: _Blocks = [(columns, None if bias is None else bias[columns]) for columns in slices]
         take_in, probabilities = steps
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device_type, enabled=False):
-            biases = [None if bias is None else bias[columns] for columns in blocks]
             for rows in _chunks(len(labels), chunk):
-                cast_hidden = hidden[rows].to(dtype)
-                every_row = torch.arange(len(cast_hidden), device=hidden.device)
-                kept: list[torch.Tensor] = []
-                highest = loss.new_full((len(cast_hidden), 1), -torch.inf)
-                total, of_target = torch.zeros_like(highest), torch.zeros_like(highest[:, 0])
-                for columns, part_bias in zip(blocks, biases, strict=True):
-                    logits = cast_hidden @ weight[columns].to(dtype).T
-                    highest, total = take_in(logits, part_bias, highest, total)
-                    column, inside = _places(labels[rows], columns, logits.shape[1])
-                    score = logits[every_row, column].float()
-                    if part_bias is not None:
-                        score += part_bias[column]
-                    of_target = torch.where(inside, score, of_target)
-                    if wants_gradient:
-                        kept.append(logits)
-                normaliser = highest + total.log()
-                of_target -= normaliser[:, 0]
+                cast_hidden, target = hidden[rows].to(dtype), labels[rows]
+                logits, of_target, normaliser = _walk(cast_hidden, weight, blocks, target, take_in, wants_gradient)
                 loss -= of_target.sum()
-                for columns, part_bias in zip(blocks if wants_gradient else (), biases, strict=False):
-                    grad = probabilities(kept.pop(0), part_bias, normaliser)
+                every_row = torch.arange(len(target), device=target.device)
+                # Backwards: the last block is still near the cores.
+                for columns, block_bias in reversed(blocks if wants_gradient else []):
+                    grad = probabilities(logits.pop(), block_bias, normaliser)
                     # d loss / d logits = softmax(logits) − one_hot(labels).
-                    column, inside = _places(labels[rows], columns, grad.shape[1])
+                    column, inside = _places(target, columns, grad.shape[1])
                     grad[every_row, column] = torch.where(inside, of_target.expm1().to(dtype), grad[every_row, column])
                     if grad_hidden is not None:
                         grad_hidden[rows] += grad @ weight[columns].to(dtype)
@@ -182,6 +171,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return *scaled, None, None, None, None
+
+
+def _walk(
+    hidden: torch.Tensor, weight: torch.Tensor, blocks: _Blocks, labels: torch.Tensor, take_in: _TakeIn, keep: bool
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Of rows `(rows, hidden)` and their labels: the logits of each block, if they are to be kept, the labels'
+    log-probabilities `(rows,)` and the logarithm of all exp(score) `(rows, 1)`, both float32."""
+    kept = []
+    highest = torch.full((len(labels), 1), -torch.inf, device=hidden.device)
+    total, of_label = torch.zeros_like(highest), torch.zeros_like(highest)
+    for columns, bias in blocks:
+        logits = hidden @ weight[columns].to(hidden.dtype).T
+        highest, total = take_in(logits, bias, highest, total)
+        column, inside = _places(labels, columns, logits.shape[1])
+        score = _scores(logits.gather(1, column[:, None]), None if bias is None else bias[column, None])
+        of_label = torch.where(inside[:, None], score, of_label)
+        if keep:
+            kept.append(logits)
+    normaliser = highest + total.log()
+    return kept, (of_label - normaliser)[:, 0], normaliser
 
 
 def _places(labels: torch.Tensor, columns: slice, width: int) -> tuple[torch.Tensor, torch.Tensor]:

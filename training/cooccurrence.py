@@ -43,7 +43,6 @@ def read_for_counting(maker: BlockMaker, tokens: int = _TOKENS) -> TokenizedCorp
     Raises:
         SourceError: see `BlockMaker.blocks`.
     """
-
     documents: list[npt.NDArray[np.int32]] = []
     count = 0
     for block in maker.blocks():
