@@ -166,8 +166,8 @@ def _key_blocks(
 class _Windows(torch.autograd.Function):
     """`(tokens, …)` → `(tokens / block − 1, 2 · block, …)`: each block and the next one.
 
-    Views that overlap, so that no copies are kept for the backward pass, which of `Tensor.unfold` would add gradients
-    token by token.
+    Views that overlap: no copies are kept for the backward pass. That of `Tensor.unfold` itself adds gradients one
+    token after another.
     """
 
     @staticmethod
