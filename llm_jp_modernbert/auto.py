@@ -89,8 +89,9 @@ def register() -> None:
 def register_for_modernbert() -> None:
     """Let `AutoModel*.from_pretrained` return this package's classes for every `modernbert` checkpoint.
 
-    Their configuration stays plain: what is saved is a `modernbert` checkpoint again. `unregister_for_modernbert`
-    undoes it.
+    Their configuration stays plain: what is saved is a `modernbert` checkpoint again. A configuration that is made
+    from nothing (`AutoConfig.for_model("modernbert")`) has this package's defaults and model type instead.
+    `unregister_for_modernbert` undoes it.
     """
     from .modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 

@@ -18,7 +18,7 @@ _CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.yaml"]
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`ORG/NAME@REVISION` as `(ORG/NAME, REVISION)`; a path that exists stays whole.
+    """`ORG/NAME@REVISION` as `(ORG/NAME, REVISION)`; a path that exists stays whole, but for `~`.
 
     Args:
         name: a directory, or a repository with or without a revision.
@@ -27,6 +27,7 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
     Raises:
         UsageError: two different revisions.
     """
+    name = os.path.expanduser(name)
     if os.path.exists(name) or "@" not in name:
         return name, revision
     repository, _, of_name = name.rpartition("@")
@@ -126,9 +127,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
     from .tokenization import LlmJpTokenizer, build_tokenizer
 
+    name, revision = split_revision(name, revision)
     if os.path.isfile(name):
         return build_tokenizer(name)
-    name, revision = split_revision(name, revision)
     try:
         return LlmJpTokenizer.from_pretrained(name, revision=revision)
     except ValueError as not_llm_jp:

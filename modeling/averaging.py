@@ -84,7 +84,8 @@ def average_checkpoints(directories: Sequence[str | os.PathLike[str]], out_dir: 
     written.mkdir(parents=True)
     try:
         save_file(mean, written / _WEIGHTS, metadata={"format": "pt"})
-        for name in _COPIED:
+        # A native checkpoint brings its code, which config.json points to.
+        for name in (*_COPIED, *(path.name for path in sources[-1].glob("*.py"))):
             if (sources[-1] / name).is_file():
                 shutil.copy(sources[-1] / name, written / name)
         provenance = [{"name": source.name, "step": _step(source)} for source in sources]

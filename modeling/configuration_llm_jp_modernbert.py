@@ -56,6 +56,16 @@ class LlmJpModernBertConfig(ModernBertConfig):
             self.layer_types = _alternation(self.num_hidden_layers, every)
         super().__post_init__(**_with_local_theta(kwargs, self.default_theta["global"]))
 
+    @classmethod
+    def of(cls, config: ModernBertConfig) -> LlmJpModernBertConfig:
+        """A configuration as one of this class: itself, or what transformers' own says, to be saved as such again."""
+        if isinstance(config, cls):
+            return config
+        own = cls.from_dict(config.to_dict())
+        # Not of a checkpoint, and so in no dictionary.
+        own._attn_implementation = config._attn_implementation
+        return own
+
     @property
     def global_rope_theta(self) -> float:
         """RoPE theta of the global layers; setting it changes `rope_parameters`."""
@@ -76,9 +86,14 @@ class LlmJpModernBertConfig(ModernBertConfig):
 
     @property
     def global_attn_every_n_layers(self) -> int | None:
-        """The n of "every n-th layer is global", or None where `layer_types` is no such alternation."""
+        """The n of "every n-th layer is global", or None where `layer_types` is no such alternation; setting it
+        changes `layer_types`."""
         count = self.num_hidden_layers
         return next((n for n in range(1, count + 1) if _alternation(count, n) == self.layer_types), None)
+
+    @global_attn_every_n_layers.setter
+    def global_attn_every_n_layers(self, every: int) -> None:
+        self.layer_types = _alternation(self.num_hidden_layers, every)
 
     def _rope(self, kind: Literal["full_attention", "sliding_attention"]) -> dict[str, Any]:
         return (self.rope_parameters or {})[kind]

@@ -178,8 +178,13 @@ def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None) -> PackedLayo
     rows, columns = indices // grid.shape[1], indices % grid.shape[1]
     if positions is not None:
         positions = positions[indices]
-        layout = _from_starts(tuple(mask.shape), rows, columns, positions == 0, positions)
-        return dataclasses.replace(layout, indices=indices)
+        starts = positions == 0
+        if bool((starts[1:] & (rows[1:] == rows[:-1])).any()):
+            return dataclasses.replace(
+                _from_starts(tuple(mask.shape), rows, columns, starts, positions), indices=indices
+            )
+        # No row holds a second document: each is one, also where it is empty.
+        return dataclasses.replace(_from_mask(mask, None), positions=positions)
     counts = grid.sum(1)
     first = grid.int().argmax(1)
     last = grid.shape[1] - 1 - grid.flip(1).int().argmax(1)

@@ -59,6 +59,9 @@ def linear_cross_entropy(
     Raises:
         RuntimeError: a label outside the vocabulary.
     """
+    if not torch.is_grad_enabled():
+        # The function below, inside of which no gradients are ever on, would compute them all the same.
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     if chunk is None:
         chunk = CHUNK_ON_GPUS if hidden.is_cuda else CHUNK
     if block is None:

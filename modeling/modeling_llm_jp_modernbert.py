@@ -27,6 +27,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.modernbert.configuration_modernbert import ModernBertConfig
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -109,7 +110,7 @@ class LlmJpModernBertAttention(nn.Module):
             )
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.window = _window(config, attention_type)
+        self.attention_type = attention_type
         self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
         self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
         self.out_drop = nn.Dropout(config.attention_dropout)
@@ -125,8 +126,9 @@ class LlmJpModernBertAttention(nn.Module):
         """`(total_tokens, hidden)` in and out; beside it the backend's weights, if it has any."""
         query, key, value = in_pieces(self._project, hidden_states, *position_embeddings)
         dropout = self.config.attention_dropout if self.training else 0.0
+        window = _window(self.config, self.attention_type)
         out, weights = get_backend(backend).attend(
-            query, key, value, layout, attention_mask, self.window, self.head_dim**-0.5, dropout
+            query, key, value, layout, attention_mask, window, self.head_dim**-0.5, dropout
         )
         # Without gradients nothing needs them any more, and the next product is where memory would peak.
         del query, key, value
@@ -199,6 +201,9 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
 
     # A function that stands in for `push_to_hub`, called as a method; set from above, since this folder stands alone.
     _hub_push: ClassVar[Callable[..., Any] | None] = None
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__(LlmJpModernBertConfig.of(config))
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -372,8 +377,9 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
 class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
     """The encoder without a head."""
 
-    def __init__(self, config: LlmJpModernBertConfig) -> None:
+    def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config)
+        config = self.config
         self.embeddings = LlmJpModernBertEmbeddings(config)
         self.layers = nn.ModuleList(
             LlmJpModernBertEncoderLayer(config, kind, is_first=index == 0)
@@ -463,8 +469,9 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
 
     _tied_weights_keys = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
 
-    def __init__(self, config: LlmJpModernBertConfig) -> None:
+    def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config)
+        config = self.config
         self.model = LlmJpModernBertModel(config)
         self.head = LlmJpModernBertPredictionHead(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
@@ -549,8 +556,9 @@ class LlmJpModernBertClassifier(LlmJpModernBertPreTrainedModel):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, config: LlmJpModernBertConfig, num_outputs: int | None) -> None:
+    def __init__(self, config: ModernBertConfig, num_outputs: int | None) -> None:
         super().__init__(config)
+        config = self.config
         self.num_labels = config.num_labels
         self.model = LlmJpModernBertModel(config)
         self.head = LlmJpModernBertPredictionHead(config)
@@ -583,14 +591,17 @@ class LlmJpModernBertClassifier(LlmJpModernBertPreTrainedModel):
             packed = torch.cat([packed, packed.new_zeros(1, packed.shape[-1])])
             first = torch.where(lengths[:, 0] > 0, layout.cu_seqlens[:-1].long(), len(packed) - 1)
             return packed[first]
-        sums = packed.new_zeros(len(lengths), packed.shape[-1]).index_add(0, layout.document_ids, packed)
-        return sums / lengths.clamp(min=1)
+        # Thousands of tokens do not add up in half precision.
+        dtype = torch.promote_types(packed.dtype, torch.float32)
+        zeros = packed.new_zeros(len(lengths), packed.shape[-1], dtype=dtype)
+        sums = zeros.index_add(0, layout.document_ids, packed.to(dtype))
+        return (sums / lengths.clamp(min=1)).to(packed.dtype)
 
 
 class LlmJpModernBertForSequenceClassification(LlmJpModernBertClassifier):
     """One label, several labels or a score per document (`config.problem_type`)."""
 
-    def __init__(self, config: LlmJpModernBertConfig) -> None:
+    def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config, num_outputs=config.num_labels)
 
     @can_return_tuple
@@ -624,7 +635,7 @@ class LlmJpModernBertForSequenceClassification(LlmJpModernBertClassifier):
 class LlmJpModernBertForTokenClassification(LlmJpModernBertClassifier):
     """A label per token, as in named-entity recognition."""
 
-    def __init__(self, config: LlmJpModernBertConfig) -> None:
+    def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config, num_outputs=config.num_labels)
 
     @can_return_tuple
@@ -658,7 +669,7 @@ class LlmJpModernBertForTokenClassification(LlmJpModernBertClassifier):
 class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
     """Start and end of an answer in a context."""
 
-    def __init__(self, config: LlmJpModernBertConfig) -> None:
+    def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config, num_outputs=config.num_labels)
 
     @can_return_tuple
@@ -702,7 +713,7 @@ class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
 class LlmJpModernBertForMultipleChoice(LlmJpModernBertClassifier):
     """The best of several choices, each a sequence of its own."""
 
-    def __init__(self, config: LlmJpModernBertConfig) -> None:
+    def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config, num_outputs=1)
 
     @can_return_tuple

@@ -103,11 +103,14 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         roles = [role for role in ENCODER_SETTINGS if role.endswith("_token")]
         if is_encoder_form(tokenizer.backend_tokenizer) and all(getattr(tokenizer, role) for role in roles):
             return tokenizer
-        # Its settings are those of another form as well (`bos_token`, no limit of length); only the caller's stay.
+        # Its settings are those of another form as well (`bos_token`, no limit of length); only the caller's stay, and
+        # special tokens that were added to it or are by the caller.
         known = (*_HUB_ARGUMENTS, *ENCODER_SETTINGS, "padding_side", "truncation_side")
-        return cls.from_decoder(
+        adapted = cls.from_decoder(
             pretrained_model_name_or_path, **{name: kwargs[name] for name in known if name in kwargs}
         )
+        adapted.add_special_tokens({"extra_special_tokens": tokenizer.extra_special_tokens})
+        return adapted
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """As transformers' `push_to_hub`; what is pushed loads without this package.

@@ -41,6 +41,15 @@ def test_the_mean_loads_in_plain_transformers(run: Path, tmp_path: Path) -> None
     assert steps == [5, None, None]
 
 
+def test_the_mean_of_native_checkpoints_has_their_code(tmp_path: Path) -> None:
+    for step in (1, 2):
+        model(step).save_pretrained(tmp_path / f"{step}", format="native")
+    out = average_checkpoints([tmp_path / "1", tmp_path / "2"], tmp_path / "mean")
+    code = {path.name: path.read_bytes() for path in (tmp_path / "2").glob("*.py")}
+    assert code
+    assert {path.name: path.read_bytes() for path in out.glob("*.py")} == code
+
+
 def test_latest_is_by_number(run: Path) -> None:
     assert [path.name for path in latest_checkpoints(run, 2)] == ["checkpoint-10", "checkpoint-100"]
     with pytest.raises(ValueError, match="holds 3 checkpoints, not 4"):

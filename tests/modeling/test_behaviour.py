@@ -195,6 +195,17 @@ def test_row_without_a_token(backend: str, head: str, pooling: str) -> None:
 
 
 @backends
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMultipleChoice"])
+def test_row_without_a_token_beside_positions(backend: str, head: str) -> None:
+    """Positions that begin anew in no row leave each row its own score, also where it holds nothing."""
+    own, _ = pair(head, backend)
+    inputs = batch_for(head)
+    inputs["attention_mask"][..., 1, :] = 0
+    positions = torch.arange(max(LENGTHS)).expand_as(inputs["input_ids"])
+    assert_close(run(own, **inputs, position_ids=positions).logits, run(own, **inputs).logits, EXACT)
+
+
+@backends
 def test_batch_without_a_token(backend: str) -> None:
     own, _ = pair("ForMaskedLM", backend)
     inputs = batch()
@@ -328,6 +339,15 @@ def test_windows_of_every_width(backend: str, window: int) -> None:
     inputs = batch()
     tokens = inputs["attention_mask"].bool()
     assert_close(run(own, **inputs)[0][tokens], run(peer, **inputs)[0][tokens])
+
+
+@backends
+def test_a_window_set_after_building(backend: str) -> None:
+    own, _ = pair("Model", backend)
+    _, peer = pair("Model", backend, local_attention=256)
+    own.config.local_attention = 256
+    inputs = {"input_ids": torch.stack(documents(300))}
+    assert_close(run(own, **inputs)[0], run(peer, **inputs)[0])
 
 
 @backends

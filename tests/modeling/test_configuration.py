@@ -179,6 +179,13 @@ def test_thetas_can_be_set_by_their_old_names() -> None:
     assert (config.to_dict()["global_rope_theta"], config.to_dict()["local_rope_theta"]) == (1e6, 2e4)
 
 
+def test_alternation_can_be_set_by_its_old_name(tmp_path: Path) -> None:
+    write(tmp_path, old_keys())
+    config = LlmJpModernBertConfig.from_pretrained(tmp_path, global_attn_every_n_layers=2)
+    assert config.layer_types == [GLOBAL, LOCAL] * 3
+    assert config.global_attn_every_n_layers == 2
+
+
 def test_a_wrong_number_of_layers_is_an_error() -> None:
     with pytest.raises(Exception, match=r"num_hidden_layers.*6.*layer_types.*4"):
         LlmJpModernBertConfig(**new_keys(layer_types=[GLOBAL] * 4))

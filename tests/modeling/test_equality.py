@@ -444,6 +444,19 @@ def test_fused_loss_by_itself(rows: int, chunk: int, block: int, with_bias: bool
         assert_close(found, wanted, tolerance)
 
 
+def test_no_gradients_are_computed_where_none_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, peer = pair("ForMaskedLM")
+    batch = masked_lm_batch()
+    with torch.no_grad():
+        expected = peer(**batch).loss
+    monkeypatch.setattr(losses, "_probabilities", None)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert_close(own(**batch).loss, expected, LOSS_TOLERANCE)
+    with pytest.raises(TypeError, match="not callable"):
+        own(**batch)
+
+
 @pytest.mark.parametrize("label", [-1, 50])
 def test_a_label_outside_the_vocabulary_is_an_error(label: int) -> None:
     with pytest.raises(RuntimeError, match=f"{label} is out of bounds"):

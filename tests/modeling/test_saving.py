@@ -91,6 +91,23 @@ def test_plain_models_are_native_on_request(tmp_path: Path) -> None:
     assert_close(output(loaded, "ForMaskedLM"), output(own, "ForMaskedLM"), EXACT)
 
 
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_models_of_transformers_own_configuration_are_plain(tmp_path: Path, head: str) -> None:
+    """Loaded with what AutoConfig makes of a plain checkpoint, as the scripts of transformers do, and new ones."""
+    peer = pair(head, peer_implementation="eager")[1]
+    peer.save_pretrained(tmp_path / "peer")
+    config = AutoConfig.from_pretrained(tmp_path / "peer", attn_implementation="eager")
+    assert type(config) is ModernBertConfig
+    loaded = own_class(head).from_pretrained(tmp_path / "peer", config=config)
+    assert loaded.config._attn_implementation == "eager"
+    assert all(module.config is loaded.config for module in loaded.modules() if hasattr(module, "config"))
+    assert_close(output(loaded, head), output(peer, head))
+    for model, folder in ((loaded, tmp_path / "loaded"), (own_class(head)(config), tmp_path / "new")):
+        model.save_pretrained(folder)
+        assert written(folder) == (PLAIN, [f"ModernBert{head}"])
+    assert_close(output(load_completely(peer_class(head), tmp_path / "loaded"), head), output(peer, head))
+
+
 def test_unknown_format_is_an_error_that_writes_nothing(tmp_path: Path) -> None:
     own, _ = pair("Model")
     with pytest.raises(ValueError, match="format='onnx' is neither 'plain' nor 'native'"):

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_tokenizer, write_tokenizer
+from llm_jp_modernbert.tokenization.conversion import read_sentencepiece
+from llm_jp_modernbert.tokenization.layout import decoder_form
 
 TEXTS = [*SENTENCES, *ODD_TEXTS, "今日のご飯は<MASK|LLM-jp>である。"]
 
@@ -96,6 +98,20 @@ def test_from_pretrained_adapts_a_decoder(tokenizer: LlmJpTokenizer, decoder: To
         assert adapted.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
         assert (adapted.bos_token_id, adapted.eos_token_id, adapted.model_max_length) == (5, 6, 8192)
     assert LlmJpTokenizer.from_pretrained(tmp_path, model_max_length=512).model_max_length == 512
+
+
+def test_adapting_keeps_extra_special_tokens(small_model: Path, tmp_path: Path) -> None:
+    """Those that were saved with another form, and those that the caller names."""
+    decoder_form(read_sentencepiece(small_model)).save(str(tmp_path / "tokenizer.json"))
+    given = LlmJpTokenizer.from_pretrained(tmp_path, extra_special_tokens=["<X>"])
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    plain.add_special_tokens({"extra_special_tokens": ["<X>"]})
+    plain.save_pretrained(tmp_path)
+    for adapted in (given, LlmJpTokenizer.from_pretrained(tmp_path)):
+        assert adapted.extra_special_tokens == ["<X>"]
+        ids = adapted("a<X>b").input_ids
+        assert adapted.convert_ids_to_tokens(ids)[2] == "<X>"
+        assert adapted.get_special_tokens_mask(ids, already_has_special_tokens=True) == [1, 0, 1, 0, 1]
 
 
 def test_added_tokens_are_saved_and_kept(small_model: Path, tmp_path: Path) -> None:
