@@ -180,9 +180,8 @@ def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None) -> PackedLayo
         positions = positions[indices]
         starts = positions == 0
         if bool((starts[1:] & (rows[1:] == rows[:-1])).any()):
-            return dataclasses.replace(
-                _from_starts(tuple(mask.shape), rows, columns, starts, positions), indices=indices
-            )
+            layout = _from_starts(tuple(mask.shape), rows, columns, starts, positions)
+            return dataclasses.replace(layout, indices=indices)
         # No row holds a second document: each is one, also where it is empty.
         return dataclasses.replace(_from_mask(mask, None), positions=positions)
     counts = grid.sum(1)

@@ -53,6 +53,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_split_revision(tmp_path: Path) -> None:
     assert split_revision("org/model") == ("org/model", None)
+    assert split_revision("~/model") == (str(Path.home() / "model"), None)
     assert split_revision("org/model", "v1") == ("org/model", "v1")
     assert split_revision("org/model@v1") == split_revision("org/model@v1", "v1") == ("org/model", "v1")
     assert split_revision("org/model@refs/pr/1") == ("org/model", "refs/pr/1")
