@@ -140,12 +140,13 @@ class _Evaluation:
             run = _run(task, model, data)
             rows = self._results.find(run)
             if rows is not None:
-                self._console.print(f"{task.title} of {model.name}: done before", soft_wrap=True)
+                self._console.print(f"{task.title} of {model.label}: done before", soft_wrap=True)
             else:
                 rows = self._make(model, task, data, run)
-        except (UsageError, OSError) as error:
+        except (UsageError, OSError, RuntimeError) as error:
+            # Such as memory that does not suffice for one model of many.
             self.failures.append(str(error))
-            self._console.print(f"[red]not made:[/] {model.name}: {error}", highlight=False, soft_wrap=True)
+            self._console.print(f"[red]not made:[/] {model.label}: {error}", highlight=False, soft_wrap=True)
             return
         self.rows += rows
         if task.name == FillMask.name and rows:
@@ -175,7 +176,7 @@ class _Evaluation:
         folder = self._plan.out / _UNFINISHED / run.task / f"{model_folder(run.model)}-{run.protocol}-{run.key}"
         working = replace(task, options=replace(task.options, work_dir=folder))
         with progress_bar(self._console, transient=True) as bar:
-            shown = bar.add_task(f"{task.title} · {model.name}", total=1.0)
+            shown = bar.add_task(f"{task.title} · {model.label}", total=1.0)
 
             def progress(share: float) -> None:
                 self._check_interrupts()
@@ -188,7 +189,7 @@ class _Evaluation:
         shutil.rmtree(folder, ignore_errors=True)
         _remove_empty(self._plan.out / _UNFINISHED)
         self._console.print(
-            f"{task.title} of {model.name}: {len(rows)} figures on {run.examples:,} examples", soft_wrap=True
+            f"{task.title} of {model.label}: {len(rows)} figures on {run.examples:,} examples", soft_wrap=True
         )
         return rows
 
@@ -196,12 +197,16 @@ class _Evaluation:
 def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
     if not len(data.examples):
         raise UsageError(f"{data.name}: holds no example.")
+    settings = {**task.settings(), "dtype": model.dtype}
+    # What decides how embeddings are made is the model's own.
+    if settings.get("pooling") == "auto" and model.embedding_files:
+        settings["embedding_files"] = model.embedding_files
     return Run(
         task=task.title,
         model=model.label,
         revision=model.revision,
         protocol=task.options.protocol,
-        settings={**task.settings(), "dtype": model.dtype},
+        settings=settings,
         seed=task.options.seed,
         dataset=data.name,
         dataset_revision=data.revision,

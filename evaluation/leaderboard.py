@@ -10,12 +10,13 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.errors import UsageError
 
 from .plots import trajectories
-from .results import Row
+from .results import Row, comparable_settings, told_apart
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +62,7 @@ class Column:
     metric: str
     protocol: str
     limit: str
+    settings: tuple[tuple[str, str], ...]
     higher_is_better: bool
 
     @property
@@ -79,6 +81,11 @@ class Column:
         if self.scale == 100:
             return 1
         return next((places for places, limit in enumerate((1000, 100, 10)) if abs(value) >= limit), 3)
+
+
+def _setting(name: str, column: Column) -> str:
+    value = dict(column.settings).get(name)
+    return "" if value is None else f"{name.replace('_', ' ')} {value}"
 
 
 # What may tell two columns of one heading apart; the first of these that do so are named.
@@ -136,7 +143,9 @@ class Leaderboard:
         """The column's two lines, and a third where others have the same: what tells it from them."""
         twins = [other for other in self.columns if other.heading == column.heading]
         told: list[Callable[[Column], str]] = []
-        for part in _TELLING:
+        names = sorted({name for twin in twins for name, _ in twin.settings})
+        settings: list[Callable[[Column], str]] = [partial(_setting, name) for name in names]
+        for part in (*_TELLING, *settings):
             if len({tuple(one(twin) for one in told) for twin in twins}) == len(twins):
                 break
             if len({part(twin) for twin in twins}) > 1:
@@ -171,7 +180,7 @@ def leaderboard(rows: Iterable[Row]) -> Leaderboard:
     for row in kept:
         # Two revisions of one model are two models.
         name = row.model if len(models[row.model]) == 1 else f"{row.model}@{row.revision.removeprefix('sha256:')[:8]}"
-        values.setdefault((name, _column(row)), {})[row.seed] = row
+        values.setdefault((name, column_of(row)), {})[row.seed] = row
     cells = {
         key: Cell(
             tuple(float(row.value) for row in by_seed.values() if row.value is not None),
@@ -194,18 +203,18 @@ def _order(column: Column) -> tuple[str | int, ...]:
     # Parts of a task stand in the order of their numbers: 512 tokens before 1024.
     task = re.sub(r"\d+", lambda number: number[0].zfill(9), column.task)
     data = (column.protocol, task, column.dataset, column.dataset_revision, column.split)
-    return (*data, column.limit, column.examples, column.metric)
+    return (*data, column.limit, column.examples, column.metric, *(part for pair in column.settings for part in pair))
 
 
 def _jglue_means(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
     """The mean of JSTS, JNLI and JCoLA of each model that has all three, trained on their own files."""
-    found: dict[tuple[str, str, str], dict[str, tuple[Column, Cell]]] = {}
+    found: dict[tuple[Any, ...], dict[str, tuple[Column, Cell]]] = {}
     for (model, column), cell in cells.items():
         official = column.dataset.lower() == column.task and column.split == "validation"
         if official and _JGLUE.get(column.task) == column.metric:
-            found.setdefault((model, column.protocol, column.limit), {})[column.task] = (column, cell)
+            found.setdefault((model, column.protocol, column.limit, column.settings), {})[column.task] = (column, cell)
     means: dict[tuple[str, Column], Cell] = {}
-    for (model, _, _), parts in found.items():
+    for (model, *_), parts in found.items():
         if len(parts) == len(_JGLUE):
             columns, of_tasks = zip(*(parts[task] for task in _JGLUE), strict=True)
             column = replace(
@@ -284,7 +293,8 @@ def _screen(board: Leaderboard, names: Sequence[str]) -> Table:
     return screen
 
 
-def _column(row: Row) -> Column:
+def column_of(row: Row) -> Column:
+    """The column that a figure stands in."""
     return Column(
         row.task,
         row.dataset,
@@ -294,6 +304,7 @@ def _column(row: Row) -> Column:
         row.metric,
         row.protocol,
         str(row.settings.get("limit")),
+        comparable_settings(row),
         row.higher_is_better,
     )
 
@@ -321,9 +332,11 @@ def _notes(table: Leaderboard) -> list[str]:
         together.setdefault(replace(column, metric="", higher_is_better=True), []).append(column)
     notes = []
     for data, columns in together.items():
+        twins = [other.settings for other in together if other.task == data.task]
         note = f"{data.task} ({', '.join(column.metric for column in columns)}): {data.dataset}"
         note += f" ({data.dataset_revision}), {data.split}, {data.examples:,} examples, {data.protocol} protocol"
         note += "" if data.limit == _NO_LIMIT else f", limit {data.limit}"
+        note += "".join(f", {setting}" for setting in told_apart(data.settings, twins))
         guesses = [f"{column.metric} {guess}" for column in columns if (guess := table.baseline(column)) is not None]
         notes.append(f"{note}; majority baseline: {', '.join(guesses)}" if guesses else note)
     if any(column.scale == 100 for column in table.columns):
@@ -382,7 +395,7 @@ def _csv(table: Leaderboard, mode: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ["model", "task", "dataset", "dataset_revision", "split", "examples", "metric", "higher_is_better"]
-    writer.writerow([*names, "protocol", "limit", "seeds", "value", "standard_deviation", "baseline"])
+    writer.writerow([*names, "protocol", "limit", "settings", "seeds", "value", "standard_deviation", "baseline"])
     for model in table.models:
         for column in table.columns:
             cell = table.cells.get((model, column))
@@ -390,10 +403,11 @@ def _csv(table: Leaderboard, mode: str) -> str:
             chosen = max if column.higher_is_better else min
             value = "" if not cell else chosen(values) if mode == "best" else cell.mean
             spread = statistics.stdev(values) if len(values) > 1 else ""
+            settings = "; ".join(f"{name} {setting}" for name, setting in column.settings)
             what = [column.task, column.dataset, column.dataset_revision, column.split, column.examples, column.metric]
             writer.writerow(
                 [
-                    *(model, *what, column.higher_is_better, column.protocol, column.limit, len(values)),
+                    *(model, *what, column.higher_is_better, column.protocol, column.limit, settings, len(values)),
                     *(value, spread, cell.baselines[0] if cell and cell.baselines else ""),
                 ]
             )

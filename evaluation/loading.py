@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.loading import (
     check_model_directory,
     load_masked_lm,
     load_tokenizer,
+    loading_errors,
     split_revision,
     usable_device,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# What sentence-transformers reads beside the model.
+_EMBEDDING_FILES = ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json")
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,14 @@ class EvaluatedModel:
         return extract_commit_hash(config, None) or self.requested or "main"
 
     @cached_property
+    def embedding_files(self) -> str | None:
+        """`sha256:…` over what says how a directory's embeddings are pooled and which prompts they have; None where
+        there is no such file, or a commit stands for it."""
+        folder = Path(self.name)
+        found = [folder / name for name in _EMBEDDING_FILES if (folder / name).is_file()]
+        return _hash(found) if found else None
+
+    @cached_property
     def dtype(self) -> str:
         """Numbers that inference computes with."""
         if self.which.dtype != "auto":
@@ -100,8 +114,28 @@ class EvaluatedModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer, the llm-jp one in its encoder form."""
-        return load_tokenizer(self.name, self.requested)
+        """Its tokenizer, the llm-jp one in its encoder form.
+
+        Raises:
+            UsageError: it is another model's, with more tokens than this one has.
+        """
+        tokenizer = load_tokenizer(self.name, self.requested)
+        tokens, rows = len(tokenizer), getattr(self._config, "vocab_size", None)
+        if rows is not None and tokens > rows:
+            raise UsageError(
+                f"{self.name}: its tokenizer has {tokens:,} tokens, but the model a vocabulary of {rows:,}. Put the "
+                "model's own tokenizer beside it."
+            )
+        return tokenizer
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.name, revision=self.requested)
+        except loading_errors() as error:
+            raise UsageError(f"{self.name}: cannot be loaded. {str(error).splitlines()[0]}") from error
 
     @cached_property
     def masked_lm(self) -> PreTrainedModel:
@@ -129,9 +163,7 @@ class EvaluatedModel:
     @property
     def max_length(self) -> int:
         """Tokens that it reads at most, special ones included."""
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(self.name, revision=self.requested)
+        config = self._config
         positions: int = getattr(config, "max_position_embeddings", None) or 10**9
         # RoBERTa's positions begin behind the padding id.
         if config.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):
@@ -144,11 +176,14 @@ def _fingerprint(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not weights:
         raise UsageError(f"{folder} holds no weights (*.safetensors or *.bin), so it is no model.")
+    return _hash(path for path in (folder / "config.json", folder / "tokenizer.json", *weights) if path.is_file())
+
+
+def _hash(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in (folder / "config.json", folder / "tokenizer.json", *weights):
-        if path.is_file():
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                for part in iter(lambda: file.read(1 << 22), b""):
-                    digest.update(part)
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            for part in iter(lambda: file.read(1 << 22), b""):
+                digest.update(part)
     return f"sha256:{digest.hexdigest()[:16]}"

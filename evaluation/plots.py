@@ -21,7 +21,7 @@ import numpy as np
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.files import write_whole
 
-from .results import Results, Row
+from .results import Results, Row, comparable_settings, told_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,8 @@ class Measured:
     def about(self) -> str:
         """What the figures are of."""
         row = self.rows[0]
-        return f"{row.dataset}, {row.split}; {row.protocol} protocol"
+        limit = row.settings.get("limit")
+        return f"{row.dataset}, {row.split}; {row.protocol} protocol{f', limit {limit}' if limit else ''}"
 
     def value(self, metric: str, subset: str = "") -> float | None:
         """One figure, if it is there."""
@@ -81,20 +82,22 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
     Raises:
         UsageError: there is nothing to plot, or no library or Japanese font to plot with.
     """
-    groups: dict[tuple[str, str], dict[str, list[Measured]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[str, Any], list[Measured]]] = {}
     for rows, instances in results.measurements():
         measured = Measured(rows, instances)
         drawing = (rows[0].task, rows[0].protocol)
         if is_plotted(*drawing):
-            groups.setdefault(drawing, {}).setdefault(measured.about, []).append(measured)
+            alike = (measured.about, comparable_settings(rows[0]))
+            groups.setdefault(drawing, {}).setdefault(alike, []).append(measured)
     written = []
     folder.mkdir(parents=True, exist_ok=True)
     with style():
         for (task, protocol), by_data in groups.items():
             draw = _DRAWINGS.get((task, protocol)) or _DRAWINGS[task, ""]
-            for number, (about, found) in enumerate(by_data.items()):
+            for number, ((about, settings), found) in enumerate(by_data.items()):
                 figure = draw(found)
-                figure.suptitle(f"{task}: {about}", fontsize=10)
+                told = told_apart(settings, (others for place, others in by_data if place == about))
+                figure.suptitle(", ".join([f"{task}: {about}", *told]), fontsize=10)
                 path = folder / f"{task}-{protocol}{f'-{number + 1}' if number else ''}.png"
                 save(figure, path)
                 written.append(path)

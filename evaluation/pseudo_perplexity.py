@@ -14,7 +14,7 @@ or of a character's bytes stays in sight, which favours tokenizers that cut fine
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -156,8 +156,9 @@ class PseudoPerplexity(Task):
         measurements: list[Measurement] = []
         for column, context in enumerate(contexts):
             measurements += _figures(table[:, column], counts, f"context-{context}", self.options.seed)
-        # What stands for the whole is the longest context.
-        measurements += _figures(table[:, -1], counts, "", self.options.seed)
+        # What stands for the whole is the longest context, which another model may not read.
+        whole = _figures(table[:, -1], counts, "", self.options.seed)
+        measurements += (replace(one, settings={"context": contexts[-1]}) for one in whole)
         instances = [
             {
                 "document": index,

@@ -20,8 +20,13 @@ from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.files import write_whole
 from llm_jp_modernbert.versions import library_versions
 
+READ_OFF = "read_off_a_plot"
+"""The setting of a result that marks a figure that its authors did not print."""
+
 SCHEMA = 1
 """Version of the schema, in every file."""
+
+_NOT_COMPARED = ("limit", "selected_on", "learning_rate", "train_examples", READ_OFF)
 
 _LIBRARIES = ("llm-jp-modernbert", "transformers", "torch", "tokenizers", "datasets", "sentence-transformers")
 
@@ -112,6 +117,33 @@ class Row:
     settings: dict[str, Any]
     seed: int
     versions: dict[str, str]
+
+
+def comparable_settings(row: Row) -> tuple[tuple[str, str], ...]:
+    """The settings that two figures must have in common to be compared, by name, and how they are written.
+
+    What a figure adds to them, such as the chosen point of a grid, is not among them, nor a limit, which rows have in
+    common with their data.
+    """
+    settings = {name: value for name, value in row.settings.items() if name not in _NOT_COMPARED}
+    if "grid" in settings:
+        settings["grid"] = list(settings["grid"])
+        settings.pop("epochs", None)
+    return tuple(sorted((name, _written(value)) for name, value in settings.items()))
+
+
+def told_apart(settings: Iterable[tuple[str, str]], others: Iterable[Iterable[tuple[str, str]]]) -> list[str]:
+    """What of comparable settings one of the others has otherwise, such as `pooling mean`."""
+    found = [dict(other) for other in others]
+    return [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in settings
+        if any(other.get(name) != value for other in found)
+    ]
+
+
+def _written(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 class Results:

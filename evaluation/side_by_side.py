@@ -48,7 +48,7 @@ def show_texts(models: Sequence[EvaluatedModel], texts: Sequence[str], console: 
             title = text if len(filled[0][number].masks) == 1 else f"{text} – gap {gap}"
             table = Table("model", *(str(place) for place in range(1, len(masks[0]) + 1)), title=Text(title), box=None)
             for model, candidates in zip(models, masks, strict=True):
-                table.add_row(Text(model.name), *(Text(f"{one.text} {one.probability:.0%}") for one in candidates))
+                table.add_row(Text(model.label), *(Text(f"{one.text} {one.probability:.0%}") for one in candidates))
             console.print(table)
 
 

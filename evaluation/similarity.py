@@ -35,7 +35,8 @@ class Similarity(Task):
     @classmethod
     def for_options(cls, options: Options) -> Similarity:
         """With the protocol's settings."""
-        return cls(options, options.limit or 2000, options.pooling)
+        # One pair alone has no other to be compared with.
+        return cls(options, max(2, options.limit or 2000), options.pooling)
 
     def load(self) -> Data:
         """Pairs of passages that belong together."""

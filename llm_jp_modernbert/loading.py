@@ -25,15 +25,17 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
         revision: the revision, where it is given apart from the name.
 
     Raises:
-        UsageError: two different revisions.
+        UsageError: two different revisions, or one of a path on this machine.
     """
     name = os.path.expanduser(name)
-    if os.path.exists(name) or "@" not in name:
-        return name, revision
-    repository, _, of_name = name.rpartition("@")
-    if revision not in (None, of_name):
-        raise UsageError(f"{name} names revision {of_name!r}, but --revision says {revision!r}. Give one of them.")
-    return repository, of_name
+    if not os.path.exists(name) and "@" in name:
+        repository, _, of_name = name.rpartition("@")
+        if revision not in (None, of_name):
+            raise UsageError(f"{name} names revision {of_name!r}, but --revision says {revision!r}. Give one of them.")
+        name, revision = repository, of_name
+    if revision is not None and os.path.exists(name):
+        raise UsageError(f"{name} lies on this machine, where there is no revision {revision!r}. Name a repository.")
+    return name, revision
 
 
 def checkpoint_folder(name: str) -> Path:
@@ -109,7 +111,8 @@ def loading_errors() -> tuple[type[Exception], ...]:
 
     from safetensors import SafetensorError
 
-    return OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError
+    # transformers raises a RuntimeError for weights of other shapes than the configuration says.
+    return OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -43,7 +43,7 @@ DEFAULT_LICENSE = "apache-2.0"
 
 _TEMPLATES = files("llm_jp_modernbert.model_cards")
 # Keys of a recipe whose values are places on the machine that trained: others learn the names alone.
-_PLACES = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from")
+_PLACES = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from", "resume_from_checkpoint")
 
 
 def stage_training(source: Path, folder: Path) -> None:
@@ -70,7 +70,8 @@ def public_recipe(recipe: str) -> str:
 
     settings = yaml.safe_load(recipe)
     for key in _PLACES:
-        if settings.get(key):
+        # True is no place: it says to go on from whatever is there.
+        if settings.get(key) not in (None, "", True, False):
             settings[key] = _named(settings[key])
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 

@@ -40,7 +40,7 @@ def evaluations(rows: Iterable[Row]) -> list[str]:
 def _task(row: Row) -> str:
     if row.task == "retrieval" and row.settings.get("source"):
         return f"retrieval:{row.settings['source']}"
-    return row.task
+    return row.task.replace("jmteb-", "jmteb:", 1) if row.task.startswith("jmteb-") else row.task
 
 
 def _options(row: Row) -> list[str]:
@@ -50,10 +50,12 @@ def _options(row: Row) -> list[str]:
         told += [("--texts", f"{DATA}/{name}") for name in row.dataset.split("+")]
     elif row.dataset_revision.startswith("sha256:") and not row.task.startswith("fill-mask"):
         told.append(("--data-dir", DATA))
+    _, _, trained_on = row.dataset.partition(" trained on ")
+    told += [("--train-file", f"{DATA}/{name}") for name in trained_on.split("+") if name]
     told += [("--limit", settings.get("limit")), ("--seed", row.seed or None)]
-    points = [point.split("x") for point in settings.get("grid", ())]
-    told += [("--learning-rate", rate) for rate in dict.fromkeys(rate for rate, _ in points)]
-    told += [("--epochs", epochs) for epochs in dict.fromkeys(epochs for _, epochs in points)]
+    points = [point.partition("x") for point in settings.get("grid", ())]
+    told += [("--learning-rate", rate) for rate in dict.fromkeys(rate for rate, _, _ in points)]
+    told += [("--epochs", epochs) for epochs in dict.fromkeys(epochs for _, _, epochs in points if epochs)]
     told.append(("--pooling", settings.get("pooling") if settings.get("pooling") != "auto" else None))
     told.append(("--dtype", settings.get("dtype")))
     return [f"{name} {quote(str(value))}" for name, value in told if value is not None]

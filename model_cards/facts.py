@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.results import READ_OFF
 
 from . import tables
 from .markdown import Markdown
@@ -50,10 +51,10 @@ def facts(about: About) -> dict[str, Any]:
         "recipes": tables.recipes(about),
         "results": tables.results(about),
         "parts_of_results": tables.results(about, parts=True),
-        "several_seeds": len({row.seed for row in about.rows}) > 1,
+        "several_seeds": tables.several_seeds(about),
         "few_parts": sum(bool(row.subset) for row in about.rows) <= _FEW_ROWS,
         "result_notes": tables.result_notes(about),
-        "read_off": any(row.settings.get(tables.READ_OFF) for row in about.rows),
+        "read_off": any(row.settings.get(READ_OFF) for row in about.rows),
         "has_paper_protocol": any(row.protocol == "paper" for row in about.rows),
         "state_table": tables.states(about),
         # The share of the commonest among the held-out tokens tells one choice of them from another.

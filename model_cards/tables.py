@@ -11,8 +11,10 @@ import yaml
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.fill_mask import FillMaskPublishedTokenizer
-from llm_jp_modernbert.evaluation.leaderboard import Cell, Column, Leaderboard, leaderboard
+from llm_jp_modernbert.evaluation.leaderboard import Cell, Column, Leaderboard, column_of, leaderboard
+from llm_jp_modernbert.evaluation.results import READ_OFF
 
+from . import commands
 from .markdown import Markdown, code, fence, table, text
 from .metadata import shown_settings
 from .numbers import about as about_count
@@ -36,9 +38,6 @@ _TELLING = {
     ("jsts", "paper", "pearson", ""): "JSTS Pearson, paper's protocol",
 }
 """Of each evaluation the figures that tell most, and what the table of the training's states calls them."""
-
-READ_OFF = "read_off_a_plot"
-"""The setting of a result that marks a figure that its authors did not print."""
 
 
 def architecture(about: About, parts: Mapping[str, int]) -> Markdown:
@@ -144,7 +143,7 @@ def results(about: About, parts: bool = False) -> Markdown | None:
     if not rows:
         return None
     found = leaderboard(rows)
-    by_column = {column: [row for row in rows if _belongs(row, column)] for column in found.columns}
+    by_column = {column: [row for row in rows if column_of(row) == column] for column in found.columns}
     lines: list[list[Any]] = []
     for column in found.columns:
         cell = found.cells[about.name, column]
@@ -174,6 +173,14 @@ def results(about: About, parts: bool = False) -> Markdown | None:
         line[1] = Markdown(line[1])
     heads = ["Task", "Data", "Examples", "Protocol", "Figure", "Value", "95% interval", "Simplest guess"]
     return _without_empty(heads, lines, numbers=3)
+
+
+def several_seeds(about: About) -> bool:
+    """Whether some figure is a mean over seeds."""
+    seeds: dict[Column, set[int]] = {}
+    for row in (*_rows_of(about, parts=False), *_rows_of(about, parts=True)):
+        seeds.setdefault(column_of(row), set()).add(row.seed)
+    return any(len(found) > 1 for found in seeds.values())
 
 
 def result_notes(about: About) -> list[str]:
@@ -257,8 +264,14 @@ def examples(about: About) -> Markdown | None:
 
 def reproduction(about: About) -> Markdown | None:
     """The commands that made the model and its figures, where they are known; else such as make and measure one."""
-    if about.commands:
-        return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *about.commands]), "bash")
+    lines = list(about.commands) or _suggested(about)
+    if any(f" {commands.DATA}" in line for line in lines):
+        lines.insert(0, f"# {commands.DATA}: the folder of the evaluations' data")
+    return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *lines]), "bash") if lines else None
+
+
+def _suggested(about: About) -> list[str]:
+    """Commands with the same recipes and the same settings of the evaluations."""
     name, lines, before = quote(about.name), [], None
     for number, stage in enumerate(about.stages):
         if number == len(about.stages) - 1 and about.recipe_file:
@@ -273,22 +286,19 @@ def reproduction(about: About) -> Markdown | None:
         before = quote(f"runs/{stage['stage']}")
         lines.append(f"llm-jp-modernbert pretrain {recipe}{start} \\")
         lines.append(f"    train_data=YOUR_TEXTS tokenizer={name} output_dir={before}")
-    for protocol in sorted({row.protocol for row in about.rows if row.value is not None}):
-        tasks = sorted({row.task for row in about.rows if row.protocol == protocol and row.value is not None})
-        lines.append(f"llm-jp-modernbert evaluate {name} --protocol {quote(protocol)} \\")
-        lines.append(f"    --tasks {quote(','.join(tasks))}")
-    return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *lines]), "bash") if lines else None
+    measured = [replace(row, model=about.name) for row in about.rows if row.value is not None]
+    return [*lines, *commands.evaluations(measured)]
 
 
 def _rows_of(about: About, parts: bool) -> list[Row]:
-    rows: dict[tuple[Any, ...], Row] = {}
+    rows: dict[tuple[Column, int], Row] = {}
     for row in about.rows:
         if row.value is None or bool(row.subset) != parts or (parts and row.task == FillMaskPublishedTokenizer.name):
             continue
         # The table is of one model, whatever the path it was measured at.
         task = f"{row.task}, {row.subset}" if parts else row.task
         one = replace(row, model=about.name, revision="", task=task, subset="")
-        key = (*_column_key(one), one.seed)
+        key = (column_of(one), one.seed)
         if key in rows and rows[key].value != one.value:
             raise UsageError(
                 f"two results for {row.task} {row.metric} on {row.dataset} ({row.protocol}, seed {row.seed}), "
@@ -296,18 +306,6 @@ def _rows_of(about: About, parts: bool) -> list[Row]:
             )
         rows[key] = one
     return list(rows.values())
-
-
-def _column_key(row: Row) -> tuple[Any, ...]:
-    limit = str(row.settings.get("limit"))
-    return row.task, row.dataset, row.dataset_revision, row.split, row.examples, row.metric, row.protocol, limit
-
-
-def _belongs(row: Row, column: Column) -> bool:
-    return _column_key(row) == (
-        *(column.task, column.dataset, column.dataset_revision, column.split, column.examples, column.metric),
-        *(column.protocol, column.limit),
-    )
 
 
 def _figure(column: Column, value: float) -> str:

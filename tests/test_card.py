@@ -64,7 +64,7 @@ def row(**changes: Any) -> Row:
         "model": "/somewhere/private/model",
         "revision": "sha256:2233",
         "protocol": "improved",
-        "settings": {"limit": None, "texts": "/somewhere/private/texts.jsonl", "grid": {"lr 5e-5": 0.6}},
+        "settings": {"limit": None, "texts": "/somewhere/private/texts.jsonl", "grid": {"5e-05x3": 0.6}},
         "seed": 3,
         "versions": {},
     }
@@ -188,9 +188,10 @@ sequence_length: 4096
 ## Limits and biases
 * It takes 8,192 tokens but was never trained on more than 4,096: beyond that length its answers get worse.
 ## Reproduce
+# DATA: the folder of the evaluations' data
 hf download org/some_model recipe.yaml --local-dir .
 llm-jp-modernbert pretrain recipe.yaml init_from=runs/stage1 \
-    --tasks fill-mask,jnli,retrieval
+    --tasks jnli --data-dir DATA --seed 3 --learning-rate 5e-05 --epochs 3
 ## Licence and citation
   eprint        = {2504.15544},
 """

@@ -62,6 +62,9 @@ def test_split_revision(tmp_path: Path) -> None:
     folder = tmp_path / "model@home"
     folder.mkdir()
     assert split_revision(str(folder)) == (str(folder), None)
+    for name, revision in ((f"{folder}@v1", None), (str(folder), "v1")):
+        with pytest.raises(UsageError, match="model@home lies on this machine, where there is no revision 'v1'"):
+            split_revision(name, revision)
 
 
 @pytest.mark.usefixtures("hub")

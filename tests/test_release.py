@@ -171,6 +171,7 @@ def test_recipes_name_no_folders(options: ReleaseOptions, source: Path, tmp_path
         "tokenizer": "../private/tokenizer",
         "output_dir": "/scratch/runs/one",
         "init_from": None,
+        "resume_from_checkpoint": "/scratch/runs/private/checkpoint-100",
     }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     release(replace(options, source=run, dry_run=tmp_path / "staged"), QUICK)
@@ -180,6 +181,7 @@ def test_recipes_name_no_folders(options: ReleaseOptions, source: Path, tmp_path
         "tokenizer": "tokenizer",
         "output_dir": "one",
         "init_from": None,
+        "resume_from_checkpoint": "checkpoint-100",
     }
 
 

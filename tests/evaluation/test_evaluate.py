@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -31,11 +31,13 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.evaluation.embeddings import sentence_transformer
 from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.interrupts import Interrupts
 from llm_jp_modernbert.evaluation.leaderboard import leaderboard, render, show
-from llm_jp_modernbert.evaluation.plots import _japanese_font, trajectories
-from llm_jp_modernbert.evaluation.results import Results, Row, read_rows
+from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.plots import _japanese_font, plot_all, trajectories
+from llm_jp_modernbert.evaluation.results import Measurement, Results, Row, Run, read_rows
 from llm_jp_modernbert.evaluation.retrieval import _Questions
 from llm_jp_modernbert.evaluation.task import Options
 
@@ -129,6 +131,36 @@ def test_columns_of_one_name_are_told_apart(out: Path) -> None:
             assert all(heading[2] in render(table, form) for heading in headings)
     table = leaderboard([row])
     assert table.heading(table.columns[0]) == ("jcola", "mcc ↑")
+
+
+def test_other_settings_are_another_column(out: Path) -> None:
+    """A grid, a pooling or a context of its own is never in the column of another; a chosen point of a grid is."""
+    row = next(row for row in Results(out).rows() if (row.task, row.metric, row.split) == ("jcola", "mcc", "dev"))
+    assert set(row.settings["grid"]) == {"0.001x1"}
+    chosen = replace(row, settings={**row.settings, "learning_rate": 7.0, "train_examples": 1}, model="other")
+    assert len(leaderboard([row, chosen]).columns) == 1
+    for name, value, told in (
+        ("grid", {"0.01x3": 0.5}, ("grid 0.001x1", "grid 0.01x3")),
+        ("pooling", "mean", ("", "pooling mean")),
+        ("context", 8192, ("", "context 8192")),
+    ):
+        other = replace(row, settings={**row.settings, name: value})
+        table = leaderboard([row, other])
+        assert sorted(table.heading(column)[2] for column in table.columns) == sorted(told)
+        text = render(table, "markdown")
+        assert all(text.count(part) == 2 for part in told if part), text
+
+
+def test_plots_of_other_settings_are_apart(out: Path, tmp_path: Path) -> None:
+    results = Results(tmp_path / "results")
+    for rows, instances in Results(out).measurements():
+        if rows[0].task == "similarity":
+            run = Run(**{field.name: getattr(rows[0], field.name) for field in fields(Run)})
+            found = [Measurement(row.metric, row.value, subset=row.subset) for row in rows]
+            for pooling in ("auto", "cls"):
+                results.write(replace(run, settings={**run.settings, "pooling": pooling}), found, instances)
+    drawn = plot_all(results, tmp_path / "plots")
+    assert [path.name for path in drawn] == ["similarity-improved.png", "similarity-improved-2.png"]
 
 
 def test_figures_of_all_sizes_are_readable_and_a_tie_has_no_leader(out: Path) -> None:
@@ -241,6 +273,38 @@ def test_mistakes(arguments: list[str], message: str, modernbert: Path, small_da
     assert done.exit_code != 0
     assert message in text
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_one_bad_model_does_not_end_the_others(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(modernbert, tmp_path / "narrow")
+    shutil.copytree(modernbert, tmp_path / "few")
+    for name, change in (("narrow", {"hidden_size": 64}), ("few", {"vocab_size": 20})):
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, **change}))
+    models = [tmp_path / "narrow", tmp_path / "few", modernbert]
+    common = ["--data-dir", small_data, "--device", "cpu", "--out", tmp_path / "out", "--limit", "1"]
+    done = invoke("evaluate", *models, "--tasks", "fill-mask,similarity", *common)
+    text = " ".join((done.output + str(done.exception)).split())
+    assert isinstance(done.exception, UsageError)
+    assert "4 measurements were not made" in text
+    assert "its tokenizer has" in text
+    assert "but the model a vocabulary of 20" in text
+    assert {(row.task, row.model) for row in Results(tmp_path / "out").rows()} == {
+        (task, str(modernbert)) for task in ("fill-mask", "similarity")
+    }
+
+
+def test_another_pooling_of_the_model_is_measured_anew(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+    model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
+    folder = tmp_path / "model"
+    common = ["--data-dir", small_data, "--device", "cpu", "--out", tmp_path / "out", "--limit", "20"]
+    for mode in ("mean", "cls"):
+        shutil.rmtree(folder, ignore_errors=True)
+        sentence_transformer(model, mode).save(str(folder))
+        done = invoke("evaluate", folder, "--tasks", "similarity", *common)
+        assert done.exit_code == 0, done.output
+        assert "done before" not in done.output
+    assert "done before" in invoke("evaluate", folder, "--tasks", "similarity", *common).output
 
 
 def _with_weights(model: Path, folder: Path, change: Callable[[Path], object]) -> Path:
