@@ -149,6 +149,11 @@ class PretrainingArguments(TrainingArguments):
         return self.tokens_per_batch // self.sequence_length
 
     @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step, of all devices, once the batch has its full size."""
+        return self.rows_per_device_batch * self.gradient_accumulation_steps * self.world_size
+
+    @property
     def device(self) -> torch.device:
         """This process's device. A CPU is not numbered: transformers 5.17 loads the optimizer onto it by name, and
         torch knows no `cpu:0` there."""
@@ -231,6 +236,17 @@ def _faults(value: dict[str, Any], given: dict[str, Any]) -> Iterator[_Fault]:
                 "it counts where the learning rate decays: set max_steps, and lr_scheduler_type=warmup_stable_decay "
                 "with lr_scheduler_kwargs.num_decay_steps.",
             )
+        for key in ("max_tokens", "max_minutes"):
+            if value[key] is not None:
+                yield (
+                    "final_mlm_probability",
+                    f"it counts from a step on, but {key} may move the decay to an earlier one. Set {key}=null, or "
+                    "final_mlm_probability=null.",
+                )
+    if value["max_steps"] <= 0:
+        for key in ("save_steps", "eval_steps", "logging_steps"):
+            if value[key] is not None and 0 < value[key] < 1:
+                yield key, f"{value[key]} is a share of max_steps, which is not set: give a number of steps."
     if value["init_optimizer"] == "kept" and not value["init_from"]:
         yield "init_optimizer", "there is none to keep without init_from."
     if value["init_embeddings"] == "counted" and value["init_from"]:

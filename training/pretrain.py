@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,6 @@ def pretrain(
 
     if arguments.n_gpu > 1:
         say(f"{arguments.n_gpu} GPUs are here, but one process uses one: start with accelerate launch to use all.")
-        arguments._n_gpu = 1
     run = Path(arguments.output_dir).expanduser()
     arguments.output_dir = str(run)
     checkpoint = _open_run(arguments, say)
@@ -98,8 +98,9 @@ def pretrain(
     earlier = earlier_stages(arguments, checkpoint) if main else []
     trainer = PretrainingTrainer(model, arguments, stream, tokenizer, validation, [*callbacks], stop, warn, earlier)
     stream.report = trainer.report_block
+    shown = ProgressCallback(console, arguments.stage, trainer.schedule.progress, trainer.totals_now)
     if main:
-        trainer.add_callback(ProgressCallback(console, arguments.stage, trainer.schedule.progress, trainer.totals_now))
+        trainer.add_callback(shown)
     if probes:
         trainer.add_callback(ProbeCallback(probes, arguments.probe_steps, trainer))
     if publisher is not None:
@@ -108,7 +109,7 @@ def pretrain(
         say(f"going on from {checkpoint}")
         trainer.resume(checkpoint)
 
-    with stop.listening():
+    with stop.listening(), closing(shown):
         if checkpoint is not None and trainer.is_complete(checkpoint):
             say("all of its steps are done")
         else:

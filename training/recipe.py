@@ -25,8 +25,10 @@ EXTENDS = "extends"
 
 FOLDER = Path(__file__).parent / "recipes"
 
-# Keys that do not decide what is trained, but where it is kept, seen and computed.
+# Keys that do not decide what is trained, but where it is kept, seen and computed, and how the rows of a step are
+# shared among devices and batches.
 _FREE = {
+    *("tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("output_dir", "resume_from_checkpoint", "run_name", "project", "disable_tqdm", "report_to", "debug"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "log_level", "log_level_replica"),
     *("log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step", "skip_memory_metrics"),
@@ -99,7 +101,7 @@ def render(arguments: PretrainingArguments) -> str:
 
     No token is part of it.
     """
-    values = _values(arguments)
+    values = plain_values(arguments)
     defaults = {member.name: _default(member) for member in fields(PretrainingArguments)}
     own = set(PretrainingArguments.__annotations__)
     first = {name: value for name, value in values.items() if name in own or value != defaults[name]}
@@ -108,8 +110,9 @@ def render(arguments: PretrainingArguments) -> str:
 
 
 def fingerprint(arguments: PretrainingArguments) -> dict[str, Any]:
-    """The keys that decide what is trained, as plain values."""
-    return {name: value for name, value in _values(arguments).items() if name not in _FREE}
+    """The keys that decide what is trained, as plain values, and the rows of a step, of all devices."""
+    decisive = {name: value for name, value in plain_values(arguments).items() if name not in _FREE}
+    return {**decisive, "rows_per_step": arguments.rows_per_step}
 
 
 def differences(saved: dict[str, Any], arguments: PretrainingArguments) -> list[str]:
@@ -240,7 +243,8 @@ def _described(expected: Any) -> str:
     return " or ".join(text for text in described if text != "nothing")
 
 
-def _values(arguments: PretrainingArguments) -> dict[str, Any]:
+def plain_values(arguments: PretrainingArguments) -> dict[str, Any]:
+    """All keys as plain values, but secrets."""
     plain = {
         member.name: getattr(arguments, member.name)
         for member in fields(PretrainingArguments)

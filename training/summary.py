@@ -25,7 +25,7 @@ from llm_jp_modernbert.loading import split_revision
 from llm_jp_modernbert.versions import library_versions
 
 from .arguments import PretrainingArguments
-from .recipe import fingerprint
+from .recipe import plain_values
 from .totals import Totals
 
 FILE = "training.json"
@@ -126,9 +126,7 @@ def stage_of(
         "steps": state.global_step,
         "max_steps": max_steps,
         **{name: int(getattr(totals, name)) for name in counts},
-        "rows_per_step": (
-            arguments.rows_per_device_batch * arguments.gradient_accumulation_steps * arguments.world_size
-        ),
+        "rows_per_step": arguments.rows_per_step,
         "seconds": round(totals.seconds, 1),
         "flops": totals.flops,
         "hardware": hardware(arguments.world_size, arguments.device.type),
@@ -155,7 +153,7 @@ def hardware(devices: int, kind: str) -> dict[str, Any]:
 def _recipe(arguments: PretrainingArguments) -> dict[str, Any]:
     own = set(PretrainingArguments.__annotations__) - set(TrainingArguments.__dataclass_fields__)
     kept = (own | set(_SHOWN)) - set(_PLACES)
-    return {key: value for key, value in fingerprint(arguments).items() if key in kept and value is not None}
+    return {key: value for key, value in plain_values(arguments).items() if key in kept and value is not None}
 
 
 def data_names(data: Any) -> list[dict[str, Any]]:

@@ -91,6 +91,9 @@ class PretrainingTrainer(Trainer):
         self.stop = stop or StopSignals()
         self.warn = warn
         self.epoch = 0
+        if args.n_gpu > 1:
+            # Or Trainer would split packed rows among the GPUs that it sees; each process uses one.
+            args._n_gpu = 1
         self.schedule = Schedule(
             args.max_steps if args.max_steps > 0 else None,
             args.max_tokens,
@@ -333,12 +336,17 @@ class PretrainingTrainer(Trainer):
         """Takes the place in the data from a checkpoint; `train` is to be given the same one.
 
         Raises:
-            CheckpointError: the checkpoint says nothing of the data, or other lanes.
+            CheckpointError: the checkpoint says nothing of the data, or other lanes, or has no optimizer.
         """
         files = sorted(checkpoint.glob("data-*.json"))
         if not files:
             raise CheckpointError(f"{checkpoint} says nothing of the data: it was not written by this command.")
         states = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if states[0].get("weights_alone"):
+            raise CheckpointError(
+                f"{checkpoint} was written with save_only_model=true: it has no optimizer to go on with. Begin a new "
+                "run from its weights by init_from."
+            )
         self.stream.load_state_dict([state["stream"] for state in states])
         self.totals = Totals(**states[0]["totals"])
         self._logged = Totals(**states[0]["logged"])
@@ -362,6 +370,7 @@ class PretrainingTrainer(Trainer):
     def _data_state(self) -> dict[str, Any]:
         return {
             "ranks": self.args.world_size,
+            "weights_alone": self.args.save_only_model,
             "epoch": self.epoch,
             "stream": self.stream.state_dict(),
             "totals": self.totals.as_dict(),

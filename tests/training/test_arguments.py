@@ -69,6 +69,16 @@ def write(tmp_path: Path) -> Any:
         ({"batch_warmup_steps": 100}, ["batch_warmup_steps", "100"]),
         ({"batch_warmup_steps": -1}, ["batch_warmup_steps", "-1"]),
         ({"final_mlm_probability": 0.15}, ["final_mlm_probability", "warmup_stable_decay"]),
+        (
+            {
+                "max_tokens": 1000,
+                "final_mlm_probability": 0.15,
+                "lr_scheduler_type": "warmup_stable_decay",
+                "lr_scheduler_kwargs": {"num_decay_steps": 10},
+            },
+            ["final_mlm_probability", "max_tokens=null"],
+        ),
+        ({"max_steps": None, "max_tokens": 1000, "save_steps": 0.2}, ["save_steps", "0.2", "max_steps"]),
         ({"lr_scheduler_type": "wsd"}, ["lr_scheduler_type", "'wsd'", "warmup_stable_decay"]),
         ({"lr_scheduler_type": "liner"}, ["lr_scheduler_type", "did you mean linear?"]),
         ({"lr_scheduler_type": "warmup_stable_decay"}, ["lr_scheduler_kwargs", "num_decay_steps"]),
@@ -273,8 +283,6 @@ def test_differences_tell_what_is_trained_otherwise_and_nothing_else(write: Any)
         "model.num_hidden_layers=2",
         "data_lanes=2",
         "weight_decay=0.5",
-        "gradient_accumulation_steps=2",
-        "tokens_per_batch=4096",
         "normalization=NFKC",
         "decay_norms_and_biases=true",
     ],
@@ -284,3 +292,16 @@ def test_what_decides_the_training_is_in_the_fingerprint(write: Any, override: s
     assert [line.partition(":")[0] for line in differences(saved, load_recipe(write(), [override]))] == [
         override.partition("=")[0].partition(".")[0]
     ]
+
+
+@pytest.mark.parametrize("override", ["gradient_accumulation_steps=2", "tokens_per_batch=4096"])
+def test_rows_of_a_step_decide_but_not_how_they_are_shared(write: Any, override: str) -> None:
+    saved = fingerprint(load_recipe(write()))
+    assert [line.partition(":")[0] for line in differences(saved, load_recipe(write(), [override]))] == [
+        "rows_per_step"
+    ]
+    both = [
+        fingerprint(load_recipe(write(), [f"tokens_per_batch={tokens}", f"gradient_accumulation_steps={batches}"]))
+        for tokens, batches in ((4096, 1), (2048, 2))
+    ]
+    assert both[0] == both[1]

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import runs
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.training.checkpoints import CheckpointError
+from llm_jp_modernbert.training.pretrain import pretrain
 from llm_jp_modernbert.training.run_directory import open_run
 
 
@@ -87,12 +91,41 @@ def test_another_number_of_ranks_goes_on_where_the_others_stopped(data: tuple[Pa
     assert runs.run_apart(parts, tmp_path / "two.samples", kill=17, ranks=2) == [-signal.SIGKILL] * 2
     # The same global batch on one rank is another batch on a device.
     changed = {**whole, "output_dir": str(tmp_path / "parts"), "resume_from_checkpoint": True}
-    (tmp_path / "parts" / "run.json").write_text((tmp_path / "whole" / "run.json").read_text())
     assert runs.run_apart(changed, tmp_path / "one.samples") == [0]
     expected = runs.samples_by_step(tmp_path / "whole.samples")
     found = runs.samples_by_step(tmp_path / "one.samples")
     assert list(found) == list(range(16, 41))
     assert all(found[step] == expected[step] for step in found)
+
+
+def test_weights_alone_are_not_gone_on_from(data: tuple[Path, Path], tmp_path: Path) -> None:
+    keys = runs.recipe(*data, tmp_path / "run", save_only_model=True)
+    runs.run({**keys, "max_steps": 10})
+    with pytest.raises(CheckpointError, match="checkpoint-10 was written with save_only_model=true"):
+        runs.run({**keys, "max_steps": 10, "resume_from_checkpoint": True})
+
+
+def test_another_number_of_rows_is_told(data: tuple[Path, Path], tmp_path: Path) -> None:
+    """Shared otherwise among batches they are the same; fewer of them would be another run."""
+    whole = runs.recipe(*data, tmp_path / "whole")
+    runs.run(whole)
+    parts = runs.recipe(*data, tmp_path / "parts")
+    assert runs.run_apart(parts, kill=17) == [-signal.SIGKILL]
+    again = {**parts, "resume_from_checkpoint": True, "per_device_train_batch_size": 2}
+    with pytest.raises(UsageError, match=r"the recipe is another than .*\(rows_per_step: 4 then, 2 now\)"):
+        runs.run(again)
+    found = runs.run({**again, "gradient_accumulation_steps": 2}, tmp_path / "samples")
+    assert found.state.global_step == 40
+    assert list(runs.samples_by_step(tmp_path / "samples")) == list(range(16, 41))
+
+
+def test_each_process_uses_one_gpu(data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Trainer sees two: it would wrap the model in DataParallel."""
+    monkeypatch.setattr(torch.nn, "DataParallel", type("Refused", (), {}))
+    arguments = runs.load(runs.recipe(*data, tmp_path / "run", max_steps=2, warmup_steps=0))
+    assert arguments.n_gpu < 2
+    arguments._n_gpu = 2
+    assert pretrain(arguments, Console(quiet=True)).state.global_step == 2
 
 
 def test_a_plateau_that_goes_on_longer_equals_a_longer_run(data: tuple[Path, Path], tmp_path: Path) -> None:
