@@ -30,19 +30,21 @@ _DATASET_KEYS = ("name", "split", "revision")
 
 @dataclass(frozen=True)
 class MadeWith:
-    """The tokenizer of a tokenised corpus.
+    """What a tokenised corpus was made with.
 
     Attributes:
         place: folder or repository of the corpus.
         name: of the tokenizer.
         vocabulary: its hash, see `vocabulary_hash`.
         remedy: how to train with it.
+        normalization: `none`, or the Unicode form that its texts were brought to; None where nothing says which.
     """
 
     place: str
     name: str
     vocabulary: str
     remedy: str
+    normalization: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,10 @@ def read_held_out(
         max_tokens: tokens that are enough; the last document is cut there.
 
     Raises:
-        SourceError: see `sources_of` and `read_documents`.
+        SourceError: see `sources_of`, `check_tokenized_with` and `read_documents`.
     """
     source = sources_of(data, text_column, "validation_data")
-    check_tokenized_with(source, tokenizer)
+    check_tokenized_with(source, tokenizer, settings.normalization)
     encoder = Encoder(tokenizer)
     problems = None if settings.strict else lambda problem: None
     order = DocumentOrder(source, 0, shuffle=False, interleave=len(source[0].shards), problems=problems)
@@ -146,11 +148,18 @@ def read_held_out(
     return from_documents(found)
 
 
-def check_tokenized_with(sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that tokenised corpora hold this tokenizer's ids.
+def check_tokenized_with(
+    sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase, normalization: str | None = None
+) -> None:
+    """Checks that tokenised corpora hold the ids that this run would give their texts.
+
+    Args:
+        sources: what is read.
+        tokenizer: of the run.
+        normalization: of the run's texts, see `BlockSettings`; None where it does not matter.
 
     Raises:
-        SourceError: one was made with another tokenizer.
+        SourceError: one was made with another tokenizer, or of texts in another Unicode form.
     """
     shards = [shard for source in sources for shard in source.shards]
     folders = {Path(shard.name).parent.parent for shard in shards if isinstance(shard, FileShard)}
@@ -163,6 +172,13 @@ def check_tokenized_with(sources: Sequence[Source], tokenizer: PreTrainedTokeniz
             raise SourceError(
                 f"{corpus.place} was tokenised with {corpus.name}, not with the tokenizer of this run. "
                 f"{corpus.remedy}, or tokenise the texts again."
+            )
+        # Ids stay as they are: only texts that are read as such are brought to the recipe's form.
+        if None not in (normalization, corpus.normalization) and corpus.normalization != normalization:
+            raise SourceError(
+                f"{corpus.place} was tokenised with normalization={corpus.normalization}, and this run has "
+                f"normalization={normalization}. Give normalization={corpus.normalization}, or tokenise the texts "
+                f"again with --normalization {normalization}."
             )
 
 
@@ -187,9 +203,10 @@ def _made_with(place: str, revision: str | None = None) -> MadeWith | None:
         except (OSError, ValueError) as error:
             raise SourceError(f"{place}: its {MANIFEST} cannot be read: {explain(error)}") from error
     try:
-        tokenizer = json.loads(file.read_text(encoding="utf-8"))["tokenizer"]
-        return MadeWith(place, tokenizer["name"], tokenizer["sha256"], remedy)
-    except (ValueError, KeyError, TypeError):
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        tokenizer, normalization = manifest["tokenizer"], manifest.get("normalization")
+        return MadeWith(place, tokenizer["name"], tokenizer["sha256"], remedy, normalization)
+    except (ValueError, KeyError, TypeError, AttributeError):
         # Other data sets have files of this name, too.
         return None
 

@@ -13,6 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -174,6 +175,19 @@ def read_documents(
             raise SourceError(f"{path}: holds no document: it is empty, or every text in it is blank.")
 
 
+def is_tokenized(path: str, text_column: str = "text") -> bool:
+    """Whether a file holds token ids and no texts.
+
+    Raises:
+        SourceError: a table is broken.
+    """
+    if not path.endswith(_TABLES):
+        return False
+    with _sound_table(path):
+        columns, _ = _table(path)
+    return IDS_COLUMN in columns and text_column not in columns
+
+
 def read_in_turn(paths: Sequence[str], text_column: str = "text") -> Iterator[Document]:
     """The documents of several files, one of each in turn, so that a part of them is a part of every file."""
     readers = [read_documents(path, text_column) for path in paths]
@@ -255,6 +269,11 @@ def _text_of(line: str, text_column: str) -> str | tuple[str]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         return (f"not JSON ({error.msg}, column {error.colno}). Every row must be one JSON object.",)
+    except ValueError as error:
+        # Python reads no integer of thousands of digits.
+        return (f"JSON that cannot be read ({str(error).partition(';')[0]}). Write such a number as a string.",)
+    except RecursionError:
+        return ("JSON that is nested too deeply to be read. Leave out of the row what is nested.",)
     if not isinstance(record, dict):
         return (f'a JSON {type(record).__name__}. Every row must be one JSON object, such as {{"text": "…"}}.',)
     if text_column not in record:
@@ -293,7 +312,7 @@ def _table_rows(path: str, text_column: str, start: int) -> _Rows:
     # Imported here, since most corpora are JSON lines and pyarrow takes its time.
     import pyarrow
 
-    try:
+    with _sound_table(path):
         columns, batches = _table(path)
         if text_column in columns:
             kind = columns[text_column]
@@ -308,9 +327,18 @@ def _table_rows(path: str, text_column: str, start: int) -> _Rows:
         for batch in batches(wanted):
             skipped = max(0, min(batch.num_rows, start - row))
             row += skipped
-            for content in _contents(batch.slice(skipped), wanted):
+            for content in _contents(batch.slice(skipped), wanted, path, row):
                 row += 1
                 yield row, row, content
+
+
+@contextmanager
+def _sound_table(path: str) -> Iterator[None]:
+    """Says of a table that cannot be read that it is broken."""
+    import pyarrow
+
+    try:
+        yield
     except (pyarrow.ArrowException, OSError) as error:
         kind = "Parquet" if path.endswith(".parquet") else "Arrow"
         raise SourceError(f"{path}: not a sound {kind} file ({str(error).splitlines()[0]}). Get it again.") from error
@@ -341,9 +369,10 @@ def _selected(batches: Iterator[Any], wanted: list[str]) -> Iterator[Any]:
     return (batch.select(wanted) for batch in batches)
 
 
-def _contents(batch: Any, wanted: list[str]) -> Iterator[_Content]:
+def _contents(batch: Any, wanted: list[str], path: str, row: int) -> Iterator[_Content]:
+    """What stands in the rows of a batch, which follows so many rows of its file."""
     if wanted[0] != IDS_COLUMN:
-        yield from (text or "" for text in batch.column(0).to_pylist())
+        yield from _strings(batch.column(0), path, row)
         return
     lists = batch.column(0)
     offsets = np.asarray(lists.offsets)
@@ -352,3 +381,21 @@ def _contents(batch: Any, wanted: list[str]) -> Iterator[_Content]:
     for begin, end, characters in zip(offsets[:-1], offsets[1:], lengths, strict=True):
         # A document without a token is as blank as one without a character.
         yield (ids[begin:end], int(characters)) if end > begin else ""
+
+
+def _strings(column: Any, path: str, row: int) -> Iterator[str | Problem]:
+    try:
+        yield from [text or "" for text in column.to_pylist()]
+        return
+    except UnicodeDecodeError:
+        # Whoever writes a table need not check its strings; one by one, the others can be read.
+        pass
+    for text in column:
+        row += 1
+        try:
+            yield text.as_py() or ""
+        except UnicodeDecodeError as error:
+            reason = (
+                f"not UTF-8 ({error.reason} at byte {error.start} of the text). Write the row again from its source."
+            )
+            yield Problem(path, row, reason)

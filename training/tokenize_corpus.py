@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.errors import UsageError
 
-from .sources import MANIFEST, Document, Problem, SourceError, find_files, read_documents
+from .sources import MANIFEST, Document, Problem, SourceError, find_files, is_tokenized, read_documents
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
     from rich.console import Console
 
     from .encoding import Encoder
@@ -89,13 +92,19 @@ def tokenize_corpus(options: TokenizeOptions, console: Console) -> dict[str, Any
         The manifest.
 
     Raises:
-        ValueError: a file or the tokenizer cannot be read, or `out` holds something else.
+        ValueError: a file or the tokenizer cannot be read, a file is tokenised already, or `out` holds something else.
     """
     from llm_jp_modernbert.loading import load_tokenizer
 
     from .encoding import vocabulary_hash
 
     paths = find_files(options.files)
+    for path in paths:
+        if is_tokenized(path, options.text_column):
+            raise SourceError(
+                f"{path}: tokenised already: it holds token ids, and no column {options.text_column!r}. Name the "
+                "texts themselves, or their column with --text-column; train_data takes token ids as they are."
+            )
     tokenizer = load_tokenizer(options.tokenizer)
     header = {
         "version": _VERSION,
@@ -184,28 +193,50 @@ def _run(jobs: list[_Job], workers: int, console: Console) -> None:
                 bar.advance(task, os.path.getsize(job.path))
             return
         # Started afresh: a fork would inherit the threads of the tokenizers library in some state or other.
-        with get_context("spawn").Manager() as manager, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        context = get_context("spawn")
+        stop = context.Event()
+        with context.Manager() as manager:
             queue = manager.Queue()
-            running: dict[Future[None], _Job] = {pool.submit(_in_worker, job, queue): job for job in jobs}
-            while running:
-                for future in [future for future in running if future.done()]:
-                    job = running.pop(future)
-                    try:
+            pool = ProcessPoolExecutor(workers, context, _begin_worker, (stop,))
+            try:
+                running: dict[Future[None], _Job] = {pool.submit(_in_worker, job, queue): job for job in jobs}
+                while running:
+                    for future in [future for future in running if future.done()]:
+                        job = running.pop(future)
                         future.result()
-                    except ValueError:
-                        pool.shutdown(wait=False, cancel_futures=True)
-                        raise
-                    bar.advance(task, os.path.getsize(job.path))
+                        bar.advance(task, os.path.getsize(job.path))
+                    while not queue.empty():
+                        note(queue.get())
+                    time.sleep(0.1)
                 while not queue.empty():
                     note(queue.get())
-                time.sleep(0.1)
-            while not queue.empty():
-                note(queue.get())
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                # Waits for the batches in hand, so that nobody writes any more when the next job goes on from here.
+                pool.shutdown(cancel_futures=True)
+
+
+_stop: Event
+"""Of a worker: set when it is to end."""
+
+
+def _begin_worker(stop: Event) -> None:
+    """Ctrl-C reaches every process of a terminal: this one leaves it to its parent, which sets the event."""
+    global _stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _stop = stop
 
 
 def _in_worker(job: _Job, queue: Any) -> None:
+    # The pool hands out a few files ahead, which can be cancelled no more.
+    if _stop.is_set():
+        return
     for counts in _tokenize_file(job):
         queue.put(counts)
+        if _stop.is_set():
+            return
 
 
 def _tokenize_file(job: _Job) -> Iterator[dict[str, int]]:
@@ -342,12 +373,25 @@ def _journal_path(job: _Job) -> Path:
 
 
 def _journal(job: _Job) -> list[dict[str, Any]]:
-    """The shards that are complete; a line that was cut off by the end of a process is none."""
+    """The shards that are complete; a line that was cut off by the end of a process is none, and is cut away."""
     path = _journal_path(job)
     if not path.is_file():
         return []
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
+    content = path.read_bytes()
+    entries, whole = list[dict[str, Any]](), 0
+    for line in content.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        entries.append(entry)
+        whole += len(line)
+    if whole < len(content):
+        # Otherwise the next shard's line would be glued to it. Shards that were noted behind it are made again.
+        os.truncate(path, whole)
+    return entries
 
 
 def _summary(job: _Job) -> dict[str, Any]:

@@ -159,6 +159,33 @@ def test_problems_are_told_and_read_over(tmp_path: Path) -> None:
     assert [problem.reason.split()[0] for problem in problems] == ["not", "a", "blank", "column", "no", "half"]
 
 
+UNREADABLE = {"digits": "1" * 5000, "nested": "[" * 200_000 + "]" * 200_000}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("digits", r"JSON that cannot be read \(Exceeds the limit .* 5000 digits\)\. Write such"),
+        ("nested", r"JSON that is nested too deeply"),
+        ("bytes", r"not UTF-8 \(invalid start byte at byte 1 of the text\)"),
+    ],
+)
+def test_rows_that_python_cannot_read_are_rows_like_other_broken_ones(tmp_path: Path, name: str, reason: str) -> None:
+    if name == "bytes":
+        path = str(tmp_path / "a.parquet")
+        texts = pyarrow.array([b"a", b"b\xff", None, b"c"], pyarrow.binary()).view(pyarrow.string())
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
+    else:
+        rows = ['{"text": "a"}', f'{{"text": "b", "other": {UNREADABLE[name]}}}', '{"text": null}', '{"text": "c"}']
+        path = write(tmp_path / "a.jsonl", "\n".join(rows).encode())
+    problems: list[Problem] = []
+    assert [(d.text, d.row) for d in read_documents(path, problems=problems.append)] == [("a", 1), ("c", 4)]
+    assert [problem.row for problem in problems] == [2, 3]
+    assert [d.row for d in read_documents(path, start=2)] == [4]
+    with pytest.raises(SourceError, match=rf"^{path}, row 2: {reason}"):
+        texts_of(path)
+
+
 def test_a_file_of_nothing_but_problems_is_an_error_early(tmp_path: Path) -> None:
     def endless() -> bytes:
         return b'{"body": "a"}\n' * 100_000

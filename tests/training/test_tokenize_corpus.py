@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,9 @@ from transformers import AutoTokenizer
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.training import tokenize_corpus as job
-from llm_jp_modernbert.training.sources import find_files, read_documents
+from llm_jp_modernbert.training.blocks import BlockSettings
+from llm_jp_modernbert.training.data import check_tokenized_with, read_held_out, sources_of
+from llm_jp_modernbert.training.sources import SourceError, find_files, read_documents
 from llm_jp_modernbert.training.tokenize_corpus import TokenizeOptions, tokenize_corpus
 
 Data = tuple[Path, Path]
@@ -76,6 +83,88 @@ def test_a_job_that_was_stopped_ends_with_the_same_bytes(
     assert tokenize_corpus(options(data, tmp_path / "parts"), QUIET) == whole
 
 
+def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(data: Data, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    texts = "".join(path.read_text(encoding="utf-8") for path in sorted(data[0].iterdir()))
+    (tmp_path / "texts" / "000.jsonl").write_text(texts * 20, encoding="utf-8")
+    for number in range(1, 60):
+        os.link(tmp_path / "texts" / "000.jsonl", tmp_path / "texts" / f"{number:03d}.jsonl")
+    out = tmp_path / "out"
+    command = ["tokenize-corpus", tmp_path / "texts", "--tokenizer", data[1], "--out", out, "--workers", "2"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "llm_jp_modernbert", *map(str, command)], start_new_session=True, stderr=subprocess.PIPE
+    )
+    while running.poll() is None and not list(out.glob("data/*.arrow")):
+        time.sleep(0.01)
+    # As a terminal does: every process of the group gets it.
+    os.killpg(running.pid, signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert b"Traceback" not in told
+    assert b"Error" not in told
+    assert not (out / "manifest.json").exists()
+    finished = {path.name: path.stat().st_mtime_ns for path in (out / "data").iterdir()}
+    assert 0 < len(finished) < 60
+    assert len(list((out / ".progress").glob("*.jsonl"))) == len(finished)
+    assert not list((out / ".progress").glob("*.arrow"))
+    tokenize_corpus(TokenizeOptions((str(tmp_path / "texts"),), str(data[1]), out), QUIET)
+    shards = contents(out)
+    assert len(shards) == 60
+    assert len(set(shards.values())) == 1
+    assert all((out / "data" / name).stat().st_mtime_ns == then for name, then in finished.items())
+
+
+@pytest.mark.parametrize("torn", ["at the end", "in the middle"])
+def test_a_torn_journal_is_gone_on_from_again_and_again(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
+) -> None:
+    """Whether the process ended within a line, or another line was glued to such a one afterwards."""
+    whole = tokenize_corpus(options(data, tmp_path / "whole"), QUIET)
+    out = tmp_path / "out"
+
+    def stop_before_the_manifest() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "_summary", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                tokenize_corpus(options(data, out), QUIET)
+
+    def stopping(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    stop_before_the_manifest()
+    journal = min((out / ".progress").glob("*.jsonl"))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    whole_lines, half = (lines[:2], lines[2][:-9]) if torn == "at the end" else (lines[:1], lines[1][:9] + lines[2])
+    journal.write_bytes(b"".join(whole_lines) + half)
+    stop_before_the_manifest()
+    assert journal.read_bytes() == b"".join(lines)
+    assert tokenize_corpus(options(data, out), QUIET) == whole
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_it_is_trained_on_in_its_own_unicode_form(data: Data, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tokenize_corpus(options(data, out, normalization="NFC"), QUIET)
+    sources, tokenizer = sources_of(str(out), "text"), AutoTokenizer.from_pretrained(data[1])
+    check_tokenized_with(sources, tokenizer, "NFC")
+    said = (
+        rf"^{out} was tokenised with normalization=NFC, and this run has normalization=NFKC\. "
+        r"Give normalization=NFC, or tokenise the texts again with --normalization NFKC\.$"
+    )
+    with pytest.raises(SourceError, match=said):
+        check_tokenized_with(sources, tokenizer, "NFKC")
+    settings = BlockSettings(runs.SEQUENCE, normalization="NFKC")
+    with pytest.raises(SourceError, match=said):
+        read_held_out(str(out), "text", settings, tokenizer, 100)
+    # Texts are brought to any form, and an old manifest does not say which one it was.
+    check_tokenized_with(sources_of(str(data[0]), "text"), tokenizer, "NFKC")
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["normalization"]
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    check_tokenized_with(sources, tokenizer, "NFKC")
+
+
 def test_training_on_it_is_training_on_the_texts(data: Data, tmp_path: Path) -> None:
     tokenize_corpus(TokenizeOptions((str(data[0]),), str(data[1]), tmp_path / "out"), QUIET)
     settings = {"max_steps": 12, "logging_steps": 1, "save_strategy": "no"}
@@ -91,6 +180,9 @@ def test_mistakes(data: Data, tmp_path: Path) -> None:
         tokenize_corpus(options(data, tmp_path / "out", normalization="NFKC"), QUIET)
     with pytest.raises(UsageError, match="is not empty, and no tokenised corpus"):
         tokenize_corpus(options(data, data[1]), QUIET)
+    with pytest.raises(SourceError, match=r"out/data/00000-.*\.arrow: tokenised already.*Name the texts themselves"):
+        tokenize_corpus(options((tmp_path / "out", data[1]), tmp_path / "again"), QUIET)
+    assert not (tmp_path / "again").exists()
     other = runs.write_tokenizer(tmp_path / "other", runs.write_corpus(tmp_path / "corpus", documents=9))
     keys = runs.recipe(data[0], other, tmp_path / "run", train_data=str(tmp_path / "out"))
     with pytest.raises(ValueError, match=r"was tokenised with .*, not with the tokenizer of this run"):
