@@ -99,10 +99,10 @@ def make_stream(arguments: PretrainingArguments, tokenizer: PreTrainedTokenizerB
     """This rank's batches.
 
     Raises:
-        SourceError: the data is not there, or was tokenised with another tokenizer.
+        SourceError: the data is not there, or was tokenised with another tokenizer or in another Unicode form.
     """
     sources = sources_of(arguments.train_data or [], arguments.text_column)
-    check_tokenized_with(sources, tokenizer)
+    check_tokenized_with(sources, tokenizer, arguments.normalization)
     full, warmup = arguments.rows_per_device_batch, arguments.batch_warmup_steps
 
     def rows(step: int) -> int:

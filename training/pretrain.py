@@ -72,6 +72,7 @@ def pretrain(
 
     if arguments.n_gpu > 1:
         say(f"{arguments.n_gpu} GPUs are here, but one process uses one: start with accelerate launch to use all.")
+    _check_trackers(arguments)
     run = Path(arguments.output_dir).expanduser()
     arguments.output_dir = str(run)
     checkpoint = _open_run(arguments, say)
@@ -123,6 +124,20 @@ def pretrain(
         if publisher is not None:
             publisher.finish(hurry=stop.received is not None)
     return trainer
+
+
+def _check_trackers(arguments: PretrainingArguments) -> None:
+    """Trainer would find it out when model and data are loaded."""
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    missing = set(arguments.report_to or ()) & set(INTEGRATION_TO_CALLBACK) - set(
+        get_available_reporting_integrations()
+    )
+    for name in sorted(missing):
+        raise UsageError(f"report_to: {name} is not installed here. Try pip install {name.replace('_', '-')}.")
 
 
 def _open_run(arguments: PretrainingArguments, say: Callable[[str], Any]) -> Path | None:

@@ -102,6 +102,11 @@ def test_vocabulary_of_another_model(data: Data, tmp_path: Path, capsys: pytest.
     assert "nowhere" in line
 
 
+def test_a_tracker_that_is_not_there(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, runs.recipe(*data, tmp_path / "run"), "report_to=[dvclive]")
+    assert "report_to: dvclive is not installed here. Try pip install dvclive." in line
+
+
 def test_a_row_longer_than_the_model_reads(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, runs.recipe(*data, tmp_path / "run"), "sequence_length=129")
     assert "sequence_length: 129 tokens, but the model reads 128" in line
