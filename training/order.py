@@ -11,7 +11,8 @@ within blocks (see `stream`), which are read again after a stop, so that a place
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -214,6 +215,53 @@ class _SourceReader:
             self._open_shard(list(opened))
         self._opened, self._turn = state["opened"], state["turn"]
         self._given, self.characters = state["given"], state["characters"]
+
+
+def shard_list(source: Source) -> dict[str, Any]:
+    """Which shards a source has and in which order, short enough for a run's state.
+
+    Returns:
+        Their `count` and the `sha256` of their names, without what all of them begin with: a folder may be moved.
+    """
+    _, names = _common(source)
+    return {"count": len(names), "sha256": _sha256(names)}
+
+
+def changed_shards(saved: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> str | None:
+    """What is another list of shards than a checkpoint's, as a sentence's beginning; None where all are the same.
+
+    Args:
+        saved: of each source, as `shard_list` gave it.
+        sources: that there are now.
+    """
+    if len(saved) != len(sources):
+        return f"the sources are not those of the checkpoint ({len(saved)} then, {len(sources)} now)"
+    for before, source in zip(saved, sources, strict=True):
+        if before == shard_list(source):
+            continue
+        place, names = _common(source)
+        then, now = before["count"], len(names)
+        what = f"{then:,} then, {now:,} now"
+        if then == now:
+            what = f"{then:,} then and now, but of other names or in another order"
+        elif then < now and before["sha256"] == _sha256(names[:then]):
+            # Of a list that has only grown at its end the new files are known.
+            what += f"; the first new one is {names[then]}"
+        return f"the files of {place} are not those of the checkpoint ({what})"
+    return None
+
+
+def _common(source: Source) -> tuple[str, list[str]]:
+    """The folder that the names of a source's shards share, and the rest of each."""
+    parts = [shard.name.split("/") for shard in source.shards]
+    folders = [part[:-1] for part in parts]
+    levels = enumerate(zip(*folders, strict=False))
+    shared = next((level for level, names in levels if len(set(names)) > 1), min(map(len, folders)))
+    return "/".join(parts[0][:shared]) or source.shards[0].name, ["/".join(part[shared:]) for part in parts]
+
+
+def _sha256(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _nothing(source: Source) -> str:

@@ -1,24 +1,25 @@
 """The batches of a run: an endless, resumable sequence of rows, shared by any number of ranks and workers.
 
 Rows are numbered through the whole run, and which row has which number depends on the data, the seed and the settings
-alone. Of every batch rank r of R takes the rows whose number leaves r on division by R: one process with the same
-global batch trains on the same rows as many, and a run may go on with another number of ranks.
+alone. Of every batch rank r of R takes row r and every R-th after it: one process with the same global batch trains on
+the same rows as many, and a run may go on with another number of ranks.
 
 Where texts are tokenised on the fly, ranks should not all tokenise all of it. So blocks can be dealt to L lanes, block
 b to lane b mod L, and row n is the next row of lane n mod L: where R divides L, each rank makes the blocks of L / R
 lanes. Lanes drift apart by less than a block, since blocks are of equal size in characters.
 
-The state of a rank is the number of the next row and, per lane, where the block of its last row begins.
+The state of a rank is the number of the next row and, per lane, where the block of its last row begins. As places are
+numbers of shards and rows, it also says which lists of shards they belong to.
 """
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import signal
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +31,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from .blocks import Block, BlockDataset, BlockMaker
+from .checkpoints import CheckpointError
 from .masking import IGNORED, Masking, sample_keys
+from .order import changed_shards, shard_list
 from .sources import SourceError
 
 # How often a worker looks whether its parent lives.
@@ -111,15 +114,20 @@ class BatchStream:
         self.report = report
         self.step = 0
         self._next_row = 0
-        # Row n is this rank's where n leaves its number on division by the ranks: these lanes hold such rows.
-        common = math.gcd(lanes, ranks)
-        self._lanes = {lane: _Lane(lane) for lane in range(lanes) if lane % common == rank % common}
+        self._lanes = {lane: _Lane(lane) for lane in self._lanes_of_rank()}
+
+    def _lanes_of_rank(self) -> list[int]:
+        """The lanes that hold this rank's rows: every `ranks`-th one from the present place on."""
+        common = math.gcd(self.lanes, self.ranks)
+        # Counted from here: with another number of ranks before, the rows read need not be a multiple of it.
+        return list(range((self._next_row + self.rank) % common, self.lanes, common))
 
     def state_dict(self) -> dict[str, Any]:
         """What this rank has to remember, as plain values; to be taken between two steps."""
         return {
             "rows": self._next_row,
             "step": self.step,
+            "sources": [shard_list(source) for source in self.maker.sources],
             "lanes": {str(number): asdict(lane) for number, lane in self._lanes.items()},
         }
 
@@ -130,16 +138,23 @@ class BatchStream:
             states: of all the ranks that there were.
 
         Raises:
-            ValueError: the states belong to another number of lanes.
+            CheckpointError: the states belong to another number of lanes, or to other files.
         """
         self._next_row, self.step = states[0]["rows"], states[0]["step"]
         # Of the ranks that share a lane the first one reports its blocks: its word on them counts.
         saved = {int(number): lane for state in reversed(states) for number, lane in state["lanes"].items()}
         if set(saved) != set(range(self.lanes)):
-            raise ValueError(
+            raise CheckpointError(
                 f"data_lanes={self.lanes}, but the checkpoint's data has {len(saved)}. Go on with that many."
             )
-        self._lanes = {number: _Lane(**saved[number]) for number in self._lanes}
+        # A checkpoint of an earlier version does not say.
+        changed = changed_shards(states[0]["sources"], self.maker.sources) if "sources" in states[0] else None
+        if changed is not None:
+            raise CheckpointError(
+                f"train_data: {changed}, so that its place is lost. Go on with the files as they were, or train on "
+                "these in another output_dir with init_from."
+            )
+        self._lanes = {number: _Lane(**saved[number]) for number in self._lanes_of_rank()}
 
     def batches(self, accumulation: int = 1) -> Iterator[dict[str, Any]]:
         """Batches from the present place on; the state moves with them.
@@ -155,8 +170,9 @@ class BatchStream:
             SourceError: the data is at fault, see `read_documents`.
         """
         arriving = _loaded(self._blocks(), self.workers)
-        # Also where the interpreter ends: it would wait for workers that are deaf to its signal.
-        close = weakref.finalize(self, arriving.close)
+        # Also where the interpreter ends: it would wait for workers that are deaf to its signal. What is registered
+        # last is called first, that is, before torch says that it is too late to end workers.
+        atexit.register(arriving.close)
         take = self._row_taker(arriving)
         try:
             while True:
@@ -170,13 +186,14 @@ class BatchStream:
                     self.step += micro == accumulation - 1
                     yield self._batch(chosen, probability)
         finally:
-            close()
+            arriving.close()
 
     def _row_taker(self, arriving: Iterator[Block]) -> Callable[[int], tuple[Block, int]]:
         """A function that gives the block and the row of a number; numbers must rise."""
         waiting: dict[int, deque[Block]] = {number: deque() for number in self._lanes}
         current: dict[int, Block] = {}
-        common = math.gcd(self.lanes, self.ranks)
+        # Of the ranks that share lanes, which are so many apart, the first one tells of their blocks.
+        report = self.report if self.rank < math.gcd(self.lanes, self.ranks) else None
 
         def advance(number: int) -> Block:
             while not waiting[number]:
@@ -185,8 +202,8 @@ class BatchStream:
             block = current[number] = waiting[number].popleft()
             lane = self._lanes[number]
             lane.block, lane.begin = block.number, block.begin
-            if self.report is not None and self.rank == number % common and block.number > lane.reported:
-                self.report(block)
+            if report is not None and block.number > lane.reported:
+                report(block)
                 lane.reported = block.number
             return block
 
@@ -251,7 +268,7 @@ class _Wanted:
 
 
 def _loaded(blocks: BlockDataset, workers: int) -> Generator[Block, None, None]:
-    """The blocks, as so many processes make them; these end when it is closed."""
+    """The blocks, as so many processes make them; these end with it, whether it is closed or fails."""
     loader = DataLoader(
         blocks,
         batch_size=None,
@@ -260,10 +277,27 @@ def _loaded(blocks: BlockDataset, workers: int) -> Generator[Block, None, None]:
         worker_init_fn=_prepare_worker,
         prefetch_factor=2 if workers else None,
     )
-    for block in loader:
-        if isinstance(block, SourceError):
-            raise block
-        yield block
+    arriving = iter(loader)
+    try:
+        for block in arriving:
+            if isinstance(block, SourceError):
+                raise block
+            yield block
+    finally:
+        if workers:
+            _end_workers(arriving)
+
+
+def _end_workers(arriving: Any) -> None:
+    """Ends the workers of a DataLoader's iterator.
+
+    It would do so itself once nothing holds it, but an error's traceback does, up to the end of the interpreter. That
+    waits for them, and they are deaf to its signal.
+    """
+    arriving._shutdown_workers()
+    for worker in arriving._workers:
+        # One that is still at work after the seconds that it was given.
+        worker.kill()
 
 
 def _as_it_is(block: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_jp_modernbert.loading import load_tokenizer
 from llm_jp_modernbert.training.blocks import BlockMaker, BlockSettings
+from llm_jp_modernbert.training.checkpoints import CheckpointError
 from llm_jp_modernbert.training.data import sources_of
 from llm_jp_modernbert.training.masking import IGNORED, Masking
 from llm_jp_modernbert.training.order import DocumentOrder
@@ -97,8 +99,73 @@ def test_ranks_share_the_rows_of_one(data: Data, tokenizer: PreTrainedTokenizerB
         other.load_state_dict(states)
     parts = [rows(taken(other, 20)) for other in others]
     assert [a + b for a, b in zip(*parts, strict=True)] == one[20:]
-    with pytest.raises(ValueError, match=f"data_lanes={lanes + 1}"):
+    with pytest.raises(CheckpointError, match=f"data_lanes={lanes + 1}"):
         stream(data, tokenizer, lanes=lanes + 1).load_state_dict(states)
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 4, 6])
+def test_ranks_go_on_after_rows_that_they_do_not_divide(
+    data: Data, tokenizer: PreTrainedTokenizerBase, lanes: int
+) -> None:
+    reports: list[int] = []
+
+    def goes_on(states: list[dict[str, Any]], ranks: int, rows: int, count: int) -> list[dict[str, Any]]:
+        """Trains on so many batches of each rank, and gives the states after them."""
+        found = []
+        for rank in range(ranks):
+            part = stream(data, tokenizer, rows, lanes=lanes, rank=rank, ranks=ranks)
+            part.report = lambda block: reports.append(block.number)
+            if states:
+                part.load_state_dict(states)
+            for batch in taken(part, count):
+                read.update(map(tuple, batch["info"].samples.tolist()))
+            found.append(plain(part.state_dict()))
+        return found
+
+    read: Counter[tuple[int, ...]] = Counter()
+    # 15 rows in one process, which two do not divide; 33 after these, and 57 at the end.
+    states = goes_on([], 1, 3, 5)
+    states = goes_on(states, 2, 3, 3)
+    goes_on(states, 4, 3, 2)
+    whole: Counter[tuple[int, ...]] = Counter()
+    for batch in taken(stream(data, tokenizer, 3, lanes=lanes), 19):
+        whole.update(map(tuple, batch["info"].samples.tolist()))
+    assert read == whole
+    assert sorted(reports) == sorted(set(reports))
+
+
+def test_other_files_than_the_checkpoint_had_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    folder = runs.write_corpus(tmp_path / "one")
+    data = (folder, folder)
+    part = stream(data, tokenizer)
+    taken(part, 5)
+    state = plain(part.state_dict())
+    others = {}
+    for name in ("moved", "more", "fewer", "renamed"):
+        others[name] = tmp_path / name / "corpus"
+        shutil.copytree(folder, others[name])
+    # Where the whole folder is moved, the same documents follow.
+    moved = stream((others["moved"], folder), tokenizer)
+    moved.load_state_dict([state])
+    assert all(map(same, taken(moved, 5), taken(part, 5)))
+
+    shutil.copy(folder / "0.jsonl", others["more"] / "3.jsonl")
+    (others["fewer"] / "1.jsonl").unlink()
+    (others["renamed"] / "1.jsonl").rename(others["renamed"] / "4.jsonl")
+    expected = {
+        "more": r"3 then, 4 now; the first new one is 3\.jsonl",
+        "fewer": "3 then, 2 now",
+        "renamed": "3 then and now, but of other names",
+    }
+    for name, what in expected.items():
+        with pytest.raises(CheckpointError, match=rf"files of {others[name]} are not .*\({what}.*Go on with"):
+            stream((others[name], folder), tokenizer).load_state_dict([state])
+    weighted = [{"path": str(folder), "weight": 1}, {"path": str(others["more"]), "weight": 1}]
+    with pytest.raises(CheckpointError, match=r"sources are not .*\(1 then, 2 now\)"):
+        stream(data, tokenizer, train_data=weighted).load_state_dict([state])
+    # A checkpoint of an earlier version cannot tell.
+    del state["sources"]
+    stream((others["more"], folder), tokenizer).load_state_dict([state])
 
 
 def test_another_seed_is_another_order_and_none_is_that_of_the_files(
@@ -160,7 +227,13 @@ def test_weights_are_shares_of_text_and_lengths_are_kept_to(tmp_path: Path) -> N
         nothing.next()
 
 
-ENDINGS = {"the end": "", "an error": "raise RuntimeError", "a kill": "os.kill(os.getpid(), signal.SIGKILL)"}
+ENDINGS = {
+    "the end": "",
+    "an error": "raise RuntimeError",
+    "a kill": "os.kill(os.getpid(), signal.SIGKILL)",
+    "a worker's error": "for _ in batches: pass",
+    "a worker's kill": "os.kill(active_children()[0].pid, signal.SIGKILL)\nfor _ in batches: pass",
+}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -170,7 +243,9 @@ def test_workers_end_with_their_process(
     """Although they are deaf to what a scheduler sends."""
     tokenizer.save_pretrained(tmp_path)
     script = f"""
-import os, signal
+import os, signal, tempfile
+# Others, too, have something to do at the end; what asks for it before torch does is called after it.
+folder = tempfile.TemporaryDirectory()
 from multiprocessing import active_children
 from transformers import AutoTokenizer
 from llm_jp_modernbert.training import stream as module
@@ -178,21 +253,39 @@ from llm_jp_modernbert.training.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data import sources_of
 from llm_jp_modernbert.training.masking import Masking
 module._LOOK_SECONDS = 0.1
+class Failing(BlockMaker):
+    def _make(self, stretch, encode):
+        # Later than what workers make ahead of the first batch.
+        if stretch.number == 9:
+            raise RuntimeError("of a worker")
+        return super()._make(stretch, encode)
 tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r})
-maker = BlockMaker(sources_of({str(data[0])!r}, "text"), BlockSettings(64, characters=800), tokenizer)
+maker = Failing(sources_of({str(data[0])!r}, "text"), BlockSettings(64, characters=800), tokenizer)
 masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
-made = module.BatchStream(maker, masking, lambda step: 1, workers=1)
+made = module.BatchStream(maker, masking, lambda step: 1, workers=2)
 batches = made.batches()
 next(batches)
 print(*(child.pid for child in active_children()), flush=True)
 {ENDINGS[ending]}
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    (worker,) = map(int, ended.stdout.split())
-    assert ended.returncode == {"the end": 0, "an error": 1, "a kill": -signal.SIGKILL}[ending]
+    workers = [int(worker) for worker in ended.stdout.split()]
+    assert len(workers) == 2
+    assert ended.returncode == {"the end": 0, "a kill": -signal.SIGKILL}.get(ending, 1)
+    if ending.startswith("a worker's"):
+        assert "of a worker" in ended.stderr if "error" in ending else "DataLoader worker" in ended.stderr
     for _ in range(200):
-        if not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+        workers = [worker for worker in workers if lives(worker)]
+        if not workers:
             return
         time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker lived on")
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    pytest.fail("workers lived on")
+
+
+def lives(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]
+    except OSError:
+        return False
