@@ -187,6 +187,7 @@ class BatchStream:
                     yield self._batch(chosen, probability)
         finally:
             arriving.close()
+            atexit.unregister(arriving.close)
 
     def _row_taker(self, arriving: Iterator[Block]) -> Callable[[int], tuple[Block, int]]:
         """A function that gives the block and the row of a number; numbers must rise."""
