@@ -1,11 +1,14 @@
-"""Files that are written whole, and sums of files, read in parts."""
+"""Files that are written whole, JSON that is read with a word on what is wrong with it, and sums of files."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -21,6 +24,30 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UsageError: it is missing, or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model's folder.
+
+    Raises:
+        UsageError: it is missing, or no JSON object.
+    """
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise UsageError(f"{folder / 'config.json'}: holds no JSON object, so it is no model's configuration.")
+    return config
 
 
 def sha256(path: Path) -> str:

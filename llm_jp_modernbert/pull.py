@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .files import git_blob, sha256
+from .files import git_blob, read_config, sha256
 from .hub import MAIN, PATIENT, TRAINING, Patience, in_one_line
 from .staging import CARD, MANIFEST, read_manifest
 
@@ -167,7 +167,7 @@ def describe(folder: Path) -> dict[str, str]:
     """What a model's folder holds, in words, by what they are about."""
     from huggingface_hub import ModelCard
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     facts = {"model type": str(config.get("model_type"))}
     if "auto_map" in config:
         facts["code"] = "brings code of its own: needs trust_remote_code=True, or this package"
@@ -177,8 +177,10 @@ def describe(folder: Path) -> dict[str, str]:
     else:
         facts["weights"] = "none in safetensors"
     shape = {"num_hidden_layers": "layers", "hidden_size": "wide", "vocab_size": "tokens in the vocabulary"}
-    facts["shape"] = ", ".join(f"{config[key]:,} {word}" for key, word in shape.items() if key in config)
-    if "max_position_embeddings" in config:
+    facts["shape"] = ", ".join(
+        f"{config[key]:,} {word}" for key, word in shape.items() if isinstance(config.get(key), int)
+    )
+    if isinstance(config.get("max_position_embeddings"), int):
         facts["reads"] = f"{config['max_position_embeddings']:,} tokens at most"
     facts |= _training(folder)
     if (folder / CARD).is_file():

@@ -6,7 +6,6 @@ gave the source's logits, filled masks, and has a card whose metadata the Hub re
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import hub, staging
 from .errors import UsageError
+from .files import read_config
 from .loading import OUR_MODEL_TYPES, load_masked_lm, load_tokenizer
 from .release_check import check
 
@@ -193,7 +193,7 @@ def _check_options(options: ReleaseOptions) -> None:
         raise UsageError(f"{options.source} holds no config.json, so it is no model.{hint}")
     if not any(options.source.glob("*.safetensors")):
         raise UsageError(f"{options.source} holds no weights in safetensors, and no others are released.")
-    config = json.loads((options.source / "config.json").read_text(encoding="utf-8"))
+    config = read_config(options.source)
     if config.get("model_type") not in OUR_MODEL_TYPES:
         raise UsageError(f"{options.source} is a {config.get('model_type')} model; ModernBERT models are released.")
     if options.format == "native" and (options.onnx or options.pooling):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows
-from .files import sha256, write_whole
+from .files import read_config, sha256, write_whole
 from .hub import TRAINING
 from .model_cards.about import About, Picture
 from .model_cards.card import model_card
@@ -154,7 +154,7 @@ def write_card(
     Raises:
         UsageError: the card is not what the Hub reads.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     training = folder / TRAINING
     stages = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else None
     # A machine that trains need not have what plots are drawn with.

@@ -7,14 +7,13 @@ and writes `README.md`. The figures are those of `results.json`, where others pu
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.results import Results, Row
-from llm_jp_modernbert.files import write_whole
+from llm_jp_modernbert.files import read_json, write_whole
 from llm_jp_modernbert.hub import Checkpoint
 from llm_jp_modernbert.staging import ASSETS, RECIPE, RESULTS
 
@@ -105,18 +104,6 @@ def _measured(folder: Path) -> dict[str, Any]:
             if not name.startswith("finding-")
         ],
     }
-
-
-def read_json(path: Path) -> Any:
-    """The content of a file.
-
-    Raises:
-        UsageError: it is missing, or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).") from error
 
 
 def write_card(folder: Path) -> Path:

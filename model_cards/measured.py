@@ -28,14 +28,14 @@ from llm_jp_modernbert.clean_process import reload_alone
 from llm_jp_modernbert.errors import UsageError
 from llm_jp_modernbert.evaluation.plots import Measured, plot_all, save, style
 from llm_jp_modernbert.evaluation.results import Results, instances_of, model_folder, read_rows, write_rows
-from llm_jp_modernbert.files import write_whole
+from llm_jp_modernbert.files import read_json, write_whole
 from llm_jp_modernbert.loading import load_tokenizer
 from llm_jp_modernbert.staging import ASSETS, RECIPE, RESULTS, everyday_masks
 
 from . import commands, comparisons
 from .about import Example, State
 from .findings import Roles, findings
-from .finished import FINDINGS, MEASURED, read_json, write_card
+from .finished import FINDINGS, MEASURED, write_card
 from .plots import plot_training
 
 _CHECKPOINT = re.compile(r"(?P<run>.*)/checkpoint-(?P<step>\d+)")
