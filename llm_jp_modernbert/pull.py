@@ -177,9 +177,8 @@ def describe(folder: Path) -> dict[str, str]:
     else:
         facts["weights"] = "none in safetensors"
     shape = {"num_hidden_layers": "layers", "hidden_size": "wide", "vocab_size": "tokens in the vocabulary"}
-    facts["shape"] = ", ".join(
-        f"{config[key]:,} {word}" for key, word in shape.items() if isinstance(config.get(key), int)
-    )
+    counts = {word: config.get(key) for key, word in shape.items()}
+    facts["shape"] = ", ".join(f"{count:,} {word}" for word, count in counts.items() if isinstance(count, int))
     if isinstance(config.get("max_position_embeddings"), int):
         facts["reads"] = f"{config['max_position_embeddings']:,} tokens at most"
     facts |= _training(folder)
