@@ -325,6 +325,10 @@ def _table(table: Leaderboard, mode: str, bold: str) -> list[list[str]]:
     ]
 
 
+def _alike(column: Column) -> tuple[str, ...]:
+    return column.task, column.dataset, column.split, column.protocol
+
+
 def _notes(table: Leaderboard) -> list[str]:
     """What the columns are of, those of the same data together."""
     together: dict[Column, list[Column]] = {}
@@ -332,7 +336,7 @@ def _notes(table: Leaderboard) -> list[str]:
         together.setdefault(replace(column, metric="", higher_is_better=True), []).append(column)
     notes = []
     for data, columns in together.items():
-        twins = [other.settings for other in together if other.task == data.task]
+        twins = [other.settings for other in together if _alike(other) == _alike(data)]
         note = f"{data.task} ({', '.join(column.metric for column in columns)}): {data.dataset}"
         note += f" ({data.dataset_revision}), {data.split}, {data.examples:,} examples, {data.protocol} protocol"
         note += "" if data.limit == _NO_LIMIT else f", limit {data.limit}"

@@ -95,8 +95,8 @@ def trade_off(
                 ha=side,
                 fontsize=7,
             )
-    # Training begins far from where it ends: a linear scale would put all later states on one spot.
-    if max(xs) < 0 < min(ys):
+    # Where training begins far from where it ends, a linear scale would put all later states on one spot.
+    if max(xs) < 0 < min(ys) and max(ys) > 20 * min(ys):
         axes.set_xscale("symlog", linthresh=-max(xs) / 2)
         axes.set_yscale("log")
         axes.set_xlim(right=max(xs) / 2)
