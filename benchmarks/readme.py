@@ -62,9 +62,17 @@ def measured_part(content: dict[str, Any], plot: str) -> str:
     return "\n\n".join(parts)
 
 
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{value:,.0f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
 def _conditions(content: dict[str, Any]) -> str:
     machine, settings = content["machine"], content["settings"]
-    rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in content["matrix rate"].items())
+    rates = ", ".join(
+        f"{_range([case['matrix rate'][dtype] / 1e9 for case in content['cases']])} GFLOP/s in {dtype}"
+        for dtype in content["matrix rate"]
+    )
     sets = ", ".join(machine["instruction sets"])
     libraries = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     memory = f", {machine['memory GB']} GB" if "memory GB" in machine else ""

@@ -79,7 +79,7 @@ def comparisons(content: dict[str, Any]) -> list[Compared]:
     for case in content["cases"]:
         measured = measured_of(case)
         for goal in (Goal(**goal) for goal in case["goals"]):
-            floor = _floor(measured, case["ours"], goal.against, content["matrix rate"])
+            floor = _floor(measured, case["ours"], goal.against, case["matrix rate"])
             found.append(Compared(case["row"], measured, goal, case["ours"], floor))
     return found
 

@@ -260,6 +260,8 @@ def run(
         case = {
             "row": row.number,
             "command": command,
+            # Rows of several runs may stand in one file, and each has the machine of its hour.
+            "matrix rate": content["matrix rate"],
             **asdict(measured),
             "ours": row.ours,
             "goals": [asdict(goal) for goal in row.goals],
