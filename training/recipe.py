@@ -25,10 +25,8 @@ EXTENDS = "extends"
 
 FOLDER = Path(__file__).parent / "recipes"
 
-# Keys that do not decide what is trained, but where it is kept, seen and computed, and how the rows of a step are
-# shared among devices and batches.
+# Keys that do not decide what is trained, but where it is kept, seen and computed.
 _FREE = {
-    *("tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("output_dir", "resume_from_checkpoint", "run_name", "project", "disable_tqdm", "report_to", "debug"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "log_level", "log_level_replica"),
     *("log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step", "skip_memory_metrics"),
@@ -40,6 +38,8 @@ _FREE = {
     *("local_rank", "ddp_backend", "ddp_timeout", "use_cpu", "max_skipped_steps", "strict", "do_train", "do_eval"),
     *("do_predict", "per_device_eval_batch_size", "torch_empty_cache_steps"),
 }
+# How the rows of a step are shared among devices and batches; only their number decides what is trained.
+_SHARING = {"tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"}
 # Not written down: a secret, and what a recipe refuses, since a stream has no length.
 _UNWRITTEN = {"hub_token", "num_train_epochs"}
 
@@ -101,7 +101,7 @@ def render(arguments: PretrainingArguments) -> str:
 
     No token is part of it.
     """
-    values = plain_values(arguments)
+    values = _values(arguments)
     defaults = {member.name: _default(member) for member in fields(PretrainingArguments)}
     own = set(PretrainingArguments.__annotations__)
     first = {name: value for name, value in values.items() if name in own or value != defaults[name]}
@@ -109,10 +109,15 @@ def render(arguments: PretrainingArguments) -> str:
     return f"{_yaml(first)}\n# transformers' defaults\n{_yaml(rest)}"
 
 
+def decisive(arguments: PretrainingArguments) -> dict[str, Any]:
+    """The keys that decide what is trained, as plain values."""
+    return {name: value for name, value in _values(arguments).items() if name not in _FREE}
+
+
 def fingerprint(arguments: PretrainingArguments) -> dict[str, Any]:
-    """The keys that decide what is trained, as plain values, and the rows of a step, of all devices."""
-    decisive = {name: value for name, value in plain_values(arguments).items() if name not in _FREE}
-    return {**decisive, "rows_per_step": arguments.rows_per_step}
+    """What two runs that train the same have in common: the keys that decide, and the rows of a step."""
+    alike = {name: value for name, value in decisive(arguments).items() if name not in _SHARING}
+    return {**alike, "rows_per_step": arguments.rows_per_step}
 
 
 def differences(saved: dict[str, Any], arguments: PretrainingArguments) -> list[str]:
@@ -243,8 +248,7 @@ def _described(expected: Any) -> str:
     return " or ".join(text for text in described if text != "nothing")
 
 
-def plain_values(arguments: PretrainingArguments) -> dict[str, Any]:
-    """All keys as plain values, but secrets."""
+def _values(arguments: PretrainingArguments) -> dict[str, Any]:
     plain = {
         member.name: getattr(arguments, member.name)
         for member in fields(PretrainingArguments)

@@ -25,7 +25,7 @@ from llm_jp_modernbert.loading import split_revision
 from llm_jp_modernbert.versions import library_versions
 
 from .arguments import PretrainingArguments
-from .recipe import plain_values
+from .recipe import decisive
 from .totals import Totals
 
 FILE = "training.json"
@@ -153,7 +153,7 @@ def hardware(devices: int, kind: str) -> dict[str, Any]:
 def _recipe(arguments: PretrainingArguments) -> dict[str, Any]:
     own = set(PretrainingArguments.__annotations__) - set(TrainingArguments.__dataclass_fields__)
     kept = (own | set(_SHOWN)) - set(_PLACES)
-    return {key: value for key, value in plain_values(arguments).items() if key in kept and value is not None}
+    return {key: value for key, value in decisive(arguments).items() if key in kept and value is not None}
 
 
 def data_names(data: Any) -> list[dict[str, Any]]:
