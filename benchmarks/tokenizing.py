@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,8 @@ def of_texts(files: Sequence[str], tokenizer: str, megabytes: float, threads: in
         megabytes: of text in UTF-8, in a turn.
         threads: of this library's encoder; the fast tokenizer takes those that it finds.
     """
+    # A pipeline of transformers, such as that of another row, turns off the threads of its tokenizers for good.
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
     made: Any = load_tokenizer(tokenizer)
     texts, size = [], 0
     for document in read_in_turn(find_files(list(files))):
