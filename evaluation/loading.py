@@ -72,7 +72,7 @@ class EvaluatedModel:
     @cached_property
     def revision(self) -> str:
         """The commit of a repository, or `sha256:…` over the weights and the configuration of a directory."""
-        folder = Path(self.name).expanduser()
+        folder = Path(self.name)
         if folder.is_dir():
             return _fingerprint(folder)
         from transformers.utils.hub import cached_file, extract_commit_hash
@@ -153,7 +153,7 @@ class EvaluatedModel:
 
     def has_file(self, name: str) -> bool:
         """Whether its directory or repository holds a file."""
-        folder = Path(self.name).expanduser()
+        folder = Path(self.name)
         if folder.is_dir():
             return (folder / name).is_file()
         from transformers.utils.hub import has_file
