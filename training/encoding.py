@@ -5,8 +5,8 @@ slower than SentencePiece's own processor. Both look for the split of the highes
 
 * SentencePiece adds scores up in single precision, so that in a long document splits of nearly the same score become
   one. A document is therefore given to it in parts, cut where no piece reaches from one to the next.
-* Splits of nearly the same score are ties, which rounding decides. The parts that hold one are split again in double
-  precision, from the sum that the document has reached before them.
+* Splits of nearly the same score are ties, which rounding decides. What stands around one, up to where no piece
+  reaches over, is split again in double precision, from the sum that the document has reached before it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Sequence, Sized
-from itertools import pairwise
+from collections.abc import Iterable, Sequence, Sized
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +34,8 @@ _PROBES = (
     "𠮷野家で𩸽を食べる👨‍👩‍👧 ＡＢＣ　ｱｲｳ①",
     "一行目\n二行目\r\n",
 )
-# A part of a document ends at the first possible cut after so many characters.
-_PART = 200
+# A part of a document ends at the first possible cut after so many characters. Longer ones are faster, less precise.
+_PART = 400
 # Splits of two pieces each whose scores differ by less are not told apart for certain in single precision, if the sum
 # up to them is above this: between -4,096 and -8,192, numbers are 0.0005 apart, and a sum of two is out by as much.
 _TIE, _LOWEST_SUM = 0.001, -8192.0
@@ -67,10 +67,11 @@ class Encoder:
             self._viterbi = Viterbi(vocabulary)
             self._ties = Ties(vocabulary, _TIE)
             self._scores = np.array([score for _, score in vocabulary])
-            # A character's first byte has the score of an unknown character, the others none.
-            self._scores[self._viterbi.bytes] = [
-                0.0 if 0x80 <= byte < 0xC0 else self._viterbi.unknown for byte in range(256)
-            ]
+            self._lengths = np.array([len(piece) for piece, _ in vocabulary])
+            # A character's first byte has the score and the length of an unknown character, the others none.
+            first = np.array([not 0x80 <= byte < 0xC0 for byte in range(256)])
+            self._scores[self._viterbi.bytes] = np.where(first, self._viterbi.unknown, 0.0)
+            self._lengths[self._viterbi.bytes] = first
             self._joined = {piece[at : at + 2] for piece, _ in vocabulary[_BYTES:] for at in range(len(piece) - 1)}
             # SentencePiece ends a text at NUL, and never finds the names of special tokens and bytes in a text, where
             # the tokenizers library does if all else is less likely.
@@ -96,17 +97,21 @@ class Encoder:
 
     def _split(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         parts: list[str] = []
-        ends = [0]
+        numbers = [0]
         for text in texts:
             parts.extend(self._parts(text))
-            ends.append(len(parts))
+            numbers.append(len(parts))
+        if not parts:
+            return [np.zeros(0, dtype=np.int32) for _ in texts]
         split = self._processor.encode(parts, num_threads=self.threads, return_type="numpy")
-        uncertain = self._uncertain(parts, split)
-        for begin, end in pairwise(ends):
-            again = uncertain[np.searchsorted(uncertain, begin) : np.searchsorted(uncertain, end)]
-            self._split_again(parts, split, begin, again)
-        empty = np.zeros(0, dtype=np.int32)
-        return [np.concatenate([empty, *split[begin:end]]) for begin, end in pairwise(ends)]
+        ids, ends = np.concatenate(split), _ends(split)
+        borders = ends[numbers]
+        found = [ids[begin:end].copy() for begin, end in pairwise(borders)]
+        uncertain = self._uncertain(parts, ids, ends)
+        by_text = groupby(uncertain, lambda span: np.searchsorted(borders, span[0], side="right").item())
+        for behind, spans in by_text:
+            found[behind - 1] = self._split_again(ids, borders[behind - 1], borders[behind], spans)
+        return found
 
     def _parts(self, text: str) -> list[str]:
         """A text as the normaliser leaves it, cut where no piece has the characters on both sides."""
@@ -120,31 +125,53 @@ class Encoder:
             begin = end
         return parts
 
-    def _uncertain(self, parts: Sequence[str], split: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.intp]:
-        """Numbers of the parts that SentencePiece may have split otherwise, in order."""
-        if not parts:
-            return np.zeros(0, dtype=np.intp)
-        ids, ends = np.concatenate(split), _ends(split)
-        ties = self._ties.find(ids)
-        in_part = np.searchsorted(ends, ties, side="right")
-        tied = in_part[ties + 1 < ends[in_part]]
-        repeated = np.searchsorted(_ends(parts), find_repetitions("".join(parts), self._joined), side="right")
-        sums = np.add.reduceat(self._scores[ids], np.append(0, ends[:-1]))
-        return np.unique(np.concatenate([tied, repeated, np.flatnonzero(sums < _LOWEST_SUM)]))
+    def _uncertain(
+        self, parts: Sequence[str], ids: npt.NDArray[np.int32], ends: npt.NDArray[np.intp]
+    ) -> list[tuple[int, int, str]]:
+        """What SentencePiece may have split otherwise: first token, the one behind the last, and their text; in order.
+
+        Args:
+            parts: of all texts.
+            ids: `(tokens,)` of all parts.
+            ends: `(parts + 1,)`, where the tokens of each begin, and the last ones end.
+        """
+        text, borders = "".join(parts), _ends(parts)
+        reached = np.cumsum(self._lengths[ids])
+        low = np.add.reduceat(self._scores[ids], ends[:-1]) < _LOWEST_SUM
+        spans = set(zip(borders[:-1][low].tolist(), borders[1:][low].tolist(), strict=True))
+        repetitions = np.array(find_repetitions(text, self._joined), dtype=np.intp)
+        # Between two characters that may be of one piece.
+        places = np.unique(np.concatenate([reached[self._ties.find(ids)], repetitions + 1]))
+        numbers = np.searchsorted(borders, places, side="right") - 1
+        inside = (borders[numbers] < places) & ~low[numbers]
+        for place, number in zip(places[inside].tolist(), numbers[inside].tolist(), strict=True):
+            spans.add(self._around(text, place, borders[number], borders[number + 1]))
+        ordered = np.array(sorted(spans), dtype=np.intp).reshape(-1, 2)
+        tokens = np.searchsorted(reached, ordered, side="right")
+        spans_of_both = zip(tokens.tolist(), ordered.tolist(), strict=True)
+        return [(first, behind, text[begin:end]) for (first, behind), (begin, end) in spans_of_both]
+
+    def _around(self, text: str, place: int, begin: int, end: int) -> tuple[int, int]:
+        """The characters around a place in a part of the text, up to where no piece has those on both sides."""
+        first = last = place
+        while first > begin and text[first - 1 : first + 1] in self._joined:
+            first -= 1
+        while last < end and text[last - 1 : last + 1] in self._joined:
+            last += 1
+        return first, last
 
     def _split_again(
-        self, parts: list[str], split: list[npt.NDArray[np.int32]], begin: int, uncertain: npt.NDArray[np.intp]
-    ) -> None:
-        """Replaces the split of the uncertain parts of a text, whose first part is given."""
-        score = 0.0
-        for part in uncertain:
-            if begin < part:
-                scores = self._scores[np.concatenate(split[begin:part])]
-                # One after the other, as the tokenizers library adds them; a sum in pairs is rounded otherwise.
-                score = float(np.cumsum(np.concatenate([[score], scores]))[-1])
-            ids, score = self._viterbi.split(parts[part], score)
-            split[part] = np.array(ids, dtype=np.int32)
-            begin = part + 1
+        self, ids: npt.NDArray[np.int32], begin: int, end: int, uncertain: Iterable[tuple[int, int, str]]
+    ) -> npt.NDArray[np.int32]:
+        """The tokens of a text that has those from begin to end, with what is uncertain of them split in its turn."""
+        found, score = [], 0.0
+        for first, behind, text in uncertain:
+            # One after the other, as the tokenizers library adds them; a sum in pairs is rounded otherwise.
+            score = float(np.cumsum(np.append(score, self._scores[ids[begin:first]]))[-1])
+            again, score = self._viterbi.split(text, score)
+            found += [ids[begin:first], np.array(again, dtype=np.int32)]
+            begin = behind
+        return np.concatenate([*found, ids[begin:end]])
 
     def _fast(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         if not texts:
@@ -180,7 +207,8 @@ def _unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
 
 
 def _ends(sequences: Sequence[Sized]) -> npt.NDArray[np.intp]:
-    return np.cumsum(np.fromiter(map(len, sequences), dtype=np.intp, count=len(sequences)))
+    """Where each of the sequences begins, if one follows the other, and where the last one ends."""
+    return np.cumsum([0, *map(len, sequences)])
 
 
 def _processor(vocabulary: Sequence[tuple[str, float]]) -> Any:

@@ -40,7 +40,8 @@ class Ties:
         """
         positions = np.flatnonzero(self._firsts[ids[:-1]] & self._seconds[ids[1:]])
         keys = ids[positions].astype(np.int64) * self._size + ids[positions + 1]
-        return positions[np.isin(keys, self._keys)]
+        nearest = np.searchsorted(self._keys[:-1], keys)
+        return positions[self._keys[nearest] == keys]
 
 
 def find_repetitions(text: str, joined: Collection[str]) -> list[int]:
