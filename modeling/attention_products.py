@@ -9,7 +9,7 @@ scores near the cores, and the backward pass computes them again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,8 +19,12 @@ from torch.autograd.function import once_differentiable
 _LEAST_SCORES = 1 << 16
 # Scores that exist at a time: two megabytes.
 _SCORES = 1 << 20
-# The backward pass takes more where documents are long: each part of the queries adds to the gradients of all keys.
-_QUERIES_BACKWARD = 1024
+# The backward pass takes more of a head where documents are long, as each part of the queries adds to the gradients of
+# all keys. With still more, memory would be handed back to the system after each part and fetched anew.
+_SCORES_BACKWARD = 1 << 22
+
+# Of rows, heads and tokens.
+_Part = tuple[slice, slice, slice]
 
 
 def is_faster(query: torch.Tensor, key: torch.Tensor, dropout: float) -> bool:
@@ -65,10 +69,11 @@ class _Products(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, mask)
         ctx.scale = scale
         out = torch.empty_like(query)
-        for group, parts in _groups(query, key):
-            keys, values = key[group].contiguous(), value[group].contiguous()
+        for group, parts in _groups(query, key, _SCORES):
+            keys, values = _matrices(key[group]), _matrices(value[group])
             for part in parts:
-                out[part] = _weights(query[part], keys, mask, scale, part) @ values
+                weights = _weights(_matrices(query[part]).mul_(scale), keys, mask, part)
+                out[part] = torch.bmm(weights, values).view(query[part].shape)
         return out
 
     @staticmethod
@@ -76,39 +81,59 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
-        for group, parts in _groups(query, key, _QUERIES_BACKWARD):
-            keys, values = key[group].contiguous(), value[group].contiguous()
-            # Transposed as products give them soonest; sums over parts of the queries are kept in float32.
-            of_keys, of_values = (torch.zeros_like(tensor.mT, dtype=torch.float32) for tensor in (keys, values))
-            for part in parts:
-                queries, grads = query[part], grad_out[part]
-                weights = _weights(queries, keys, mask, ctx.scale, part)
-                of_values += grads.mT @ weights
-                grad_scores = torch._softmax_backward_data(grads @ values.mT, weights, -1, weights.dtype)
-                grad_scores *= ctx.scale
-                grad_query[part] = grad_scores @ keys
-                of_keys += queries.mT @ grad_scores
-            grad_key[group], grad_value[group] = of_keys.mT, of_values.mT
+        for group, parts in _groups(query, key, _SCORES_BACKWARD):
+            keys, values = _matrices(key[group]), _matrices(value[group])
+            gradients = partial(_gradients, grad_out, query, keys, values, mask, ctx.scale)
+            first, *others = parts
+            grad_query[first], of_keys, of_values = gradients(first)
+            for part in others:
+                grad_query[part], to_keys, to_values = gradients(part)
+                # Sums over several parts are kept in float32.
+                of_keys, of_values = of_keys.float().add_(to_keys), of_values.float().add_(to_values)
+            grad_key[group] = of_keys.mT.view(key[group].shape)
+            grad_value[group] = of_values.mT.view(key[group].shape)
         return grad_query, grad_key, grad_value, None, None
 
 
-def _weights(
-    queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, scale: float, part: tuple[slice, ...]
-) -> torch.Tensor:
-    scores = (queries * scale) @ keys.mT
+def _gradients(
+    grad_out: torch.Tensor,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    part: _Part,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of a part of the queries, and by it of keys and values: these transposed, as products give them soonest."""
+    queries, grads = _matrices(query[part]).mul_(scale), _matrices(grad_out[part])
+    weights = _weights(queries, keys, mask, part)
+    grad_scores = torch._softmax_backward_data(torch.bmm(grads, values.mT), weights, -1, weights.dtype)
+    grad_queries = torch.bmm(grad_scores, keys).mul_(scale)
+    return grad_queries.view(query[part].shape), torch.bmm(queries.mT, grad_scores), torch.bmm(grads.mT, weights)
+
+
+def _matrices(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of `(rows, heads, …)` as `(rows · heads, …)`, in the order that torch.bmm multiplies as it is."""
+    return tensor.clone(memory_format=torch.contiguous_format).flatten(0, 1)
+
+
+def _weights(queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, part: _Part) -> torch.Tensor:
+    # Three dimensions: of more, torch.matmul copies the transposed matrix for each product, where there is only one.
+    scores = torch.bmm(queries, keys.mT)
     if mask is not None:
         rows, _, tokens = part
-        scores += mask[rows, :, tokens]
+        of_part = mask[rows, :, tokens]
+        scores.view(len(of_part), -1, *scores.shape[1:]).add_(of_part)
     return scores.softmax(-1)
 
 
 def _groups(
-    query: torch.Tensor, key: torch.Tensor, least_tokens: int = 1
-) -> Iterator[tuple[tuple[slice, slice], list[tuple[slice, slice, slice]]]]:
+    query: torch.Tensor, key: torch.Tensor, of_a_head: int
+) -> Iterator[tuple[tuple[slice, slice], list[_Part]]]:
     """Groups `(rows, heads)` of what attends to its own keys alone, and the parts `(rows, heads, tokens)` of each."""
     rows, heads, tokens, _ = query.shape
     keys = key.shape[2]
-    tokens_at_once = min(tokens, max(least_tokens, _SCORES // keys))
+    tokens_at_once = min(tokens, max(1, of_a_head // keys))
     heads_at_once = min(heads, max(1, _SCORES // (keys * tokens_at_once)))
     rows_at_once = max(1, _SCORES // (keys * tokens_at_once * heads_at_once))
     for row in range(0, rows, rows_at_once):

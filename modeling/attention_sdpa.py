@@ -177,9 +177,11 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        first, second = (half.flatten(0, 1) for half in grad.split(ctx.block, 1))
-        nothing = (0, 0) * (grad.dim() - 2)
-        return pad(first, (*nothing, 0, ctx.block)) + pad(second, (*nothing, ctx.block, 0)), None
+        first, second = grad.split(ctx.block, 1)
+        both = grad.new_empty((len(grad) + 1, ctx.block, *grad.shape[2:]))
+        both[0], both[-1] = first[0], second[-1]
+        torch.add(first[1:], second[:-1], out=both[1:-1])
+        return both.flatten(0, 1), None
 
 
 def _pad_tokens(tensor: torch.Tensor, before: int, after: int, fill: int) -> torch.Tensor:

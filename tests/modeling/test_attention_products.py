@@ -41,15 +41,22 @@ def computed(attend: Attend, dtype: torch.dtype, masked: bool) -> list[torch.Ten
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("scores", "queries_backward"),
+    ("scores", "scores_backward"),
     # All at once, some rows, some heads of a row, some queries of a head, and a last part that is smaller.
-    [(10**6, 1024), (2 * HEADS * TOKENS * KEYS, 1), (3 * TOKENS * KEYS, 1), (7 * KEYS, 1), (7 * KEYS, 9), (1, 1)],
+    [
+        (10**6, 10**6),
+        (2 * HEADS * TOKENS * KEYS, 1),
+        (3 * TOKENS * KEYS, 1),
+        (7 * KEYS, 7 * KEYS),
+        (7 * KEYS, 9 * KEYS),
+        (1, 1),
+    ],
 )
 def test_equals_torch(
-    monkeypatch: pytest.MonkeyPatch, scores: int, queries_backward: int, dtype: torch.dtype, masked: bool
+    monkeypatch: pytest.MonkeyPatch, scores: int, scores_backward: int, dtype: torch.dtype, masked: bool
 ) -> None:
     monkeypatch.setattr(attention_products, "_SCORES", scores)
-    monkeypatch.setattr(attention_products, "_QUERIES_BACKWARD", queries_backward)
+    monkeypatch.setattr(attention_products, "_SCORES_BACKWARD", scores_backward)
     found = computed(attend_by_products, dtype, masked)
     expected = computed(by_torch, torch.float32, masked)
     for own, reference in zip(found, expected, strict=True):
@@ -72,6 +79,18 @@ def test_no_part_holds_more_scores_than_it_may(monkeypatch: pytest.MonkeyPatch) 
     attend_by_products(query, key, key, None, SCALE)
     assert max(seen) == 5 * KEYS
     assert sum(seen) == ROWS * HEADS * TOKENS * KEYS
+
+
+@pytest.mark.skipif(not attention_products._has_idle_units(), reason="needs the units that these products are for")
+def test_keys_of_a_head_are_multiplied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_products, "_SCORES", 128 * 1024)
+    query, key, value = torch.randn(3, 1, 1024, 1, 64).bfloat16().transpose(2, 3).requires_grad_()
+    with torch.profiler.profile(record_shapes=True) as profiled:
+        attend_by_products(query, key, value, None, SCALE).sum().backward()
+    # A copy with each product is what torch makes of a single matrix that is not quite in its order.
+    copied = [event.input_shapes[0] for event in profiled.events() if event.name == "aten::copy_"]
+    assert copied
+    assert [1, 64, 1024] not in copied
 
 
 @pytest.mark.parametrize(
