@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -128,7 +129,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Sums over chunks and blocks are kept in float32 whatever the parameters' dtype.
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
         # Written by the first chunk, if there is one.
-        grad_weight = torch.empty_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_weight = _matrix_like(weight) if wants_weight else None
         if grad_weight is not None and not len(labels):
             grad_weight.zero_()
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
@@ -174,6 +175,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return *scaled, None, None, None, None
+
+
+def _matrix_like(weight: torch.Tensor) -> torch.Tensor:
+    """float32 of the same shape and device, not initialised."""
+    if weight.device.type == "cpu":
+        # Hundreds of megabytes, which NumPy asks Linux for in huge pages: small ones take several times as long.
+        return torch.from_numpy(np.empty(weight.shape, dtype=np.float32))
+    return torch.empty_like(weight, dtype=torch.float32)
 
 
 def _walk(

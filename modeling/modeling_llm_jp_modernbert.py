@@ -40,6 +40,7 @@ from .layout import PackedLayout, build_layout
 from .losses import linear_cross_entropy
 from .pieces import in_pieces
 from .rotary import LlmJpModernBertRotaryEmbedding, rotate
+from .tied_gradient import sparse_lookups
 
 logger = logging.get_logger(__name__)
 
@@ -516,7 +517,9 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
             layout = self.build_layout(
                 input_ids, attention_mask, position_ids, inputs_embeds, cu_seqlens, max_seqlen, **kwargs
             )
-        outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, layout=layout, **kwargs)
+        # Where the loss has the matrix's dense gradient, which look-ups can join.
+        with sparse_lookups(self.get_input_embeddings(), self.decoder.weight, labels is not None) as weight:
+            outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, layout=layout, **kwargs)
         hidden_states = outputs.last_hidden_state
 
         loss = None
@@ -524,7 +527,7 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
             labelled = labels != self.config.sparse_pred_ignore_index
             loss = linear_cross_entropy(
                 self.head(hidden_states[labelled]),
-                self.decoder.weight,
+                weight,
                 self.decoder.bias,
                 labels[labelled],
                 num_items_in_batch,
