@@ -45,7 +45,7 @@ class Plan:
     turns: int = 5
     long_turns: int = 5
     layers: int | None = None
-    rows: int = 2
+    rows: int = 4
     document_rows: int = 1
     prompts: int | None = None
     megabytes: float = 5.0
@@ -62,6 +62,7 @@ QUICK = Plan(
     turns=3,
     long_turns=1,
     layers=3,
+    rows=2,
     prompts=32,
     megabytes=2.0,
     compiled=False,

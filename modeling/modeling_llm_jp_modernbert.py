@@ -39,6 +39,7 @@ from .initialization import truncated_normal_
 from .layout import PackedLayout, build_layout
 from .losses import linear_cross_entropy
 from .pieces import in_pieces
+from .recomputing import keep_products, leave_out_reminder
 from .rotary import LlmJpModernBertRotaryEmbedding, rotate
 from .tied_gradient import sparse_lookups
 
@@ -163,8 +164,11 @@ class LlmJpModernBertEncoderLayer(GradientCheckpointingLayer):
         """`(total_tokens, hidden)` in and out, or the user's `(batch, length, hidden)` where `padded` says so."""
         packed = layout.unpad(hidden_states) if padded else hidden_states
         packed = packed + self.attn(self.attn_norm(packed), layout, attention_mask, position_embeddings, backend)[0]
-        packed = packed + self.mlp(self.mlp_norm(packed))
+        packed = packed + keep_products(self._feed_forward, packed)
         return layout.repad(packed) if padded else packed
+
+    def _feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.mlp(self.mlp_norm(hidden_states))
 
 
 class LlmJpModernBertPredictionHead(nn.Module):
@@ -304,6 +308,7 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         Args:
             options: of torch.compile for the layers, such as `backend` and `mode`.
         """
+        leave_out_reminder()
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, _COMPILED_FORMS)
         for module in self.modules():

@@ -20,10 +20,12 @@ from peer import (
 )
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 
 # With and without documents that are longer than the window, one or several, of one length or not: each such form of a
 # batch is compiled once.
 FORMS = ((150, 1, 40), (7,) * 20, (300,), (300, 300, 300))
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 BATCHES = (*FORMS, (64, 65, 200, 3), (500,), (9,) * 30, (130, 130))
 
 
@@ -36,7 +38,7 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@needs_compiler
 def test_compiled_layers_equal_transformers() -> None:
     """Loss and gradients, in batches of other lengths, which compile nothing."""
     own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=2)
@@ -78,6 +80,50 @@ def test_sdpa_is_compiled_for_no_lengths(training: bool) -> None:
         counts.append(counter.frame_count)
     assert counts[0] > 0
     assert set(counts[len(FORMS) :]) == {counts[len(FORMS) - 1]}
+
+
+@needs_compiler
+def test_a_compiled_layer_keeps_products_alone() -> None:
+    """Not what is between them: the activation, of half the width, is computed again."""
+    own, _ = pair("ForMaskedLM", "sdpa", num_hidden_layers=1)
+    width = own.config.intermediate_size
+    ids = documents(150)[0][None]
+    kept = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append((tensor.shape[0], tensor.numel()))
+        return tensor
+
+    for is_compiled in (False, True):
+        if is_compiled:
+            own.compile_layers()
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            own.train()(input_ids=ids, labels=ids)
+        assert (150, 2 * width * 150) in kept or not is_compiled
+        assert ((150, width * 150) in kept) == (not is_compiled)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("dropout", "checkpointing"), [(0.5, False), (0.0, True)])
+@inductor.patch(fallback_random=True)
+def test_what_is_computed_again_is_what_was(dropout: float, checkpointing: bool) -> None:
+    """With the same random numbers, and within layers that are computed again as a whole."""
+    own, _ = pair("ForMaskedLM", "sdpa", num_hidden_layers=2, mlp_dropout=dropout)
+    if checkpointing:
+        own.gradient_checkpointing_enable()
+    ids = documents(150)[0][None]
+    gradients = []
+    for is_compiled in (False, True):
+        if is_compiled:
+            own.compile_layers()
+        own.zero_grad()
+        torch.manual_seed(0)
+        own.train()(input_ids=ids, labels=ids).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in own.named_parameters()})
+    eager, compiled = gradients
+    for name, gradient in eager.items():
+        assert_close(compiled[name], gradient)
 
 
 def test_saving_a_compiled_model(tmp_path: Path) -> None:
