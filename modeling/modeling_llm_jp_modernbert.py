@@ -522,8 +522,8 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
             layout = self.build_layout(
                 input_ids, attention_mask, position_ids, inputs_embeds, cu_seqlens, max_seqlen, **kwargs
             )
-        # Where the loss has the matrix's dense gradient, which look-ups can join.
-        with sparse_lookups(self.get_input_embeddings(), self.decoder.weight, labels is not None) as weight:
+        weight = None if labels is None else self.decoder.weight
+        with sparse_lookups(self.get_input_embeddings(), weight) as weight:
             outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, layout=layout, **kwargs)
         hidden_states = outputs.last_hidden_state
 

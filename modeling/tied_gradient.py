@@ -16,18 +16,17 @@ from torch import nn
 
 
 @contextmanager
-def sparse_lookups(embedding: nn.Module, weight: torch.Tensor, multiplied: bool) -> Iterator[torch.Tensor]:
+def sparse_lookups(embedding: nn.Module, weight: torch.Tensor | None) -> Iterator[torch.Tensor | None]:
     """Look-ups within have sparse gradients, where a dense one of the same matrix is there for them to join.
 
     Args:
         embedding: what looks up.
-        weight: the matrix to multiply by, `(vocabulary, hidden)`.
-        multiplied: whether a product with it has a part in what gradients are of.
+        weight: the matrix that the loss multiplies by, `(vocabulary, hidden)`, or None without a loss.
 
     Yields:
         The matrix to multiply by.
     """
-    if not (multiplied and _is_shared(embedding, weight)):
+    if weight is None or not _is_shared(embedding, weight):
         yield weight
         return
     embedding.sparse = True  # type: ignore[assignment]

@@ -93,6 +93,6 @@ def test_where_nothing_is_shared(way: str) -> None:
         type("Embedding", (nn.Embedding,), {})(*weight.shape, _weight=weight) if way == "own_module" else lookup(own)
     )
     weight.requires_grad_(way != "frozen")
-    with torch.set_grad_enabled(way != "no_grad"), tied_gradient.sparse_lookups(embedding, weight, True) as given:
+    with torch.set_grad_enabled(way != "no_grad"), tied_gradient.sparse_lookups(embedding, weight) as given:
         assert given is weight
         assert not embedding.sparse
