@@ -32,7 +32,7 @@ class Plan:
         turns: of a case that takes little time.
         long_turns: of one that takes much: a long sequence or a training step.
         layers: of the encoders, where not all of the shape's.
-        rows: of a training step on full rows.
+        rows: of training steps on full rows. What a step costs whatever its size weighs more with fewer.
         document_rows: of one on real documents.
         prompts: on which first candidates are compared, where not all.
         megabytes: of text that a turn tokenises.
@@ -45,7 +45,7 @@ class Plan:
     turns: int = 5
     long_turns: int = 5
     layers: int | None = None
-    rows: int = 4
+    rows: tuple[int, ...] = (4, 2)
     document_rows: int = 1
     prompts: int | None = None
     megabytes: float = 5.0
@@ -62,9 +62,9 @@ QUICK = Plan(
     turns=3,
     long_turns=1,
     layers=3,
-    rows=2,
-    prompts=32,
-    megabytes=2.0,
+    rows=(2,),
+    prompts=8,
+    megabytes=1.0,
     compiled=False,
     numbers=(1, 2, 3, 4, 5, 6, 7),
 )
@@ -164,7 +164,8 @@ class Rows:
             yield self._single(2, length, torch.bfloat16, _SPEED.get(length))
         yield Row(3, self._lengths, (Goal(encoder.PEER, 3.0), Goal(encoder.SORTED, 1.35)))
         full = (Goal(training_step.PEER, 2.6, 1 / 6), Goal(training_step.SPARSE, 1.45, 1 / 2))
-        yield Row(4, self._full_rows, full, is_long=True)
+        for rows in plan.rows:
+            yield Row(4, partial(self._full_rows, rows), full, is_long=True)
         real = (Goal(training_step.PEER, 4.0), Goal(training_step.SPARSE, 2.2), Goal(training_step.SORTED))
         yield Row(5, self._documents, real, is_long=True)
         yield Row(6, self._sentence, (Goal(fill_mask.PEER, 3.0),), ours=fill_mask.FAST)
@@ -188,8 +189,8 @@ class Rows:
     def _equal(self) -> Case:
         return encoder.of_one_length(self._encoders, torch.float32, 4, self.plan.length, self.plan.compiled)
 
-    def _full_rows(self) -> Case:
-        return training_step.full_rows(self._whole, self.plan.rows, self.plan.length, True, self.plan.compiled)
+    def _full_rows(self, rows: int) -> Case:
+        return training_step.full_rows(self._whole, rows, self.plan.length, True, self.plan.compiled)
 
     def _documents(self) -> Case:
         plan, data = self.plan, self._data
