@@ -21,7 +21,9 @@ from benchmarks.models import Models
 from benchmarks.training_step import Batch
 from llm_jp_modernbert.errors import UsageError
 
-TINY = replace(table.QUICK, turns=1, long_turns=1, rows=(1,), lengths=(96, 64), length=64, numbers=(1, 2, 3, 4, 5, 8, 9))
+TINY = replace(
+    table.QUICK, turns=1, long_turns=1, rows=(1,), lengths=(96, 64), length=64, numbers=(1, 2, 3, 4, 5, 8, 9)
+)
 
 
 @pytest.fixture(scope="module")
