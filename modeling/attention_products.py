@@ -91,7 +91,7 @@ class _Products(torch.autograd.Function):
                 # Sums over several parts are kept in float32.
                 of_keys, of_values = of_keys.float().add_(to_keys), of_values.float().add_(to_values)
             grad_key[group] = of_keys.mT.view(key[group].shape)
-            grad_value[group] = of_values.mT.view(key[group].shape)
+            grad_value[group] = of_values.mT.view(value[group].shape)
         return grad_query, grad_key, grad_value, None, None
 
 

@@ -17,7 +17,9 @@ from torch import nn
 
 @contextmanager
 def sparse_lookups(embedding: nn.Module, weight: torch.Tensor | None) -> Iterator[torch.Tensor | None]:
-    """Look-ups within have sparse gradients, where a dense one of the same matrix is there for them to join.
+    """Look-ups within have sparse gradients, where the loss has a dense one of the same matrix for them to join.
+
+    A backward pass that leaves out the loss, and every other product with the matrix, leaves it a sparse gradient.
 
     Args:
         embedding: what looks up.

@@ -22,10 +22,11 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
 # With and without documents that are longer than the window, one or several, of one length or not: each such form of a
 # batch is compiled once.
 FORMS = ((150, 1, 40), (7,) * 20, (300,), (300, 300, 300))
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 BATCHES = (*FORMS, (64, 65, 200, 3), (500,), (9,) * 30, (130, 130))
 
 
