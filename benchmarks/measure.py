@@ -36,6 +36,8 @@ class Case:
         settings: shapes, dtype and the like.
         operations: floating-point operations of a unit, by candidate, where there is a bound to compute.
         memory: whether the extra peak memory of a turn is measured.
+        in_a_row: how often a turn runs a candidate. The fastest counts: in the first a candidate may still fetch the
+            memory that others gave back.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
     operations: Mapping[str, float] = field(default_factory=dict)
     memory: bool = False
+    in_a_row: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ class Measured:
 def measure(case: Case, turns: int) -> Measured:
     """Runs the candidates in turn, so that whatever else the machine does meets all of them.
 
-    Memory is that of the last turn, before which the allocator gives back what it keeps. That turn is slower for it:
-    where there is but one, memory is not measured.
+    Memory is that of the last turn, before which the allocator gives back what it keeps. That turn may be slower for
+    it: where there is but one, memory is not measured.
 
     Args:
         case: what is run.
@@ -98,16 +101,20 @@ def measure(case: Case, turns: int) -> Measured:
     for turn in range(turns + 1):
         for name, run in case.candidates.items():
             watched = ExtraPeak() if case.memory and turn == turns > 1 else None
-            began = time.perf_counter()
-            done = run(turn)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds = time.perf_counter() - began
+            rate = max(_rate(run, turn) for _ in range(case.in_a_row if turn else 1))
             if turn:
-                rates[name].append(done / seconds)
+                rates[name].append(rate)
             if watched is not None and (risen := watched.megabytes()) is not None:
                 memory[name] = round(risen, 1)
     return Measured(case.name, case.unit, case.peer, dict(case.settings), dict(case.operations), rates, memory)
+
+
+def _rate(run: Callable[[int], float], turn: int) -> float:
+    began = time.perf_counter()
+    done = run(turn)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return done / (time.perf_counter() - began)
 
 
 def show(measured: Measured, console: Console) -> None:

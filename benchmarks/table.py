@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,7 @@ class Plan:
         turns: of a case that takes little time.
         long_turns: of one that takes much: a long sequence or a training step.
         layers: of the encoders, where not all of the shape's.
-        rows: of training steps on full rows. What a step costs whatever its size weighs more with fewer.
-        document_rows: of one on real documents.
+        rows: of training steps. What a step costs whatever its size weighs more with fewer.
         prompts: on which first candidates are compared, where not all.
         megabytes: of text that a turn tokenises.
         lengths: tokens of the single sequences, longest first; the first is also read in float32.
@@ -45,8 +44,7 @@ class Plan:
     turns: int = 5
     long_turns: int = 5
     layers: int | None = None
-    rows: tuple[int, ...] = (4, 2)
-    document_rows: int = 1
+    rows: tuple[int, ...] = (4, 1)
     prompts: int | None = None
     megabytes: float = 5.0
     lengths: tuple[int, ...] = (8192, 4096, 2048, 1024)
@@ -55,14 +53,17 @@ class Plan:
     numbers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
+_CASES = ("numbers", "rows")
+"""Fields of a plan that say which cases there are; the others, how each is measured."""
+
 # Every third layer is global, the first among them: of 11 layers four, of the base shape's 22 eight. Ratios are the
 # same in half of the time.
 WHOLE = Plan(layers=11)
 QUICK = Plan(
-    turns=3,
+    turns=2,
     long_turns=1,
     layers=3,
-    rows=(2,),
+    rows=(1,),
     prompts=8,
     megabytes=1.0,
     compiled=False,
@@ -92,7 +93,7 @@ class Row:
     Attributes:
         number: row that it belongs to.
         make: makes the case; its models and data are made there, not before.
-        goals: for each candidate that this library is compared with.
+        goals: for each candidate that this library is compared with, where there is one of that name.
         is_long: whether a turn takes long.
         ours: the candidate that counts.
     """
@@ -115,6 +116,7 @@ TITLES = {
     8: "Cost over length",
     9: "Where there is nothing to gain",
 }
+
 NEED_DATA = (5, 6, 7)
 """Rows that need real data."""
 
@@ -167,7 +169,8 @@ class Rows:
         for rows in plan.rows:
             yield Row(4, partial(self._full_rows, rows), full, is_long=True)
         real = (Goal(training_step.PEER, 4.0), Goal(training_step.SPARSE, 2.2), Goal(training_step.SORTED))
-        yield Row(5, self._documents, real, is_long=True)
+        for rows in plan.rows:
+            yield Row(5, partial(self._documents, rows), real, is_long=True)
         yield Row(6, self._sentence, (Goal(fill_mask.PEER, 3.0),), ours=fill_mask.FAST)
         yield Row(7, self._tokenizing, (Goal(tokenizing.PEER, 5.0), Goal(tokenizing.FAST)))
         for what in (length_cost.LOCAL, length_cost.GLOBAL, length_cost.WHOLE):
@@ -192,9 +195,8 @@ class Rows:
     def _full_rows(self, rows: int) -> Case:
         return training_step.full_rows(self._whole, rows, self.plan.length, True, self.plan.compiled)
 
-    def _documents(self) -> Case:
+    def _documents(self, rows: int) -> Case:
         plan, data = self.plan, self._data
-        rows = plan.document_rows
         batch = training_step.typical_batch([data.corpus], data.tokenizer, plan.length, rows)
         return training_step.real_documents(self._whole, batch, rows, plan.length, True, plan.compiled)
 
@@ -238,7 +240,8 @@ def run(
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = Rows(plan, shape, data, model)
-    settings = {"shape": shape, **asdict(replace(plan, numbers=WHOLE.numbers))}
+    # Which cases there are they say themselves.
+    settings = {"shape": shape, **{name: value for name, value in asdict(plan).items() if name not in _CASES}}
     content: dict[str, Any] = {
         "command": command,
         "machine": machine(),
@@ -258,6 +261,7 @@ def run(
         )
     for row in rows:
         measured = measure(row.make(), plan.long_turns if row.is_long else plan.turns)
+        goals = [goal for goal in row.goals if goal.against in measured.rates]
         show(measured, console)
         case = {
             "row": row.number,
@@ -266,8 +270,8 @@ def run(
             "matrix rate": content["matrix rate"],
             **asdict(measured),
             "ours": row.ours,
-            "goals": [asdict(goal) for goal in row.goals],
-            "ratios": {goal.against: _ratios(measured.ratio, measured.rates, goal.against) for goal in row.goals},
+            "goals": [asdict(goal) for goal in goals],
+            "ratios": {goal.against: _ratios(measured.ratio, measured.rates, goal.against) for goal in goals},
         }
         cases.append(case)
         content["cases"] = sorted(cases, key=lambda one: one["row"])

@@ -31,6 +31,8 @@ SORTED = "transformers, sorted by length, sparse_prediction"
 
 # The share of tokens that is predicted where ids are drawn at random.
 _MASKED = 0.3
+# Steps of one model follow one another: the first after another model's is not what those of a run are like.
+_IN_A_ROW = 2
 # Tokens of each of the two documents that warm up.
 _SHORT = 128
 
@@ -177,13 +179,11 @@ def real_documents(models: Models, batch: Batch, rows: int, length: int, bf16: b
         compiled: whether this library's compiled layers are a candidate.
     """
     run = Steps(models, batch, bf16)
-    candidates = {
-        PEER: run.peer(sparse=False),
-        SPARSE: run.peer(sparse=True),
-        SORTED: run.peer(sparse=True, is_sorted=True),
-        **run.ours(compiled),
-    }
-    name = f"training step, real documents up to {length}, {run.dtype}"
+    candidates = {PEER: run.peer(sparse=False), SPARSE: run.peer(sparse=True)}
+    if len(batch.ids) > RECTANGLE:
+        candidates[SORTED] = run.peer(sparse=True, is_sorted=True)
+    candidates |= run.ours(compiled)
+    name = f"training step, {rows} × {length} of real documents, {run.dtype}"
     return run.case(name, candidates, {"rows": rows, "row": length, "documents": len(batch.ids)})
 
 
@@ -231,7 +231,9 @@ class Steps:
             padding["padding, sorted"] = 1 - tokens / batch.cells(self.rectangle, True)
         shares = {name: f"{share:.0%}" for name, share in padding.items()}
         settings = {**self.models.settings, "dtype": self.dtype, **settings, "predicted": batch.predicted, **shares}
-        return Case(name, "tokens", PEER, candidates, settings, {OURS: operations / tokens}, memory=True)
+        settings["steps in a row"] = _IN_A_ROW
+        counted = {OURS: operations / tokens}
+        return Case(name, "tokens", PEER, candidates, settings, counted, memory=True, in_a_row=_IN_A_ROW)
 
     def _candidate(self, model: Any, parts: Callable[[Batch], list[dict[str, Any]]]) -> Callable[[int], float]:
         def run(turn: int) -> float:

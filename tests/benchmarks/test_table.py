@@ -18,7 +18,7 @@ from benchmarks.encoder import realistic_lengths
 from benchmarks.measure import Case, Measured, measure
 from benchmarks.memory import ExtraPeak
 from benchmarks.models import Models
-from benchmarks.training_step import Batch
+from benchmarks.training_step import SORTED, Batch, real_documents
 from llm_jp_modernbert.errors import UsageError
 
 TINY = replace(
@@ -118,6 +118,35 @@ def test_turns_are_interleaved_and_the_first_does_not_count() -> None:
     measured = measure(Case("work", "units", "a", {"a": candidate("a"), "b": candidate("b")}), 2)
     assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     assert [len(rates) for rates in measured.rates.values()] == [2, 2]
+
+
+def test_of_runs_in_a_row_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"a": iter([1.0, 4.0, 2.0]), "b": iter([1.0, 5.0, 8.0])}
+    order: list[str] = []
+    now = 0.0
+
+    def candidate(name: str) -> Any:
+        def run(turn: int) -> float:
+            nonlocal now
+            order.append(name)
+            now += next(seconds[name])
+            return 20.0
+
+        return run
+
+    monkeypatch.setattr("benchmarks.measure.time.perf_counter", lambda: now)
+    candidates = {name: candidate(name) for name in seconds}
+    measured = measure(Case("work", "units", "a", candidates, in_a_row=2), 1)
+    assert order == ["a", "b", "a", "a", "b", "b"]
+    assert measured.rates == {"a": [10.0], "b": [4.0]}
+
+
+def test_sorting_is_measured_where_it_changes_batches() -> None:
+    models = Models("nano", vocabulary=256, device="cpu")
+    for count in (4, 5):
+        ids = [torch.arange(8, 8 + length) for length in range(3, 3 + count)]
+        case = real_documents(models, Batch(ids, ids), 1, 64, bf16=False, compiled=False)
+        assert (SORTED in case.candidates) == (count == 5)
 
 
 def test_extra_peak_is_seen_after_it_is_over() -> None:
