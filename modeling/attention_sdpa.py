@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .attention_products import attend_by_products, is_faster
@@ -69,9 +70,6 @@ def _per_document(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float, dropout: float
 ) -> torch.Tensor:
     lengths = [length for length in layout.with_lengths().lengths or () if length]
-    if value.requires_grad:
-        # As part of the projection they would keep all of it for the backward pass.
-        value = value.contiguous()
     different = len(set(lengths))
     if different == 1:
         query, key, value = (tensor.unflatten(0, (len(lengths), lengths[0])) for tensor in (query, key, value))
@@ -119,7 +117,8 @@ def _per_block(
         return _sdpa(queries, keys, values, of_blocks, scale, dropout).flatten(0, 1)[: stop - start]
 
     pieces = bounds(query, block)
-    if len(pieces) == 1:
+    # Pieces would be dropped from otherwise than the whole, which a checkpoint computes again.
+    if len(pieces) == 1 or dropout:
         return blocks(0, len(query))
     out = torch.empty_like(query)
     for start, stop in pieces:
@@ -176,6 +175,7 @@ class _Windows(torch.autograd.Function):
         return tensor.unfold(0, 2 * block, block).movedim(-1, 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         first, second = grad.split(ctx.block, 1)
         both = grad.new_empty((len(grad) + 1, ctx.block, *grad.shape[2:]))

@@ -155,6 +155,12 @@ def _from_boundaries(
                 f"{' …' if cu_seqlens.numel() > 8 else ''}."
             )
         max_seqlen = max(lengths, default=0)
+    elif cu_seqlens.is_cuda:
+        # The kernels would leave what no document covers as it is in memory.
+        torch._assert_async(
+            _spans(cu_seqlens, total, max_seqlen),
+            "cu_seqlens must rise from 0 to the number of tokens, by max_seqlen.",
+        )
     cu_seqlens = cu_seqlens.to(device=device, dtype=torch.int32)
     row = torch.arange(total, device=device)
     document_ids = torch.bucketize(row, cu_seqlens[1:].long(), right=True)
@@ -169,6 +175,13 @@ def _from_boundaries(
         max_length=total if max_seqlen is None else int(max_seqlen),
         lengths=lengths,
     )
+
+
+def _spans(cu_seqlens: torch.Tensor, total: int, max_seqlen: int | None) -> torch.Tensor:
+    """Whether boundaries rise from 0 to the number of tokens, by `max_seqlen` at most: bool, where they are."""
+    lengths = cu_seqlens.diff()
+    fits = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == total) & (lengths >= 0).all()
+    return fits if max_seqlen is None else fits & (lengths <= max_seqlen).all()
 
 
 def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None) -> PackedLayout:

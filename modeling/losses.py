@@ -70,8 +70,19 @@ def linear_cross_entropy(
         block = max(1, tokens // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
     steps = _compiled_steps() if compiled else (_take_in, _probabilities)
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, chunk, block, steps)
-    divisor = max(1, len(labels)) if num_items_in_batch is None else num_items_in_batch
-    return total / divisor
+    return total / _divisor(labels, num_items_in_batch)
+
+
+def cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """The same loss of logits `(rows, vocabulary)`, for a vocabulary layer that is more than a matrix."""
+    total = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return total / _divisor(labels, num_items_in_batch)
+
+
+def _divisor(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
+    return max(1, len(labels)) if num_items_in_batch is None else num_items_in_batch
 
 
 def _scores(logits: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

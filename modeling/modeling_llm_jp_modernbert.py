@@ -37,11 +37,12 @@ from .configuration_llm_jp_modernbert import LlmJpModernBertConfig
 from .custom_code import auto_map, write_code
 from .initialization import truncated_normal_
 from .layout import PackedLayout, build_layout
-from .losses import linear_cross_entropy
+from .losses import cross_entropy, linear_cross_entropy
 from .pieces import in_pieces
+from .plain import is_plain
 from .recomputing import keep_products, leave_out_reminder
 from .rotary import LlmJpModernBertRotaryEmbedding, rotate
-from .tied_gradient import sparse_lookups
+from .tied_gradient import look_up, shares_gradient
 
 logger = logging.get_logger(__name__)
 
@@ -93,6 +94,9 @@ class LlmJpModernBertMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(total_tokens, hidden)` in and out."""
+        if self.training and self.drop.p:
+            # Pieces would be dropped from otherwise than the whole, which a checkpoint computes again.
+            return self._feed(hidden_states)[0]
         return in_pieces(self._feed, hidden_states)[0]
 
     def _feed(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
@@ -127,6 +131,9 @@ class LlmJpModernBertAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(total_tokens, hidden)` in and out; beside it the backend's weights, if it has any."""
         query, key, value = in_pieces(self._project, hidden_states, *position_embeddings)
+        if value.requires_grad:
+            # As part of the projection they would keep all of it for the backward pass.
+            value = value.contiguous()
         dropout = self.config.attention_dropout if self.training else 0.0
         window = _window(self.config, self.attention_type)
         out, weights = get_backend(backend).attend(
@@ -522,22 +529,19 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
             layout = self.build_layout(
                 input_ids, attention_mask, position_ids, inputs_embeds, cu_seqlens, max_seqlen, **kwargs
             )
-        weight = None if labels is None else self.decoder.weight
-        with sparse_lookups(self.get_input_embeddings(), weight) as weight:
-            outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, layout=layout, **kwargs)
+        # Of a decoder that has become more than a matrix, the loss takes the logits.
+        weight = self.decoder.weight if labels is not None and is_plain(self.decoder, nn.Linear) else None
+        embedding = self.get_input_embeddings()
+        if weight is not None and input_ids is not None and shares_gradient(embedding, weight):
+            inputs_embeds, weight = look_up(embedding, input_ids)
+            input_ids = None
+        outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, layout=layout, **kwargs)
         hidden_states = outputs.last_hidden_state
 
         loss = None
         if labels is not None:
             labelled = labels != self.config.sparse_pred_ignore_index
-            loss = linear_cross_entropy(
-                self.head(hidden_states[labelled]),
-                weight,
-                self.decoder.bias,
-                labels[labelled],
-                num_items_in_batch,
-                compiled=self._is_compiled,
-            )
+            loss = self._loss(hidden_states, labels, labelled, weight, num_items_in_batch)
             if self.config.sparse_prediction and logits_positions is None:
                 logits_positions = labelled
 
@@ -546,6 +550,24 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
         logits = self._logits(hidden_states, layout, logits_positions) if return_logits else None
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def _loss(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        labelled: torch.Tensor,
+        weight: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        # Found once: a GPU has to be waited for.
+        places = labelled.flatten().nonzero().squeeze(1)
+        rows = self.head(hidden_states.flatten(0, -2).index_select(0, places))
+        targets = labels.flatten().index_select(0, places)
+        if weight is None:
+            return cross_entropy(self.decoder(rows), targets, num_items_in_batch)
+        return linear_cross_entropy(
+            rows, weight, self.decoder.bias, targets, num_items_in_batch, compiled=self._is_compiled
         )
 
     def _logits(

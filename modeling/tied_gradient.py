@@ -7,52 +7,88 @@ ready, the backward pass takes first what was made last: what is made before the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
-
-@contextmanager
-def sparse_lookups(embedding: nn.Module, weight: torch.Tensor | None) -> Iterator[torch.Tensor | None]:
-    """Look-ups within have sparse gradients, where the loss has a dense one of the same matrix for them to join.
-
-    A backward pass that leaves out the loss, and every other product with the matrix, leaves it a sparse gradient.
-
-    Args:
-        embedding: what looks up.
-        weight: the matrix that the loss multiplies by, `(vocabulary, hidden)`, or None without a loss.
-
-    Yields:
-        The matrix to multiply by.
-    """
-    if weight is None or not _is_shared(embedding, weight):
-        yield weight
-        return
-    embedding.sparse = True  # type: ignore[assignment]
-    try:
-        yield _Later.apply(weight)
-    finally:
-        embedding.sparse = False  # type: ignore[assignment]
+from .plain import is_plain
 
 
-def _is_shared(embedding: nn.Module, weight: torch.Tensor) -> bool:
-    """Whether both add to the gradient of one parameter, on a CPU and outside of graphs that torch.compile makes."""
-    if type(embedding) is not nn.Embedding or embedding.weight is not weight or embedding.sparse:
+def shares_gradient(embedding: nn.Module, weight: torch.Tensor) -> TypeGuard[nn.Embedding]:
+    """Whether look-ups and a loss that multiplies by `weight` add to the gradient of one parameter, on a CPU, outside
+    of graphs that torch.compile makes."""
+    if not is_plain(embedding, nn.Embedding) or embedding.weight is not weight:
+        return False
+    if embedding.sparse or embedding.scale_grad_by_freq or embedding.max_norm is not None:
         return False
     is_trained = torch.is_grad_enabled() and weight.requires_grad and weight.is_leaf
     return is_trained and weight.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def look_up(embedding: nn.Embedding, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings whose gradient joins that of the loss; without the loss in the backward pass it is a dense one.
+
+    Args:
+        embedding: of which `shares_gradient` is true.
+        ids: of any shape.
+
+    Returns:
+        The embeddings `(*ids.shape, hidden)`, and the matrix for the loss to multiply by, `(vocabulary, hidden)`.
+    """
+    loss = _Loss()
+    weight = _Later.apply(embedding.weight, loss)
+    embeds = _LookUp.apply(embedding.weight, ids, embedding.padding_idx, loss)
+    return embeds, _OfLoss.apply(weight, loss)
+
+
+class _Loss:
+    """Of one forward pass: whether the backward pass under way has been through the loss."""
+
+    has_gradient = False
+
+
+class _OfLoss(torch.autograd.Function):
+    """The same matrix, whose gradient is there before that of the look-up, which was made before it."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, loss: _Loss) -> torch.Tensor:
+        ctx.loss = loss
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.loss.has_gradient = True
+        return grad, None
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: torch.Tensor, ids: torch.Tensor, padding_idx: int | None, loss: _Loss
+    ) -> torch.Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows, ctx.padding, ctx.loss = len(weight), -1 if padding_idx is None else padding_idx, loss
+        return nn.functional.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (ids,) = ctx.saved_tensors
+        # A sparse one cannot be differentiated once more.
+        is_sparse = ctx.loss.has_gradient and not torch.is_grad_enabled()
+        of_rows = torch.ops.aten.embedding_backward(grad, ids, ctx.rows, ctx.padding, False, is_sparse)
+        return of_rows, None, None, None
 
 
 class _Later(torch.autograd.Function):
     """The same matrix, whose gradient waits for those of everything made after it."""
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, weight: torch.Tensor, loss: _Loss) -> torch.Tensor:
+        ctx.loss = loss
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.loss.has_gradient = False
+        return grad, None

@@ -126,12 +126,15 @@ def test_the_backend_gives_the_same_by_either(
 ) -> None:
     total = sum(lengths)
     layout = build_layout((1, total), torch.device("cpu"), cu_seqlens=torch.tensor([0, *lengths]).cumsum(0))
-    query, key, value = torch.randn(3, total, HEADS, HEAD_DIM).bfloat16().unbind()
+    given = torch.randn(3, total, HEADS, HEAD_DIM).bfloat16()
+    upstream = torch.randn(total, HEADS, HEAD_DIM).bfloat16()
     mask = attention_sdpa.mask(layout, window, torch.bfloat16)
     found = []
     for faster in (True, False):
         monkeypatch.setattr(attention_sdpa, "is_faster", lambda query, key, dropout, faster=faster: faster)
-        out, _ = attention_sdpa.attend(query, key, value, layout, mask, window, SCALE, 0.0)
-        found.append(out.float())
-    assert not torch.equal(*found)
-    assert (found[0] - found[1]).norm() < TOLERANCE[torch.bfloat16] * found[1].norm()
+        inputs = [tensor.clone().requires_grad_() for tensor in given]
+        out, _ = attention_sdpa.attend(*inputs, layout, mask, window, SCALE, 0.0)
+        found.append([tensor.float() for tensor in (out, *torch.autograd.grad(out, inputs, upstream))])
+    assert not torch.equal(found[0][0], found[1][0])
+    for by_products, by_torch in zip(*found, strict=True):
+        assert (by_products - by_torch).norm() < TOLERANCE[torch.bfloat16] * by_torch.norm()

@@ -11,6 +11,8 @@ from peer import (
     HEAD_NAMES,
     HIDDEN,
     LAYERS,
+    LOSS_TOLERANCE,
+    OUTPUT_TOLERANCE,
     VOCAB,
     assert_close,
     boundaries,
@@ -23,8 +25,10 @@ from peer import (
     restarting_positions,
     settings,
 )
+from torch import nn
 
 from llm_jp_modernbert import LlmJpModernBertConfig
+from llm_jp_modernbert.modeling.layout import _spans
 
 BACKENDS = ("eager", "sdpa")
 LENGTHS = (150, 1, 40)
@@ -51,6 +55,21 @@ def run(model: Any, **inputs: Any) -> Any:
         return model(**inputs)
 
 
+@pytest.mark.parametrize(
+    ("boundaries", "longest", "expected"),
+    [
+        ([0, 4, 10], None, True),
+        ([0, 4, 10], 6, True),
+        ([0, 4, 10], 5, False),
+        ([0, 4, 9], None, False),
+        ([1, 10], None, False),
+        ([0, 7, 5, 10], None, False),
+    ],
+)
+def test_boundaries_are_checked_where_they_are(boundaries: list[int], longest: int | None, expected: bool) -> None:
+    assert bool(_spans(torch.tensor(boundaries), 10, longest)) == expected
+
+
 # Training
 
 
@@ -73,6 +92,55 @@ def test_gradient_checkpointing_gives_the_same_gradients(backend: str, use_reent
     assert any(gradient.abs().max() > 0 for gradient in found[0].values())
     for name, gradient in found[0].items():
         assert_close(found[1][name], gradient, EXACT)
+
+
+@pytest.mark.parametrize("setting", ["mlp_dropout", "attention_dropout"])
+def test_long_rows_are_dropped_from_alike_when_they_are_computed_again(setting: str) -> None:
+    own, _ = pair("ForMaskedLM", **{setting: 0.3})
+    own.train()
+    # Longer than the pieces in which rows are computed without gradients, as a reentrant checkpoint first does.
+    ids = torch.stack(documents(1500))
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            own.gradient_checkpointing_enable({"use_reentrant": True})
+        own.zero_grad()
+        torch.manual_seed(0)
+        own(input_ids=ids, labels=ids).loss.backward()
+        found.append(gradients(own))
+    for name, gradient in found[0].items():
+        assert_close(found[1][name], gradient, EXACT)
+
+
+class Doubled(nn.Linear):
+    """As an adapter does: more than its own matrix."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(inputs)
+
+
+@pytest.mark.parametrize("way", ["class", "hook", "method"])
+def test_the_loss_is_that_of_the_logits_where_the_decoder_is_more_than_a_matrix(way: str) -> None:
+    own, peer = pair("ForMaskedLM")
+    inputs = {"input_ids": torch.stack(documents(90, 90))}
+    labels = inputs["input_ids"].where(torch.arange(90) % 3 == 0, -100)
+    for model in (own, peer):
+        decoder = model.decoder
+        if way == "class":
+            decoder.__class__ = Doubled
+        elif way == "hook":
+            decoder.register_forward_hook(lambda module, inputs, output: 2 * output)
+        else:
+            decoder.forward = lambda inputs, decoder=decoder: 2 * nn.Linear.forward(decoder, inputs)
+        model(**inputs, labels=labels).loss.backward()
+    assert_close(own(**inputs, labels=labels).loss, peer(**inputs, labels=labels).loss, LOSS_TOLERANCE)
+    expected = gradients(peer)
+    for name, gradient in gradients(own).items():
+        assert_close(gradient, expected[name], OUTPUT_TOLERANCE)
+    nothing = torch.full_like(labels, -100)
+    assert own(**inputs, labels=nothing).loss.item() == 0.0
+    half = own(**inputs, labels=labels, num_items_in_batch=120).loss
+    assert_close(half, own(**inputs, labels=labels).loss / 2, LOSS_TOLERANCE)
 
 
 @backends

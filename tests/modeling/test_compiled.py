@@ -64,6 +64,22 @@ def test_compiled_layers_equal_transformers() -> None:
     assert set(graphs[len(FORMS) :]) == {graphs[len(FORMS) - 1]}
 
 
+def test_a_model_that_its_user_compiles_equals_transformers() -> None:
+    own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=2)
+    compiled = torch.compile(own.train(), backend="aot_eager")
+    peer.train()
+    for length in (70, 90):
+        ids = torch.stack(documents(length, length))
+        labels = ids.where(torch.arange(length) % 3 == 0, -100)
+        found, expected = compiled(input_ids=ids, labels=labels).loss, peer(input_ids=ids, labels=labels).loss
+        assert_close(found, expected, LOSS_TOLERANCE)
+        own.zero_grad()
+        peer.zero_grad()
+        found.backward()
+        expected.backward()
+        assert_gradients_close(own, peer)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_sdpa_is_compiled_for_no_lengths(training: bool) -> None:
     """Only attention over documents of different lengths stays outside of the graphs."""

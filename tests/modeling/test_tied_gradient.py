@@ -8,7 +8,8 @@ from peer import OUTPUT_TOLERANCE, assert_close, documents, pair
 from torch import nn
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.modeling import losses, tied_gradient
+from llm_jp_modernbert.modeling import losses
+from llm_jp_modernbert.modeling.tied_gradient import shares_gradient
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -39,7 +40,6 @@ def test_equals_transformers_and_is_the_losss_own(monkeypatch: pytest.MonkeyPatc
         assert not lookup(own).weight.grad.is_sparse
         assert_close(lookup(own).weight.grad, peer.get_input_embeddings().weight.grad, OUTPUT_TOLERANCE)
     assert places == {made[0]}
-    assert not lookup(own).sparse
 
 
 def test_hooks_and_autograd_see_the_whole_gradient() -> None:
@@ -78,21 +78,50 @@ def test_without_the_loss_look_ups_have_dense_gradients() -> None:
     assert lookup(own).weight.grad.layout == torch.strided
 
 
-def test_a_failed_forward_pass_leaves_no_trace() -> None:
-    own, _ = pair("ForMaskedLM")
-    with pytest.raises(IndexError):
-        own(input_ids=torch.full((1, 4), 10**6), labels=torch.zeros(1, 4, dtype=torch.long))
-    assert not lookup(own).sparse
+@pytest.mark.parametrize("after_the_loss", [False, True])
+def test_a_backward_pass_that_leaves_the_loss_out_gives_a_dense_gradient(after_the_loss: bool) -> None:
+    own, peer = pair("ForMaskedLM")
+    found = []
+    for model in (own, peer):
+        outputs = model(**batch(), output_hidden_states=True)
+        if after_the_loss:
+            outputs.loss.backward(retain_graph=True)
+            model.zero_grad()
+        outputs.hidden_states[-1].square().sum().backward()
+        found.append(model.get_input_embeddings().weight.grad)
+    assert found[0].layout == torch.strided
+    assert_close(found[0] / found[1].abs().max(), found[1] / found[1].abs().max(), OUTPUT_TOLERANCE)
 
 
-@pytest.mark.parametrize("way", ["frozen", "no_grad", "own_module"])
+def test_gradients_that_are_to_be_differentiated_are_dense() -> None:
+    own, peer = pair("ForMaskedLM", "eager", "eager")
+    found = []
+    for model in (own, peer):
+        weights = [model.get_input_embeddings().weight]
+        found += torch.autograd.grad(model(**batch()).loss, weights, create_graph=True)
+    assert_close(found[0].detach(), found[1].detach(), OUTPUT_TOLERANCE)
+
+
+@pytest.mark.parametrize("way", ["frozen", "no_grad", "own_module", "hook", "max_norm", "other_matrix"])
 def test_where_nothing_is_shared(way: str) -> None:
     own, _ = pair("ForMaskedLM")
-    weight = own.decoder.weight
-    embedding = (
-        type("Embedding", (nn.Embedding,), {})(*weight.shape, _weight=weight) if way == "own_module" else lookup(own)
-    )
+    embedding, weight = lookup(own), own.decoder.weight
+    assert shares_gradient(embedding, weight)
+    if way == "own_module":
+        embedding = type("Embedding", (nn.Embedding,), {})(*weight.shape, _weight=weight)
+    elif way == "hook":
+        embedding.register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif way == "max_norm":
+        embedding.max_norm = 1.0
+    elif way == "other_matrix":
+        weight = nn.Parameter(weight.detach().clone())
     weight.requires_grad_(way != "frozen")
-    with torch.set_grad_enabled(way != "no_grad"), tied_gradient.sparse_lookups(embedding, weight) as given:
-        assert given is weight
-        assert not embedding.sparse
+    with torch.set_grad_enabled(way != "no_grad"):
+        assert not shares_gradient(embedding, weight)
+
+
+def test_hooks_on_the_embeddings_are_called() -> None:
+    own, peer = pair("ForMaskedLM")
+    for model in (own, peer):
+        model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert_close(own(**batch()).loss, peer(**batch()).loss, OUTPUT_TOLERANCE)
