@@ -74,7 +74,7 @@ def pack_weights(model: PreTrainedModel) -> PreTrainedModel:
         )
     if torch.backends.quantized.engine not in _ENGINES:
         raise UsageError("--fast needs an x86 processor with AVX2. Leave it out, or try --dtype bfloat16.")
-    largest = max(float(weight.detach().abs().max()) for weight in model.parameters())
+    largest = float(torch.stack([weight.detach().abs().max() for weight in model.parameters()]).max())
     # Not "greater", which what is no number never is.
     if not largest <= torch.finfo(torch.float16).max:
         raise UsageError(f"{model.name_or_path}: weights up to {largest:.0e} do not fit float16. Leave out --fast.")

@@ -36,7 +36,7 @@ def masked_logits(
 
     found = _logits(model, rows, positions)
     # Nothing is greater than what is no number, so that a broken model would rank everything first.
-    if any(bool(torch.isnan(logits).any()) for logits in found):
+    if found and bool(torch.stack([torch.isnan(logits).any() for logits in found]).any()):
         raise UsageError(f"{model.name_or_path}: the model gives logits that are not numbers. Try --dtype float32.")
     return found
 

@@ -107,6 +107,14 @@ def test_weights_beyond_float16_are_refused(folder: Path) -> None:
     assert isinstance(model.model.layers[0].mlp.Wi, nn.Linear), "a model that is refused stays as it is"
 
 
+def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
+    model = load_masked_lm(str(folder))
+    with torch.no_grad():
+        model.model.layers[1].mlp.Wi.weight[0, 0] = torch.nan
+    with pytest.raises(UsageError, match="weights up to nan do not fit float16"):
+        pack_weights(model)
+
+
 def test_processors_without_packed_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_jp_modernbert.fast._ENGINES", ())
     with pytest.raises(UsageError, match="--fast needs an x86 processor"):
