@@ -37,6 +37,7 @@ from .arguments import PretrainingArguments
 from .blocks import Block
 from .checkpoints import CheckpointError, StopSignals
 from .schedule import Schedule
+from .sharding import keep_float32
 from .stream import BatchInfo, BatchStream
 from .totals import Totals
 from .validation import MaskedValidation
@@ -120,6 +121,7 @@ class PretrainingTrainer(Trainer):
             callbacks=[_Hooks(self), *(callbacks or [])],
         )
         self.remove_callback(PrinterCallback)
+        keep_float32(getattr(self.accelerator.state, "fsdp_plugin", None))
         # Small sums that all ranks need go over the CPU.
         several = self.args.world_size > 1
         self._group = torch.distributed.new_group(backend="gloo") if several else None

@@ -1,0 +1,66 @@
+"""FSDP2 in mixed precision, on one process of a CPU: what it leaves in float32 is what autocast leaves there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.training.sharding import keep_float32
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_the_loss_is_that_without_sharding(group: None) -> None:
+    config = LlmJpModernBertConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    model = LlmJpModernBertForMaskedLM(config).train()
+    ids = torch.randint(8, 300, (1, 400))
+
+    def loss() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(input_ids=ids, labels=ids).loss
+
+    expected = loss()
+    expected.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    keep_float32(plugin)
+    seen = []
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.model.layers:
+        layer.attn.register_forward_pre_hook(lambda _, given: seen.extend(table.dtype for table in given[3]))
+        fully_shard(layer, mesh=mesh, mp_policy=plugin.mixed_precision_policy)
+    fully_shard(model, mesh=mesh, mp_policy=plugin.mixed_precision_policy)
+    found = loss()
+    found.backward()
+    assert found.dtype == torch.float32
+    assert set(seen) == {torch.float32}
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+    for name, parameter in model.named_parameters():
+        difference = (parameter.grad.full_tensor() - gradients[name]).norm()
+        assert difference < 0.05 * gradients[name].norm(), name
+
+
+def test_what_is_not_theirs_stays() -> None:
+    keep_float32(None)
+    plain = FullyShardedDataParallelPlugin(fsdp_version=2)
+    keep_float32(plain)
+    assert plain.mixed_precision_policy is None
