@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from llm_jp_modernbert.cli import main
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.loading import check_model_directory
 
 from . import (
     encoder,
@@ -30,6 +31,7 @@ from . import (
     tokenizing,
     training_step,
 )
+from .options import Shape, whole_numbers
 from .texts import DATA_VARIABLE, find_data
 
 RESULTS = Path(__file__).with_name("results")
@@ -57,7 +59,7 @@ def run_table(
     quick: Annotated[
         bool, typer.Option("--quick", help="The first seven rows, in three minutes on two cores.")
     ] = False,
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "base",
+    shape: Shape = "base",
     turns: Annotated[int | None, typer.Option(help="Of every case.", min=1)] = None,
     rows: Annotated[str | None, typer.Option(help="Only these rows, parted by commas.")] = None,
     compiled: Annotated[bool | None, typer.Option(help="Whether to time compiled layers as well.")] = None,
@@ -68,18 +70,26 @@ def run_table(
     model: Annotated[
         str | None, typer.Option(help="A trained model for row 6; by default weights are random.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON and the plot.")] = Path("build/benchmarks"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the JSON and the plot; by default build/benchmarks, or quick in it.", file_okay=False
+        ),
+    ] = None,
 ) -> None:
     """Every row of the table, or one case in detail by a command."""
     if context.invoked_subcommand is not None:
         return
     plan = table.QUICK if quick else table.WHOLE
+    out = out or Path("build/benchmarks", "quick" if quick else "")
     if turns is not None:
         plan = replace(plan, turns=turns, long_turns=turns)
     if rows is not None:
         plan = replace(plan, numbers=_numbers(rows))
     if compiled is not None:
         plan = replace(plan, compiled=compiled)
+    if model is not None:
+        check_model_directory(model)
     console = Console()
     # Without the folders, which are a matter of this machine.
     typed = {"--shape": shape if shape != "base" else None, "--turns": turns, "--rows": rows}
@@ -87,6 +97,7 @@ def run_table(
     options += [] if compiled is None else ["--compiled" if compiled else "--no-compiled"]
     command = shlex.join(["python", "-m", "benchmarks", *(["--quick"] if quick else []), *options])
     content = table.run(plan, shape, find_data(data), model, out, command, console)
+    console.print(results.overview(content, results.read(RESULTS) if quick else None))
     drawn = plot.plot(content, out)
     console.print(f"{content['minutes']} minutes; {out / table.FILE}" + (f", {drawn}" if drawn else ""))
 
@@ -103,17 +114,11 @@ def rewrite_readme(
 
 
 def _numbers(rows: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(number) for number in rows.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or not set(numbers) <= set(table.TITLES):
-        raise UsageError(f"--rows {rows}: give numbers from 1 to {max(table.TITLES)}, parted by commas.")
+    numbers = whole_numbers("--rows", rows)
+    if not set(numbers) <= set(table.TITLES):
+        raise UsageError(f"--rows {rows}: the table has rows 1 to {max(table.TITLES)}.")
     return numbers
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except UsageError as error:
-        sys.exit(f"Error: {error}")
+    main(app)

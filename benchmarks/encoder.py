@@ -8,7 +8,6 @@ count.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,31 +17,30 @@ import typer
 from llm_jp_modernbert.modeling.flops import forward_flops
 
 from .measure import COMPILED, OURS, Case, report
-from .models import Models
+from .models import FIRST_WORD, Models
+from .options import Dtype, Outs, Repeats, Shape, beside, whole_numbers
 
 PEER, SORTED = "transformers, sdpa", "transformers, sdpa, sorted into fours"
 
-# Ids below are special tokens.
-_FIRST_WORD = 8
 # Tokens that are enough to warm up: more than one block of local attention, for which layers would be compiled again.
 _SHORT = 512
 
 
 def benchmark(
     lengths: Annotated[str, typer.Option(help="Tokens of the single sequences, parted by commas.")] = "1024,8192",
-    batch: Annotated[int, typer.Option(help="Sequences of the batch of real lengths; 0 for none.")] = 16,
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "base",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    batch: Annotated[int, typer.Option(help="Sequences of the batch of real lengths; 0 for none.", min=0)] = 16,
+    shape: Shape = "base",
+    dtype: Dtype = "bfloat16",
     compiled: Annotated[bool, typer.Option(help="Whether to time compiled layers as well.")] = True,
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON; each case adds its name.")] = None,
+    repeats: Repeats = 5,
+    out: Outs = None,
 ) -> None:
     """Encoder forward: tokens/s and extra peak memory, against transformers."""
     models, kind = Models(shape), getattr(torch, dtype)
-    for length in map(int, filter(None, lengths.split(","))):
-        report(of_one_length(models, kind, 1, length, compiled), repeats, _beside(out, f"-{length}"))
+    for length in whole_numbers("--lengths", lengths):
+        report(of_one_length(models, kind, 1, length, compiled), repeats, beside(out, str(length)))
     if batch:
-        report(of_lengths(models, kind, realistic_lengths(batch), compiled), repeats, _beside(out, "-lengths"))
+        report(of_lengths(models, kind, realistic_lengths(batch), compiled), repeats, beside(out, "lengths"))
 
 
 def realistic_lengths(count: int, longest: int = 1024) -> list[int]:
@@ -61,7 +59,7 @@ def of_one_length(models: Models, dtype: torch.dtype, rows: int, length: int, co
         length: tokens of each.
         compiled: whether this library's compiled layers are a candidate.
     """
-    ids = torch.randint(_FIRST_WORD, models.config.vocab_size, (rows, length), device=models.device)
+    ids = torch.randint(FIRST_WORD, models.config.vocab_size, (rows, length), device=models.device)
 
     def run(model: Any) -> Callable[[int], float]:
         def read(turn: int) -> float:
@@ -128,13 +126,9 @@ def _ours(models: Models, dtype: torch.dtype, compiled: bool) -> dict[str, Any]:
 def _padded(models: Models, lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     columns = torch.arange(max(lengths), device=models.device)
     mask = (columns < torch.tensor(lengths, device=models.device)[:, None]).long()
-    ids = torch.randint(_FIRST_WORD, models.config.vocab_size, mask.shape, device=models.device)
+    ids = torch.randint(FIRST_WORD, models.config.vocab_size, mask.shape, device=models.device)
     return ids * mask + models.config.pad_token_id * (1 - mask), mask
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _beside(out: Path | None, part: str) -> Path | None:
-    return None if out is None else out.with_name(f"{out.stem}{part}{out.suffix}")

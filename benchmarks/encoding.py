@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from llm_jp_modernbert.loading import load_tokenizer
 from llm_jp_modernbert.training.shapes import model_config
 
 from .measure import OURS, Case, report
+from .options import Out, Repeats, Shape
 
 PEER = "plain SentenceTransformer"
 
@@ -31,13 +32,13 @@ PEER = "plain SentenceTransformer"
 def benchmark(
     data: Annotated[Path, typer.Argument(help="Folder with JSTS and JaQuAD.")],
     tokenizer: Annotated[str, typer.Option()],
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "nano",
-    sentences: Annotated[int, typer.Option(help="Of JSTS.")] = 400,
-    paragraphs: Annotated[int, typer.Option(help="Of JaQuAD.")] = 200,
-    batch_size: Annotated[int, typer.Option(help="Of the peer.")] = 32,
-    dtype: Annotated[str, typer.Option(help="Of both.")] = "auto",
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
+    shape: Shape = "nano",
+    sentences: Annotated[int, typer.Option(help="Of JSTS, or as many as there are.", min=1)] = 400,
+    paragraphs: Annotated[int, typer.Option(help="Of JaQuAD, or as many as there are.", min=1)] = 200,
+    batch_size: Annotated[int, typer.Option(help="Of the peer.", min=1)] = 32,
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of both.")] = "auto",
+    repeats: Repeats = 5,
+    out: Out = None,
 ) -> None:
     """Texts per second into embeddings, against a plain SentenceTransformer."""
     from sentence_transformers import SentenceTransformer
@@ -84,6 +85,6 @@ def _texts(data: Path, sentences: int, paragraphs: int) -> list[str]:
     short = list(dict.fromkeys(row[key] for row in rows for key in ("sentence1", "sentence2")))
     long = [text for article in squad_articles(find(data, "jaquad_*.json*")).values() for text in article]
     drawn = random.Random(0)
-    texts = drawn.sample(short, sentences) + drawn.sample(long, paragraphs)
+    texts = drawn.sample(short, min(sentences, len(short))) + drawn.sample(long, min(paragraphs, len(long)))
     drawn.shuffle(texts)
     return texts

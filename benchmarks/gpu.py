@@ -24,10 +24,10 @@ from llm_jp_modernbert.versions import library_versions
 
 from .machine import machine, matrix_rate
 from .measure import COMPILED, OURS, Case, measure, write_json
-from .models import VOCABULARY, Models
-from .training_step import PEER, SPARSE, Batch, Steps
+from .models import FIRST_WORD, VOCABULARY, Models
+from .options import Out, Repeats, Shape
+from .training_step import MASKED, PEER, SPARSE, Batch, Steps
 
-_MASKED = 0.3
 _DTYPE = torch.bfloat16
 
 
@@ -43,8 +43,8 @@ def document_lengths(tokens: int, longest: int, seed: int) -> list[int]:
 def documents(tokens: int, longest: int, seed: int) -> Batch:
     """Documents of random tokens, so many together, of which 30 % are predicted."""
     random = torch.Generator().manual_seed(seed)
-    ids = torch.randint(8, VOCABULARY, (tokens,), generator=random)
-    labels = ids.where(torch.rand(tokens, generator=random) < _MASKED, -100)
+    ids = torch.randint(FIRST_WORD, VOCABULARY, (tokens,), generator=random)
+    labels = ids.where(torch.rand(tokens, generator=random) < MASKED, -100)
     lengths = document_lengths(tokens, longest, seed)
     return Batch(ids.split(lengths), labels.split(lengths))
 
@@ -60,7 +60,7 @@ def training(models: Models, longest: int, tokens: int, peer_cells: int) -> Case
 
 def reading(models: Models, rows: int, length: int) -> Case:
     """Inference of the encoder on full rows."""
-    ids = torch.randint(8, VOCABULARY, (rows, length), device=models.device)
+    ids = torch.randint(FIRST_WORD, VOCABULARY, (rows, length), device=models.device)
     made = {PEER: models.peer(_DTYPE), OURS: models.ours(_DTYPE), COMPILED: models.compiled(_DTYPE)}
 
     def reader(model: Any) -> Callable[[int], float]:
@@ -110,6 +110,8 @@ def budgets(models: Models, longest: int) -> dict[str, int]:
 
 def recompilations(models: Models, longest: int) -> int:
     """Graphs that are compiled for further lengths and numbers of documents after the first two batches."""
+    # Graphs of the cases before would serve here, too.
+    torch._dynamo.reset()
     counts = []
     for seed, tokens in enumerate((4000, 7000, 16_000, 9_123, 12_345, 5_555)):
         Steps(models, documents(tokens, longest, seed), bf16=True).ours(compiled=True)[COMPILED](1)
@@ -118,12 +120,14 @@ def recompilations(models: Models, longest: int) -> int:
 
 
 def benchmark(
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "base",
-    tokens: Annotated[int, typer.Option(help="Tokens of a training batch here.")] = 65_536,
-    peer_cells: Annotated[int, typer.Option(help="Cells of the peer's padded batches, which have to fit.")] = 16_384,
-    turns: Annotated[int, typer.Option()] = 5,
+    shape: Shape = "base",
+    tokens: Annotated[int, typer.Option(help="Tokens of a training batch here.", min=1)] = 65_536,
+    peer_cells: Annotated[
+        int, typer.Option(help="Cells of the peer's padded batches, which have to fit.", min=1)
+    ] = 16_384,
+    turns: Repeats = 5,
     with_budgets: Annotated[bool, typer.Option("--budgets", help="Look for the largest batches, too.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
+    out: Out = None,
 ) -> None:
     """Training and inference on a GPU, with the share of its peak, against transformers with padding."""
     if not torch.cuda.is_available():

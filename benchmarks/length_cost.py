@@ -7,16 +7,16 @@ the count. Only this library is timed: a candidate is a length, and the shortest
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
 import torch
-import typer
 
 from llm_jp_modernbert.modeling.flops import forward_flops
 
 from .measure import Case, report
-from .models import Models
+from .models import FIRST_WORD, Models
+from .options import Dtype, Outs, Repeats, Shape, beside
 
 LENGTHS = (1024, 2048, 4096, 8192)
 LOCAL, GLOBAL, WHOLE = "local layer", "global layer", "whole encoder"
@@ -25,16 +25,15 @@ _KINDS = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
 
 
 def benchmark(
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "base",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON; each case adds its name.")] = None,
+    shape: Shape = "base",
+    dtype: Dtype = "bfloat16",
+    repeats: Repeats = 5,
+    out: Outs = None,
 ) -> None:
     """Tokens per second of a local layer, a global layer and the whole encoder from 1024 to 8192 tokens."""
     models, kind = Models(shape), getattr(torch, dtype)
     for what in (LOCAL, GLOBAL, WHOLE):
-        file = None if out is None else out.with_name(f"{out.stem}-{what.replace(' ', '-')}{out.suffix}")
-        report(over_lengths(models, kind, what), repeats, file)
+        report(over_lengths(models, kind, what), repeats, beside(out, what.replace(" ", "-")))
 
 
 def over_lengths(models: Models, dtype: torch.dtype, what: str, lengths: Sequence[int] = LENGTHS) -> Case:
@@ -47,8 +46,8 @@ def over_lengths(models: Models, dtype: torch.dtype, what: str, lengths: Sequenc
         lengths: tokens of the sequence.
     """
     model = models.ours(dtype).eval().model
-    run = _whole if what == WHOLE else _layer
-    candidates = {name_of(length): run(model, what, length) for length in lengths}
+    run = partial(_whole, model) if what == WHOLE else partial(_layer, model, what)
+    candidates = {name_of(length): run(length) for length in lengths}
     config = models.config
     if what != WHOLE:
         config = type(config)(**{**config.to_dict(), "num_hidden_layers": 1, "layer_types": [_KINDS[what]]})
@@ -62,8 +61,8 @@ def name_of(length: int) -> str:
     return f"{length:,} tokens"
 
 
-def _whole(model: Any, what: str, length: int) -> Callable[[int], float]:
-    ids = torch.randint(8, model.config.vocab_size, (1, length), device=model.device)
+def _whole(model: Any, length: int) -> Callable[[int], float]:
+    ids = torch.randint(FIRST_WORD, model.config.vocab_size, (1, length), device=model.device)
 
     def read(turn: int) -> float:
         with torch.inference_mode():
@@ -78,7 +77,7 @@ def _layer(model: Any, what: str, length: int) -> Callable[[int], float]:
     given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     # What the model hands its layer, whatever that is.
     hook = layer.register_forward_pre_hook(lambda _, *arguments: given.append(arguments), with_kwargs=True)
-    _whole(model, WHOLE, length)(0)
+    _whole(model, length)(0)
     hook.remove()
     positional, named = given[0]
 

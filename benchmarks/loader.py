@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -11,18 +10,19 @@ import typer
 
 from .measure import Case, report
 from .models import Models
+from .options import Out, Repeats, Shape
 from .texts import stream_of
 
 
 def benchmark(
     files: Annotated[list[str], typer.Argument(help="Texts, or a tokenised corpus.")],
     tokenizer: Annotated[str, typer.Option()],
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "nano",
-    length: Annotated[int, typer.Option(help="Tokens of a row.")] = 1024,
-    rows: Annotated[int, typer.Option(help="Rows of a batch.")] = 8,
-    batches: Annotated[int, typer.Option(help="Batches per turn: more than a block holds.")] = 500,
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
+    shape: Shape = "nano",
+    length: Annotated[int, typer.Option(help="Tokens of a row.", min=4)] = 1024,
+    rows: Annotated[int, typer.Option(help="Rows of a batch.", min=1)] = 8,
+    batches: Annotated[int, typer.Option(help="Batches per turn: more than a block holds.", min=1)] = 500,
+    repeats: Repeats = 5,
+    out: Out = None,
 ) -> None:
     """Loader tokens per second, against a model's training tokens per second."""
     stream = stream_of(files, tokenizer, length, rows)

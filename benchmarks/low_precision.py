@@ -27,6 +27,7 @@ from llm_jp_modernbert.loading import load_masked_lm, load_tokenizer
 from llm_jp_modernbert.training.shapes import model_config
 
 from .measure import Case, report
+from .options import Repeats, Shape
 
 PEER = "transformers, float32"
 
@@ -53,11 +54,11 @@ class Int8Linear(nn.Module):
 def benchmark(
     tokenizer: Annotated[str, typer.Option()],
     model: Annotated[str | None, typer.Option(help="A trained model, in the place of random weights.")] = None,
-    shape: Annotated[str, typer.Option(help="Of random weights: nano, small or base.")] = "base",
-    longest: Annotated[int, typer.Option(help="Tokens of the prompts to compare on, at most.")] = 128,
+    shape: Shape = "base",
+    longest: Annotated[int, typer.Option(help="Tokens of the prompts to compare on, at most.", min=16)] = 128,
     onnx: Annotated[bool, typer.Option(help="Whether to export and run ONNX files as well.")] = True,
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="Folder for the JSON.")] = None,
+    repeats: Repeats = 5,
+    out: Annotated[Path | None, typer.Option(help="Folder for the JSON.", file_okay=False)] = None,
 ) -> None:
     """Tokens per second on a CPU in lower precision, at 1 × 32 and 4 × 128 tokens, against transformers in float32."""
     vocabulary: Any = load_tokenizer(tokenizer)

@@ -16,8 +16,10 @@ _LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "sentencepiece"
 # Instruction sets that matrix products are built on, as Linux names them.
 _X86 = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16")
 _INSTRUCTIONS = (*_X86, "asimd", "sve", "bf16", "i8mm")
-# Rows, inner dimension and columns of the products: one of the base model's, and a square one.
-_PRODUCTS = ((4096, 768, 2304), (2048, 2048, 2048))
+# Rows, inner dimension and columns of the products: one of the base model's, and a square one. On a GPU such small
+# ones would be over before they were begun.
+_PRODUCTS, _PRODUCTS_ON_GPUS = ((4096, 768, 2304), (2048, 2048, 2048)), ((65536, 768, 2304), (16384, 16384, 16384))
+_REPEATS = 3
 
 
 def machine() -> dict[str, Any]:
@@ -45,19 +47,18 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **library_versions(_LIBRARIES)}
 
 
-def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 3) -> float:
-    """Floating-point operations per second of the best of a few matrix products: what no model gets beyond.
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
+    """Floating-point operations per second of the best of a few matrix products: what a model can hardly get beyond.
 
     Args:
         dtype: of the factors.
         device: such as `"cpu"`.
-        repeats: of each product; the fastest counts.
     """
     best = 0.0
-    for rows, inner, columns in _PRODUCTS:
+    for rows, inner, columns in _PRODUCTS if device == "cpu" else _PRODUCTS_ON_GPUS:
         left = torch.randn(rows, inner, device=device).to(dtype)
         right = torch.randn(columns, inner, device=device).to(dtype)
-        for _ in range(repeats):
+        for _ in range(_REPEATS):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             began = time.perf_counter()

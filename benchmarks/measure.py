@@ -86,27 +86,28 @@ class Measured:
         return memory[candidate] / memory[against] if candidate in memory and memory.get(against) else None
 
 
-def measure(case: Case, turns: int) -> Measured:
+def measure(case: Case, turns: int, memory: bool = True) -> Measured:
     """Runs the candidates in turn, so that whatever else the machine does meets all of them.
-
-    Memory is that of the last turn, before which the allocator gives back what it keeps. That turn may be slower for
-    it: where there is but one, memory is not measured.
 
     Args:
         case: what is run.
         turns: that count; one more comes before them.
+        memory: whether to measure memory as well, if the case is for it, in one more turn after them: the allocator
+            gives back what it keeps, for which a candidate may be slower.
     """
     rates: dict[str, list[float]] = {name: [] for name in case.candidates}
-    memory: dict[str, float] = {}
     for turn in range(turns + 1):
         for name, run in case.candidates.items():
-            watched = ExtraPeak() if case.memory and turn == turns > 1 else None
             rate = max(_rate(run, turn) for _ in range(case.in_a_row if turn else 1))
             if turn:
                 rates[name].append(rate)
-            if watched is not None and (risen := watched.megabytes()) is not None:
-                memory[name] = round(risen, 1)
-    return Measured(case.name, case.unit, case.peer, dict(case.settings), dict(case.operations), rates, memory)
+    megabytes: dict[str, float] = {}
+    for name, run in case.candidates.items() if case.memory and memory else ():
+        watched = ExtraPeak()
+        run(turns + 1)
+        if (risen := watched.megabytes()) is not None:
+            megabytes[name] = round(risen, 1)
+    return Measured(case.name, case.unit, case.peer, dict(case.settings), dict(case.operations), rates, megabytes)
 
 
 def _rate(run: Callable[[int], float], turn: int) -> float:
@@ -150,4 +151,5 @@ def report(case: Case, turns: int, out: Path | None) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that people read as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=1, default=list) + "\n")

@@ -13,6 +13,8 @@ from llm_jp_modernbert.training.shapes import model_config
 
 VOCABULARY = 99_574
 """Tokens of llm-jp-tokenizer v3.0."""
+FIRST_WORD = 8
+"""Ids below are special tokens."""
 
 
 class Models:

@@ -17,7 +17,7 @@ from .texts import stream_of
 def benchmark(
     files: Annotated[list[str], typer.Argument(help="Texts, or a tokenised corpus.")],
     tokenizer: Annotated[str, typer.Option()],
-    rows: Annotated[int, typer.Option(help="Rows of a padded batch.")] = 16,
+    rows: Annotated[int, typer.Option(help="Rows of a padded batch.", min=1)] = 16,
 ) -> None:
     """Packing efficiency over a whole epoch, at 1024 and 8192 tokens."""
     table = Table("row", "documents", "pieces", "tokens", "packed", "one piece a row, padded to the longest", box=None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -24,6 +23,7 @@ from llm_jp_modernbert.training.sources import find_files, read_in_turn
 
 from .measure import OURS, Case, report
 from .models import Models
+from .options import Dtype, Out, Repeats, Shape
 
 PEER = "transformers, padded copies, full logits"
 
@@ -31,14 +31,14 @@ PEER = "transformers, padded copies, full logits"
 def benchmark(
     files: Annotated[list[str], typer.Argument(help="Texts.")],
     tokenizer: Annotated[str, typer.Option()],
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "nano",
-    length: Annotated[int, typer.Option(help="Tokens of a document at most.")] = 1024,
-    documents: Annotated[int, typer.Option()] = 8,
-    positions: Annotated[int, typer.Option(help="Masked positions of a document.")] = 4,
-    batch_size: Annotated[int, typer.Option(help="Rows of the peer's batch.")] = 8,
-    dtype: Annotated[str, typer.Option()] = "float32",
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
+    shape: Shape = "nano",
+    length: Annotated[int, typer.Option(help="Tokens of a document at most.", min=4)] = 1024,
+    documents: Annotated[int, typer.Option(min=1)] = 8,
+    positions: Annotated[int, typer.Option(help="Masked positions of a document.", min=1)] = 4,
+    batch_size: Annotated[int, typer.Option(help="Rows of the peer's batch.", min=1)] = 8,
+    dtype: Dtype = "float32",
+    repeats: Repeats = 5,
+    out: Out = None,
 ) -> None:
     """Pseudo-perplexity tokens per second, against padded copies with full logits."""
     vocabulary = load_tokenizer(tokenizer)

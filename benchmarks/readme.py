@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from llm_jp_modernbert.files import write_whole
 from . import length_cost
 from .fill_mask import SAME_FIRST
 from .measure import Measured
+from .models import VOCABULARY
 from .plot import FILE as PLOT
 from .results import Compared, by_case, comparisons, measured_of
 from .table import TITLES
@@ -78,22 +80,24 @@ def _conditions(content: dict[str, Any]) -> str:
     memory = f", {machine['memory GB']} GB" if "memory GB" in machine else ""
     gpu = "" if machine["name"] == machine["processor"] else f"{machine['name']} (CUDA {machine.get('CUDA')}); "
     commands = " and ".join(f"`{command}`" for command in dict.fromkeys(case["command"] for case in content["cases"]))
+    turns = _plural(settings["turns"], "turn")
+    if settings["long_turns"] != settings["turns"]:
+        turns += f", of {settings['long_turns']} where one takes long"
     return "\n".join(
         [
             f"* Machine: {gpu}{machine['processor']}, {_plural(machine['cores'], 'core')}{memory}, "
             f"{machine['system']}; {sets}.",
             f"* Its best matrix product, with {_plural(machine['threads'], 'thread')}: {rates}.",
             f"* Versions: {libraries}.",
-            f"* Models: shape {settings['shape']}, vocabulary of 99,574, random weights.",
-            f"* Measured by {commands}; median of "
-            f"{_plural(settings['turns'], 'turn')}, of {settings['long_turns']} where a turn is long.",
+            f"* Models: shape {settings['shape']}, vocabulary of {VOCABULARY:,}, random weights.",
+            f"* Measured by {commands}; median of {turns}.",
         ]
     )
 
 
 def _ratios(compared: Sequence[Compared]) -> str:
-    titles = ("row", "what", "against", "this library", "compiled", "goal", "floor", "extra peak memory", "goal")
-    return _table(titles, [_ratio_cells(one) for one in compared])
+    speed = ("row", "what", "against", "this library", "compiled", "goal", "floor")
+    return _table((*speed, "extra peak memory", "compiled", "goal"), [_ratio_cells(one) for one in compared])
 
 
 def _ratio_cells(one: Compared) -> list[str]:
@@ -103,22 +107,18 @@ def _ratio_cells(one: Compared) -> list[str]:
         one.goal.against,
         f"{one.ratio:.2f} ×",
         _or_nothing(one.compiled, "{:.2f} ×"),
-        _goal(one.goal.ratio, one.best, "{:g} ×", one.goal.ratio is not None and one.best >= one.goal.ratio),
+        _goal("{:g} ×", one.goal.ratio, one.best, operator.ge),
         _or_nothing(one.floor, "{:.1f} ×"),
         _or_nothing(one.memory, "{:.0%}"),
-        _goal(
-            one.goal.memory,
-            one.memory,
-            "{:.0%}",
-            None not in (one.memory, one.goal.memory) and one.memory <= one.goal.memory,  # type: ignore[operator]
-        ),
+        _or_nothing(one.compiled_memory, "{:.0%}"),
+        _goal("{:.0%}", one.goal.memory, one.least_memory, operator.le),
     ]
 
 
-def _goal(goal: float | None, found: float | None, form: str, is_reached: bool) -> str:
+def _goal(form: str, goal: float | None, found: float | None, is_reached: Callable[[float, float], bool]) -> str:
     if goal is None:
         return ""
-    return form.format(goal) + (" (not measured)" if found is None else " ✓" if is_reached else " ✗")
+    return form.format(goal) + (" (not measured)" if found is None else " ✓" if is_reached(found, goal) else " ✗")
 
 
 def _floors(compared: Sequence[Compared]) -> list[str]:
@@ -126,7 +126,7 @@ def _floors(compared: Sequence[Compared]) -> list[str]:
     near = [one for one in compared if one.floor and one.goal.ratio and one.floor < one.goal.ratio]
     return [
         f"{one.measured.name}: the floor, {one.floor:.2f} × {one.goal.against}, is nearer than the goal of "
-        f"{one.goal.ratio:g} ×: more is not to be had on this machine."
+        f"{one.goal.ratio:g} ×, which is hardly to be had on this machine."
         for one in near
     ]
 

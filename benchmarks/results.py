@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.files import read_json
 
 from .measure import COMPILED, Measured
 from .table import FILE, Goal
+
+# Of a case.
+_NEEDED = (*(field.name for field in fields(Measured)), "row", "command", "matrix rate", "goals", "ours")
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,33 @@ class Compared:
 
     @property
     def memory(self) -> float | None:
-        """The smaller share of the other's extra peak memory, where it was measured."""
-        shares = [self.measured.memory_share(name, self.goal.against) for name in (self.ours, COMPILED)]
-        return min((share for share in shares if share is not None), default=None)
+        """This library's share of the other's extra peak memory, where it was measured."""
+        return self.measured.memory_share(self.ours, self.goal.against)
+
+    @property
+    def compiled_memory(self) -> float | None:
+        """The same with compiled layers."""
+        return self.measured.memory_share(COMPILED, self.goal.against)
+
+    @property
+    def least_memory(self) -> float | None:
+        """The smaller of the two."""
+        return min((share for share in (self.memory, self.compiled_memory) if share is not None), default=None)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The file of results in a folder.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or one that was written by another version.
     """
     path = folder / FILE
     if not path.is_file():
         raise UsageError(f"{path}: no such file. Run `python -m benchmarks --out {folder}` first.")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: Any = read_json(path)
+    cases = content.get("cases") if isinstance(content, dict) else None
+    if not cases or any(name not in case for case in cases for name in _NEEDED):
+        raise UsageError(f"{path} is not what this version writes. Remove it, and measure with --out {folder}.")
     return content
 
 
@@ -82,6 +99,28 @@ def comparisons(content: dict[str, Any]) -> list[Compared]:
             floor = _floor(measured, case["ours"], goal.against, case["matrix rate"])
             found.append(Compared(case["row"], measured, goal, case["ours"], floor))
     return found
+
+
+def overview(content: dict[str, Any], reference: dict[str, Any] | None = None) -> Table:
+    """The comparisons with their goals, for a terminal.
+
+    Args:
+        content: of a file of results.
+        reference: of another, whose ratios are put beside them.
+    """
+    known = {(one.measured.name, one.goal.against): one.ratio for one in comparisons(reference or {"cases": []})}
+    table = Table("row", "what", "against", "this library", "compiled", "goal", box=None)
+    if reference is not None:
+        table.add_column("in the table")
+    for one in comparisons(content):
+        compiled = "" if one.compiled is None else f"{one.compiled:.2f} ×"
+        goal = "" if one.goal.ratio is None else f"{one.goal.ratio:g} × {'✓' if one.best >= one.goal.ratio else '✗'}"
+        cells = [str(one.row), one.measured.name, one.goal.against, f"{one.ratio:.2f} ×", compiled, goal]
+        before = known.get((one.measured.name, one.goal.against))
+        if before is not None:
+            cells.append(f"{before:.2f} × ({one.ratio / before - 1:+.0%})")
+        table.add_row(*cells)
+    return table
 
 
 def by_case(compared: Sequence[Compared]) -> list[list[Compared]]:

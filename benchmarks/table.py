@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
+
+from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.files import read_json
 
 from . import encoder, fill_mask, length_cost, tokenizing, training_step
 from .machine import machine, matrix_rate, versions
@@ -38,6 +41,7 @@ class Plan:
         lengths: tokens of the single sequences, longest first; the first is also read in float32.
         length: tokens of a row in training and of the batch that has no padding.
         compiled: whether this library's compiled layers are candidates.
+        memory: whether memory is measured.
         numbers: rows of the table.
     """
 
@@ -50,6 +54,7 @@ class Plan:
     lengths: tuple[int, ...] = (8192, 4096, 2048, 1024)
     length: int = 1024
     compiled: bool = True
+    memory: bool = True
     numbers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
@@ -67,6 +72,7 @@ QUICK = Plan(
     prompts=8,
     megabytes=1.0,
     compiled=False,
+    memory=False,
     numbers=(1, 2, 3, 4, 5, 6, 7),
 )
 
@@ -221,7 +227,7 @@ def run(
 ) -> dict[str, Any]:
     """Measures the rows of a plan, and writes the file of results after each.
 
-    Other rows that the file has stay in it, where they were measured with the same settings on the same machine.
+    Rows that the file has stay in it until they are measured anew.
 
     Args:
         plan: how much is measured.
@@ -234,9 +240,11 @@ def run(
 
     Returns:
         What was written.
+
+    Raises:
+        UsageError: there is no data for any of the rows, or the file has rows of other settings or another machine.
     """
     began = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = Rows(plan, shape, data, model)
@@ -247,11 +255,12 @@ def run(
         "machine": machine(),
         "versions": versions(),
         "settings": settings,
-        "matrix rate": {name: matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")},
-        "left out": rows.left_out,
-        "cases": [],
     }
-    cases = _other_rows(out / FILE, content, plan.numbers)
+    before = _kept(out / FILE, content)
+    if set(plan.numbers) <= set(rows.left_out):
+        raise UsageError(f"--rows {','.join(map(str, plan.numbers))} need real texts. Name their folder with --data.")
+    content["matrix rate"] = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
+    kept, cases = before.get("cases", []), []
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in content["matrix rate"].items())
     console.print(f"{content['machine']['name']}, {content['machine']['threads']} threads; matrix products at {rates}")
     if rows.left_out:
@@ -260,7 +269,7 @@ def run(
             "folder with --data."
         )
     for row in rows:
-        measured = measure(row.make(), plan.long_turns if row.is_long else plan.turns)
+        measured = measure(row.make(), plan.long_turns if row.is_long else plan.turns, plan.memory)
         goals = [goal for goal in row.goals if goal.against in measured.rates]
         show(measured, console)
         case = {
@@ -274,21 +283,26 @@ def run(
             "ratios": {goal.against: _ratios(measured.ratio, measured.rates, goal.against) for goal in goals},
         }
         cases.append(case)
-        content["cases"] = sorted(cases, key=lambda one: one["row"])
+        kept = [one for one in kept if one["row"] != row.number]
+        content["cases"] = sorted([*kept, *cases], key=lambda one: one["row"])
+        missing = {*rows.left_out, *before.get("left out", ())} - {one["row"] for one in content["cases"]}
+        content["left out"] = sorted(missing)
         content["minutes"] = round((time.perf_counter() - began) / 60, 1)
         write_json(out / FILE, content)
     return content
 
 
-def _other_rows(file: Path, content: dict[str, Any], numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows that a run before this one measured in the same way on the same machine, but for those of these numbers."""
-    if not file.is_file():
-        return []
-    before = json.loads(file.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps({name: content[name] for name in ("machine", "versions", "settings")}))
-    if any(before.get(name) != value for name, value in now.items()):
-        return []
-    return [case for case in before["cases"] if case["row"] not in numbers]
+def _kept(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What runs before this one have written, in the same way and on the same machine; nothing if there were none."""
+    if not file.exists():
+        return {}
+    before: dict[str, Any] = read_json(file)
+    for name, value in json.loads(json.dumps(content)).items():
+        if name != "command" and before.get(name) != value:
+            raise UsageError(
+                f"{file} has rows of other {name}: they would be lost. Choose another folder with --out, or remove it."
+            )
+    return before
 
 
 def _ratios(ratio: Callable[[str, str], float], candidates: Iterable[str], against: str) -> dict[str, float]:

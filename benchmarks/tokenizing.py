@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import datasets
@@ -16,6 +15,7 @@ from llm_jp_modernbert.training.encoding import Encoder
 from llm_jp_modernbert.training.sources import find_files, read_in_turn
 
 from .measure import OURS, Case, report
+from .options import Out, Repeats
 
 PEER, FAST = "datasets.map with the fast tokenizer", "the fast tokenizer alone"
 
@@ -23,10 +23,10 @@ PEER, FAST = "datasets.map with the fast tokenizer", "the fast tokenizer alone"
 def benchmark(
     files: Annotated[list[str], typer.Argument(help="Texts.")],
     tokenizer: Annotated[str, typer.Option()],
-    megabytes: Annotated[float, typer.Option(help="Text per turn.")] = 5.0,
-    threads: Annotated[int, typer.Option()] = 2,
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
+    megabytes: Annotated[float, typer.Option(help="Text per turn.", min=0.001)] = 5.0,
+    threads: Annotated[int, typer.Option(help="Of this library's encoder.", min=1)] = 2,
+    repeats: Repeats = 5,
+    out: Out = None,
 ) -> None:
     """Bytes of text per second that are tokenised, with the same ids."""
     report(of_texts(files, tokenizer, megabytes, threads), repeats, out)

@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -22,17 +21,20 @@ from torch import nn
 from llm_jp_modernbert.modeling.flops import training_flops
 
 from .measure import COMPILED, OURS, Case, report
-from .models import Models
+from .models import FIRST_WORD, Models
+from .options import Out, Repeats, Shape
 from .texts import stream_of
 
 PEER = "transformers, padded"
 SPARSE = "transformers, padded, sparse_prediction"
 SORTED = "transformers, sorted by length, sparse_prediction"
 
-# The share of tokens that is predicted where ids are drawn at random.
-_MASKED = 0.3
+MASKED = 0.3
+"""The share of tokens that is predicted where ids are drawn at random."""
 # Steps of one model follow one another: the first after another model's is not what those of a run are like.
 _IN_A_ROW = 2
+# Batches among which a typical one is chosen.
+_AMONG = 32
 # Tokens of each of the two documents that warm up.
 _SHORT = 128
 
@@ -103,13 +105,13 @@ class Batch:
 def benchmark(
     files: Annotated[list[str] | None, typer.Argument(help="Texts; without any, rows are full of random ids.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="For the texts.")] = None,
-    shape: Annotated[str, typer.Option(help="nano, small or base.")] = "small",
-    length: Annotated[int, typer.Option(help="Tokens of a row.")] = 1024,
-    rows: Annotated[int, typer.Option(help="Rows of a batch.")] = 4,
+    shape: Shape = "small",
+    length: Annotated[int, typer.Option(help="Tokens of a row.", min=4)] = 1024,
+    rows: Annotated[int, typer.Option(help="Rows of a batch.", min=1)] = 4,
     bf16: Annotated[bool, typer.Option("--bf16", help="Autocast.")] = False,
     compiled: Annotated[bool, typer.Option(help="Whether to time compiled layers as well.")] = True,
-    repeats: Annotated[int, typer.Option()] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON.")] = None,
+    repeats: Repeats = 5,
+    out: Out = None,
 ) -> None:
     """Training tokens per second, on real documents or full rows, against transformers with padding."""
     if not files:
@@ -122,7 +124,7 @@ def benchmark(
     report(case, repeats, out)
 
 
-def typical_batch(files: Sequence[str], tokenizer: str, length: int, rows: int, among: int = 32) -> Batch:
+def typical_batch(files: Sequence[str], tokenizer: str, length: int, rows: int) -> Batch:
     """Of a training run's first batches the one that pads most nearly as they do together, unsorted and sorted.
 
     Every turn takes the same documents: what batches differ by is no matter of speed.
@@ -132,10 +134,9 @@ def typical_batch(files: Sequence[str], tokenizer: str, length: int, rows: int, 
         tokenizer: as for a recipe.
         length: tokens at which documents are cut, and of a row.
         rows: rows of a batch.
-        among: batches to choose from.
     """
     found = []
-    for batch in islice(stream_of(files, tokenizer, length, rows).batches(), among):
+    for batch in islice(stream_of(files, tokenizer, length, rows).batches(), _AMONG):
         lengths = batch["info"].lengths.tolist()
         found.append(Batch(batch["input_ids"][0].split(lengths), batch["labels"][0].split(lengths)))
     cells = [[batch.cells(RECTANGLE, is_sorted) for is_sorted in (False, True)] for batch in found]
@@ -159,8 +160,8 @@ def full_rows(models: Models, rows: int, length: int, bf16: bool, compiled: bool
         compiled: whether this library's compiled layers are a candidate.
     """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(8, models.config.vocab_size, (rows, length), generator=generator)
-    labels = ids.where(torch.rand(rows, length, generator=generator) < _MASKED, -100)
+    ids = torch.randint(FIRST_WORD, models.config.vocab_size, (rows, length), generator=generator)
+    labels = ids.where(torch.rand(rows, length, generator=generator) < MASKED, -100)
     run = Steps(models, Batch(list(ids), list(labels)), bf16)
     candidates = {PEER: run.peer(sparse=False), SPARSE: run.peer(sparse=True), **run.ours(compiled)}
     name = f"training step, {rows} × {length} full, {run.dtype}"

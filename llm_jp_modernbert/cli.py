@@ -64,10 +64,10 @@ def run_job(name: str) -> None:
     main()
 
 
-def main() -> None:
-    """Runs the command; a user's mistake is one line and a non-zero exit code."""
+def main(command: typer.Typer = app) -> None:
+    """Runs the command, or another; a user's mistake is one line and a non-zero exit code."""
     try:
-        app()
+        command()
     except (ValueError, OSError) as error:
         if os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
             raise

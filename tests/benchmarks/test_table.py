@@ -42,8 +42,42 @@ def test_rows_are_measured_anew_one_by_one(folder: Path, tmp_path: Path) -> None
     after = json.loads((tmp_path / table.FILE).read_text(encoding="utf-8"))
     assert after["cases"][:-1] == before["cases"][:-1]
     assert after["cases"][-1]["rates"] != before["cases"][-1]["rates"]
-    table.run(replace(only, turns=2), "nano", None, None, tmp_path, "", Console(file=io.StringIO()))
-    assert [case["row"] for case in json.loads((tmp_path / table.FILE).read_text())["cases"]] == [9]
+
+
+def test_rows_of_other_settings_are_not_lost(folder: Path, tmp_path: Path) -> None:
+    before = (folder / table.FILE).read_bytes()
+    (tmp_path / table.FILE).write_bytes(before)
+    with pytest.raises(UsageError, match=r"table\.json has rows of other settings.*--out"):
+        table.run(replace(TINY, turns=2), "nano", None, None, tmp_path, "", Console(file=io.StringIO()))
+    assert (tmp_path / table.FILE).read_bytes() == before
+
+
+def test_rows_stay_until_they_are_measured_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = json.loads((folder / table.FILE).read_text(encoding="utf-8"))
+    (tmp_path / table.FILE).write_text(json.dumps(before), encoding="utf-8")
+
+    def cut_off(self: table.Rows, rows: int) -> Case:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table.Rows, "_full_rows", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        table.run(replace(TINY, numbers=(3, 4)), "nano", None, None, tmp_path, "", Console(file=io.StringIO()))
+    after = json.loads((tmp_path / table.FILE).read_text(encoding="utf-8"))
+    changed = [old["row"] for old, new in zip(before["cases"], after["cases"], strict=True) if old != new]
+    assert changed == [3]
+    assert after["left out"] == [5]
+
+
+def test_memory_is_measured_after_the_turns_that_count() -> None:
+    turns: list[int] = []
+    case = Case("work", "units", "a", {"a": lambda turn: turns.append(turn) or 1.0}, memory=True)
+    measured = measure(case, 2)
+    assert turns == [0, 1, 2, 3]
+    assert len(measured.rates["a"]) == 2
+    assert set(measured.extra_peak_megabytes) <= {"a"}
+    turns.clear()
+    assert measure(case, 2, memory=False).extra_peak_megabytes == {}
+    assert turns == [0, 1, 2]
 
 
 def test_a_run_writes_every_row_that_there_is_data_for(folder: Path) -> None:
