@@ -109,13 +109,19 @@ def overview(content: dict[str, Any], reference: dict[str, Any] | None = None) -
         reference: of another, whose ratios are put beside them.
     """
     known = {(one.measured.name, one.goal.against): one.ratio for one in comparisons(reference or {"cases": []})}
-    table = Table("row", "what", "against", "this library", "compiled", "goal", box=None)
+    compared = comparisons(content)
+    is_compiled = any(one.compiled is not None for one in compared)
+    table = Table("row", "what", "against", "this library", *(["compiled"] if is_compiled else []), "goal", box=None)
     if reference is not None:
         table.add_column("in the table")
-    for one in comparisons(content):
-        compiled = "" if one.compiled is None else f"{one.compiled:.2f} ×"
-        goal = "" if one.goal.ratio is None else f"{one.goal.ratio:g} × {'✓' if one.best >= one.goal.ratio else '✗'}"
-        cells = [str(one.row), one.measured.name, one.goal.against, f"{one.ratio:.2f} ×", compiled, goal]
+    for column in table.columns:
+        column.overflow = "fold"
+    for one in compared:
+        cells = [str(one.row), one.measured.name, one.goal.against, f"{one.ratio:.2f} ×"]
+        if is_compiled:
+            cells.append("" if one.compiled is None else f"{one.compiled:.2f} ×")
+        is_reached = one.goal.ratio is not None and one.best >= one.goal.ratio
+        cells.append("" if one.goal.ratio is None else f"{one.goal.ratio:g} × {'✓' if is_reached else '✗'}")
         before = known.get((one.measured.name, one.goal.against))
         if before is not None:
             cells.append(f"{before:.2f} × ({one.ratio / before - 1:+.0%})")
