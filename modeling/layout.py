@@ -159,7 +159,7 @@ def _from_boundaries(
         # The kernels would leave what no document covers as it is in memory.
         torch._assert_async(
             _spans(cu_seqlens, total, max_seqlen),
-            "cu_seqlens must rise from 0 to the number of tokens, by max_seqlen.",
+            "cu_seqlens must rise from 0 to the number of tokens, by max_seqlen at most.",
         )
     cu_seqlens = cu_seqlens.to(device=device, dtype=torch.int32)
     row = torch.arange(total, device=device)
