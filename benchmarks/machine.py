@@ -19,7 +19,7 @@ _INSTRUCTIONS = (*_X86, "asimd", "sve", "bf16", "i8mm")
 # Rows, inner dimension and columns of the products: one of the base model's, and a square one. On a GPU such small
 # ones would be over before they were begun.
 _PRODUCTS, _PRODUCTS_ON_GPUS = ((4096, 768, 2304), (2048, 2048, 2048)), ((65536, 768, 2304), (16384, 16384, 16384))
-_REPEATS = 3
+_REPEATS = 10
 
 
 def machine() -> dict[str, Any]:

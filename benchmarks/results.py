@@ -92,11 +92,16 @@ def measured_of(case: dict[str, Any]) -> Measured:
 
 def comparisons(content: dict[str, Any]) -> list[Compared]:
     """Every comparison of a file of results, in its order."""
+    cases = content["cases"]
+    # The best of all runs: in a busy hour a product would be slower than the machine is.
+    rates = {
+        name: max(case["matrix rate"][name] for case in cases) for name in (cases[0]["matrix rate"] if cases else ())
+    }
     found = []
-    for case in content["cases"]:
+    for case in cases:
         measured = measured_of(case)
         for goal in (Goal(**goal) for goal in case["goals"]):
-            floor = _floor(measured, case["ours"], goal.against, case["matrix rate"])
+            floor = _floor(measured, case["ours"], goal.against, rates)
             found.append(Compared(case["row"], measured, goal, case["ours"], floor))
     return found
 
