@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from .fill_mask import SAME_FIRST
 from .measure import Measured
 from .models import VOCABULARY
 from .plot import FILE as PLOT
-from .results import Compared, by_case, comparisons, measured_of
+from .results import Compared, by_case, comparisons, marked, measured_of
 from .table import TITLES
 
 BEGIN, END = "<!-- measured: python -m benchmarks readme -->", "<!-- end of what is measured -->"
@@ -107,18 +107,12 @@ def _ratio_cells(one: Compared) -> list[str]:
         one.goal.against,
         f"{one.ratio:.2f} ×",
         _or_nothing(one.compiled, "{:.2f} ×"),
-        _goal("{:g} ×", one.goal.ratio, one.best, operator.ge),
+        marked("{:g} ×", one.goal.ratio, one.best, operator.ge),
         _or_nothing(one.floor, "{:.1f} ×"),
         _or_nothing(one.memory, "{:.0%}"),
         _or_nothing(one.compiled_memory, "{:.0%}"),
-        _goal("{:.0%}", one.goal.memory, one.least_memory, operator.le),
+        marked("{:.0%}", one.goal.memory, one.least_memory, operator.le),
     ]
-
-
-def _goal(form: str, goal: float | None, found: float | None, is_reached: Callable[[float, float], bool]) -> str:
-    if goal is None:
-        return ""
-    return form.format(goal) + (" (not measured)" if found is None else " ✓" if is_reached(found, goal) else " ✗")
 
 
 def _floors(compared: Sequence[Compared]) -> list[str]:

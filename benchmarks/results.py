@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,26 @@ def overview(content: dict[str, Any], reference: dict[str, Any] | None = None) -
         cells = [str(one.row), one.measured.name, one.goal.against, f"{one.ratio:.2f} ×"]
         if is_compiled:
             cells.append("" if one.compiled is None else f"{one.compiled:.2f} ×")
-        is_reached = one.goal.ratio is not None and one.best >= one.goal.ratio
-        cells.append("" if one.goal.ratio is None else f"{one.goal.ratio:g} × {'✓' if is_reached else '✗'}")
+        cells.append(marked("{:g} ×", one.goal.ratio, one.best, operator.ge))
         before = known.get((one.measured.name, one.goal.against))
         if before is not None:
             cells.append(f"{before:.2f} × ({one.ratio / before - 1:+.0%})")
         table.add_row(*cells)
     return table
+
+
+def marked(form: str, goal: float | None, found: float | None, is_reached: Callable[[float, float], bool]) -> str:
+    """A goal and whether it is reached; nothing where there is none.
+
+    Args:
+        form: of the goal, for `str.format`.
+        goal: what is aimed at.
+        found: what was measured, if it was.
+        is_reached: of `found` and `goal`.
+    """
+    if goal is None:
+        return ""
+    return form.format(goal) + (" (not measured)" if found is None else " ✓" if is_reached(found, goal) else " ✗")
 
 
 def by_case(compared: Sequence[Compared]) -> list[list[Compared]]:

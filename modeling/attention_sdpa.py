@@ -116,9 +116,8 @@ def _per_block(
         of_blocks = mask[start // block : -(-stop // block)].to(query.dtype)
         return _sdpa(queries, keys, values, of_blocks, scale, dropout).flatten(0, 1)[: stop - start]
 
-    pieces = bounds(query, block)
-    # Pieces would be dropped from otherwise than the whole, which a checkpoint computes again.
-    if len(pieces) == 1 or dropout:
+    pieces = bounds(query, block, dropout)
+    if len(pieces) == 1:
         return blocks(0, len(query))
     out = torch.empty_like(query)
     for start, stop in pieces:

@@ -94,10 +94,7 @@ class LlmJpModernBertMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(total_tokens, hidden)` in and out."""
-        if self.training and self.drop.p:
-            # Pieces would be dropped from otherwise than the whole, which a checkpoint computes again.
-            return self._feed(hidden_states)[0]
-        return in_pieces(self._feed, hidden_states)[0]
+        return in_pieces(self._feed, hidden_states, dropout=self.drop.p if self.training else 0.0)[0]
 
     def _feed(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
         value, gate = self.Wi(hidden_states).chunk(2, dim=-1)

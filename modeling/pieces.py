@@ -10,7 +10,7 @@ import torch
 _PIECE = 1024
 
 
-def bounds(rows: torch.Tensor, multiple: int = 1) -> list[tuple[int, int]]:
+def bounds(rows: torch.Tensor, multiple: int = 1, dropout: float = 0.0) -> list[tuple[int, int]]:
     """Where the pieces of `(rows, …)` begin and end: a single piece where more would cost time.
 
     More than one there are on a CPU without gradients only: a GPU wants more work at a time, and a backward pass would
@@ -19,9 +19,11 @@ def bounds(rows: torch.Tensor, multiple: int = 1) -> list[tuple[int, int]]:
     Args:
         rows: the tensor.
         multiple: of this many rows each piece but the last is.
+        dropout: probability of dropping something of them. Pieces would be dropped from otherwise than the whole,
+            which a checkpoint computes again.
     """
     count = len(rows)
-    whole = rows.device.type != "cpu" or torch.is_grad_enabled()
+    whole = rows.device.type != "cpu" or torch.is_grad_enabled() or bool(dropout)
     # A graph would have the number of pieces in it.
     if whole or torch.compiler.is_compiling():
         return [(0, count)]
@@ -29,14 +31,17 @@ def bounds(rows: torch.Tensor, multiple: int = 1) -> list[tuple[int, int]]:
     return [(start, min(start + length, count)) for start in range(0, max(1, count), length)]
 
 
-def in_pieces(compute: Callable[..., tuple[torch.Tensor, ...]], *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def in_pieces(
+    compute: Callable[..., tuple[torch.Tensor, ...]], *rows: torch.Tensor, dropout: float = 0.0
+) -> tuple[torch.Tensor, ...]:
     """What `compute(*rows)` gives, with less memory where that costs no time.
 
     Args:
         compute: a function of tensors `(rows, …)` that treats each row by itself, and returns tensors `(rows, …)`.
         rows: tensors of as many rows.
+        dropout: as for `bounds`.
     """
-    pieces = bounds(rows[0])
+    pieces = bounds(rows[0], dropout=dropout)
     if len(pieces) == 1:
         return compute(*rows)
     whole: list[torch.Tensor] = []

@@ -37,9 +37,10 @@ def look_up(embedding: nn.Embedding, ids: torch.Tensor) -> tuple[torch.Tensor, t
         The embeddings `(*ids.shape, hidden)`, and the matrix for the loss to multiply by, `(vocabulary, hidden)`.
     """
     loss = _Loss()
-    weight = _Later.apply(embedding.weight, loss)
+    # Of the backward pass this comes last, then the look-up, and first, right after the loss, what is made after it.
+    weight = _Noting.apply(embedding.weight, loss, False)
     embeds = _LookUp.apply(embedding.weight, ids, embedding.padding_idx, loss)
-    return embeds, _OfLoss.apply(weight, loss)
+    return embeds, _Noting.apply(weight, loss, True)
 
 
 class _Loss:
@@ -48,18 +49,18 @@ class _Loss:
     has_gradient = False
 
 
-class _OfLoss(torch.autograd.Function):
-    """The same matrix, whose gradient is there before that of the look-up, which was made before it."""
+class _Noting(torch.autograd.Function):
+    """The same matrix; when its gradient passes, it is noted whether that of the loss is on its way."""
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, loss: _Loss) -> torch.Tensor:
-        ctx.loss = loss
+    def forward(ctx: Any, weight: torch.Tensor, loss: _Loss, has_gradient: bool) -> torch.Tensor:
+        ctx.loss, ctx.has_gradient = loss, has_gradient
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        ctx.loss.has_gradient = True
-        return grad, None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        ctx.loss.has_gradient = ctx.has_gradient
+        return grad, None, None
 
 
 class _LookUp(torch.autograd.Function):
@@ -78,17 +79,3 @@ class _LookUp(torch.autograd.Function):
         is_sparse = ctx.loss.has_gradient and not torch.is_grad_enabled()
         of_rows = torch.ops.aten.embedding_backward(grad, ids, ctx.rows, ctx.padding, False, is_sparse)
         return of_rows, None, None, None
-
-
-class _Later(torch.autograd.Function):
-    """The same matrix, whose gradient waits for those of everything made after it."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, loss: _Loss) -> torch.Tensor:
-        ctx.loss = loss
-        return weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        ctx.loss.has_gradient = False
-        return grad, None

@@ -20,7 +20,11 @@ HEAD_NAMES = (
     "ForQuestionAnswering",
     "ForMultipleChoice",
 )
-LOSS_TOLERANCE, OUTPUT_TOLERANCE = 1e-5, 1e-4
+LOSS_TOLERANCE, OUTPUT_TOLERANCE, EXACT = 1e-5, 1e-4, 1e-6
+# Those that compute on a CPU with and without gradients.
+BACKENDS = ("eager", "sdpa")
+# Of the documents of `batch`.
+LENGTHS = (150, 1, 40)
 # Weights drawn as at the start of training give attention so even that a wrong mask would hardly show.
 WEIGHT_SCALE = 3.0
 
@@ -125,3 +129,15 @@ def assert_gradients_close(own: Any, peer: Any, tolerance: float = OUTPUT_TOLERA
         found = difference(first[name], gradient)
         allowed = tolerance * max(1.0, float(gradient.abs().max()))
         assert found <= allowed, f"gradient of {name} differs by {found:.3g}, more than {allowed:.3g}"
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """Three documents of different lengths, padded on the right."""
+    rows = documents(*LENGTHS)
+    return {"input_ids": padded(rows), "attention_mask": padding_mask(rows)}
+
+
+def run(model: Any, **inputs: Any) -> Any:
+    """A forward pass without gradients."""
+    with torch.no_grad():
+        return model(**inputs)
