@@ -4,12 +4,23 @@ Every room of the house stands at the top of the repository; `package_dir` gives
 `llm_jp_modernbert`, so that nothing called `modeling` or `training` ever lands at the top of site-packages.
 """
 
+from fnmatch import fnmatch
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-METRICS = [f"evaluation/metrics{metric}" for metric in ("", "/alignment", "/uniformity", "/pseudo_perplexity")]
-ROOMS = ["modeling", "tokenization", "training", "evaluation", *METRICS, "model_cards"]
+# Folder at the top of the repository → import name below `llm_jp_modernbert`.
+FOLDERS = ("modeling", "tokenization", "training", "evaluation", "model_cards")
+NOT_INSTALLED = ("llm_jp_modernbert.model_cards.research*",)
+
+
+def packages() -> list[str]:
+    """Import names of all packages, wherever their folders are."""
+    names = find_packages(include=["llm_jp_modernbert*"])
+    for folder in FOLDERS:
+        names += [f"llm_jp_modernbert.{name}" for name in find_packages(include=[f"{folder}*"])]
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in NOT_INSTALLED)]
+
 
 EXTRAS = {
     "flash": ["flash-attn>=2.8.3"],
@@ -37,16 +48,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[
-        "llm_jp_modernbert",
-        "llm_jp_modernbert.commands",
-        *(f"llm_jp_modernbert.{room.replace('/', '.')}" for room in ROOMS),
-    ],
-    package_dir={f"llm_jp_modernbert.{room.replace('/', '.')}": room for room in ROOMS},
+    packages=packages(),
+    package_dir={f"llm_jp_modernbert.{folder}": folder for folder in FOLDERS},
     package_data={
-        "llm_jp_modernbert": ["py.typed", "quickstart_corpus/*"],
-        "llm_jp_modernbert.evaluation": ["prompts.jsonl"],
-        "llm_jp_modernbert.model_cards": ["*.md", "*.txt", "licenses/*"],
+        "llm_jp_modernbert": ["py.typed"],
+        "llm_jp_modernbert.quickstart": ["corpus/*"],
+        "llm_jp_modernbert.evaluation.data": ["prompts.jsonl"],
+        "llm_jp_modernbert.model_cards": ["templates/*.md", "templates/*.txt", "templates/licenses/*"],
         "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
     },
     # Lower bounds are versions that the tests were run with.

@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 
 from llm_jp_modernbert.cli import main
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.loading import check_model_directory
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.loading import check_model_directory
 
-from . import (
+from . import plot, readme, results, table
+from .cases import (
     encoder,
     encoding,
     fill_mask,
@@ -23,11 +24,7 @@ from . import (
     loader,
     low_precision,
     packing,
-    plot,
     pseudo_perplexity,
-    readme,
-    results,
-    table,
     tokenizing,
     training_step,
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llm_jp_modernbert.versions import library_versions
+from llm_jp_modernbert.core.versions import library_versions
 
 _LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "sentencepiece", "sentence-transformers", "numpy")
 # Instruction sets that matrix products are built on, as Linux names them.

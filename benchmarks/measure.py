@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from llm_jp_modernbert.files import write_whole
+from llm_jp_modernbert.core.files import write_whole
 
 from .machine import machine, versions
 from .memory import ExtraPeak

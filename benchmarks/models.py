@@ -9,7 +9,7 @@ import torch
 from transformers import ModernBertForMaskedLM
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.training.shapes import model_config
+from llm_jp_modernbert.training.recipe.shapes import model_config
 
 VOCABULARY = 99_574
 """Tokens of llm-jp-tokenizer v3.0."""

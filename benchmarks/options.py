@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError
 
 Shape = Annotated[Literal["nano", "small", "base"], typer.Option(help="Of the models.")]
 Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of weights and activations.")]

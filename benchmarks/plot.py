@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from llm_jp_modernbert.files import write_whole
+from llm_jp_modernbert.core.files import write_whole
 
 from .results import by_case, comparisons
 

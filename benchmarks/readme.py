@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.files import write_whole
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import write_whole
 
-from . import length_cost
-from .fill_mask import SAME_FIRST
+from .cases import length_cost
+from .cases.fill_mask import SAME_FIRST
 from .measure import Measured
 from .models import VOCABULARY
 from .plot import FILE as PLOT

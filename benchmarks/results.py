@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.files import read_json
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_json
 
 from .measure import COMPILED, Measured
 from .table import FILE, Goal

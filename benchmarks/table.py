@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.files import read_json
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_json
 
-from . import encoder, fill_mask, length_cost, tokenizing, training_step
+from .cases import encoder, fill_mask, length_cost, tokenizing, training_step
 from .machine import machine, matrix_rate, versions
 from .measure import OURS, Case, measure, show, write_json
 from .models import Models

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.loading import load_tokenizer
-from llm_jp_modernbert.training.blocks import BlockMaker, BlockSettings
-from llm_jp_modernbert.training.data import sources_of
-from llm_jp_modernbert.training.masking import Masking
-from llm_jp_modernbert.training.stream import BatchStream
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.loading import load_tokenizer
+from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
+from llm_jp_modernbert.training.data.masking import Masking
+from llm_jp_modernbert.training.data.sources import sources_of
+from llm_jp_modernbert.training.data.stream import BatchStream
 
 DATA_VARIABLE = "LLM_JP_MODERNBERT_TEST_DATA"
 

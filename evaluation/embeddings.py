@@ -9,17 +9,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from llm_jp_modernbert.auto import register_for_modernbert, unregister_for_modernbert
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.loading import loading_errors
-from llm_jp_modernbert.masked_logits import batches
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister_for_modernbert
+from llm_jp_modernbert.inference.loading import loading_errors
+from llm_jp_modernbert.inference.masked_logits import batches
 
-from .task import Progress
+from .tasks.task import Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from .loading import EvaluatedModel
+    from .models import EvaluatedModel
 
 POOLINGS = ("auto", "mean", "cls", "last-K-layers")
 """`auto` is a sentence-transformers model's own, and `mean` for any other; K is a number of layers."""

@@ -12,24 +12,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.progress import progress_bar
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.progress import progress_bar
 
-from . import jmteb
-from .alignment_uniformity import AlignmentUniformity
-from .fill_mask import FillMask, FillMaskPublishedTokenizer
 from .interrupts import Interrupts
-from .jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
-from .jsquad import Jsquad
-from .loading import EvaluatedModel, ModelName
-from .ner import Ner
-from .pseudo_perplexity import PseudoPerplexity
+from .models import EvaluatedModel, ModelName
 from .ranks import rank, work_alone
+from .report.side_by_side import write_side_by_side
 from .results import Results, Row, Run, model_folder
-from .retrieval import SOURCES, Retrieval
-from .side_by_side import write_side_by_side
-from .similarity import Similarity
-from .task import PROTOCOLS, Data, Options, Task
+from .tasks import jmteb
+from .tasks.alignment_uniformity import AlignmentUniformity
+from .tasks.fill_mask import FillMask, FillMaskPublishedTokenizer
+from .tasks.jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
+from .tasks.jsquad import Jsquad
+from .tasks.ner import Ner
+from .tasks.pseudo_perplexity import PseudoPerplexity
+from .tasks.retrieval import SOURCES, Retrieval
+from .tasks.similarity import Similarity
+from .tasks.task import PROTOCOLS, Data, Options, Task
 
 TASKS: dict[str, Callable[[Options], Task]] = {
     "fill-mask": FillMask.for_options,
@@ -78,7 +78,7 @@ def evaluate(plan: Plan, console: Console) -> list[Row]:
         UsageError: an unknown task, or a measurement could not be made.
         SystemExit: 130 when it is interrupted.
     """
-    from .leaderboard import show
+    from .report.leaderboard import show
 
     if rank():
         console = Console(quiet=True)
@@ -233,10 +233,10 @@ def _remove_empty(folder: Path) -> None:
 
 def main() -> None:
     """`accelerate launch -m llm_jp_modernbert.evaluation.evaluate …`."""
-    from llm_jp_modernbert.cli import run_job
+    from llm_jp_modernbert.core.entry_points import run_command
 
     work_alone()
-    run_job("evaluate")
+    run_command("evaluate")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.files import write_whole
-from llm_jp_modernbert.versions import library_versions
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.versions import library_versions
 
 READ_OFF = "read_off_a_plot"
 """The setting of a result that marks a figure that its authors did not print."""

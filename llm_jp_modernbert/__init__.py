@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .auto import register, register_for_modernbert, unregister_for_modernbert
+from .inference.auto import register, register_for_modernbert, unregister_for_modernbert
 
 if TYPE_CHECKING:
     from .modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
 
 def _push(saved: Any, repo_id: str, **kwargs: Any) -> Any:
     """What pushes models and tokenizers; they know nothing of it, so that their code can stand on the Hub alone."""
-    from .push import push
+    from .publishing.push import push
 
     return push(saved, repo_id, **kwargs)
 

@@ -58,12 +58,6 @@ def common(
         os.environ[_DEBUG_VARIABLE] = "1"
 
 
-def run_job(name: str) -> None:
-    """Runs one job by its module, as `python -m` and `accelerate launch -m` do."""
-    sys.argv[1:1] = [name]
-    main()
-
-
 def main(command: typer.Typer = app) -> None:
     """Runs the command, or another; a user's mistake is one line and a non-zero exit code."""
     try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .about import About
 
-TEMPLATE = "template.md"
+TEMPLATE = "model_card.md"
 
 
 def model_card(about: About) -> ModelCard:
@@ -46,6 +46,8 @@ def model_card(about: About) -> ModelCard:
         about_japanese=numbers.about_japanese,
         number=numbers.setting,
     )
-    template = environment.from_string(files("llm_jp_modernbert.model_cards").joinpath(TEMPLATE).read_text("utf-8"))
+    template = environment.from_string(
+        files("llm_jp_modernbert.model_cards").joinpath("templates", TEMPLATE).read_text("utf-8")
+    )
     body = template.render(about=about, **facts.facts(about))
     return ModelCard(f"---\n{metadata(about).to_yaml()}\n---\n\n{body}")

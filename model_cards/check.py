@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -47,7 +47,7 @@ def validate_card(card: ModelCard, folder: Path) -> None:
         raise UsageError(
             "model card: what is read back is not what was written. Take unusual characters out of names."
         )
-    known = files("llm_jp_modernbert.model_cards").joinpath(_LICENSES).read_text("utf-8").split()
+    known = files("llm_jp_modernbert.model_cards").joinpath("templates", _LICENSES).read_text("utf-8").split()
     if data.get("license") not in known:
         raise UsageError(
             f"model card: licence {data.get('license')!r} is none that the Hub knows. Take one of "

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_jp_modernbert.evaluation.fill_mask import Prompt
+    from llm_jp_modernbert.evaluation.tasks.fill_mask import Prompt
 
-TEMPLATE = Path(__file__).with_name("dataset_template.md")
+TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 
 _CONFIG = "default"
 _CORPUS_COLUMNS = (
@@ -67,7 +67,7 @@ def dataset_card(facts: DatasetFacts) -> str:
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    from llm_jp_modernbert.evaluation.fill_mask import GAP
+    from llm_jp_modernbert.evaluation.tasks.fill_mask import GAP
 
     # Written out: what stands in a card is checked against the files before anything is sent.
     kinds: dict[str, Any] = {"int32": Value("int32"), "string": Value("string")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.results import READ_OFF
 
 from . import tables
@@ -78,8 +78,9 @@ def parameters(config: Mapping[str, Any]) -> dict[str, int]:
     """
     import torch
 
-    from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
-    from llm_jp_modernbert.loading import OUR_MODEL_TYPES
+    from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
     if config.get("model_type") not in OUR_MODEL_TYPES:
         raise UsageError(

@@ -8,8 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.files import write_whole
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

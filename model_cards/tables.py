@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.evaluation.fill_mask import FillMaskPublishedTokenizer
-from llm_jp_modernbert.evaluation.leaderboard import Cell, Column, Leaderboard, column_of, leaderboard
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.evaluation.report.leaderboard import Cell, Column, Leaderboard, column_of, leaderboard
 from llm_jp_modernbert.evaluation.results import READ_OFF
+from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 
 from . import commands
 from .markdown import Markdown, code, fence, table, text

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from llm_jp_modernbert.quickstart_data import embedded_texts
+from llm_jp_modernbert.quickstart.data import embedded_texts
 from llm_jp_modernbert.tokenization import LlmJpTokenizer, train_stand_in
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-TESTER = Path(__file__).resolve().parent / "modeling" / "upstream_model_tester.py"
+TESTER = Path(__file__).resolve().parent / "support" / "upstream_model_tester.py"
 PACKAGE = "transformers_common_tests"
 UPSTREAM_FILES = ("test_modeling_common.py", "test_configuration_common.py")
 NEEDED = ("parameterized", "pytest", "accelerate", "safetensors")

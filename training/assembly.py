@@ -6,18 +6,18 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.loading import load_tokenizer, split_revision
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.loading import load_tokenizer, split_revision
 from llm_jp_modernbert.tokenization import check_fits
 
-from .arguments import PretrainingArguments
-from .blocks import BlockMaker, BlockSettings
-from .data import check_tokenized_with, read_held_out, sources_of
-from .masking import Masking
-from .schedule import Schedule
-from .shapes import change_config, model_config
-from .stream import BatchStream
-from .validation import MaskedValidation
+from .data.blocks import BlockMaker, BlockSettings
+from .data.masking import Masking
+from .data.sources import check_tokenized_with, read_held_out, sources_of
+from .data.stream import BatchStream
+from .data.validation import MaskedValidation
+from .recipe.arguments import PretrainingArguments
+from .recipe.schedule import Schedule
+from .recipe.shapes import change_config, model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,8 @@ def make_model(
     """
     import torch
 
-    from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
     overrides: dict[str, Any] = dict(arguments.model) if isinstance(arguments.model, dict) else {}
     name, revision = split_revision(str(arguments.init_from)) if arguments.init_from else ("", None)

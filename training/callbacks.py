@@ -17,9 +17,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from llm_jp_modernbert.progress import progress_bar
+from llm_jp_modernbert.core.progress import progress_bar
 
-from .totals import Totals
+from .run.totals import Totals
 
 if TYPE_CHECKING:
     from .trainer import PretrainingTrainer

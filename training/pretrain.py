@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from .arguments import PretrainingArguments
     from .callbacks import Probe
-    from .publishing import Prepare
+    from .recipe.arguments import PretrainingArguments
+    from .run.publishing import Prepare
     from .trainer import PretrainingTrainer
 
 
@@ -52,11 +52,11 @@ def pretrain(
 
     from . import assembly
     from .callbacks import ProbeCallback, ProgressCallback
-    from .checkpoints import StopSignals
-    from .cooccurrence import read_for_counting, start_from_counts
-    from .publishing import PublishCallback
-    from .run_directory import claim_run
-    from .summary import earlier_stages
+    from .data.cooccurrence import read_for_counting, start_from_counts
+    from .run.checkpoints import StopSignals
+    from .run.publishing import PublishCallback
+    from .run.run_directory import claim_run
+    from .run.summary import earlier_stages
     from .trainer import PretrainingTrainer
 
     console = console or Console(stderr=True)
@@ -144,7 +144,7 @@ def _open_run(arguments: PretrainingArguments, say: Callable[[str], Any]) -> Pat
     """`open_run` by the first rank, for all."""
     from accelerate.utils import broadcast_object_list
 
-    from .run_directory import open_run
+    from .run.run_directory import open_run
 
     found: list[Any] = [None, None]
     if arguments.process_index == 0:
@@ -162,7 +162,7 @@ def _open_run(arguments: PretrainingArguments, say: Callable[[str], Any]) -> Pat
 
 def _save_final(trainer: PretrainingTrainer, run: Path) -> None:
     """The trained model beside the checkpoints, file by file once all are written."""
-    from .checkpoints import staging
+    from .run.checkpoints import staging
 
     written = staging(run)
     trainer.save_model(str(written), _internal_call=True)
@@ -189,6 +189,6 @@ def _summary(trainer: PretrainingTrainer, run: Path) -> str:
 
 
 if __name__ == "__main__":
-    from llm_jp_modernbert.cli import run_job
+    from llm_jp_modernbert.core.entry_points import run_command
 
-    run_job("pretrain")
+    run_command("pretrain")

@@ -32,15 +32,15 @@ from transformers.trainer_callback import PrinterCallback
 
 from llm_jp_modernbert.modeling.flops import peak_flops, training_flops
 
-from . import checkpoints, summary
-from .arguments import PretrainingArguments
-from .blocks import Block
-from .checkpoints import CheckpointError, StopSignals
-from .schedule import Schedule
+from .data.blocks import Block
+from .data.stream import BatchInfo, BatchStream
+from .data.validation import MaskedValidation
+from .recipe.arguments import PretrainingArguments
+from .recipe.schedule import Schedule
+from .run import checkpoints, summary
+from .run.checkpoints import CheckpointError, StopSignals
+from .run.totals import Totals
 from .sharding import keep_float32
-from .stream import BatchInfo, BatchStream
-from .totals import Totals
-from .validation import MaskedValidation
 
 RECIPE = "recipe.yaml"
 """The resolved recipe, in the run's directory and in every checkpoint."""

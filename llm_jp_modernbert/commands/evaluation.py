@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import UsageError
-from .screen import quiet, with_input
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.terminal import lines_of_input, quiet_libraries
 
 DEFAULT_TASKS = "fill-mask,pseudo-perplexity,retrieval,alignment-uniformity,similarity"
 
@@ -82,13 +82,13 @@ def fill_mask(
     """
     if fast and (dtype is not DType.auto or device not in (None, "cpu")):
         raise UsageError("--fast chooses device and numbers itself. Leave out --device and --dtype, or --fast.")
-    texts = with_input(texts)
-    from ..fill_mask import fill_masks, render
-    from ..loading import load_masked_lm, load_tokenizer
+    texts = lines_of_input(texts)
+    from llm_jp_modernbert.inference.fill_mask import fill_masks, render
+    from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
 
-    quiet()
+    quiet_libraries()
     if fast:
-        from ..fast import load_fast_masked_lm
+        from llm_jp_modernbert.inference.packed_weights import load_fast_masked_lm
 
         loaded = load_fast_masked_lm(model, revision)
     else:
@@ -161,12 +161,12 @@ def evaluate(
     """
     if revision is not None and len(models) > 1:
         raise UsageError("--revision is for a single model; write ORG/NAME@REVISION for several.")
-    quiet()
-    from ..evaluation.evaluate import Plan
-    from ..evaluation.evaluate import evaluate as run
-    from ..evaluation.loading import EvaluatedModel, ModelName
-    from ..evaluation.side_by_side import show_texts
-    from ..evaluation.task import Options
+    quiet_libraries()
+    from llm_jp_modernbert.evaluation.evaluate import Plan
+    from llm_jp_modernbert.evaluation.evaluate import evaluate as run
+    from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+    from llm_jp_modernbert.evaluation.report.side_by_side import show_texts
+    from llm_jp_modernbert.evaluation.tasks.task import Options
 
     named = [ModelName(model, revision, device, dtype.value, tokens_per_batch) for model in models]
     if text:
@@ -204,10 +204,10 @@ def leaderboard(
 
     * `llm-jp-modernbert leaderboard --plots plots`
     """
-    from ..evaluation.leaderboard import leaderboard as build
-    from ..evaluation.leaderboard import render
-    from ..evaluation.results import Results
-    from ..files import write_whole
+    from llm_jp_modernbert.core.files import write_whole
+    from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard as build
+    from llm_jp_modernbert.evaluation.report.leaderboard import render
+    from llm_jp_modernbert.evaluation.results import Results
 
     table = render(build(Results(results).rows()), form.value, over_seeds.value)
     if out is None:
@@ -216,7 +216,7 @@ def leaderboard(
         write_whole(out, table)
         print(f"written to {out}")
     if plots is not None:
-        from ..evaluation.plots import plot_all
+        from llm_jp_modernbert.evaluation.report.plots import plot_all
 
         for path in plot_all(Results(results), plots):
             print(f"written to {path}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .screen import quiet
+from llm_jp_modernbert.core.terminal import quiet_libraries
 
 
 class ReleaseFormat(str, Enum):
@@ -64,10 +64,10 @@ def release(
 
     * `llm-jp-modernbert release runs/stage2 --repo ORG/NAME --dry-run staged --onnx --sentence-transformers`
     """
-    quiet()
-    from ..hub import Patience
-    from ..release import ReleaseOptions
-    from ..release import release as run
+    quiet_libraries()
+    from llm_jp_modernbert.core.hub import Patience
+    from llm_jp_modernbert.publishing.release import ReleaseOptions
+    from llm_jp_modernbert.publishing.release import release as run
 
     options = ReleaseOptions(
         source=source,
@@ -88,7 +88,7 @@ def release(
     )
     console = Console()
     released = run(options, Patience(say=lambda line: console.print(line, highlight=False, markup=False)))
-    from ..hub_screen import show_release
+    from llm_jp_modernbert.publishing.screen import show_release
 
     show_release(released, options, console)
 
@@ -106,10 +106,10 @@ def pull(
 
     * `llm-jp-modernbert pull ORG/NAME@stage1-step-100000 --out my-model`
     """
-    from ..hub import Patience
-    from ..hub_screen import show_pulled
-    from ..loading import split_revision
-    from ..pull import pull as run
+    from llm_jp_modernbert.core.hub import Patience
+    from llm_jp_modernbert.inference.loading import split_revision
+    from llm_jp_modernbert.publishing.pull import pull as run
+    from llm_jp_modernbert.publishing.screen import show_pulled
 
     console = Console()
     name, at = split_revision(repository, revision)
@@ -130,9 +130,9 @@ def checkpoints(
 
     from huggingface_hub import HfApi
 
-    from ..hub import checkpoints as find
-    from ..hub import in_one_line
-    from ..hub_screen import show_checkpoints
+    from llm_jp_modernbert.core.hub import checkpoints as find
+    from llm_jp_modernbert.core.hub import in_one_line
+    from llm_jp_modernbert.publishing.screen import show_checkpoints
 
     with in_one_line(repository):
         found = find(HfApi(), repository)
@@ -173,9 +173,9 @@ def release_dataset(
 
     * `llm-jp-modernbert release-dataset fill-mask --repo ORG/NAME --dry-run staged`
     """
-    quiet()
-    from ..release_dataset import DatasetOptions
-    from ..release_dataset import release_dataset as run
+    quiet_libraries()
+    from llm_jp_modernbert.publishing.release_dataset import DatasetOptions
+    from llm_jp_modernbert.publishing.release_dataset import release_dataset as run
 
     made = run(DatasetOptions(source, repo, revision, private, license, tuple(language or ()), dry_run))
     if made is None:

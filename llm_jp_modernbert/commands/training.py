@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import UsageError
-from .screen import quiet
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.terminal import quiet_libraries
 
 
 class Normalization(str, Enum):
@@ -38,9 +38,9 @@ def tokenizer(
 
     * `llm-jp-modernbert tokenizer --from llm-jp-tokenizer-100k.ver3.0b1.model --out my-tokenizer`
     """
-    from ..tokenization import build_tokenizer, check_tokenizer, write_tokenizer
+    from llm_jp_modernbert.tokenization import build_tokenizer, check_tokenizer, write_tokenizer
 
-    quiet()
+    quiet_libraries()
     built = build_tokenizer(source)
     written = write_tokenizer(built, out)
     checks = check_tokenizer(built, written)
@@ -75,9 +75,9 @@ def tokenize_corpus(
 
     * `llm-jp-modernbert tokenize-corpus "corpus/*.jsonl.gz" --tokenizer my-tokenizer --out corpus-tokenized`
     """
-    quiet()
-    from ..training.tokenize_corpus import TokenizeOptions
-    from ..training.tokenize_corpus import tokenize_corpus as run
+    quiet_libraries()
+    from llm_jp_modernbert.training.data.tokenize_corpus import TokenizeOptions
+    from llm_jp_modernbert.training.data.tokenize_corpus import tokenize_corpus as run
 
     options = TokenizeOptions(
         tuple(files), tokenizer, out, text_column, workers, shard_tokens, normalization.value, strict
@@ -112,15 +112,15 @@ def pretrain(
 
     * `llm-jp-modernbert pretrain nano-stage2 init_from=runs/nano train_data=texts.jsonl.gz output_dir=runs/nano-8k`
     """
-    quiet()
-    from ..training.recipe import load_recipe, render
+    quiet_libraries()
+    from llm_jp_modernbert.training.recipe.loading import load_recipe, render
 
     arguments = load_recipe(recipe, overrides or ())
     if print_config:
         print(render(arguments))
         return
-    from ..release import prepare_checkpoint
-    from ..training.pretrain import pretrain as run
+    from llm_jp_modernbert.publishing.release import prepare_checkpoint
+    from llm_jp_modernbert.training.pretrain import pretrain as run
 
     run(arguments, prepare=prepare_checkpoint)
 
@@ -139,8 +139,8 @@ def average(
 
     * `llm-jp-modernbert average runs/stage1 --last 5 --out runs/stage1-mean`
     """
-    from ..loading import checkpoint_folder
-    from ..modeling.averaging import average_checkpoints, latest_checkpoints
+    from llm_jp_modernbert.inference.loading import checkpoint_folder
+    from llm_jp_modernbert.training.run.averaging import average_checkpoints, latest_checkpoints
 
     if last is not None and len(checkpoints) > 1:
         raise UsageError("--last takes one run's directory; without it, name the checkpoints.")
@@ -192,7 +192,7 @@ def quickstart(
     """
     if files and not data:
         raise UsageError(f"{files[0]}: texts of your own are named with --data {' '.join(files)}")
-    from ..quickstart import QuickstartOptions, run_quickstart
+    from llm_jp_modernbert.quickstart.quickstart import QuickstartOptions, run_quickstart
 
     options = QuickstartOptions(
         data=(*(data or ()), *(files or ())),

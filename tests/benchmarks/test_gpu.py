@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks.cases import gpu
+from benchmarks.cases.training_step import PEER, SPARSE
 from benchmarks.measure import COMPILED, OURS, Case, Measured, measure
 from benchmarks.models import Models
-from benchmarks.training_step import PEER, SPARSE
 from llm_jp_modernbert.modeling.flops import forward_flops
 
 

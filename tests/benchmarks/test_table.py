@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 
 from benchmarks import plot, readme, results, table
-from benchmarks.encoder import realistic_lengths
+from benchmarks.cases.encoder import realistic_lengths
+from benchmarks.cases.training_step import SORTED, Batch, real_documents
 from benchmarks.measure import Case, Measured, measure
 from benchmarks.memory import ExtraPeak
 from benchmarks.models import Models
-from benchmarks.training_step import SORTED, Batch, real_documents
-from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError
 
 TINY = replace(
     table.QUICK, turns=1, long_turns=1, rows=(1,), lengths=(96, 64), length=64, numbers=(1, 2, 3, 4, 5, 8, 9)

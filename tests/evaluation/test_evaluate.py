@@ -30,16 +30,16 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
-from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.embeddings import sentence_transformer
 from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.interrupts import Interrupts
-from llm_jp_modernbert.evaluation.leaderboard import leaderboard, render, show
-from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
-from llm_jp_modernbert.evaluation.plots import _japanese_font, plot_all, trajectories
+from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
+from llm_jp_modernbert.evaluation.report.plots import _japanese_font, plot_all, trajectories
 from llm_jp_modernbert.evaluation.results import Measurement, Results, Row, Run, read_rows
-from llm_jp_modernbert.evaluation.retrieval import _Questions
-from llm_jp_modernbert.evaluation.task import Options
+from llm_jp_modernbert.evaluation.tasks.retrieval import _Questions
+from llm_jp_modernbert.evaluation.tasks.task import Options
 
 INFERENCE = "fill-mask,retrieval,alignment-uniformity,similarity"
 

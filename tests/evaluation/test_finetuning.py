@@ -23,12 +23,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from llm_jp_modernbert.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.evaluate import TASKS
-from llm_jp_modernbert.evaluation.finetuning import FineTuning, Splits, hold_out
-from llm_jp_modernbert.evaluation.grid import Point, Tried, best, points, search
-from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
-from llm_jp_modernbert.evaluation.task import Options, Outcome
+from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.tasks.finetuning import FineTuning, Splits, hold_out
+from llm_jp_modernbert.evaluation.tasks.grid import Point, Tried, best, points, search
+from llm_jp_modernbert.evaluation.tasks.task import Options, Outcome
 
 FINE_TUNED = ("jsts", "jnli", "jcola", "jcommonsenseqa", "marc-ja", "jsquad", "ner")
 

@@ -15,17 +15,17 @@ from evaluation_data import PLACES, SUBJECTS, write_lines
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast, ModernBertForMaskedLM
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.evaluation import retrieval
-from llm_jp_modernbert.evaluation.alignment_uniformity import mean_closeness, redrawn
-from llm_jp_modernbert.evaluation.datasets import Search
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.evaluation.data.readers import Search
 from llm_jp_modernbert.evaluation.embeddings import Embedder
 from llm_jp_modernbert.evaluation.evaluate import TASKS
-from llm_jp_modernbert.evaluation.fill_mask import PROMPTS, FillMask, as_published, read_prompts
-from llm_jp_modernbert.evaluation.loading import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import uniformity
-from llm_jp_modernbert.evaluation.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
-from llm_jp_modernbert.evaluation.task import Options
+from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.tasks import retrieval
+from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import mean_closeness, redrawn
+from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS, FillMask, as_published, read_prompts
+from llm_jp_modernbert.evaluation.tasks.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
+from llm_jp_modernbert.evaluation.tasks.task import Options
 
 TEXTS = ["猫が駅に行く。", "明日の朝は早く起きて、駅まで歩いて行きます。", "名前はまだ無い。" * 3, "海"]
 

@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from llm_jp_modernbert.evaluation import metrics
-from llm_jp_modernbert.evaluation.intervals import bootstrap
+from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
 from llm_jp_modernbert.evaluation.metrics.pseudo_perplexity.pseudo_perplexity import pseudo_perplexity
-from llm_jp_modernbert.evaluation.retrieval import ranking_metrics
+from llm_jp_modernbert.evaluation.tasks.retrieval import ranking_metrics
 
 FOLDER = Path(metrics.__file__).parent
 DRAWN = np.random.default_rng(0)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.training.recipe import differences, fingerprint, load_recipe, render
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.recipe.loading import differences, fingerprint, load_recipe, render
 
 COMPLETE: dict[str, Any] = {
     "model": "nano",
@@ -136,7 +136,7 @@ def test_whole_words_without_a_segmenter_say_what_to_install(write: Any, monkeyp
 
 
 def test_bf16_where_there_is_none_says_so(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_jp_modernbert.training.arguments.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("llm_jp_modernbert.training.recipe.arguments.is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(UsageError, match=r"bf16: .*bf16=false.*use_cpu=true"):
         load_recipe(write(bf16=True, use_cpu=None))
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llm_jp_modernbert.training.callbacks import ProgressCallback
-from llm_jp_modernbert.training.totals import Totals
+from llm_jp_modernbert.training.run.totals import Totals
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.training import assembly, cooccurrence
-from llm_jp_modernbert.training.corpus import TokenizedCorpus, from_documents
-from llm_jp_modernbert.training.sources import find_files, read_documents
+from llm_jp_modernbert.training import assembly
+from llm_jp_modernbert.training.data import cooccurrence
+from llm_jp_modernbert.training.data.corpus import TokenizedCorpus, from_documents
+from llm_jp_modernbert.training.data.readers import find_files, read_documents
 
 Data = tuple[Path, Path]
 

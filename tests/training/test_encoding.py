@@ -10,8 +10,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from llm_jp_modernbert.tokenization import build_tokenizer, train_stand_in
-from llm_jp_modernbert.training.encoding import Encoder, vocabulary_hash
-from llm_jp_modernbert.training.sources import find_files, read_documents
+from llm_jp_modernbert.training.data.encoding import Encoder, vocabulary_hash
+from llm_jp_modernbert.training.data.readers import find_files, read_documents
 
 HARD = [
     "今日のご飯は<MASK|LLM-jp>である。",

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from llm_jp_modernbert.training.masking import IGNORED, Masking, sample_keys
+from llm_jp_modernbert.training.data.masking import IGNORED, Masking, sample_keys
 
 SPECIAL = {0, 1, 2, 3, 4, 5, 6, 7}
 VOCABULARY = 1000

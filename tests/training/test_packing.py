@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llm_jp_modernbert.training.corpus import from_documents
-from llm_jp_modernbert.training.packing import PackedRows, best_fit, cut, pack
+from llm_jp_modernbert.training.data.corpus import from_documents
+from llm_jp_modernbert.training.data.packing import PackedRows, best_fit, cut, pack
 
 CLS, SEP = 5, 6
 

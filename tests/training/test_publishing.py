@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 import runs
 from huggingface_hub import HfApi
+from loopback_hub import LoopbackHub
 from safetensors.torch import load
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from loopback_hub import LoopbackHub
-
-from llm_jp_modernbert.hub import checkpoints
-from llm_jp_modernbert.release import prepare_checkpoint
-from llm_jp_modernbert.training import publishing
-from llm_jp_modernbert.training.publishing import RevisionPublisher
+from llm_jp_modernbert.core.hub import checkpoints
+from llm_jp_modernbert.publishing.release import prepare_checkpoint
+from llm_jp_modernbert.training.run import publishing
+from llm_jp_modernbert.training.run.publishing import RevisionPublisher
 
 REPOSITORY = "org/name"
 

@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.training.checkpoints import CheckpointError
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.pretrain import pretrain
-from llm_jp_modernbert.training.run_directory import open_run
+from llm_jp_modernbert.training.run.checkpoints import CheckpointError
+from llm_jp_modernbert.training.run.run_directory import open_run
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     newest.write_bytes(content)
     shutil.rmtree(tmp_path / "parts" / ".saving", ignore_errors=True)
     said: list[str] = []
-    from llm_jp_modernbert.training.checkpoints import newest_sound
+    from llm_jp_modernbert.training.run.checkpoints import newest_sound
 
     found = newest_sound(tmp_path / "parts", said.append)
     assert found == tmp_path / "parts" / "checkpoint-15"

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llm_jp_modernbert.training.sources import Problem, SourceError, find_files, read_documents, read_in_turn
+from llm_jp_modernbert.training.data.readers import Problem, SourceError, find_files, read_documents, read_in_turn
 
 TEXTS = ["吾輩は猫である。\n名前はまだ無い。", "二番目の文書", "三番目"]
 

@@ -19,14 +19,14 @@ import pytest
 import runs
 from transformers import PreTrainedTokenizerBase
 
-from llm_jp_modernbert.loading import load_tokenizer
-from llm_jp_modernbert.training.blocks import BlockMaker, BlockSettings
-from llm_jp_modernbert.training.checkpoints import CheckpointError
-from llm_jp_modernbert.training.data import sources_of
-from llm_jp_modernbert.training.masking import IGNORED, Masking
-from llm_jp_modernbert.training.order import DocumentOrder
-from llm_jp_modernbert.training.sources import SourceError
-from llm_jp_modernbert.training.stream import BatchStream
+from llm_jp_modernbert.inference.loading import load_tokenizer
+from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
+from llm_jp_modernbert.training.data.masking import IGNORED, Masking
+from llm_jp_modernbert.training.data.order import DocumentOrder
+from llm_jp_modernbert.training.data.readers import SourceError
+from llm_jp_modernbert.training.data.sources import sources_of
+from llm_jp_modernbert.training.data.stream import BatchStream
+from llm_jp_modernbert.training.run.checkpoints import CheckpointError
 
 Data = tuple[Path, Path]
 
@@ -248,10 +248,10 @@ import os, signal, tempfile
 folder = tempfile.TemporaryDirectory()
 from multiprocessing import active_children
 from transformers import AutoTokenizer
-from llm_jp_modernbert.training import stream as module
-from llm_jp_modernbert.training.blocks import BlockMaker, BlockSettings
-from llm_jp_modernbert.training.data import sources_of
-from llm_jp_modernbert.training.masking import Masking
+from llm_jp_modernbert.training.data import stream as module
+from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
+from llm_jp_modernbert.training.data.sources import sources_of
+from llm_jp_modernbert.training.data.masking import Masking
 module._LOOK_SECONDS = 0.1
 class Failing(BlockMaker):
     def _make(self, stretch, encode):

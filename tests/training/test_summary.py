@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import runs
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.training.checkpoints import damage
-from llm_jp_modernbert.training.summary import FILE, curve, data_names, emissions_of, hardware, read
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.run.checkpoints import damage
+from llm_jp_modernbert.training.run.summary import FILE, curve, data_names, emissions_of, hardware, read
 
 
 def stages(folder: Path) -> list[dict[str, Any]]:

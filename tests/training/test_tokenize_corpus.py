@@ -17,12 +17,12 @@ import runs
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from llm_jp_modernbert.errors import UsageError
-from llm_jp_modernbert.training import tokenize_corpus as job
-from llm_jp_modernbert.training.blocks import BlockSettings
-from llm_jp_modernbert.training.data import check_tokenized_with, read_held_out, sources_of
-from llm_jp_modernbert.training.sources import SourceError, find_files, read_documents
-from llm_jp_modernbert.training.tokenize_corpus import TokenizeOptions, tokenize_corpus
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.data import tokenize_corpus as job
+from llm_jp_modernbert.training.data.blocks import BlockSettings
+from llm_jp_modernbert.training.data.readers import SourceError, find_files, read_documents
+from llm_jp_modernbert.training.data.sources import check_tokenized_with, read_held_out, sources_of
+from llm_jp_modernbert.training.data.tokenize_corpus import TokenizeOptions, tokenize_corpus
 
 Data = tuple[Path, Path]
 QUIET = Console(quiet=True)

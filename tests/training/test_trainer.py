@@ -25,10 +25,10 @@ from transformers import (
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.training import assembly
-from llm_jp_modernbert.training.checkpoints import CheckpointError
+from llm_jp_modernbert.training.data.readers import find_files, read_documents
 from llm_jp_modernbert.training.pretrain import pretrain
-from llm_jp_modernbert.training.schedule import Schedule
-from llm_jp_modernbert.training.sources import find_files, read_documents
+from llm_jp_modernbert.training.recipe.schedule import Schedule
+from llm_jp_modernbert.training.run.checkpoints import CheckpointError
 from llm_jp_modernbert.training.trainer import NonFiniteLoss, PretrainingTrainer
 
 Data = tuple[Path, Path]

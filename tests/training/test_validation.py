@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.training.corpus import TokenizedCorpus, from_documents
-from llm_jp_modernbert.training.masking import IGNORED, Masking
-from llm_jp_modernbert.training.validation import MaskedValidation, unigram_baseline
+from llm_jp_modernbert.training.data.corpus import TokenizedCorpus, from_documents
+from llm_jp_modernbert.training.data.masking import IGNORED, Masking
+from llm_jp_modernbert.training.data.validation import MaskedValidation, unigram_baseline
 
 VOCABULARY, CLS, SEP = 64, 5, 6
 

@@ -10,7 +10,7 @@ import runs
 
 from llm_jp_modernbert.tokenization import build_tokenizer
 from llm_jp_modernbert.training import assembly
-from llm_jp_modernbert.training.words import WordEncoder
+from llm_jp_modernbert.training.data.words import WordEncoder
 
 fugashi = pytest.importorskip("fugashi")
 

@@ -1,0 +1,1 @@
+"""Leaderboard, plots and side-by-side tables."""

@@ -1,0 +1,1 @@
+"""Shared by every package: errors, files, the Hub client, progress bars, versions."""

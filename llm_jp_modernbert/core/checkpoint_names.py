@@ -1,0 +1,40 @@
+"""Names of training checkpoints, as directories, revisions and result labels write them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAME = re.compile(r"(?P<origin>.*[/@])?(?:(?P<stage>.+?)-)??(?:step-)?(?P<number>\d+)(?P<thousands>k?)")
+
+
+@dataclass(frozen=True)
+class CheckpointName:
+    """A parsed checkpoint name.
+
+    Attributes:
+        origin: everything up to the last `/` or `@`, such as `ORG/NAME@`; empty if there is none.
+        stage: the word before the step, such as `stage1` or `checkpoint`; empty if there is none.
+        step: optimizer steps.
+
+    Example:
+        >>> CheckpointName.parse("org/name@stage2-200k")
+        CheckpointName(origin='org/name@', stage='stage2', step=200000)
+    """
+
+    origin: str
+    stage: str
+    step: int
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointName | None:
+        """Reads `checkpoint-200`, `stage1-step-500`, `org/name@stage2-200k` and `org/name@15000`.
+
+        Returns:
+            None if the text does not end in a step.
+        """
+        found = _NAME.fullmatch(text)
+        if found is None:
+            return None
+        step = int(found["number"]) * (1000 if found["thousands"] else 1)
+        return cls(found["origin"] or "", found["stage"] or "", step)

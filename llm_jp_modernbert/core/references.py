@@ -1,0 +1,86 @@
+"""Names of models, tokenizers and datasets: a local path, a repository, or a repository at a revision."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+
+
+def is_local_path(text: str) -> bool:
+    """Whether a name is a path on this machine rather than a repository of the Hub.
+
+    It is one if it exists, starts like a path (`.`, `/`, `~`), or has more slashes than `ORG/NAME`.
+    """
+    if os.path.exists(os.path.expanduser(text)):
+        return True
+    return text.startswith((".", "/", "~")) or text.partition("@")[0].count("/") > 1
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A parsed name.
+
+    Attributes:
+        name: the path, with `~` expanded, or `ORG/NAME`.
+        revision: branch, tag or commit of a repository; None for its default branch and for paths.
+
+    Example:
+        >>> ModelReference.parse("llm-jp/llm-jp-modernbert-base@main")
+        ModelReference(name='llm-jp/llm-jp-modernbert-base', revision='main')
+    """
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, revision: str | None = None) -> ModelReference:
+        """Splits `ORG/NAME@REVISION`; a local path stays whole.
+
+        Args:
+            text: a path, a repository, or a repository at a revision.
+            revision: the revision, if it is given apart from the name.
+
+        Raises:
+            UsageError: two different revisions, or a revision of a local path.
+        """
+        if is_local_path(text):
+            if revision is not None:
+                raise UsageError(f"{text} is a local path and has no revision {revision!r}. Name a repository.")
+            return cls(os.path.expanduser(text))
+        name, _, named = text.partition("@")
+        if named and revision not in (None, named):
+            raise UsageError(f"{text} names revision {named!r}, but --revision says {revision!r}. Give one of them.")
+        return cls(name, named or revision)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the name is a path on this machine."""
+        return is_local_path(self.name)
+
+    @property
+    def path(self) -> Path:
+        """The name as a path; only meaningful if `is_local`."""
+        return Path(self.name)
+
+    def check_model(self) -> None:
+        """Checks that a local path is a directory with a model.
+
+        Raises:
+            UsageError: it is a file, does not exist, or has no config.json.
+        """
+        if not self.is_local:
+            return
+        if self.path.is_file():
+            raise UsageError(f"{self.name} is a file. Name the directory that holds config.json and the weights.")
+        if not self.path.is_dir():
+            raise UsageError(f"{self.name}: no such directory. Name a model's directory or its repository (ORG/NAME).")
+        if not (self.path / "config.json").is_file():
+            raise UsageError(
+                f"{self.name} holds no config.json, so it is not a model. Name a directory that save_pretrained wrote."
+            )
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"

@@ -1,0 +1,65 @@
+"""The terminal of a command: log records, progress bars and standard input."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+
+from rich.console import Console
+
+from .errors import UsageError
+
+PACKAGE = "llm_jp_modernbert"
+
+
+@cache
+def console() -> Console:
+    """The console on standard error that log records and progress bars share, so that they do not overwrite."""
+    return Console(stderr=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints records without wrapping, so that a log file keeps one line per message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        console().print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_logs() -> None:
+    """Shows this package's log records from INFO on the console; other ranks than 0 show warnings only."""
+    rank = int(os.environ.get("RANK", "0"))
+    logger = logging.getLogger(PACKAGE)
+    logger.setLevel(logging.WARNING if rank else logging.INFO)
+    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+        handler = _ConsoleHandler()
+        handler.setFormatter(logging.Formatter(f"[rank {rank}] %(message)s" if rank else "%(message)s"))
+        logger.addHandler(handler)
+
+
+def quiet_libraries() -> None:
+    """Turns off the progress bars and loading notes of transformers."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def lines_of_input(texts: Sequence[str]) -> list[str]:
+    """The texts, with each `-` replaced by the non-blank lines of standard input.
+
+    Raises:
+        UsageError: there is no text.
+    """
+    lines: list[str] = []
+    for text in texts:
+        if text == "-":
+            lines += [line for line in (raw.rstrip("\r\n") for raw in sys.stdin) if line.strip()]
+        else:
+            lines.append(text)
+    if not lines:
+        raise UsageError("standard input holds no text. Give one text per line.")
+    return lines

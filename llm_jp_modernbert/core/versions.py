@@ -1,0 +1,17 @@
+"""Versions of installed libraries, for run directories and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+
+def library_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """The installed versions by library; libraries that are not installed are left out."""
+    versions = {}
+    for library in libraries:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,1 @@
+"""Loading models and tokenizers, Auto-class registration, and fill-mask."""

@@ -1,0 +1,157 @@
+"""Candidates for the masked tokens of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from llm_jp_modernbert.core.errors import UsageError
+
+from .masked_logits import batches, masked_logits
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import RenderableType
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MASK_ALIASES = ("[MASK]", "<mask>", "{mask}")
+"""What may stand for a tokenizer's own mask token in a text."""
+
+# Texts are read together up to about this many tokens.
+_TOKENS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token in the place of a mask.
+
+    Attributes:
+        text: the token as it reads.
+        token: the token as the vocabulary has it.
+        token_id: its id.
+        probability: the model's, from 0 to 1.
+    """
+
+    text: str
+    token: str
+    token_id: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class FilledText:
+    """A text and the candidates for each of its masks.
+
+    Attributes:
+        text: the text, with the tokenizer's mask token.
+        masks: for each mask in reading order, its candidates from the likeliest down. Several masks are predicted
+            independently of each other.
+    """
+
+    text: str
+    masks: tuple[tuple[Candidate, ...], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        return asdict(self)
+
+    def filled(self, mask_token: str) -> str:
+        """The text with the likeliest candidate in every place."""
+        parts = self.text.split(mask_token)
+        return parts[0] + "".join(best[0].text + part for best, part in zip(self.masks, parts[1:], strict=True))
+
+
+def with_mask_token(text: str, mask_token: str) -> str:
+    """A text with the tokenizer's mask token in the place of `[MASK]`, `<mask>` and `{mask}`."""
+    for alias in MASK_ALIASES:
+        text = text.replace(alias, mask_token)
+    return text
+
+
+def fill_masks(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], top_k: int = 5
+) -> list[FilledText]:
+    """Predicts the masked tokens of texts.
+
+    Args:
+        model: a masked language model.
+        tokenizer: its tokenizer.
+        texts: texts with one mask or more, written as the tokenizer's mask token or one of `MASK_ALIASES`.
+        top_k: candidates per mask.
+
+    Raises:
+        UsageError: a text without a mask or longer than the model reads, a tokenizer without a mask token, or a
+            `top_k` that is not between 1 and the size of the vocabulary.
+        ValueError: the tokenizer is not the model's.
+    """
+    from llm_jp_modernbert.tokenization import check_fits
+
+    check_fits(tokenizer, model.config)
+    if not 1 <= top_k <= len(tokenizer):
+        raise UsageError(f"top-k is {top_k}; it must be from 1 to {len(tokenizer)}, the size of the vocabulary.")
+    if tokenizer.mask_token is None:
+        raise UsageError(f"the tokenizer {tokenizer.name_or_path} has no mask token. Name another with --tokenizer.")
+    written = [with_mask_token(text, tokenizer.mask_token) for text in texts]
+    encoded = [_encode(text, number, model, tokenizer) for number, text in enumerate(written, start=1)]
+    results = []
+    for batch in batches([len(ids) for ids in encoded], _TOKENS_PER_BATCH):
+        rows = [encoded[index] for index in batch]
+        masks = [[place for place, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
+        for index, logits in zip(batch, masked_logits(model, rows, masks), strict=True):
+            results.append(FilledText(written[index], _candidates(tokenizer, logits, top_k)))
+    return results
+
+
+def render(result: FilledText, mask_token: str) -> RenderableType:
+    """One table of candidates for each mask of a text."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    tables: list[RenderableType] = [Text(result.text.replace(mask_token, MASK_ALIASES[0]), style="bold")]
+    for number, candidates in enumerate(result.masks, start=1):
+        title = None if len(result.masks) == 1 else f"mask {number} of {len(result.masks)}"
+        table = Table("", "candidate", "probability", "", title=title, title_justify="left", box=None)
+        for rank, candidate in enumerate(candidates, start=1):
+            bar = "█" * round(20 * candidate.probability)
+            table.add_row(str(rank), Text(candidate.text), f"{candidate.probability:7.2%}", Text(bar, style="green"))
+        tables.append(table)
+    return Group(*tables)
+
+
+def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """A token as it reads in the midst of a text; bytes of a character and blanks as the vocabulary has them."""
+    token = str(tokenizer.convert_ids_to_tokens(token_id))
+    # Between two others a token keeps its space, which decoding takes from the start of a text.
+    text = str(tokenizer.decode([token_id]))
+    if not text.strip() or not text.isprintable() or "\ufffd" in text:
+        return token
+    return text
+
+
+def _encode(text: str, number: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    where = f"text {number} ({text[:20]}{'…' if text[20:] else ''})"
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    if tokenizer.mask_token_id not in ids:
+        raise UsageError(f"{where} has no mask. Write {' or '.join(MASK_ALIASES)} in the place of the missing token.")
+    limit = min(getattr(model.config, "max_position_embeddings", None) or len(ids), tokenizer.model_max_length)
+    if len(ids) > limit:
+        raise UsageError(f"{where} has {len(ids):,} tokens, but the model reads {limit:,} at most. Shorten it.")
+    return ids
+
+
+def _candidates(
+    tokenizer: PreTrainedTokenizerBase, logits: torch.Tensor, top_k: int
+) -> tuple[tuple[Candidate, ...], ...]:
+    # A vocabulary may be padded beyond the tokenizer's: nothing there is a token.
+    best = logits[:, : len(tokenizer)].topk(top_k)
+    log_sum = logits.logsumexp(-1, keepdim=True)
+    probabilities = (best.values - log_sum).exp().tolist()
+    return tuple(
+        tuple(
+            Candidate(readable(tokenizer, token_id), str(tokenizer.convert_ids_to_tokens(token_id)), token_id, share)
+            for token_id, share in zip(ids, shares, strict=True)
+        )
+        for ids, shares in zip(best.indices.tolist(), probabilities, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Releases, pulls, dataset releases and exports."""

@@ -1,0 +1,1 @@
+"""The demonstration: from raw text to a small trained model."""

@@ -1,0 +1,1 @@
+"""Findings and comparisons behind the finished cards. Not installed."""

@@ -1,0 +1,169 @@
+"""Small runs for tests, in this process or in some of their own that may be killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+SEQUENCE = 64
+
+
+def write_corpus(folder: Path, files: int = 3, documents: int = 40) -> Path:
+    """Japanese-looking text of uneven lengths, a few documents longer than a row."""
+    folder.mkdir(parents=True)
+    words = ["今日は", "天気が", "とても", "良いので", "公園を", "散歩した。", "明日の", "雨だ。", "猫が", "眠る。"]
+    for file in range(files):
+        lines = []
+        for index in range(documents):
+            count = 2 + (index * 7 + file * 5) % 9 * (1 + 7 * (index % 9 == 0))
+            text = "".join(words[(index * 3 + file + n * n) % len(words)] for n in range(count))
+            lines.append(json.dumps({"text": text}, ensure_ascii=False))
+        (folder / f"{file}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_tokenizer(folder: Path, corpus: Path) -> Path:
+    """A stand-in for the llm-jp tokenizer."""
+    from llm_jp_modernbert.tokenization import train_stand_in, write_tokenizer
+    from llm_jp_modernbert.training.data.readers import find_files, read_documents
+
+    texts = [document.text for file in find_files([str(corpus)]) for document in read_documents(file)]
+    return Path(write_tokenizer(train_stand_in(texts, 320), folder))
+
+
+def recipe(corpus: Path, tokenizer: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    """Keys of a recipe of forty steps, which read more than an epoch of the corpus."""
+    keys = {
+        "model": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "local_attention": 16,
+            "max_position_embeddings": 128,
+        },
+        "tokenizer": str(tokenizer),
+        "train_data": str(corpus),
+        "output_dir": str(out),
+        "sequence_length": SEQUENCE,
+        "per_device_train_batch_size": 4,
+        "block_characters": 1500,
+        "max_steps": 40,
+        "learning_rate": 1e-3,
+        "warmup_steps": 4,
+        "weight_decay": 0.01,
+        "save_steps": 5,
+        "save_total_limit": 3,
+        "logging_steps": 3,
+        "use_cpu": True,
+    }
+    return {**keys, **changes}
+
+
+def load(keys: dict[str, Any]) -> Any:
+    """The keys as arguments, by way of a file, as a user gives them."""
+    from llm_jp_modernbert.training.recipe.loading import load_recipe
+
+    path = Path(keys["output_dir"]).with_suffix(".recipe.yaml")
+    path.write_text(json.dumps(keys), encoding="utf-8")
+    return load_recipe(str(path))
+
+
+def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, prepare: Any = None) -> Any:
+    """Trains in this process."""
+    import torch
+    from rich.console import Console
+    from transformers import TrainerCallback
+
+    from llm_jp_modernbert.training.pretrain import pretrain
+    from llm_jp_modernbert.training.trainer import PretrainingTrainer
+
+    class Recording(PretrainingTrainer):
+        """Writes down which samples every step has."""
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            batches = super().get_batch_samples(*args, **kwargs)
+            if record is not None:
+                samples = [info.samples.tolist() for info in self._infos]
+                line = json.dumps({"step": self.state.global_step + 1, "samples": samples})
+                with open(f"{record}.{self.args.process_index}", "a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            return batches
+
+    class Kill(TrainerCallback):
+        """Ends the process as the power failing would."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if kill is not None and state.global_step == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    import llm_jp_modernbert.training.trainer as module
+
+    torch.set_num_threads(1)
+    module.PretrainingTrainer = Recording  # type: ignore[misc]
+    try:
+        return pretrain(load(keys), Console(quiet=True), callbacks=[Kill()], prepare=prepare)
+    finally:
+        module.PretrainingTrainer = PretrainingTrainer  # type: ignore[misc]
+
+
+def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, ranks: int = 1) -> list[int]:
+    """Trains in one or several processes of their own, forked from this one, and gives their exit codes."""
+    # Imported before the fork, which so takes no time.
+    import llm_jp_modernbert.training.pretrain
+    import llm_jp_modernbert.training.trainer  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    processes = [context.Process(target=_rank, args=(rank, ranks, port, keys, record, kill)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    # One that lost the others waits for them for long.
+    for process in processes:
+        process.kill()
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
+def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: int | None) -> None:
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    # What this process knows of a world of one is inherited.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+    GradientState._reset_state()
+    if ranks > 1:
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(ranks),
+            LOCAL_WORLD_SIZE=str(ranks),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+    run(keys, record, kill)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens to."""
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def samples_by_step(record: Path, ranks: int = 1) -> dict[int, list[Any]]:
+    """What each step trained on, in the end: a step that was taken again counts as it was taken last."""
+    steps: dict[int, list[Any]] = {}
+    for rank in range(ranks):
+        mine = [json.loads(line) for line in Path(f"{record}.{rank}").read_text(encoding="utf-8").splitlines()]
+        for step, samples in {entry["step"]: entry["samples"] for entry in mine}.items():
+            steps.setdefault(step, []).append(samples)
+    return steps

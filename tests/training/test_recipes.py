@@ -1,0 +1,207 @@
+"""Every recipe, accelerate configuration and SLURM script that is shipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import llm_jp_modernbert.training
+from llm_jp_modernbert import LlmJpModernBertConfig
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.recipe.loading import load_recipe, shipped
+from llm_jp_modernbert.training.recipe.shapes import SHAPES, change_config, model_config
+
+FOLDER = Path(llm_jp_modernbert.training.__path__[0])
+ACCELERATE = sorted((FOLDER / "accelerate").glob("*.yaml"))
+GPUS = 16
+SECOND = ["nano-stage2", "paper-stage2", "small-stage2", "stage2"]
+
+
+def needed(name: str) -> list[str]:
+    """What a recipe leaves to its user, and a machine without a GPU."""
+    start = ["init_from=some/model"] if name in SECOND else ["tokenizer=some/tokenizer"]
+    return ["train_data=t.jsonl", "validation_data=v.jsonl", "output_dir=out", "use_cpu=true", *start]
+
+
+def load(name: str, *overrides: str) -> Any:
+    return load_recipe(name, [*needed(name), *overrides])
+
+
+def test_the_recipes_are_there() -> None:
+    first = ["nano", "paper-stage1", "small", "stage1"]
+    assert shipped() == sorted([*first, *SECOND])
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_recipe_loads_once_what_it_needs_is_given(name: str) -> None:
+    arguments = load(name)
+    assert arguments.stage == ("stage2" if name in SECOND else "stage1")
+    assert arguments.sequence_length == (8192 if name in SECOND else 1024)
+    if name in SECOND:
+        config = LlmJpModernBertConfig()
+        change_config(config, arguments.model or {})
+        # Only the paper's own second stage left the rotation as it was.
+        assert config.global_rope_theta == (10_000 if name == "paper-stage2" else 160_000)
+        assert config.local_rope_theta == 10_000
+    else:
+        assert isinstance(arguments.model, str)
+        assert model_config(arguments.model, vocab_size=1000).max_position_embeddings == 8192
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_recipe_names_what_it_needs(name: str) -> None:
+    keys = ["train_data", "output_dir", "init_from" if name in SECOND else "tokenizer"]
+    for key in keys:
+        others = [given for given in needed(name) if not given.startswith(f"{key}=")]
+        with pytest.raises(UsageError, match=f"^{key}: missing"):
+            load_recipe(name, others)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_recipe_says_why(name: str) -> None:
+    text = (FOLDER / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert all(len(line) <= 119 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        # arXiv 2504.15544, in this order: length, steps, rows per device, accumulation, rows over all GPUs, learning
+        # rate, warm-up.
+        ("paper-stage1", (1024, 500_000, 26, 8, 3328, 5e-4, 24_000)),
+        ("paper-stage2", (8192, 200_000, 3, 8, 384, 5e-5, 24_000)),
+    ],
+)
+def test_the_papers_figures(name: str, figures: tuple[Any, ...]) -> None:
+    run = load(name)
+    rows, accumulated = run.rows_per_device_batch, run.gradient_accumulation_steps
+    found = (run.sequence_length, run.max_steps, rows, accumulated, rows * accumulated * GPUS)
+    assert (*found, run.learning_rate, run.warmup_steps) == figures
+    assert (run.adam_beta1, run.adam_beta2, run.adam_epsilon) == (0.9, 0.98, 1e-6)
+    assert (run.weight_decay, run.max_grad_norm, run.decay_norms_and_biases) == (1e-5, 1.0, True)
+    assert (run.mlm_probability, run.mask_share, run.random_share) == (0.3, 0.8, 0.1)
+    assert (run.packing, run.long_documents, run.final_mlm_probability) == ("none", "truncate", None)
+    assert (run.logging_steps, run.eval_steps, run.save_steps, run.dataloader_num_workers) == (10, 500, 1000, 14)
+    assert run.lr_scheduler_type.value == "linear"
+    assert run.eval_strategy.value == run.save_strategy.value == "steps"
+    assert run.bf16
+
+
+def test_the_papers_model() -> None:
+    config = model_config(load("paper-stage1").model, vocab_size=99_574)
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (22, 768, 1152)
+    assert (config.num_attention_heads, config.local_attention, config.max_position_embeddings) == (12, 128, 8192)
+    assert (config.global_rope_theta, config.local_rope_theta) == (10_000, 10_000)
+    assert (config.norm_eps, config.norm_bias) == (1e-5, False)
+    assert [kind == "full_attention" for kind in config.layer_types] == [layer % 3 == 0 for layer in range(22)]
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("stage1", 3328 * 1024), ("stage2", 384 * 8192)])
+def test_our_stages_read_as_many_tokens_a_step_as_the_papers(name: str, tokens: int) -> None:
+    run = load(name)
+    rows = run.rows_per_device_batch * run.gradient_accumulation_steps * GPUS
+    assert rows * run.sequence_length == tokens
+    assert (run.packing, run.decay_norms_and_biases) == ("best_fit", False)
+    assert (run.mlm_probability, run.final_mlm_probability) == (0.3, 0.15)
+    assert run.lr_scheduler_type.value == "warmup_stable_decay"
+    assert run.lr_scheduler_kwargs["decay_type"] == "1-sqrt"
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_heads_of_every_shape_have_an_even_size_of_at_least_32(name: str) -> None:
+    config = model_config(name, vocab_size=1000)
+    size, rest = divmod(config.hidden_size, config.num_attention_heads)
+    assert rest == size % 2 == 0
+    assert size >= 32
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
+def test_accelerate_reads_its_configurations(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert str(config.compute_environment.value) == "LOCAL_MACHINE"
+    machines, processes = {"cpu-2": (1, 2), "gpu-8": (1, 8), "gpu-2x8": (2, 16), "fsdp2": (1, 8)}[path.stem]
+    assert (config.num_machines, config.num_processes) == (machines, processes)
+    # What its loader does not know it drops, so that a slip of the pen would go unnoticed.
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(given) <= set(vars(config))
+
+
+def test_fsdp_wraps_layers_that_there_are() -> None:
+    import llm_jp_modernbert.modeling.modeling_llm_jp_modernbert as modeling
+
+    settings = yaml.safe_load((FOLDER / "accelerate" / "fsdp2.yaml").read_text(encoding="utf-8"))["fsdp_config"]
+    assert hasattr(modeling, settings["fsdp_transformer_layer_cls_to_wrap"])
+
+
+# Stands for accelerate: a launcher that knows nothing of signals, and a training process of its own that saves at one.
+_LAUNCHER = """#!{python}
+import json, os, signal, subprocess, sys
+if "--child" not in sys.argv:
+    child = subprocess.run([sys.executable, __file__, "--child", *sys.argv[1:]])
+    open({folder!r} + "/launcher", "w").write(str(child.returncode))
+    sys.exit(child.returncode)
+def save(*_):
+    open({folder!r} + "/saved", "w").write("x")
+    sys.exit(0)
+signal.signal(signal.SIGUSR1, save)
+open({folder!r} + "/arguments", "w").write(json.dumps(sys.argv[2:]))
+os.kill(os.getsid(0), signal.SIGUSR1)
+signal.pause()
+"""
+
+
+def test_slurms_signal_reaches_the_training_process_alone_and_the_job_is_queued_again(tmp_path: Path) -> None:
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    session = tmp_path / "session"
+    stand_ins = {
+        "scontrol": f'#!/bin/bash\nif [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else echo node1; fi\n',
+        # As on a cluster, what srun starts is a group of its own, and scancel signals all of it.
+        "srun": f'#!/bin/bash\nset -m\n"$@" &\necho $! > {session}\nwait $!\n',
+        "scancel": f'#!/bin/bash\n[ "$1" = --signal=USR1 ] && kill -USR1 -- "-$(cat {session})"\n',
+        "accelerate": _LAUNCHER.format(python=sys.executable, folder=str(tmp_path)),
+        "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
+    }
+    for name, content in stand_ins.items():
+        (commands / name).write_text(content, encoding="utf-8")
+        (commands / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        **{"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NODEID": "1"},
+    }
+    script = ["bash", str(FOLDER / "slurm" / "pretrain.sbatch"), "stage1", "train_data=[a b.gz, c.gz]"]
+    # The script leads a session of its own, by which the stand-in of the training process finds it.
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert done.returncode == 0, done.stderr
+    arguments = json.loads((tmp_path / "arguments").read_text(encoding="utf-8"))
+    assert arguments[arguments.index("-m") :] == [
+        *("-m", "llm_jp_modernbert.training.pretrain", "stage1", "train_data=[a b.gz, c.gz]"),
+        "resume_from_checkpoint=true",
+    ]
+    assert arguments[arguments.index("--machine_rank") + 1] == "1"
+    assert Path(arguments[arguments.index("--config_file") + 1]).is_file()
+    assert (tmp_path / "saved").is_file()
+    assert (tmp_path / "launcher").read_text(encoding="utf-8") == "0"
+    assert (tmp_path / "requeued").read_text(encoding="utf-8") == "77\n"
+
+
+def test_the_launcher_starts_two_processes(tmp_path: Path) -> None:
+    """MULTI_CPU would start one, and say nothing."""
+    script = tmp_path / "count.py"
+    script.write_text("import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launch += [str(FOLDER / "accelerate/cpu-2.yaml"), str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, env={**os.environ})
+    ranks = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert ranks == ["rank 0 of 2", "rank 1 of 2"]

@@ -1,0 +1,1 @@
+"""Recipes: dataclasses, YAML loading and validation."""
