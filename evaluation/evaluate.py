@@ -15,11 +15,10 @@ from rich.console import Console
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.progress import progress_bar
 
+from .encoders.models import EvaluatedModel, ModelName
 from .interrupts import Interrupts
-from .models import EvaluatedModel, ModelName
-from .ranks import rank, work_alone
+from .report.results import Results, Row, Run, model_folder
 from .report.side_by_side import write_side_by_side
-from .results import Results, Row, Run, model_folder
 from .tasks import jmteb
 from .tasks.alignment_uniformity import AlignmentUniformity
 from .tasks.fill_mask import FillMask, FillMaskPublishedTokenizer
@@ -27,6 +26,7 @@ from .tasks.jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
 from .tasks.jsquad import Jsquad
 from .tasks.ner import Ner
 from .tasks.pseudo_perplexity import PseudoPerplexity
+from .tasks.ranks import rank, work_alone
 from .tasks.retrieval import SOURCES, Retrieval
 from .tasks.similarity import Similarity
 from .tasks.task import PROTOCOLS, Data, Options, Task

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.hub import Checkpoint
-    from llm_jp_modernbert.evaluation.results import Row
+    from llm_jp_modernbert.evaluation.report.results import Row
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_jp_modernbert.evaluation.results import Row
+    from llm_jp_modernbert.evaluation.report.results import Row
 
 DATA = "DATA"
 """Stands for a folder of data, which every machine has elsewhere."""

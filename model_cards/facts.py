@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.evaluation.results import READ_OFF
+from llm_jp_modernbert.evaluation.report.results import READ_OFF
 
 from . import tables
 from .markdown import Markdown

@@ -12,7 +12,7 @@ import yaml
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-    from llm_jp_modernbert.evaluation.results import Row
+    from llm_jp_modernbert.evaluation.report.results import Row
 
     from .about import About
 

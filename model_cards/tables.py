@@ -11,7 +11,7 @@ import yaml
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.report.leaderboard import Cell, Column, Leaderboard, column_of, leaderboard
-from llm_jp_modernbert.evaluation.results import READ_OFF
+from llm_jp_modernbert.evaluation.report.results import READ_OFF
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 
 from . import commands
@@ -21,7 +21,7 @@ from .numbers import about as about_count
 from .numbers import duration, percent, setting
 
 if TYPE_CHECKING:
-    from llm_jp_modernbert.evaluation.results import Row
+    from llm_jp_modernbert.evaluation.report.results import Row
 
     from .about import About, Finding
 

@@ -84,7 +84,7 @@ def test_imports_go_down_the_layers() -> None:
     [
         ("training.trainer", "from llm_jp_modernbert import LlmJpModernBertConfig"),
         ("training.trainer", "def f():\n    from llm_jp_modernbert.publishing import release"),
-        ("evaluation.results", "from ..training.run import totals"),
+        ("evaluation.report.results", "from ...training.run import totals"),
         ("modeling.losses", "import llm_jp_modernbert.core.errors"),
         ("core.files", "from llm_jp_modernbert.cli import app"),
         ("model_cards.card", "from .research import findings"),

@@ -18,8 +18,8 @@ import typer
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.evaluation.data.readers import find, json_lines, squad_articles
-from llm_jp_modernbert.evaluation.embeddings import Embedder
-from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.encoders.embeddings import Embedder
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.recipe.shapes import model_config
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..results import Row, comparable_settings, told_apart
 from .plots import trajectories
+from .results import Row, comparable_settings, told_apart
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -21,7 +21,7 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
 
-from ..results import Results, Row, comparable_settings, told_apart
+from .results import Results, Row, comparable_settings, told_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

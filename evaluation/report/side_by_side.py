@@ -12,7 +12,7 @@ from llm_jp_modernbert.inference.fill_mask import fill_masks
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 
 def write_side_by_side(path: Path, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

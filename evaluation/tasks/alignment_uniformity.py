@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..data import readers as datasets
-from ..embeddings import embedder_of
+from ..encoders.embeddings import embedder_of
 from ..metrics.intervals import bootstrap
-from ..results import Measurement
+from ..report.results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 # Rows of the matrix of closeness that are held at a time.
 _ROWS = 1024

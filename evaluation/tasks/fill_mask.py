@@ -32,13 +32,13 @@ from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_form
 
 from ..data.readers import fingerprint, hub_rows, json_lines, some
-from ..results import Measurement
+from ..report.results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
 GAP = "[MASK]"

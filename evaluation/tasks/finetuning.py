@@ -26,15 +26,15 @@ from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister
 from llm_jp_modernbert.inference.loading import loading_errors
 
 from ..data.labelled import Labelled
-from ..ranks import rank
-from ..results import Measurement
+from ..report.results import Measurement
 from .grid import Point, Tried, best, points, search
+from .ranks import rank
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 DEV = "dev"
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..embeddings import embedder_of
-from ..results import Measurement
+from ..encoders.embeddings import embedder_of
+from ..report.results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 BENCHMARKS = {"jmteb": "JMTEB(v2)", "jmteb-lite": "JMTEB-lite(v1)"}
 """What mteb calls them; the second has smaller collections to search in."""

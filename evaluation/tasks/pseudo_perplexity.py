@@ -25,13 +25,13 @@ from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 from ..data import readers as datasets
 from ..data.spans import special_tokens, with_characters
 from ..metrics.intervals import bootstrap
-from ..results import Measurement
+from ..report.results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 BINS = ((0, 1024), (1024, 2048), (2048, 4096), (4096, 8192))
 """Tokens of a document, special ones included: above the first, up to the second."""

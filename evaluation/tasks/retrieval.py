@@ -17,12 +17,12 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from ..data import readers as datasets
 from ..data.readers import Search
-from ..embeddings import Embedder, embedder_of
-from ..results import Measurement
+from ..encoders.embeddings import Embedder, embedder_of
+from ..report.results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 SOURCES = ("miracl", "jsquad", "jaquad", "beir")
 """Where questions are from; the first of them that the data folder holds is the default."""

@@ -10,12 +10,12 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..data import readers as datasets
-from ..embeddings import embedder_of
-from ..results import Measurement
+from ..encoders.embeddings import embedder_of
+from ..report.results import Measurement
 from .task import Data, Options, Outcome, Progress, Task
 
 if TYPE_CHECKING:
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..results import Measurement
+from ..report.results import Measurement
 
 if TYPE_CHECKING:
-    from ..models import EvaluatedModel
+    from ..encoders.models import EvaluatedModel
 
 Progress = Callable[[float], None]
 """Is told the share of the work that is done, from 0 to 1."""

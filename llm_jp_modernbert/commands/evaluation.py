@@ -162,9 +162,9 @@ def evaluate(
     if revision is not None and len(models) > 1:
         raise UsageError("--revision is for a single model; write ORG/NAME@REVISION for several.")
     quiet_libraries()
+    from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
     from llm_jp_modernbert.evaluation.evaluate import Plan
     from llm_jp_modernbert.evaluation.evaluate import evaluate as run
-    from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
     from llm_jp_modernbert.evaluation.report.side_by_side import show_texts
     from llm_jp_modernbert.evaluation.tasks.task import Options
 
@@ -207,7 +207,7 @@ def leaderboard(
     from llm_jp_modernbert.core.files import write_whole
     from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard as build
     from llm_jp_modernbert.evaluation.report.leaderboard import render
-    from llm_jp_modernbert.evaluation.results import Results
+    from llm_jp_modernbert.evaluation.report.results import Results
 
     table = render(build(Results(results).rows()), form.value, over_seeds.value)
     if out is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llm_jp_modernbert.core.hub import Checkpoint, Patience
-    from llm_jp_modernbert.evaluation.results import Row
+    from llm_jp_modernbert.evaluation.report.results import Row
     from llm_jp_modernbert.model_cards.about import Example, Exports
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
@@ -260,8 +260,8 @@ def _export(options: ReleaseOptions, folder: Path, say: Callable[[str], Any]) ->
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
     if options.results is None:
         return []
-    from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
-    from llm_jp_modernbert.evaluation.results import Results
+    from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
+    from llm_jp_modernbert.evaluation.report.results import Results
 
     revision = EvaluatedModel(ModelName(str(options.source))).revision
     return staging.stage_results(Results(options.results), {revision}, options.repository, folder)

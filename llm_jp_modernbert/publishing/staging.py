@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
-from llm_jp_modernbert.evaluation.results import Results, Row, instances_of, model_folder, read_rows, write_rows
+from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.model_cards.about import About, Picture
 from llm_jp_modernbert.model_cards.card import model_card
 from llm_jp_modernbert.model_cards.check import validate_card

@@ -10,7 +10,7 @@ from checkpoints import TEXTS, write_checkpoint
 from evaluation_data import WORDS, write_data
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 
 
 @pytest.fixture(scope="session")

@@ -31,13 +31,13 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.evaluation.embeddings import sentence_transformer
+from llm_jp_modernbert.evaluation.encoders.embeddings import sentence_transformer
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.interrupts import Interrupts
-from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
 from llm_jp_modernbert.evaluation.report.plots import _japanese_font, plot_all, trajectories
-from llm_jp_modernbert.evaluation.results import Measurement, Results, Row, Run, read_rows
+from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Row, Run, read_rows
 from llm_jp_modernbert.evaluation.tasks.retrieval import _Questions
 from llm_jp_modernbert.evaluation.tasks.task import Options
 

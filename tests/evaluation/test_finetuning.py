@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.evaluate import TASKS
-from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.tasks.finetuning import FineTuning, Splits, hold_out
 from llm_jp_modernbert.evaluation.tasks.grid import Point, Tried, best, points, search
 from llm_jp_modernbert.evaluation.tasks.task import Options, Outcome

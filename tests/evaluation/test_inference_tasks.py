@@ -17,10 +17,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast,
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.data.readers import Search
-from llm_jp_modernbert.evaluation.embeddings import Embedder
+from llm_jp_modernbert.evaluation.encoders.embeddings import Embedder
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import uniformity
-from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.tasks import retrieval
 from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import mean_closeness, redrawn
 from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS, FillMask, as_published, read_prompts

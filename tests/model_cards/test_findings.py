@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.report.plots import Measured
-from llm_jp_modernbert.evaluation.results import Measurement, Results, Run
+from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Run
 from llm_jp_modernbert.model_cards import commands
 from llm_jp_modernbert.model_cards.about import Finding
 from llm_jp_modernbert.model_cards.research import comparisons

@@ -15,8 +15,8 @@ from alone import REFUSE
 from checkpoints import TEXTS, write_checkpoint
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.evaluation.embeddings import embedder_of
-from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.encoders.embeddings import embedder_of
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.publishing.export_sentence_transformers import add_sentence_transformers
 
 # The last one is longer than the model reads.

@@ -219,7 +219,7 @@ def test_sources_that_are_no_models(options: ReleaseOptions, source: Path, tmp_p
     (bert / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UsageError, match="is a bert model"):
         release(replace(options, source=bert), QUICK)
-    for content, reason in (("[]", "holds no JSON object"), ("{", "cannot be read")):
+    for content, reason in (("[]", "is not a JSON object"), ("{", "cannot be read")):
         (bert / "config.json").write_text(content)
         with pytest.raises(UsageError, match=rf"bert/config\.json: {reason}"):
             release(replace(options, source=bert), QUICK)

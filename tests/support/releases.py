@@ -13,7 +13,7 @@ from checkpoints import write_checkpoint
 from loopback_hub import LoopbackHub
 
 from llm_jp_modernbert.core.hub import Patience
-from llm_jp_modernbert.evaluation.results import Measurement, Results, Run
+from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Run
 
 NAME = "org/name"
 QUICK = Patience(say=lambda line: None, waits=(0.01, 0.01, 0.01))
@@ -27,7 +27,7 @@ def write_source(folder: Path) -> Path:
 
 def write_results(folder: Path, model: Path) -> Path:
     """Results of it, and of another."""
-    from llm_jp_modernbert.evaluation.models import EvaluatedModel, ModelName
+    from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 
     results = Results(folder)
     for name, revision, value in (

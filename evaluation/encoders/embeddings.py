@@ -14,7 +14,7 @@ from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister
 from llm_jp_modernbert.inference.loading import loading_errors
 from llm_jp_modernbert.inference.masked_logits import batches
 
-from .tasks.task import Progress
+from ..tasks.task import Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

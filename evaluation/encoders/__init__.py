@@ -1,0 +1,1 @@
+"""Any encoder by name: tokenizer, masked-LM head and embeddings."""
