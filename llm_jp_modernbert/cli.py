@@ -11,7 +11,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .commands import evaluation, hub, training
+from .commands.average import average
+from .commands.checkpoints import checkpoints
+from .commands.evaluate import evaluate
+from .commands.fill_mask import fill_mask
+from .commands.leaderboard import leaderboard
+from .commands.pretrain import pretrain
+from .commands.pull import pull
+from .commands.quickstart import quickstart
+from .commands.release import release
+from .commands.release_dataset import release_dataset
+from .commands.tokenize_corpus import tokenize_corpus
+from .commands.tokenizer import tokenizer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,18 +35,18 @@ app = typer.Typer(
 _DEBUG_VARIABLE = "LLM_JP_MODERNBERT_DEBUG"
 
 for job in (
-    training.quickstart,
-    training.pretrain,
-    training.tokenize_corpus,
-    training.average,
-    evaluation.evaluate,
-    evaluation.leaderboard,
-    evaluation.fill_mask,
-    training.tokenizer,
-    hub.release_dataset,
-    hub.release,
-    hub.pull,
-    hub.checkpoints,
+    quickstart,
+    pretrain,
+    tokenize_corpus,
+    average,
+    evaluate,
+    leaderboard,
+    fill_mask,
+    tokenizer,
+    release_dataset,
+    release,
+    pull,
+    checkpoints,
 ):
     app.command(job.__name__.replace("_", "-"))(job)
 

@@ -1,9 +1,7 @@
-"""What a model can do."""
+"""`llm-jp-modernbert evaluate`: measures encoders."""
 
 from __future__ import annotations
 
-import json
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.terminal import lines_of_input, quiet_libraries
+from llm_jp_modernbert.core.terminal import quiet_libraries
 
 DEFAULT_TASKS = "fill-mask,pseudo-perplexity,retrieval,alignment-uniformity,similarity"
 
@@ -31,78 +29,6 @@ class Protocol(str, Enum):
 
     improved = "improved"
     paper = "paper"
-
-
-class TableFormat(str, Enum):
-    """Forms of the leaderboard."""
-
-    markdown = "markdown"
-    latex = "latex"
-    csv = "csv"
-    html = "html"
-
-
-class OverSeeds(str, Enum):
-    """What stands for several seeds."""
-
-    mean = "mean"
-    best = "best"
-
-
-def fill_mask(
-    model: Annotated[str, typer.Argument(help="Directory, repository, or repository at a revision (ORG/NAME@REV).")],
-    texts: Annotated[
-        list[str],
-        typer.Argument(
-            help="Texts with [MASK], <mask>, {mask} or the tokenizer's own mask; `-` reads lines of input."
-        ),
-    ],
-    top_k: Annotated[int, typer.Option(help="Candidates per mask.", min=1)] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Another tokenizer than the model's own: directory, repository or .model file.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model's repository.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")
-    ] = None,
-    dtype: Annotated[DType, typer.Option(help="Numbers to compute with; auto is as saved.")] = DType.auto,
-    fast: Annotated[
-        bool,
-        typer.Option("--fast", help="On a CPU, in float32 with weights packed as float16: the same, in less time."),
-    ] = False,
-) -> None:
-    """Candidates for the masked tokens of texts.
-
-    Examples:
-
-    * `llm-jp-modernbert fill-mask llm-jp/llm-jp-modernbert-base "今日のご飯は[MASK]である。" --top-k 10`
-
-    * `llm-jp-modernbert fill-mask quickstart-model - --json --fast < texts.txt`
-    """
-    if fast and (dtype is not DType.auto or device not in (None, "cpu")):
-        raise UsageError("--fast chooses device and numbers itself. Leave out --device and --dtype, or --fast.")
-    texts = lines_of_input(texts)
-    from llm_jp_modernbert.inference.fill_mask import fill_masks, render
-    from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
-
-    quiet_libraries()
-    if fast:
-        from llm_jp_modernbert.inference.packed_weights import load_fast_masked_lm
-
-        loaded = load_fast_masked_lm(model, revision)
-    else:
-        loaded = load_masked_lm(model, revision, dtype.value, device)
-    its_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(model, revision)
-    results = fill_masks(loaded, its_tokenizer, texts, top_k)
-    if as_json:
-        print(json.dumps([result.as_dict() for result in results], ensure_ascii=False, indent=2))
-        return
-    console = Console()
-    for number, result in enumerate(results):
-        if number:
-            console.print()
-        console.print(render(result, str(its_tokenizer.mask_token)))
 
 
 def evaluate(
@@ -185,38 +111,3 @@ def evaluate(
     )
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     run(Plan(named, names, options, tuple(seed or (0,)), out), Console())
-
-
-def leaderboard(
-    results: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")] = Path("results"),
-    form: Annotated[TableFormat, typer.Option("--format", help="Form of the table.")] = TableFormat.markdown,
-    over_seeds: Annotated[OverSeeds, typer.Option(help="Mean ± standard deviation, or the best.")] = OverSeeds.mean,
-    out: Annotated[Path | None, typer.Option(help="File to write; by default the screen.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder to draw plots into, beside the table.")] = None,
-) -> None:
-    """A table of all results: a row for each model, a column for each figure; on request plots as well.
-
-    Examples:
-
-    * `llm-jp-modernbert leaderboard --results results`
-
-    * `llm-jp-modernbert leaderboard --format latex --out leaderboard.tex`
-
-    * `llm-jp-modernbert leaderboard --plots plots`
-    """
-    from llm_jp_modernbert.core.files import write_whole
-    from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard as build
-    from llm_jp_modernbert.evaluation.report.leaderboard import render
-    from llm_jp_modernbert.evaluation.report.results import Results
-
-    table = render(build(Results(results).rows()), form.value, over_seeds.value)
-    if out is None:
-        print(table, end="")
-    else:
-        write_whole(out, table)
-        print(f"written to {out}")
-    if plots is not None:
-        from llm_jp_modernbert.evaluation.report.plots import plot_all
-
-        for path in plot_all(Results(results), plots):
-            print(f"written to {path}", file=sys.stderr)
