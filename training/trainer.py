@@ -36,15 +36,12 @@ from .data.blocks import Block
 from .data.stream import BatchInfo, BatchStream
 from .data.validation import MaskedValidation
 from .recipe.arguments import PretrainingArguments
+from .recipe.loading import RECIPE
 from .recipe.schedule import Schedule
 from .run import checkpoints, summary
 from .run.checkpoints import CheckpointError, StopSignals
 from .run.totals import Totals
 from .sharding import keep_float32
-
-RECIPE = "recipe.yaml"
-"""The resolved recipe, in the run's directory and in every checkpoint."""
-
 
 # Trainer wants a number of steps; where tokens or time end the run, they end it long before.
 _NO_LIMIT = 10**12

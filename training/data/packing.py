@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..recipe.arguments import SPECIAL_TOKENS_PER_PIECE
 from .corpus import TokenizedCorpus
-
-# CLS before a piece and SEP after it.
-SPECIAL_TOKENS_PER_PIECE = 2
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
-from ..data.packing import SPECIAL_TOKENS_PER_PIECE
 from .schedule import Schedule
 from .shapes import SHAPE, change_config, model_config
 
 Data = str | list[str | dict[str, Any]] | dict[str, Any]
+
+SPECIAL_TOKENS_PER_PIECE = 2
+"""CLS and SEP around every document or part of one."""
 
 ENTRY_KEYS = ("path", "weight", "name", "split", "revision", "text_column", "min_characters", "max_characters")
 """Keys of a data entry that is a mapping."""

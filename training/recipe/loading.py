@@ -20,6 +20,9 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from .arguments import PretrainingArguments, check
 
+RECIPE = "recipe.yaml"
+"""File name of the resolved recipe, in the run directory and in every checkpoint."""
+
 EXTENDS = "extends"
 """The key that names the recipe on top of which another is read."""
 

@@ -11,8 +11,7 @@ from typing import Any
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..recipe.arguments import PretrainingArguments
-from ..recipe.loading import differences, fingerprint, render
-from ..trainer import RECIPE
+from ..recipe.loading import RECIPE, differences, fingerprint, render
 from .checkpoints import checkpoints, clear_partial, damage, newest_sound, step_of
 
 RUN = "run.json"
