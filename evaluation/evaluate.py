@@ -212,6 +212,9 @@ def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
         dataset_revision=data.revision,
         split=data.split,
         examples=len(data.examples),
+        train_files=data.train_files,
+        text_files=data.text_files,
+        selector=task.selector,
     )
 
 

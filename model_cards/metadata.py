@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -33,8 +33,7 @@ _HUB_TASKS = {
 }
 _REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Tables of every grid point are for the files of results.
-_NOT_SHOWN = ("grid",)
+_SELECTION = ("context", "train_files", "selected_on", "learning_rate", "epochs", "train_examples")
 
 
 def metadata(about: About) -> ModelCardData:
@@ -120,7 +119,7 @@ def _eval_result(row: Row, about: About) -> EvalResult:
         metric_type=row.metric,
         metric_value=row.value,
         metric_name=f"{row.task} {row.metric} ({', '.join(_about_row(row, about))})",
-        metric_args={**({} if about.source else {"seed": row.seed}), **counted, **shown_settings(row.settings)},
+        metric_args={**({} if about.source else {"seed": row.seed}), **counted, **shown_settings(row)},
         source_name=about.source.name if about.source else None,
         source_url=about.source.url if about.source else None,
     )
@@ -132,12 +131,13 @@ def _about_row(row: Row, about: About) -> Sequence[str]:
     return [*([row.subset] if row.subset else []), f"{row.protocol} protocol", *seed]
 
 
-def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a result for others to read: without nothings, tables of a grid, and local directories."""
+def shown_settings(row: Row) -> dict[str, Any]:
+    """Settings and selected grid point of a result, without empty values and local directories."""
+    # The subset of a part names its context.
+    own = {name: getattr(row, name) for name in _SELECTION if name != "context" or not row.subset}
+    settings = {**row.settings, **{name: value for name, value in own.items() if value}}
     plain = json.loads(json.dumps(settings, default=str))
-    return {
-        key: _without_folders(value) for key, value in plain.items() if key not in _NOT_SHOWN and value is not None
-    }
+    return {key: _without_folders(value) for key, value in plain.items() if value is not None}
 
 
 def _without_folders(value: Any) -> Any:

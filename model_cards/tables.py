@@ -189,7 +189,7 @@ def result_notes(about: About) -> list[str]:
     for row in about.rows:
         if row.value is None:
             continue
-        settings = {key: value for key, value in shown_settings(row.settings).items() if key != READ_OFF}
+        settings = {key: value for key, value in shown_settings(row).items() if key != READ_OFF}
         told = ", ".join(f"{key} {_short(value)}" for key, value in sorted(settings.items()))
         revision = f" ({row.dataset_revision[:15]})" if row.dataset_revision else ""
         note = f"{row.task}: {row.dataset}{revision}, {row.protocol} protocol"

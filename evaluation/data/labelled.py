@@ -42,11 +42,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows that were read, the name of their data and its revision."""
+    """Rows that were read, the name of their data, its revision, and the names of the user's files."""
 
     name: str
     revision: str
     rows: list[tuple[Place, dict[str, Any]]]
+    train_files: tuple[str, ...] = ()
 
 
 def lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
@@ -77,16 +78,16 @@ def read_split(
             if not path.is_file():
                 raise UsageError(f"--train-file {path}: no such file.")
         files = list(options.train_files)
-        name = f"{source.name} trained on {'+'.join(path.name for path in files)}"
+        names = tuple(path.name for path in files)
     elif options.data_dir is None:
         return _of_hub(source, split)
     else:
         files = find(options.data_dir, source.pattern, source.wanted)
-        name = source.name
+        names = ()
     rows = [row for path in files for row in read(path)]
     if not rows:
         raise UsageError(f"{files[0]}: holds no example.")
-    return Labelled(name, fingerprint(files), rows)
+    return Labelled(source.name, fingerprint(files), rows, names)
 
 
 def _of_hub(source: Source, split: str) -> Labelled:

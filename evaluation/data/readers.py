@@ -15,7 +15,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import iglob
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ def documents(options: Options) -> Data:
     """
     if options.texts:
         found = [text for path in options.texts for text in _texts_of(path)]
-        return _data("+".join(path.name for path in options.texts), options.texts, "all", found)
+        names = tuple(path.name for path in options.texts)
+        return replace(_data("+".join(names), options.texts, "all", found), text_files=names)
     if options.data_dir is not None:
         files = find(options.data_dir, _JAQUAD, "JaQuAD (github.com/SkelterLabsInc/JaQuAD), or name texts by --texts")
         articles = squad_articles(files)

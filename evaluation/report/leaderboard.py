@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llm_jp_modernbert.core.errors import UsageError
 
 from .plots import trajectories
-from .results import Row, comparable_settings, told_apart
+from .results import Row, comparable_settings, differing_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,27 +27,7 @@ MISSING = "–"
 
 _NO_LIMIT = str(None)
 
-_HUNDREDTHS = (
-    "mean",
-    "recall",
-    "mrr",
-    "ndcg",
-    "map",
-    "pearson",
-    "spearman",
-    "cosine",
-    "f1",
-    "exact_match",
-    "precision",
-    "mcc",
-    "auc",
-    "v_measure",
-)
-
 _SCALE_NOTE = "Shares and correlations are times 100."
-
-# The paper's mean over tasks is of these.
-_JGLUE = {"jsts": "pearson", "jnli": "accuracy", "jcola": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -64,17 +44,14 @@ class Column:
     limit: str
     settings: tuple[tuple[str, str], ...]
     higher_is_better: bool
+    scale: int
+    averaged_with: tuple[str, ...]
 
     @property
     def heading(self) -> tuple[str, str]:
         """Two lines."""
         arrow = "↑" if self.higher_is_better else "↓"
         return self.task, f"{self.metric} {arrow}"
-
-    @property
-    def scale(self) -> int:
-        """100 for shares and correlations, which tables show times 100, else 1."""
-        return 100 if self.metric.startswith(_HUNDREDTHS) or self.metric.endswith("accuracy") else 1
 
     def digits(self, value: float) -> int:
         """Decimal places that a value is shown with: one of a hundred, else what makes four figures of it."""
@@ -188,7 +165,7 @@ def leaderboard(rows: Iterable[Row]) -> Leaderboard:
         )
         for key, by_seed in values.items()
     }
-    cells |= _jglue_means(cells)
+    cells |= _means_over_tasks(cells)
     columns = sorted({column for _, column in cells}, key=_order)
     return Leaderboard(columns, _in_order(list(dict.fromkeys(model for model, _ in cells))), cells)
 
@@ -206,24 +183,25 @@ def _order(column: Column) -> tuple[str | int, ...]:
     return (*data, column.limit, column.examples, column.metric, *(part for pair in column.settings for part in pair))
 
 
-def _jglue_means(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
-    """The mean of JSTS, JNLI and JCoLA of each model that has all three, trained on their own files."""
-    found: dict[tuple[Any, ...], dict[str, tuple[Column, Cell]]] = {}
+def _means_over_tasks(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
+    """The mean of each model that has a value for every task of the mean."""
+    groups: dict[tuple[Any, ...], dict[str, tuple[Column, Cell]]] = {}
     for (model, column), cell in cells.items():
-        official = column.dataset.lower() == column.task and column.split == "validation"
-        if official and _JGLUE.get(column.task) == column.metric:
-            found.setdefault((model, column.protocol, column.limit, column.settings), {})[column.task] = (column, cell)
+        if column.averaged_with:
+            group = (model, column.averaged_with, column.protocol, column.limit, column.settings)
+            groups.setdefault(group, {})[column.task] = (column, cell)
     means: dict[tuple[str, Column], Cell] = {}
-    for (model, *_), parts in found.items():
-        if len(parts) == len(_JGLUE):
-            columns, of_tasks = zip(*(parts[task] for task in _JGLUE), strict=True)
+    for (model, tasks, *_), parts in groups.items():
+        if set(parts) == set(tasks):
+            columns, of_tasks = zip(*(parts[task] for task in tasks), strict=True)
             column = replace(
                 columns[0],
-                task="jglue",
+                task=", ".join(tasks),
                 dataset=", ".join(one.dataset for one in columns),
                 dataset_revision="; ".join(one.dataset_revision for one in columns),
                 examples=sum(one.examples for one in columns),
                 metric="mean",
+                averaged_with=(),
             )
             means[model, column] = Cell((statistics.fmean(one.mean for one in of_tasks),), ())
     return means
@@ -306,6 +284,8 @@ def column_of(row: Row) -> Column:
         str(row.settings.get("limit")),
         comparable_settings(row),
         row.higher_is_better,
+        row.scale,
+        tuple(row.averaged_with),
     )
 
 
@@ -325,7 +305,7 @@ def _table(table: Leaderboard, mode: str, bold: str) -> list[list[str]]:
     ]
 
 
-def _alike(column: Column) -> tuple[str, ...]:
+def _shared_heading(column: Column) -> tuple[str, ...]:
     return column.task, column.dataset, column.split, column.protocol
 
 
@@ -333,14 +313,16 @@ def _notes(table: Leaderboard) -> list[str]:
     """What the columns are of, those of the same data together."""
     together: dict[Column, list[Column]] = {}
     for column in table.columns:
-        together.setdefault(replace(column, metric="", higher_is_better=True), []).append(column)
+        together.setdefault(replace(column, metric="", higher_is_better=True, scale=1, averaged_with=()), []).append(
+            column
+        )
     notes = []
     for data, columns in together.items():
-        twins = [other.settings for other in together if _alike(other) == _alike(data)]
+        twins = [other.settings for other in together if _shared_heading(other) == _shared_heading(data)]
         note = f"{data.task} ({', '.join(column.metric for column in columns)}): {data.dataset}"
         note += f" ({data.dataset_revision}), {data.split}, {data.examples:,} examples, {data.protocol} protocol"
         note += "" if data.limit == _NO_LIMIT else f", limit {data.limit}"
-        note += "".join(f", {setting}" for setting in told_apart(data.settings, twins))
+        note += "".join(f", {setting}" for setting in differing_settings(data.settings, twins))
         guesses = [f"{column.metric} {guess}" for column in columns if (guess := table.baseline(column)) is not None]
         notes.append(f"{note}; majority baseline: {', '.join(guesses)}" if guesses else note)
     if any(column.scale == 100 for column in table.columns):

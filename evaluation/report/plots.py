@@ -21,7 +21,7 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
 
-from .results import Results, Row, comparable_settings, told_apart
+from .results import Results, Row, comparable_settings, differing_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
             draw = _DRAWINGS.get((task, protocol)) or _DRAWINGS[task, ""]
             for number, ((about, settings), found) in enumerate(by_data.items()):
                 figure = draw(found)
-                told = told_apart(settings, (others for place, others in by_data if place == about))
+                told = differing_settings(settings, (others for place, others in by_data if place == about))
                 figure.suptitle(", ".join([f"{task}: {about}", *told]), fontsize=10)
                 path = folder / f"{task}-{protocol}{f'-{number + 1}' if number else ''}.png"
                 save(figure, path)
@@ -196,15 +196,15 @@ def _similarity(found: Sequence[Measured]) -> Figure:
 def _by_context(found: Sequence[Measured]) -> Figure:
     figure, (axes,) = panels_of(1)
     for one, label in zip(found, _short([one.label for one in found]), strict=True):
-        rows = [row for row in one.rows if row.metric == "pseudo_perplexity" and row.subset.startswith("context-")]
-        contexts = [int(row.subset.removeprefix("context-")) for row in rows]
+        rows = [row for row in one.rows if row.metric == "pseudo_perplexity" and row.subset]
+        contexts = [row.context for row in rows]
         (line,) = axes.plot(contexts, [row.value for row in rows], marker="o", ms=4, label=label)  # type: ignore[arg-type]
         bands = [(context, row.low, row.high) for context, row in zip(contexts, rows, strict=True) if row.low]
         if bands:
             at, low, high = zip(*bands, strict=True)
             axes.fill_between(at, low, high, alpha=0.2, color=line.get_color(), lw=0)
     axes.set_xscale("log", base=2)
-    ticks = sorted({int(row.subset[8:]) for one in found for row in one.rows if row.subset.startswith("context-")})
+    ticks = sorted({row.context for one in found for row in one.rows if row.context})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xlabel("tokens of context around the same targets")
     axes.set_ylabel("pseudo-perplexity (lower is better)\nwith 95 % interval")

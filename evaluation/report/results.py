@@ -1,8 +1,8 @@
-"""Rows of results, and the folder that holds them.
+"""Result rows and the directory that stores them.
 
-`<folder>/<task>/<model>/<protocol>-<key>.json` holds the rows of one finished measurement and
-`….instances.jsonl` beside it what the model gave for each example. The key is a hash of everything that a result
-depends on, so that a measurement is made once, and another setting, seed, dataset or weight never overwrites it.
+`<folder>/<task>/<model>/<protocol>-<key>.json` holds the rows of one finished measurement, and
+`….instances.jsonl` next to it the model's output for each example. The key is a hash of everything that the result
+depends on, so each measurement is made once, and a different setting, seed, dataset or weight never overwrites it.
 """
 
 from __future__ import annotations
@@ -20,32 +20,39 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.versions import library_versions
 
+from .schema_1 import checkpoint_fields, upgrade
+
 READ_OFF = "read_off_a_plot"
-"""The setting of a result that marks a figure that its authors did not print."""
+"""Setting that marks a value read off a published plot."""
 
-SCHEMA = 1
-"""Version of the schema, in every file."""
-
-_NOT_COMPARED = ("limit", "selected_on", "learning_rate", "train_examples", READ_OFF)
+SCHEMA = 2
+"""Version of the schema, stored in every file. Files of schema 1 are upgraded when read."""
 
 _LIBRARIES = ("llm-jp-modernbert", "transformers", "torch", "tokenizers", "datasets", "sentence-transformers")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A figure that a task found.
+    """A value that a task measured.
 
     Attributes:
-        metric: such as `accuracy`.
-        value: the figure; None where it is undefined, as a correlation with constant predictions is.
-        higher_is_better: its direction.
-        subset: the part of the data it is of, such as a category or a length; empty for all.
-        examples: how many examples it is of.
-        low: lower end of the 95 % confidence interval, where there is one.
-        high: its upper end.
-        baseline: what the simplest guess reaches, such as the majority class, where that is told.
-        split: where the task reports several splits, the one that this is of.
-        settings: what this figure adds to the run's settings, such as the chosen grid point.
+        metric: name of the metric, for example `accuracy`.
+        value: None if undefined, for example a correlation with constant predictions.
+        higher_is_better: direction of the metric.
+        subset: part of the data, for example a category; empty for all of it.
+        examples: number of examples; None for all examples of the data.
+        low: lower end of the 95 % confidence interval, if any.
+        high: upper end of it.
+        baseline: value of the simplest guess, for example the majority class, if known.
+        split: the split measured on, if the task reports several.
+        scale: factor that tables show the value with: 100 for shares and correlations.
+        context: tokens of context; for a bin of document lengths, its upper limit.
+        selected_on: split on which the grid point was selected.
+        learning_rate: of the selected grid point.
+        epochs: of the selected grid point.
+        train_examples: number of training examples.
+        grid: `learning_rate`, `epochs` and `value` of each grid point.
+        averaged_with: tasks whose values are averaged with this one, itself included.
     """
 
     metric: str
@@ -57,24 +64,34 @@ class Measurement:
     high: float | None = None
     baseline: float | None = None
     split: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    scale: int = 1
+    context: int | None = None
+    selected_on: str | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    train_examples: int | None = None
+    grid: Sequence[dict[str, Any]] = ()
+    averaged_with: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a result depends on.
+    """Everything that a result depends on.
 
     Attributes:
-        task: such as `fill-mask`.
+        task: name of the task, for example `fill-mask`.
         model: directory or repository, as given.
         revision: commit of the repository, or `sha256:…` of a directory's weights.
         protocol: `paper` or `improved`.
         settings: every setting of the protocol, as plain values.
-        seed: of everything that is drawn.
+        seed: random seed.
         dataset: name of the data.
         dataset_revision: commit of its repository, or `sha256:…` of its files.
-        split: the part of it that is measured on.
-        examples: how many examples that part has.
+        split: the split measured on.
+        examples: number of examples of that split.
+        train_files: names of the user's training files.
+        text_files: names of the user's text files measured on.
+        selector: value of `--tasks` that selects the task; by default its name.
     """
 
     task: str
@@ -87,70 +104,96 @@ class Run:
     dataset_revision: str
     split: str
     examples: int
+    train_files: tuple[str, ...] = ()
+    text_files: tuple[str, ...] = ()
+    selector: str = ""
 
     @property
     def key(self) -> str:
-        """Eight hexadecimal digits of the hash over all of it; where a model lies does not matter, its weights do."""
-        identity = {**asdict(self), "model": "" if self.revision.startswith("sha256:") else self.model}
+        """Eight hexadecimal digits of a hash over the run; a directory counts by its weights, not by its path."""
+        names = [item.name for item in fields(self) if item.name not in ("train_files", "text_files", "selector")]
+        identity = {name: getattr(self, name) for name in names}
+        if self.revision.startswith("sha256:"):
+            identity["model"] = ""
+        if self.train_files:
+            # The form of schema 1, so that its measurements are recognised.
+            identity["dataset"] = f"{self.dataset} trained on {'+'.join(self.train_files)}"
         return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure with all that is known of it; attributes as in `Run` and `Measurement`."""
+    """One value with everything known about it; attributes as in `Run` and `Measurement`.
+
+    Attributes:
+        stage: training stage of a checkpoint; empty if unknown.
+        step: optimizer steps of a checkpoint; None for other models.
+        versions: versions of the libraries that measured it.
+    """
 
     task: str
     dataset: str
-    dataset_revision: str
     split: str
-    subset: str
-    examples: int
     metric: str
     value: float | None
-    higher_is_better: bool
-    low: float | None
-    high: float | None
-    baseline: float | None
     model: str
-    revision: str
     protocol: str
-    settings: dict[str, Any]
-    seed: int
-    versions: dict[str, str]
+    dataset_revision: str = ""
+    subset: str = ""
+    examples: int = 0
+    scale: int = 1
+    higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+    revision: str = ""
+    stage: str = ""
+    step: int | None = None
+    context: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    train_files: Sequence[str] = ()
+    text_files: Sequence[str] = ()
+    selector: str = ""
+    selected_on: str | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    train_examples: int | None = None
+    grid: Sequence[dict[str, Any]] = ()
+    averaged_with: Sequence[str] = ()
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def comparable_settings(row: Row) -> tuple[tuple[str, str], ...]:
-    """The settings that two figures must have in common to be compared, by name, and how they are written.
+    """Name and value of the settings that two values must share to be compared.
 
-    What a figure adds to them, such as the chosen point of a grid, is not among them, nor a limit, which rows have in
-    common with their data.
+    The limit is not among them: it is part of the data.
     """
-    settings = {name: value for name, value in row.settings.items() if name not in _NOT_COMPARED}
-    if "grid" in settings:
-        settings["grid"] = list(settings["grid"])
-        settings.pop("epochs", None)
-    return tuple(sorted((name, _written(value)) for name, value in settings.items()))
+    settings = {name: value for name, value in row.settings.items() if name not in ("limit", READ_OFF)}
+    if row.context is not None:
+        settings["context"] = row.context
+    texts = {
+        name: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        for name, value in settings.items()
+    }
+    return tuple(sorted(texts.items()))
 
 
-def told_apart(settings: Iterable[tuple[str, str]], others: Iterable[Iterable[tuple[str, str]]]) -> list[str]:
-    """What of comparable settings one of the others has otherwise, such as `pooling mean`."""
-    found = [dict(other) for other in others]
+def differing_settings(settings: Iterable[tuple[str, str]], others: Iterable[Iterable[tuple[str, str]]]) -> list[str]:
+    """Comparable settings whose value differs in at least one of the others, for example `pooling mean`."""
+    alternatives = [dict(other) for other in others]
     return [
         f"{name.replace('_', ' ')} {value}"
         for name, value in settings
-        if any(other.get(name) != value for other in found)
+        if any(alternative.get(name) != value for alternative in alternatives)
     ]
 
 
-def _written(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
 class Results:
-    """The folder of results.
+    """The directory of results.
 
     Args:
-        folder: made when the first result is written.
+        folder: created when the first result is written.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -161,14 +204,14 @@ class Results:
         return self.folder / run.task / model_folder(run.model) / f"{run.protocol}-{run.key}.json"
 
     def find(self, run: Run) -> list[Row] | None:
-        """The rows of a run that is finished, else None."""
+        """The rows of a finished run, or None."""
         path = self.path(run)
         return read_rows(path) if path.is_file() else None
 
     def write(
         self, run: Run, measurements: Iterable[Measurement], instances: Sequence[dict[str, Any]] = ()
     ) -> list[Row]:
-        """Writes a finished run; rows come last, so that they stand for a complete result."""
+        """Writes a finished run; its rows are written last, so a file of rows marks a complete result."""
         rows = [_row(run, measurement) for measurement in measurements]
         path = self.path(run)
         if instances:
@@ -182,33 +225,31 @@ class Results:
         """All rows, file by file.
 
         Raises:
-            UsageError: the folder is missing, or a file is not of this schema.
+            UsageError: the directory is missing, or a file is invalid.
         """
         for path in self.files():
             yield from read_rows(path)
 
     def measurements(self) -> Iterator[tuple[list[Row], list[dict[str, Any]]]]:
-        """Of each finished run its rows, and what the model gave for each example; errors as of `rows`."""
+        """Rows and instances of each finished run; raises like `rows`."""
         for path in self.files():
             rows = read_rows(path)
             if rows:
                 yield rows, _read_instances(path)
 
     def instances(self, run: Run) -> list[dict[str, Any]]:
-        """What the model gave for each example of a finished run."""
+        """The model's output for each example of a finished run."""
         return _read_instances(self.path(run))
 
     def files(self) -> list[Path]:
-        """The files of rows; errors as of `rows`."""
+        """The files of rows; raises like `rows`."""
         if not self.folder.is_dir():
-            raise UsageError(
-                f"{self.folder}: no such folder of results. Make some with `evaluate`, or give --results."
-            )
+            raise UsageError(f"{self.folder}: no such folder of results. Run `evaluate` first, or set --results.")
         return sorted(self.folder.glob("*/*/*.json"))
 
 
 def instances_of(path: Path) -> Path:
-    """The file of the examples that belongs to a file of rows."""
+    """The instances file that belongs to a file of rows."""
     return path.with_name(f"{path.stem}.instances.jsonl")
 
 
@@ -218,46 +259,45 @@ def _read_instances(rows_file: Path) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of one file.
+    """Reads the rows of one file.
 
     Raises:
-        UsageError: it is no file of results.
+        UsageError: not a results file, or a newer schema.
     """
     try:
         payload = json.loads(path.read_text(encoding="utf-8"))
-        if payload["schema"] != SCHEMA:
-            raise UsageError(f"{path}: results of schema {payload['schema']}; this version reads {SCHEMA}.")
-        return [Row(**row) for row in payload["rows"]]
+        if payload["schema"] not in (1, SCHEMA):
+            raise UsageError(f"{path}: results of schema {payload['schema']}; this version reads up to {SCHEMA}.")
+        rows = [upgrade(row) for row in payload["rows"]] if payload["schema"] == 1 else payload["rows"]
+        return [Row(**row) for row in rows]
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
-            f"{path}: no file of results ({error}). Move it out of the folder, or measure again."
+            f"{path}: not a results file ({error}). Move it out of the folder, or measure again."
         ) from error
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Writes a file of rows, and the folders above it."""
+    """Writes a file of rows; creates its parent directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}
     write_whole(path, json.dumps(payload, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def model_folder(model: str) -> str:
-    """The name of a model's folder: `ORG--NAME` for `ORG/NAME`, a directory's own name and its parent's."""
+    """Directory name of a model: `ORG--NAME` for `ORG/NAME`, the last two parts of a local path."""
     name = str(Path(model).expanduser().resolve()) if os.path.isdir(model) else model
     return re.sub(r"[^\w.@-]+", "--", "/".join(name.strip("/").split("/")[-2:]))
 
 
-def _row(run: Run, found: Measurement) -> Row:
+def _row(run: Run, measurement: Measurement) -> Row:
     values = {item.name: getattr(run, item.name) for item in fields(run)}
-    values |= {item.name: getattr(found, item.name) for item in fields(found)}
-    values |= {name: _finite(values[name]) for name in ("value", "low", "high", "baseline")}
-    values["examples"] = run.examples if found.examples is None else found.examples
-    values["split"] = run.split if found.split is None else found.split
-    values["settings"] = {**run.settings, **found.settings}
-    return Row(**values, versions=library_versions(_LIBRARIES))
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not abs(value) < float("inf") else float(value)
+    values |= {item.name: getattr(measurement, item.name) for item in fields(measurement)}
+    for name in ("value", "low", "high", "baseline"):
+        number = values[name]
+        values[name] = None if number is None or not abs(number) < float("inf") else float(number)
+    for name in ("examples", "split"):
+        values[name] = getattr(run, name) if values[name] is None else values[name]
+    values["selector"] = run.selector or run.task
+    return Row(**values, **checkpoint_fields(run.model), versions=library_versions(_LIBRARIES))

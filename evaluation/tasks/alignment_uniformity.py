@@ -60,7 +60,8 @@ class AlignmentUniformity(Task):
         texts = datasets.documents(self.options)
         articles = [(text,) for text in datasets.some(texts.examples, self.articles, self.options.seed)]
         revision = f"{found.revision}+{texts.revision}"
-        return Data(f"{found.name} + {texts.name}", revision, found.split, [*pairs, *articles])
+        name = f"{found.name} + {texts.name}"
+        return Data(name, revision, found.split, [*pairs, *articles], text_files=texts.text_files)
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Both; lower is better."""

@@ -288,5 +288,7 @@ def _figures(instances: Sequence[dict[str, Any]]) -> list[Measurement]:
             ("top5_accuracy", [rank <= 5 for rank in ranks]),
             ("mrr", [1 / rank for rank in ranks]),
         ):
-            found.append(Measurement(metric, sum(values) / len(values), subset=category, examples=len(ranks)))
+            found.append(
+                Measurement(metric, sum(values) / len(values), subset=category, examples=len(ranks), scale=100)
+            )
     return found

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -178,12 +178,7 @@ class FineTuning(Task):
                 f"{self.name}: no training of {model.name} gave a figure that is a number. Its weights are broken, or "
                 "every learning rate is too high: try another by --learning-rate."
             )
-        settings = {
-            "selected_on": selected_on,
-            "learning_rate": chosen.point.learning_rate,
-            "epochs": chosen.point.epochs,
-            "train_examples": len(data.train),
-        }
+        official = not data.train_files
         measurements = [
             Measurement(
                 metric,
@@ -191,13 +186,19 @@ class FineTuning(Task):
                 examples=len(examples),
                 baseline=self.baselines(examples).get(metric),
                 split=part,
-                settings={**settings, "grid": {str(one.point): one.scores[part][metric] for one in tried}},
+                scale=100,
+                selected_on=selected_on,
+                learning_rate=chosen.point.learning_rate,
+                epochs=chosen.point.epochs,
+                train_examples=len(data.train),
+                grid=[{**asdict(result.point), "value": result.scores[part][metric]} for result in tried],
+                averaged_with=self.averaged_with if official and (metric, part) == (self.metric, data.split) else (),
             )
             for part, examples in parts.items()
             for metric, value in chosen.scores[part].items()
         ]
         measurements += [
-            Measurement(metric, value, examples=len(data.examples), split=data.split)
+            Measurement(metric, value, examples=len(data.examples), split=data.split, scale=100)
             for metric, value in self.diagnostics(model.tokenizer, data, length).items()
         ]
         instances = [
@@ -333,8 +334,9 @@ def splits(
         f"{reported.revision}+{train.revision}",
         "validation",
         [example(*row) for row in reported.rows][:limit],
-        learned[:limit],
-        dev[:limit],
+        train=learned[:limit],
+        dev=dev[:limit],
+        train_files=train.train_files,
     )
 
 

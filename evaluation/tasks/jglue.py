@@ -19,6 +19,9 @@ from .finetuning import FineTuning, Row, Splits, majority_share, splits
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# The paper's mean over tasks.
+_PAPER_MEAN = ("jsts", "jnli", "jcola")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -147,6 +150,7 @@ class Jsts(Jglue):
     """Semantic similarity of two captions, as a grade from 0 to 5."""
 
     name: ClassVar[str] = "jsts"
+    averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
     metric: ClassVar[str] = "pearson"
     config: ClassVar[str] = "JSTS"
     files: ClassVar[str] = "jsts-v1.*/{split}-v1.*.json"
@@ -192,6 +196,7 @@ class Jnli(Jglue):
     """Whether one caption follows from another."""
 
     name: ClassVar[str] = "jnli"
+    averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
     config: ClassVar[str] = "JNLI"
     files: ClassVar[str] = "jnli-v1.*/{split}-v1.*.json"
     text_keys: ClassVar[tuple[str, ...]] = ("sentence1", "sentence2")
@@ -209,6 +214,7 @@ class Jcola(Jglue):
     """Whether a sentence is acceptable Japanese; most are, so Matthews' correlation stands beside the accuracy."""
 
     name: ClassVar[str] = "jcola"
+    averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
     config: ClassVar[str] = "JCoLA"
     files: ClassVar[str] = "in_domain_{split}-v1.*.json"
     publisher: ClassVar[str] = "github.com/osekilab/JCoLA"

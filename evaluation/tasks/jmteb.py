@@ -57,6 +57,11 @@ class Jmteb(Task):
         """With the task's name: its data, metric and kind are others than its sisters'."""
         return f"{self.name}-{self.dataset}"
 
+    @property
+    def selector(self) -> str:
+        """The value of `--tasks` that selects this task."""
+        return f"{self.name}:{self.dataset}"
+
     def settings(self) -> dict[str, Any]:
         """Which benchmark a task was reached by changes nothing."""
         return {key: value for key, value in super().settings().items() if key != "benchmark"}
@@ -103,6 +108,7 @@ class Jmteb(Task):
                 subset=figure["subset"] if several else "",
                 examples=sizes[figure["split"]],
                 split=figure["split"],
+                scale=100,
             )
             for figure in instances
             if figure["metric"] in (main, *_OTHERS)

@@ -68,7 +68,7 @@ class Ner(FineTuning):
             raise UsageError(f"{files[0]}: {sum(map(len, parts))} sentences are too few to part into three.")
         train, dev, test = (part[: options.limit] for part in parts)
         types = {kind for part in parts for sentence in part for *_, kind in sentence.entities}
-        return Splits("Wikipedia NER", revision, "test", test, train, dev, tuple(sorted(types)))
+        return Splits("Wikipedia NER", revision, "test", test, train=train, dev=dev, labels=tuple(sorted(types)))
 
     def head_settings(self, data: Splits) -> dict[str, Any]:
         """Two labels for each type, and one for what is no entity."""

@@ -14,7 +14,7 @@ or of a character's bytes stays in sight, which favours tokenizers that cut fine
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -123,6 +123,7 @@ class PseudoPerplexity(Task):
                         len(of_bin),
                         low,
                         high,
+                        context=limits[1],
                     )
                 )
         every = np.array([item["pseudo_perplexity"] for item in instances])
@@ -155,10 +156,9 @@ class PseudoPerplexity(Task):
         counts = np.array(characters)
         measurements: list[Measurement] = []
         for column, context in enumerate(contexts):
-            measurements += _figures(table[:, column], counts, f"context-{context}", self.options.seed)
+            measurements += _figures(table[:, column], counts, f"context-{context}", context, self.options.seed)
         # What stands for the whole is the longest context, which another model may not read.
-        whole = _figures(table[:, -1], counts, "", self.options.seed)
-        measurements += (replace(one, settings={"context": contexts[-1]}) for one in whole)
+        measurements += _figures(table[:, -1], counts, "", contexts[-1], self.options.seed)
         instances = [
             {
                 "document": index,
@@ -232,7 +232,9 @@ def cross_entropies(
     return losses
 
 
-def _figures(losses: np.ndarray, characters: np.ndarray, subset: str, seed: int) -> Iterator[Measurement]:
+def _figures(
+    losses: np.ndarray, characters: np.ndarray, subset: str, context: int, seed: int
+) -> Iterator[Measurement]:
     """Per token and per character; `losses` and `characters` are `(documents, positions)`."""
     from ..metrics.pseudo_perplexity.pseudo_perplexity import pseudo_perplexity
 
@@ -241,7 +243,7 @@ def _figures(losses: np.ndarray, characters: np.ndarray, subset: str, seed: int)
     for metric, counts in (("pseudo_perplexity", tokens), ("pseudo_perplexity_per_character", characters.sum(1))):
         value = float(pseudo_perplexity(sums, counts))
         low, high = bootstrap((sums, counts), pseudo_perplexity, seed)
-        yield Measurement(metric, value, False, subset, losses.size, low, high)
+        yield Measurement(metric, value, False, subset, losses.size, low, high, context=context)
 
 
 def _by_length(targets: Sequence[Target], limit: int) -> Iterable[list[int]]:

@@ -64,6 +64,11 @@ class Retrieval(Task):
             return cls(options, "", options.pooling)
         return cls(options, source or _first_source(options), options.pooling)
 
+    @property
+    def selector(self) -> str:
+        """The value of `--tasks` that selects this task."""
+        return f"{self.name}:{self.source}" if self.source else self.name
+
     def load(self) -> Data:
         """The questions, their passages and which belong together; `examples` are the questions' ids with them."""
         if self.source:
@@ -84,7 +89,7 @@ class Retrieval(Task):
         metrics = ("ndcg@10", "recall@10", "recall@100", "mrr@10") if self.source else ("recall@10", "mrr@10")
         by_query = {query: ranking_metrics(ranked[query], search.relevant[query]) for query in search.queries}
         measurements = [
-            Measurement(metric, float(np.mean([figures[metric] for figures in by_query.values()])))
+            Measurement(metric, float(np.mean([figures[metric] for figures in by_query.values()])), scale=100)
             for metric in metrics
         ]
         instances = [

@@ -63,7 +63,7 @@ class Similarity(Task):
         kinds = np.repeat([1, 0], [len(positive), len(random)])
         auc = roc_auc_score(kinds, -np.concatenate([positive, random]))
         measurements = [
-            Measurement("auc", float(auc), True),
+            Measurement("auc", float(auc), scale=100),
             Measurement("squared_distance", float(positive.mean()), False, "positive"),
             Measurement("squared_distance", float(random.mean()), True, "random"),
         ]

@@ -53,12 +53,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Data:
-    """Examples, and where they are from; attributes as in `results.Run`."""
+    """Examples and their origin; attributes as in `results.Run`."""
 
     name: str
     revision: str
     split: str
     examples: Sequence[Any]
+    train_files: tuple[str, ...] = ()
+    text_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,20 @@ class Task(ABC):
     name: ClassVar[str]
     """As `--tasks` names it."""
 
+    averaged_with: ClassVar[tuple[str, ...]] = ()
+    """Tasks whose main metric is averaged with that of this task, itself included."""
+
     shared: ClassVar[bool] = False
     """Whether several processes share the work of a measurement; else the first does it alone."""
 
     @property
     def title(self) -> str:
         """What results call it."""
+        return self.name
+
+    @property
+    def selector(self) -> str:
+        """The value of `--tasks` that selects this task."""
         return self.name
 
     def settings(self) -> dict[str, Any]:

@@ -295,9 +295,9 @@ def _all_below(ratios: Mapping[int, Estimate]) -> bool:
 
 def _absolute(measured: Measured) -> dict[int, float]:
     return {
-        int(row.subset.removeprefix("context-")): row.value
+        row.context: row.value
         for row in measured.rows
-        if row.metric == "pseudo_perplexity" and row.subset.startswith("context-") and row.value is not None
+        if row.metric == "pseudo_perplexity" and row.subset and row.context and row.value is not None
     }
 
 

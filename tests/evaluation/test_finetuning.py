@@ -62,7 +62,7 @@ def test_every_task_on_every_family(name: str, any_model: EvaluatedModel, small_
     if name == "ner":
         # Every entity is a word of its own, so that no model's tokens stand in the way of all.
         assert 0 <= (found["f1", "test"].value or 0) <= (found["f1_ceiling", "test"].value or 0) <= 1
-    assert all(row.settings["selected_on"] == "dev" for key, row in found.items() if key[0] != "f1_ceiling")
+    assert all(row.selected_on == "dev" for key, row in found.items() if key[0] != "f1_ceiling")
 
 
 def test_training_learns(any_model: EvaluatedModel, small_data: Path) -> None:
@@ -113,9 +113,9 @@ def test_paper_protocol_chooses_on_the_split_it_reports_and_says_so(
     assert len(data.train) == 20
     assert {row.split for row in outcome.measurements} == {"validation"}
     for row in outcome.measurements:
-        assert row.settings["selected_on"] == "validation"
+        assert row.selected_on == "validation"
     pearson = outcome.measurements[0]
-    assert pearson.value == max(pearson.settings["grid"].values())
+    assert pearson.value == max(point["value"] for point in pearson.grid)
 
 
 def test_grids_of_the_protocols() -> None:
@@ -217,7 +217,7 @@ def test_jnli_neg_is_read_as_jnli(small_data: Path, tmp_path: Path) -> None:
     ]
     path = write_lines(tmp_path / "neg.jsonl", rows)
     data = TASKS["jnli"](Options(data_dir=small_data, train_files=(path,))).load()
-    assert "neg.jsonl" in data.name
+    assert (data.name, data.train_files) == ("JNLI", ("neg.jsonl",))
     assert isinstance(data, Splits)
     assert len(data.train) + len(data.dev) == 40
     assert json.dumps(data.train[0].texts, ensure_ascii=False).count("犬") == 2

@@ -64,7 +64,9 @@ def row(**changes: Any) -> Row:
         "model": "/somewhere/private/model",
         "revision": "sha256:2233",
         "protocol": "improved",
-        "settings": {"limit": None, "texts": "/somewhere/private/texts.jsonl", "grid": {"5e-05x3": 0.6}},
+        "scale": 100,
+        "settings": {"limit": None, "texts": "/somewhere/private/texts.jsonl"},
+        "grid": [{"learning_rate": 5e-05, "epochs": 3, "value": 0.6}],
         "seed": 3,
         "versions": {},
     }

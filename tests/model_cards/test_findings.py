@@ -71,13 +71,16 @@ def measured(model: str, task: str, instances: list[dict[str, Any]], **changes: 
         **{
             **{"task": task, "model": model, "revision": f"sha256:{model}", "protocol": "improved", "settings": {}},
             **{"seed": 0, "dataset": "texts.jsonl", "dataset_revision": "sha256:1", "split": "all", "examples": 30},
+            "text_files": ("texts.jsonl",) if task == "pseudo-perplexity" else (),
             **changes,
         }
     )
     found = [Measurement("accuracy", 0.5)]
     if task == "pseudo-perplexity":
         found = [
-            Measurement("pseudo_perplexity", float(np.exp(means(instances, one).mean())), False, f"context-{one}")
+            Measurement(
+                "pseudo_perplexity", float(np.exp(means(instances, one).mean())), False, f"context-{one}", context=one
+            )
             for one in CONTEXTS
         ]
     with TemporaryDirectory() as folder:
@@ -256,7 +259,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _data(row: Any) -> tuple[Any, ...]:
-    return row.dataset, row.dataset_revision, row.split, row.examples
+    return row.dataset, row.dataset_revision, row.split, row.examples, (), row.text_files
 
 
 ARGUMENTS = ["card", "--release", "staged", "--stage1", "runs/small", "--stage2", "runs/small-8k"]
@@ -300,10 +303,12 @@ def test_what_is_missing_is_told(trained: Path, changes: list[str], told: str) -
 
 
 def test_commands_of_figures() -> None:
-    of_grid = {"grid": {"5e-05x3": 0.8, "5e-05x4": 0.9, "3e-05x3": 0.7, "3e-05x4": 0.7}, "dtype": "bfloat16"}
+    points = [{"learning_rate": rate, "epochs": epochs, "value": 0.8} for rate in (5e-5, 3e-5) for epochs in (3, 4)]
+    (fine_tuned,) = measured("a model", "jsts", [], settings={"dtype": "bfloat16"}, seed=2).rows
+    of_source = {"settings": {"source": "jaquad", "pooling": "cls"}, "selector": "retrieval:jaquad"}
     found = [
-        *measured("a model", "jsts", [], settings=of_grid, seed=2).rows,
-        *measured("m", "retrieval", [], settings={"source": "jaquad", "pooling": "cls"}, protocol="paper").rows,
+        replace(fine_tuned, grid=points),
+        *measured("m", "retrieval", [], **of_source, protocol="paper").rows,
         *measured("m", "fill-mask", [], settings={"limit": 5}).rows,
         *measured("n", "fill-mask", [], settings={"limit": 5}).rows,
     ]
