@@ -1,1 +1,1 @@
-"""Recipes: dataclasses, YAML loading and validation."""
+"""Recipes of pre-training: keys, YAML files and validation."""

@@ -1,4 +1,4 @@
-"""How far a run is, by steps, tokens or time, and the learning rate that goes with it."""
+"""Progress of a run by steps, tokens or time, and the learning rate that follows it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
-# A run without a number of steps is as many parts long; transformers' schedules count whole steps, but take fractions.
+# Length of the schedule of a run without max_steps. Transformers' schedules count steps but accept fractions of them.
 _PARTS = 10_000
 
 
 class Schedule:
-    """Transformers' learning-rate schedules over steps, tokens or time, whichever runs out first.
+    """Runs transformers' learning-rate schedules over steps, tokens or time, whichever limit is reached first.
 
-    Where the time is the tightest limit, a slow machine takes fewer steps but still ends at the lowest learning rate,
-    which is where much of the gain is. Where steps or tokens are, a run is the same on every machine.
+    If time is the tightest limit, a slower machine takes fewer steps but still reaches the lowest learning rate. If
+    steps or tokens are, a run is the same on every machine.
 
     Args:
-        max_steps: optimizer steps at most, None for any number.
-        max_tokens: tokens at most that the model reads, None for any number.
-        max_seconds: time for training at most, None for any.
-        tokens: tokens that were read so far.
-        seconds: time that training has taken so far.
+        max_steps: maximum number of optimizer steps; None for no limit.
+        max_tokens: maximum number of training tokens; None for no limit.
+        max_seconds: maximum training time in seconds; None for no limit.
+        tokens: returns the number of tokens read so far.
+        seconds: returns the training time so far, in seconds.
 
     Raises:
-        ValueError: no limit is given.
+        ValueError: all limits are None.
     """
 
     def __init__(
@@ -37,32 +37,32 @@ class Schedule:
         seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         if max_steps is None and max_tokens is None and max_seconds is None:
-            raise ValueError("give max_steps, max_tokens or max_minutes: the run has no end.")
+            raise ValueError("the run has no end. Set max_steps, max_tokens or max_minutes.")
         self.max_steps, self.max_tokens, self.max_seconds = max_steps, max_tokens, max_seconds
         self._tokens, self._seconds = tokens, seconds
 
     @property
     def length(self) -> int:
-        """What transformers' schedules take for the number of training steps."""
+        """The number of training steps to give to transformers' schedules."""
         return self.max_steps or _PARTS
 
     def steps(self, amount: float) -> int:
-        """A number of steps, of which one below 1 is a share of the whole run.
+        """Converts an amount to a number of steps; an amount below 1 is a fraction of the run.
 
         Raises:
-            ValueError: a number of steps in a run that has none.
+            ValueError: the amount is a number of steps, but the run is not limited by steps.
         """
         if 0 < amount < 1:
             return max(1, round(amount * self.length))
         if amount and self.max_steps is None:
             raise ValueError(
-                f"{amount:g} steps of warm-up or decay, but the run's end is set by tokens or time: give a share of "
-                "the run, such as 0.1, or max_steps."
+                f"{amount:g} is a number of steps, but tokens or time end the run. Give a fraction of the run, such "
+                "as 0.1, or set max_steps."
             )
         return int(amount)
 
     def progress(self, step: int) -> float:
-        """How much of the way is done after so many steps, from 0 to 1."""
+        """The completed fraction of the run after a number of steps, from 0 to 1."""
         done = 0.0
         if self.max_steps is not None:
             done = step / self.max_steps
@@ -73,7 +73,7 @@ class Schedule:
         return min(1.0, done)
 
     def follow(self, scheduler: LambdaLR) -> LambdaLR:
-        """Has a scheduler of transformers go by this progress; with steps as the only limit it stays as it is."""
+        """Makes a scheduler of transformers follow this progress; unchanged if steps are the only limit."""
         if self.max_tokens is None and self.max_seconds is None:
             return scheduler
 

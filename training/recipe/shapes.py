@@ -1,8 +1,9 @@
-"""Named shapes of models, and configurations made from them."""
+"""Named model shapes, and model configurations made from them."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
 SHAPES: dict[str, dict[str, Any]] = {
-    # The paper's: 110 million parameters beside those of the vocabulary.
+    # The shape in the paper: 110 million parameters without the vocabulary.
     "base": {},
-    # A GPU trains it in minutes. Narrow models want more layers than wide ones of the same cost, and a wider
-    # initialisation, without which they stay longer on the plateau at which only frequencies are learned.
+    # Trains in minutes on one GPU. Narrow models need more layers than wide ones of the same cost, and a larger
+    # initializer range to leave the initial plateau, where only token frequencies are learned.
     "small": {
         "hidden_size": 384,
         "intermediate_size": 576,
@@ -23,8 +24,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 6,
         "initializer_range": 0.04,
     },
-    # Two cores train it in minutes, in which it learns what neighbouring words tell each other, and little else.
-    # Windows of 4 tokens to either side show it these from the first step, where 64 bury them in an average.
+    # Trains in minutes on two CPU cores, long enough to learn dependencies between adjacent words and little more.
+    # A window of 4 tokens to either side isolates them; with 64, attention starts as an average over too many tokens.
     "nano": {
         "hidden_size": 128,
         "intermediate_size": 192,
@@ -36,75 +37,47 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 SHAPE = "shape"
-"""The key of a recipe's `model` that names a shape beside overrides."""
+"""The key of a recipe's `model` that names a shape."""
 
-# Transformers 4's names of what the configuration keeps as layer_types and rope_parameters.
-_THETAS = ("global_rope_theta", "local_rope_theta")
 _ALTERNATION = "global_attn_every_n_layers"
+# Names from transformers 4; the configuration stores them as layer_types and rope_parameters.
+_OLDER_SETTINGS = {"global_rope_theta": 1e4, "local_rope_theta": 1e4, _ALTERNATION: 3}
 
 
-def shape_settings(model: str | dict[str, Any] | None) -> dict[str, Any]:
-    """Configuration settings of a recipe's `model`.
-
-    Args:
-        model: a shape's name, or settings of `LlmJpModernBertConfig` with an optional `shape` that they change.
-
-    Raises:
-        UsageError: no such shape, no such setting, or no number where one is wanted.
-    """
-    settings = {SHAPE: model} if isinstance(model, str) else dict(model or {})
-    shape = settings.pop(SHAPE, "base")
-    if shape not in SHAPES:
-        raise UsageError(f"model: there is no shape {shape!r}; there are {', '.join(SHAPES)}.")
-    return {**SHAPES[shape], **setting_values(settings)}
-
-
-def setting_values(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a configuration, with numbers where the configuration has fractions.
+def check_known(name: Any, known: Iterable[str], where: str, kind: str = "key") -> None:
+    """Checks that a name is one of several.
 
     Args:
-        settings: as in a recipe.
+        name: the name.
+        known: valid names.
+        where: start of the message, such as the file that holds the name.
+        kind: what the name stands for in the message.
 
     Raises:
-        UsageError: no such setting, or no number where one is wanted.
+        UsageError: the name is unknown; the message suggests the closest one.
     """
-    from transformers import PreTrainedConfig
-
-    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
-
-    of_every_model = {field.name for field in fields(PreTrainedConfig)}
-    own = {field.name: field.default for field in fields(LlmJpModernBertConfig) if field.name not in of_every_model}
-    defaults: dict[str, Any] = {**own, **dict.fromkeys(_THETAS, 1e4), _ALTERNATION: 3}
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name not in defaults:
-            close = difflib.get_close_matches(str(name), defaults, 1)
-            raise UsageError(f"model.{name}: no such setting{f'; did you mean {close[0]}?' if close else '.'}")
-        if isinstance(defaults[name], float):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                # YAML takes 1e-5 for a text.
-                raise UsageError(f"model.{name}: {value!r} is not a number; write it as 0.001 or 1.0e-3.")
-            value = float(value)
-        found[name] = value
-    every = found.get(_ALTERNATION, 1)
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise UsageError(f"model.{_ALTERNATION}: {every!r} is not a whole number above 0.")
-    return found
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, 1)
+        choices = f"; choose one of {', '.join(known)}" if len(known) < 20 else ""
+        raise UsageError(
+            f"{where}: unknown {kind} {name!r}{f'; did you mean {close[0]}?' if close else f'{choices}.'}"
+        )
 
 
 def change_config(config: LlmJpModernBertConfig, settings: dict[str, Any]) -> None:
-    """Sets settings of a configuration that is there already, such as that of the model that training starts from.
+    """Changes settings of an existing configuration in place.
 
     Args:
-        config: is changed.
-        settings: as in a recipe.
+        config: configuration to change.
+        settings: settings by name, as in a recipe.
 
     Raises:
-        UsageError: no such setting, or one that cannot be changed to this.
+        UsageError: a setting is unknown, has the wrong type, or cannot be changed.
     """
     from huggingface_hub.errors import StrictDataclassError
 
-    for name, value in setting_values(settings).items():
+    for name, value in _checked(settings).items():
         try:
             setattr(config, name, value)
         except StrictDataclassError as error:
@@ -117,30 +90,59 @@ def model_config(model: str | dict[str, Any] | None, vocab_size: int, **settings
     """The configuration of a new model.
 
     Args:
-        model: see `shape_settings`.
-        vocab_size: tokens of the tokenizer.
-        **settings: further ones, such as ids of special tokens.
+        model: name of a shape, or settings of `LlmJpModernBertConfig` with an optional `shape` that they override.
+        vocab_size: number of tokens in the vocabulary.
+        **settings: further settings, such as ids of special tokens.
 
     Raises:
-        UsageError: no such shape or setting, or one that the configuration refuses.
+        UsageError: a shape or setting is unknown, or the configuration rejects a value.
     """
     from huggingface_hub.errors import StrictDataclassError
 
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
-    wanted = shape_settings(model)
+    overrides = {SHAPE: model} if isinstance(model, str) else dict(model or {})
+    shape = overrides.pop(SHAPE, "base")
+    check_known(shape, SHAPES, "model", "shape")
     try:
-        config = LlmJpModernBertConfig(**{"vocab_size": vocab_size, **settings, **wanted})
+        config = LlmJpModernBertConfig(
+            **{"vocab_size": vocab_size, **settings, **SHAPES[shape], **_checked(overrides)}
+        )
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"model: the configuration refuses its settings: {_reason(error)}") from error
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"model: the configuration rejects its settings: {_reason(error)}") from error
     width, heads = config.hidden_size, config.num_attention_heads
     if heads < 1 or width % heads or width // heads % 2:
         raise UsageError(
-            f"model.num_attention_heads: {heads} heads do not share hidden_size={width} in even parts of an even size."
+            f"model.num_attention_heads: hidden_size={width} must be divisible into {heads} heads of an even size."
         )
     return config
 
 
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with integers converted to float for float settings."""
+    from transformers import PreTrainedConfig
+
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+
+    inherited = {field.name for field in fields(PreTrainedConfig)}
+    defaults: dict[str, Any] = dict(_OLDER_SETTINGS)
+    defaults |= {field.name: field.default for field in fields(LlmJpModernBertConfig) if field.name not in inherited}
+    checked: dict[str, Any] = {}
+    for name, value in settings.items():
+        check_known(name, defaults, f"model.{name}", "setting")
+        if isinstance(defaults[name], float):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UsageError(f"model.{name}: {value!r} is not a number.")
+            value = float(value)
+        checked[name] = value
+    every = checked.get(_ALTERNATION, 1)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UsageError(f"model.{_ALTERNATION}: {every!r} is not an integer above 0.")
+    return checked
+
+
 def _reason(error: Exception) -> str:
-    # The last line says what is wrong; those before it say which check found it.
+    # The last line holds the reason; the lines before it name the validator.
     return str(error).strip().splitlines()[-1].strip()[:200]
