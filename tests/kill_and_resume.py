@@ -1,8 +1,8 @@
-"""Kills a run at random moments, resumes it each time, and compares the end with a run that was left alone.
+"""Kills a run at random moments, resumes it each time, and compares the result with an uninterrupted run.
 
     python tests/kill_and_resume.py --kills 20 [--ranks 2] [--workers 2] [--seed 0]
 
-Prints where every part ended, and whether weights, optimizer, logged losses and samples are equal bit for bit.
+Prints the checkpoints after every kill, and whether weights, optimizer, logged losses and samples are equal.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import test_resume
 
 
 def killed_after(seconds: float, keys: dict[str, Any], record: Path, ranks: int) -> bool:
-    """Trains for a while and is killed then, all ranks at once; whether it had ended before."""
+    """Trains and kills all ranks after some seconds; returns whether training had ended before."""
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_in_a_group, args=(keys, record, ranks))
+    process = context.Process(target=_train_as_group, args=(keys, record, ranks))
     process.start()
     process.join(seconds)
     ended = process.exitcode == 0
@@ -39,14 +39,14 @@ def killed_after(seconds: float, keys: dict[str, Any], record: Path, ranks: int)
     return ended
 
 
-def _in_a_group(keys: dict[str, Any], record: Path, ranks: int) -> None:
+def _train_as_group(keys: dict[str, Any], record: Path, ranks: int) -> None:
     os.setsid()
     codes = runs.run_apart(keys, record, ranks=ranks)
     sys.exit(max(map(abs, codes)))
 
 
 def main() -> int:
-    """Runs the comparison; 0 where everything is equal."""
+    """Runs the comparison; returns 0 if everything is equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--ranks", type=int, default=1)
@@ -65,20 +65,20 @@ def main() -> int:
     whole = runs.recipe(corpus, tokenizer, folder / "whole", **changes)
     began = time.perf_counter()
     assert set(runs.run_apart(whole, folder / "whole.samples", ranks=options.ranks)) == {0}
-    alone = time.perf_counter() - began
-    print(f"left alone: {alone:.1f} s")
+    uninterrupted = time.perf_counter() - began
+    print(f"uninterrupted: {uninterrupted:.1f} s")
     parts = {**runs.recipe(corpus, tokenizer, folder / "parts", **changes), "resume_from_checkpoint": True}
     for kill in range(1, options.kills + 1):
-        # Starting alone takes a good part of a second.
+        # Starting takes about half a second.
         seconds = draw.uniform(0.3, 3.0 + options.workers)
         ended = killed_after(seconds, parts, folder / "parts.samples", options.ranks)
         saved = sorted(int(path.name.split("-")[1]) for path in (folder / "parts").glob("checkpoint-*"))
         print(f"kill {kill:2} after {seconds:.2f} s: checkpoints {saved or 'none'}", flush=True)
-        assert not ended, "the run ended before all kills: give it more steps"
+        assert not ended, "the run ended before all kills: increase max_steps"
     assert set(runs.run_apart(parts, folder / "parts.samples", ranks=options.ranks)) == {0}
     test_resume.assert_equal_runs(folder / "whole", folder / "parts", 40 * options.kills)
     samples = [runs.samples_by_step(folder / f"{name}.samples", options.ranks) for name in ("whole", "parts")]
-    assert samples[0] == samples[1], "other samples"
+    assert samples[0] == samples[1], "samples differ"
     print(f"equal after {options.kills} kills: weights, optimizer, losses and the samples of {len(samples[0])} steps")
     return 0
 

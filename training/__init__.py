@@ -1,1 +1,1 @@
-"""From texts on disk to a pre-trained model: sources, packing, masking, stages of training, validation."""
+"""Pre-training and fine-tuning of the models."""

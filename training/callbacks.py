@@ -1,11 +1,16 @@
-"""What is seen of training while it runs."""
+"""Callbacks of pre-training: progress, probes and non-finite losses."""
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.progress import Progress
 from transformers import (
@@ -19,26 +24,35 @@ from transformers import (
 
 from llm_jp_modernbert.core.progress import progress_bar
 
+from .recipe.arguments import PretrainingArguments
 from .run.totals import Totals
 
 if TYPE_CHECKING:
+    from .counting import Counter
+    from .data.order import Source
     from .trainer import PretrainingTrainer
 
-# Without a terminal there is no bar to move, so so many lines are printed instead.
-_LINES = 10
+logger = logging.getLogger(__name__)
+
+# Number of progress messages of a run without a terminal.
+_MESSAGES = 10
 
 Probe = Callable[[PreTrainedModel, PreTrainedTokenizerBase | None], Mapping[str, float]]
-"""A measurement of a model in training, such as fill-mask accuracy: figures by name."""
+"""A measurement of a model during training, such as fill-mask accuracy. Returns figures by name."""
+
+
+class NonFiniteLoss(ValueError):
+    """A loss or gradient is NaN or infinite. The message names the file that describes the batch."""
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar with the rate in tokens per second, the time that is left, the loss and the held-out accuracy.
+    """A progress bar with tokens per second, remaining time, loss and held-out accuracy.
 
     Args:
-        console: where it is shown; where that is no terminal, ten lines are printed in the course of training.
-        name: what is being trained, in two or three words.
-        progress: the share of the way that is done after so many steps, from 0 to 1.
-        totals: what was read so far.
+        console: terminal that shows the bar; without a terminal, ten log messages show the progress instead.
+        name: short name of the training.
+        progress: returns the completed fraction of the run after a number of steps, from 0 to 1.
+        totals: returns the counts of the run so far.
     """
 
     def __init__(
@@ -49,44 +63,43 @@ class ProgressCallback(TrainerCallback):
         self._progress = progress
         self._totals = totals
         self._figures: dict[str, str] = {"loss": "…"}
-        self._began = 0.0
-        self._first = Totals()
+        self._started = 0.0
+        self._tokens_before = 0.0
         self._done_before = 0.0
-        self._lines = 0
+        self._messages = 0
         self._bar: Progress | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Shows the bar."""
-        self._began = time.perf_counter()
-        self._first = Totals(*self._totals().values())
+        self._started = time.perf_counter()
+        self._tokens_before = self._totals().tokens
         self._done_before = self._progress(state.global_step)
-        self._lines = int(self._done_before * _LINES)
+        self._messages = int(self._done_before * _MESSAGES)
         if self.console.is_terminal:
-            fields = ("step {task.fields[step]}", "{task.fields[tokens]} tokens/s", "{task.fields[figures]}")
-            self._bar = progress_bar(self.console, *fields)
+            columns = ("step {task.fields[step]}", "{task.fields[tokens]} tokens/s", "{task.fields[figures]}")
+            self._bar = progress_bar(self.console, *columns)
             self._task = self._bar.add_task(self.name, total=1.0, step="0", tokens="…", figures="")
             self._bar.start()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Moves the bar by a step."""
+        """Updates the bar."""
         step = state.global_step
         done = self._progress(step)
-        seconds = time.perf_counter() - self._began
-        rate = f"{(self._totals().tokens - self._first.tokens) / seconds:,.0f}"
+        seconds = time.perf_counter() - self._started
+        rate = f"{(self._totals().tokens - self._tokens_before) / seconds:,.0f}"
         figures = ", ".join(f"{name} {value}" for name, value in self._figures.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=done, step=f"{step:,}", tokens=rate, figures=figures)
-        elif int(done * _LINES) > self._lines:
-            self._lines = int(done * _LINES)
+        elif int(done * _MESSAGES) > self._messages:
+            self._messages = int(done * _MESSAGES)
             left = seconds / max(1e-9, done - self._done_before) * (1 - done)
-            self.console.print(
-                f"  {self.name}: {done:4.0%}, step {step:,}, {rate} tokens/s, {left:,.0f} s left, {figures}",
-                highlight=False,
-                soft_wrap=True,
+            logger.info(
+                "  %s: %4.0f%%, step %s, %s tokens/s, %s s left, %s",
+                *(self.name, 100 * done, f"{step:,}", rate, f"{left:,.0f}", figures),
             )
 
     def on_log(
@@ -97,7 +110,7 @@ class ProgressCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Takes note of the loss and the accuracy."""
+        """Remembers the latest loss and accuracy."""
         logs = logs or {}
         for key, name, form in (("loss", "loss", ".2f"), ("eval_masked_accuracy", "held-out accuracy", ".1%")):
             if key in logs:
@@ -106,23 +119,23 @@ class ProgressCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leaves the full bar standing."""
+        """Stops the bar and leaves it on the screen."""
         self.close()
 
     def close(self) -> None:
-        """Gives the terminal back; also to be called where training ended with an error."""
+        """Stops the bar; must also be called after an error."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 class ProbeCallback(TrainerCallback):
-    """Measures the model at some steps and logs what is found as `probe_NAME_FIGURE`.
+    """Measures the model at certain steps and logs the figures as `probe_NAME_FIGURE`.
 
     Args:
-        probes: measurements by name; they see the model in evaluation mode, on every rank.
-        steps: when; None for every checkpoint.
-        trainer: whose model is measured.
+        probes: measurements by name, called on every rank with the model in evaluation mode.
+        steps: steps to measure at; None for the step of every checkpoint.
+        trainer: trainer of the model.
     """
 
     def __init__(self, probes: Mapping[str, Probe], steps: Sequence[int] | None, trainer: PretrainingTrainer) -> None:
@@ -133,14 +146,14 @@ class ProbeCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measures the untrained model, where step 0 is among the steps."""
+        """Measures the untrained model if step 0 is requested."""
         if state.global_step == 0 and self.steps is not None and 0 in self.steps:
             self._measure()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measures where it is time."""
+        """Measures at the requested steps."""
         if control.should_save if self.steps is None else state.global_step in self.steps:
             self._measure()
 
@@ -149,12 +162,69 @@ class ProbeCallback(TrainerCallback):
         was_training = model.training
         model.eval()
         try:
-            with self.trainer.clock_stopped():
-                found = {
-                    f"probe_{name}_{figure}": float(value)
-                    for name, probe in self.probes.items()
-                    for figure, value in probe(model, tokenizer).items()
-                }
+            figures = {
+                f"probe_{name}_{figure}": float(value)
+                for name, probe in self.probes.items()
+                for figure, value in probe(model, tokenizer).items()
+            }
         finally:
             model.train(was_training)
-        self.trainer.log(found)
+        self.trainer.log(figures)
+
+
+class NonFiniteCallback(TrainerCallback):
+    """Skips optimizer steps whose loss or gradient is not finite, up to the recipe's max_skipped_steps.
+
+    Args:
+        recipe: the recipe.
+        counter: counts of the run, with the losses and batches of the current step.
+        sources: training data, to name the documents of a batch.
+    """
+
+    def __init__(self, recipe: PretrainingArguments, counter: Counter, sources: Sequence[Source]) -> None:
+        self.recipe, self.counter, self.sources = recipe, counter, sources
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Checks the step on every rank, after gradient clipping.
+
+        Raises:
+            NonFiniteLoss: more steps than allowed are not finite.
+        """
+        model: torch.nn.Module = kwargs["model"]
+        losses = self.counter.read_losses()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+        # In float16, infinite gradients are part of the search for a loss scale; the scaler skips such steps.
+        finite = all(map(math.isfinite, losses)) and (self.recipe.fp16 or math.isfinite(norm))
+        if not self.counter.sum([float(not finite)])[0]:
+            return
+        step, totals = state.global_step + 1, self.counter.totals
+        report = self._describe_batch(step, losses, norm)
+        if totals.skipped_steps >= self.recipe.max_skipped_steps:
+            raise NonFiniteLoss(
+                f"step {step}: the loss or its gradient is not finite (gradient norm {norm}). {report} names the "
+                "batch's documents. Lower learning_rate, resume from the previous checkpoint with "
+                "resume_from_checkpoint=true, or allow such steps with max_skipped_steps."
+            )
+        totals.skipped_steps += 1
+        if self.recipe.process_index == 0:
+            logger.warning(
+                "step %d is skipped: its loss or gradient is not finite. %s names its documents.", step, report
+            )
+        # The optimizer leaves parameters without a gradient unchanged.
+        model.zero_grad(set_to_none=True)
+
+    def _describe_batch(self, step: int, losses: list[float], norm: float) -> Path:
+        path = Path(str(self.recipe.output_dir)) / "non_finite" / f"step-{step}-rank-{self.recipe.process_index}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = [
+            {"file": self.sources[source].shards[shard].name, "row": row, "token": token, "epoch": epoch}
+            for info in self.counter.infos
+            for source, epoch, shard, row, token in info.samples.tolist()
+        ]
+        content = {"step": step, "losses": [str(loss) for loss in losses], "grad_norm": str(norm), "samples": samples}
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return path

@@ -1,4 +1,4 @@
-"""What FSDP2 is told of precision: accelerate's own choice would round the loss and the rotary tables to bfloat16."""
+"""Numerical precision of FSDP2: accelerate's default would round the loss and the rotary tables to bfloat16."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def keep_float32(plugin: Any) -> None:
-    """Has FSDP2 gather weights in the lower precision, and leave everything else to autocast, as without sharding.
+    """Makes FSDP2 gather weights in the lower precision and leave all other casts to autocast, as without sharding.
 
     Gradients are summed over the ranks in float32. Without mixed precision, and with FSDP1, nothing changes.
 
@@ -18,7 +18,7 @@ def keep_float32(plugin: Any) -> None:
     policy = getattr(plugin, "mixed_precision_policy", None)
     if policy is None or plugin.fsdp_version != 2:
         return
-    # The policies of FSDP2 are not to be had in builds of torch without torch.distributed.
+    # Builds of torch without torch.distributed cannot import this.
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     plugin.mixed_precision_policy = MixedPrecisionPolicy(

@@ -119,7 +119,7 @@ def train(
         stage,
         number,
         seed,
-        lambda trainer: ProgressCallback(console, "training", trainer.schedule.progress, trainer.totals_now),
+        lambda trainer: ProgressCallback(console, "training", trainer.schedule.progress, lambda: trainer.totals),
     )
 
 

@@ -1,4 +1,4 @@
-"""Small runs for tests, in this process or in some of their own that may be killed."""
+"""Small training runs for tests, in this process or in subprocesses that can be killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEQUENCE = 64
 
 
 def write_corpus(folder: Path, files: int = 3, documents: int = 40) -> Path:
-    """Japanese-looking text of uneven lengths, a few documents longer than a row."""
+    """Writes Japanese-looking documents of different lengths; a few are longer than a row."""
     folder.mkdir(parents=True)
     words = ["今日は", "天気が", "とても", "良いので", "公園を", "散歩した。", "明日の", "雨だ。", "猫が", "眠る。"]
     for file in range(files):
@@ -27,7 +27,7 @@ def write_corpus(folder: Path, files: int = 3, documents: int = 40) -> Path:
 
 
 def write_tokenizer(folder: Path, corpus: Path) -> Path:
-    """A stand-in for the llm-jp tokenizer."""
+    """Trains a small tokenizer with the layout of the llm-jp tokenizer."""
     from llm_jp_modernbert.tokenization import train_stand_in, write_tokenizer
     from llm_jp_modernbert.training.data.readers import find_files, read_documents
 
@@ -36,7 +36,7 @@ def write_tokenizer(folder: Path, corpus: Path) -> Path:
 
 
 def recipe(corpus: Path, tokenizer: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    """Keys of a recipe of forty steps, which read more than an epoch of the corpus."""
+    """Keys of a recipe of forty steps, more than two epochs of the corpus."""
     keys = {
         "model": {
             "hidden_size": 32,
@@ -65,7 +65,7 @@ def recipe(corpus: Path, tokenizer: Path, out: Path, **changes: Any) -> dict[str
 
 
 def load(keys: dict[str, Any]) -> Any:
-    """The keys as arguments, by way of a file, as a user gives them."""
+    """Loads the keys from a recipe file."""
     from llm_jp_modernbert.training.recipe.loading import load_recipe
 
     path = Path(keys["output_dir"]).with_suffix(".recipe.yaml")
@@ -76,26 +76,25 @@ def load(keys: dict[str, Any]) -> Any:
 def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, prepare: Any = None) -> Any:
     """Trains in this process."""
     import torch
-    from rich.console import Console
     from transformers import TrainerCallback
 
     from llm_jp_modernbert.training.pretrain import pretrain
     from llm_jp_modernbert.training.trainer import PretrainingTrainer
 
     class Recording(PretrainingTrainer):
-        """Writes down which samples every step has."""
+        """Records the samples of every step."""
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
             batches = super().get_batch_samples(*args, **kwargs)
             if record is not None:
-                samples = [info.samples.tolist() for info in self._infos]
+                samples = [info.samples.tolist() for info in self.counter.infos]
                 line = json.dumps({"step": self.state.global_step + 1, "samples": samples})
                 with open(f"{record}.{self.args.process_index}", "a", encoding="utf-8") as file:
                     file.write(line + "\n")
             return batches
 
     class Kill(TrainerCallback):
-        """Ends the process as the power failing would."""
+        """Ends the process as a power failure would."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if kill is not None and state.global_step == kill:
@@ -106,14 +105,14 @@ def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = Non
     torch.set_num_threads(1)
     module.PretrainingTrainer = Recording  # type: ignore[misc]
     try:
-        return pretrain(load(keys), Console(quiet=True), callbacks=[Kill()], prepare=prepare)
+        return pretrain(load(keys), callbacks=[Kill()], prepare=prepare)
     finally:
         module.PretrainingTrainer = PretrainingTrainer  # type: ignore[misc]
 
 
 def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, ranks: int = 1) -> list[int]:
-    """Trains in one or several processes of their own, forked from this one, and gives their exit codes."""
-    # Imported before the fork, which so takes no time.
+    """Trains in one or more forked subprocesses and returns their exit codes."""
+    # Imported before the fork to save time.
     import llm_jp_modernbert.training.pretrain
     import llm_jp_modernbert.training.trainer  # noqa: F401
 
@@ -124,7 +123,7 @@ def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None
         process.start()
     for process in processes:
         process.join(120)
-    # One that lost the others waits for them for long.
+    # A rank waits for a long time if others have ended.
     for process in processes:
         process.kill()
         process.join()
@@ -134,7 +133,7 @@ def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None
 def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: int | None) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    # What this process knows of a world of one is inherited.
+    # The fork inherits the state of a single process.
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
     GradientState._reset_state()
@@ -151,16 +150,16 @@ def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path |
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens to."""
+    """An unused port."""
     import socket
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 def samples_by_step(record: Path, ranks: int = 1) -> dict[int, list[Any]]:
-    """What each step trained on, in the end: a step that was taken again counts as it was taken last."""
+    """The samples of each step and rank; if a step was repeated, those of the last time."""
     steps: dict[int, list[Any]] = {}
     for rank in range(ranks):
         mine = [json.loads(line) for line in Path(f"{record}.{rank}").read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""A small corpus and a tokenizer of its words."""
+"""A small corpus and its tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import runs
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders of a corpus and of a tokenizer."""
+    """Directories of a corpus and of a tokenizer trained on it."""
     folder = tmp_path_factory.mktemp("data")
     corpus = runs.write_corpus(folder / "corpus")
     return corpus, runs.write_tokenizer(folder / "tokenizer", corpus)

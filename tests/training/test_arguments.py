@@ -1,8 +1,9 @@
-"""Recipes: what is read, what is refused, and in which words."""
+"""Recipe files and overrides: parsing, validation messages, rendering and fingerprints."""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.recipe.arguments import to_training_arguments
 from llm_jp_modernbert.training.recipe.loading import differences, fingerprint, load_recipe, render
 
 COMPLETE: dict[str, Any] = {
@@ -24,7 +26,7 @@ COMPLETE: dict[str, Any] = {
 
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
-    """Writes a recipe of the complete keys with some changes; None takes a key out."""
+    """Writes a complete recipe with some keys changed; None removes a key."""
 
     def written(name: str = "recipe.yaml", /, **changes: Any) -> str:
         keys = {key: value for key, value in {**COMPLETE, **changes}.items() if value is not None}
@@ -43,13 +45,13 @@ def write(tmp_path: Path) -> Any:
         ({"learning_rate": float("inf")}, ["learning_rate", "inf"]),
         ({"learning_rate": float("nan")}, ["learning_rate", "nan"]),
         ({"learning_rate": 0}, ["learning_rate", "above 0"]),
-        ({"sequence_length": 1024.5}, ["sequence_length", "1024.5", "a whole number"]),
-        ({"sequence_length": True}, ["sequence_length", "true", "a whole number"]),
+        ({"sequence_length": 1024.5}, ["sequence_length", "1024.5", "an integer"]),
+        ({"sequence_length": True}, ["sequence_length", "true", "an integer"]),
         ({"mlm_probability": True}, ["mlm_probability", "true", "a number"]),
         ({"strict": 1}, ["strict", "1", "true or false"]),
         ({"packing": "tight"}, ["packing", '"tight"', "best_fit", "none"]),
         ({"normalization": "nfkc"}, ["normalization", "NFKC"]),
-        ({"publish_steps": ["last"]}, ["publish_steps", "last", "a whole number"]),
+        ({"publish_steps": ["last"]}, ["publish_steps", "last", "an integer"]),
         ({"train_data": 3}, ["train_data", "3"]),
         ({"train_data": None}, ["train_data", "missing"]),
         ({"train_data": []}, ["train_data", "missing"]),
@@ -119,7 +121,7 @@ def write(tmp_path: Path) -> Any:
     ],
     ids=str,
 )
-def test_mistakes_are_one_line_that_names_key_and_way_out(write: Any, changes: Any, words: list[str]) -> None:
+def test_invalid_recipe_raises_one_line_with_key_and_remedy(write: Any, changes: Any, words: list[str]) -> None:
     with pytest.raises(UsageError) as raised:
         load_recipe(write(**changes))
     message = str(raised.value)
@@ -128,24 +130,24 @@ def test_mistakes_are_one_line_that_names_key_and_way_out(write: Any, changes: A
         assert word in message
 
 
-def test_whole_words_without_a_segmenter_say_what_to_install(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_word_without_segmenter_names_the_packages(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fugashi" else found(name))
     with pytest.raises(UsageError, match=r"whole_word: .*pip install fugashi unidic-lite"):
         load_recipe(write(whole_word=True))
 
 
-def test_bf16_where_there_is_none_says_so(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_jp_modernbert.training.recipe.arguments.is_torch_bf16_gpu_available", lambda: False)
+def test_bf16_without_support_raises(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_jp_modernbert.training.recipe.validation.is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(UsageError, match=r"bf16: .*bf16=false.*use_cpu=true"):
         load_recipe(write(bf16=True, use_cpu=None))
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("- a\n- b\n", ["mapping"]), ("a: [1\n", ["no YAML"]), ("extends: recipe\n", ["extends", "itself"])],
+    [("- a\n- b\n", ["mapping"]), ("a: [1\n", ["invalid YAML"]), ("extends: recipe\n", ["extends", "itself"])],
 )
-def test_files_that_are_no_recipes_are_named(tmp_path: Path, content: str, words: list[str]) -> None:
+def test_invalid_file_is_named(tmp_path: Path, content: str, words: list[str]) -> None:
     path = tmp_path / "recipe"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UsageError) as raised:
@@ -156,23 +158,23 @@ def test_files_that_are_no_recipes_are_named(tmp_path: Path, content: str, words
         assert word in message
 
 
-def test_an_unknown_recipe_is_told_the_shipped_ones() -> None:
+def test_unknown_recipe_lists_packaged_ones() -> None:
     with pytest.raises(UsageError, match=r"stage3: .*stage1"):
         load_recipe("stage3")
 
 
 @pytest.mark.parametrize("override", ["learning_rate", "learing_rate=1", "stage=[1", "=1"])
-def test_mistakes_in_overrides_name_the_override(write: Any, override: str) -> None:
+def test_invalid_override_is_named(write: Any, override: str) -> None:
     with pytest.raises(UsageError) as raised:
         load_recipe(write(), [override])
     assert override.partition("=")[0] in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_numbers_as_yaml_and_people_write_them(tmp_path: Path) -> None:
+def test_numbers_are_read_as_in_yaml_1_2(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     keys = {**COMPLETE, "weight_decay": 0}
-    # PyYAML takes 5e-4 for a text, YAML 1.2 for a number.
+    # PyYAML reads 5e-4 as a string, YAML 1.2 as a number.
     path.write_text(yaml.safe_dump(keys) + "learning_rate: 5e-4\n", encoding="utf-8")
     arguments = load_recipe(str(path))
     assert (arguments.learning_rate, arguments.weight_decay) == (0.0005, 0)
@@ -181,14 +183,14 @@ def test_numbers_as_yaml_and_people_write_them(tmp_path: Path) -> None:
     assert kwargs.lr_scheduler_kwargs == {"min_lr": 1e-5}
 
 
-def test_no_is_a_word_and_false_is_not(write: Any) -> None:
+def test_no_is_a_string_and_false_a_boolean(write: Any) -> None:
     assert load_recipe(write(), ["eval_strategy=no"]).eval_strategy.value == "no"
     assert load_recipe(write(), ["save_strategy=no", "strict=True"]).strict is True
     with pytest.raises(UsageError, match=r"strict: .*true or false"):
         load_recipe(write(), ["strict=no"])
 
 
-def test_overrides_are_yaml_values_and_reach_into_mappings(write: Any) -> None:
+def test_overrides_are_yaml_values_and_set_keys_of_mappings(write: Any) -> None:
     overrides = ["train_data=a.gz,b.gz", "model.num_hidden_layers=2", "model.local_attention=64", "stage=long"]
     arguments = load_recipe(write(), overrides)
     assert arguments.train_data == "a.gz,b.gz"
@@ -200,14 +202,14 @@ def test_overrides_are_yaml_values_and_reach_into_mappings(write: Any) -> None:
     ]
 
 
-def test_null_takes_a_key_back(write: Any) -> None:
+def test_null_restores_the_default(write: Any) -> None:
     path = write(tokens_per_batch=2048)
     arguments = load_recipe(path, ["tokens_per_batch=null", "per_device_train_batch_size=7"])
     assert arguments.tokens_per_batch is None
     assert arguments.rows_per_device_batch == 7
 
 
-def test_a_recipe_extends_others_and_its_keys_win(write: Any, tmp_path: Path) -> None:
+def test_extending_recipe_overrides_keys(write: Any, tmp_path: Path) -> None:
     write("ground.yaml", learning_rate=1e-3, seed=7)
     (tmp_path / "middle.yaml").write_text("extends: ground.yaml\nseed: 8\nstage: middle\n", encoding="utf-8")
     top = tmp_path / "top.yaml"
@@ -216,7 +218,7 @@ def test_a_recipe_extends_others_and_its_keys_win(write: Any, tmp_path: Path) ->
     assert (arguments.learning_rate, arguments.seed, arguments.stage) == (1e-3, 8, "top")
 
 
-def test_rows_of_a_batch(write: Any) -> None:
+def test_rows_per_device_batch(write: Any) -> None:
     assert load_recipe(write(tokens_per_batch=5000)).rows_per_device_batch == 4
     assert load_recipe(write(per_device_train_batch_size=6)).rows_per_device_batch == 6
 
@@ -234,26 +236,44 @@ def test_rows_of_a_batch(write: Any) -> None:
     ],
     ids=str,
 )
-def test_what_is_rendered_is_read_back_the_same(write: Any, tmp_path: Path, overrides: list[str]) -> None:
+def test_rendered_recipe_loads_as_the_same_recipe(write: Any, tmp_path: Path, overrides: list[str]) -> None:
     arguments = load_recipe(write(), [*overrides, "hub_token=hf_secret"])
     text = render(arguments)
     assert "hf_secret" not in text
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(text, encoding="utf-8")
     again = load_recipe(str(resolved))
-    arguments.hub_token = None
-    assert again == arguments
+    assert again == replace(arguments, hub_token=None)
     assert render(again) == text
 
 
-def test_defaults_are_the_papers(write: Any) -> None:
+def test_recipe_is_frozen(write: Any) -> None:
+    recipe = load_recipe(write())
+    with pytest.raises(FrozenInstanceError, match="learning_rate"):
+        recipe.learning_rate = 1.0
+    assert replace(recipe, learning_rate=1.0).learning_rate == 1.0
+
+
+def test_training_arguments_resolve_fractions_and_leave_the_recipe_unchanged(write: Any) -> None:
+    keys = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 0.3}}
+    recipe = load_recipe(write(warmup_steps=0.1, torch_compile=True, save_total_limit=2, **keys))
+    before = render(recipe)
+    arguments = to_training_arguments(recipe)
+    assert (arguments.max_steps, arguments.warmup_steps) == (100, 10)
+    assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 30}
+    assert (arguments.torch_compile, arguments.save_total_limit, arguments.push_to_hub) == (False, None, False)
+    assert (arguments.learning_rate, arguments.stage) == (recipe.learning_rate, recipe.stage)
+    assert render(recipe) == before
+
+
+def test_defaults_equal_the_paper(write: Any) -> None:
     arguments = load_recipe(write())
     assert (arguments.mlm_probability, arguments.mask_share, arguments.random_share) == (0.3, 0.8, 0.1)
     assert (arguments.adam_beta1, arguments.adam_beta2, arguments.adam_epsilon) == (0.9, 0.98, 1e-6)
     assert (arguments.max_grad_norm, arguments.logging_steps, arguments.sequence_length) == (1.0, 10, 1024)
 
 
-def test_differences_tell_what_is_trained_otherwise_and_nothing_else(write: Any) -> None:
+def test_differences_list_keys_that_affect_training_only(write: Any) -> None:
     saved = fingerprint(load_recipe(write(learning_rate=5e-4)))
     elsewhere = [
         "output_dir=there",
@@ -287,7 +307,7 @@ def test_differences_tell_what_is_trained_otherwise_and_nothing_else(write: Any)
         "decay_norms_and_biases=true",
     ],
 )
-def test_what_decides_the_training_is_in_the_fingerprint(write: Any, override: str) -> None:
+def test_fingerprint_holds_key_that_affects_training(write: Any, override: str) -> None:
     saved = fingerprint(load_recipe(write()))
     assert [line.partition(":")[0] for line in differences(saved, load_recipe(write(), [override]))] == [
         override.partition("=")[0].partition(".")[0]
@@ -295,7 +315,7 @@ def test_what_decides_the_training_is_in_the_fingerprint(write: Any, override: s
 
 
 @pytest.mark.parametrize("override", ["gradient_accumulation_steps=2", "tokens_per_batch=4096"])
-def test_rows_of_a_step_decide_but_not_how_they_are_shared(write: Any, override: str) -> None:
+def test_fingerprint_holds_rows_per_step_but_not_their_division(write: Any, override: str) -> None:
     saved = fingerprint(load_recipe(write()))
     assert [line.partition(":")[0] for line in differences(saved, load_recipe(write(), [override]))] == [
         "rows_per_step"

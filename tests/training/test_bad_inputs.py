@@ -1,4 +1,4 @@
-"""A user's mistake is one line that says where it is and what to do, and an exit code of 1."""
+"""Invalid input ends the command with exit code 1 and one line that names the mistake and the remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Data = tuple[Path, Path]
 
 
 def fails(capsys: pytest.CaptureFixture[str], keys: dict[str, Any], *overrides: str) -> str:
-    """The one line that the command prints."""
+    """The error line of the command."""
     path = Path(keys["output_dir"]).parent / "recipe.yaml"
     path.write_text(json.dumps(keys), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ GOOD = json.dumps({"text": "今日は天気が良い。"}, ensure_ascii=False).e
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_data(
+def test_invalid_data_is_named(
     data: Data,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -75,7 +75,7 @@ def test_data(
     assert pytest.importorskip("re").search(expected, line), line
 
 
-def test_broken_rows_are_counted_and_told_or_refused(
+def test_broken_rows_are_skipped_or_raise_with_strict(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [GOOD] * 50
@@ -88,7 +88,9 @@ def test_broken_rows_are_counted_and_told_or_refused(
     assert f"{path}, row 8: not JSON" in line
 
 
-def test_vocabulary_of_another_model(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_from_with_a_different_vocabulary_raises(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
 
     keys = runs.recipe(*data, tmp_path / "run")
@@ -102,17 +104,17 @@ def test_vocabulary_of_another_model(data: Data, tmp_path: Path, capsys: pytest.
     assert "nowhere" in line
 
 
-def test_a_tracker_that_is_not_there(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_tracker_is_named(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, runs.recipe(*data, tmp_path / "run"), "report_to=[dvclive]")
-    assert "report_to: dvclive is not installed here. Try pip install dvclive." in line
+    assert "report_to: dvclive is not installed. Try pip install dvclive." in line
 
 
-def test_a_row_longer_than_the_model_reads(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sequence_longer_than_the_model_raises(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, runs.recipe(*data, tmp_path / "run"), "sequence_length=129")
-    assert "sequence_length: 129 tokens, but the model reads 128" in line
+    assert "sequence_length: 129 tokens, but the model reads at most 128" in line
 
 
-def test_the_directory_of_another_run(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_directory_of_another_run_raises(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = runs.recipe(*data, tmp_path / "run", max_steps=5)
     runs.run(keys)
     line = fails(capsys, keys)
@@ -124,7 +126,7 @@ def test_the_directory_of_another_run(data: Data, tmp_path: Path, capsys: pytest
     line = fails(capsys, keys, "learning_rate=5e-4", "resume_from_checkpoint=true")
     assert "resume_from_checkpoint: the recipe is another than that of" in line
     assert "learning_rate: 0.001 then, 0.0005 now" in line
-    # A recipe that did not come so far as to save anything may be put right.
+    # A run directory without checkpoints may be reused with a corrected recipe.
     line = fails(capsys, {**keys, "output_dir": str(tmp_path / "new")}, "tokenizer=/nowhere")
     assert "/nowhere" in line
     assert list((tmp_path / "new").iterdir()) == []
@@ -136,7 +138,7 @@ def test_the_directory_of_another_run(data: Data, tmp_path: Path, capsys: pytest
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["diary.txt"]
 
 
-def test_what_may_differ_on_resuming(data: Data, tmp_path: Path) -> None:
+def test_intervals_and_workers_may_change_on_resuming(data: Data, tmp_path: Path) -> None:
     keys = runs.recipe(*data, tmp_path / "run")
     runs.run_apart(keys, kill=12)
     changes = {"save_steps": 20, "logging_steps": 10, "dataloader_num_workers": 1, "resume_from_checkpoint": "true"}
@@ -149,7 +151,7 @@ def test_what_may_differ_on_resuming(data: Data, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["file/run", "/proc/run"])
-def test_a_directory_that_cannot_be_written(
+def test_unwritable_directory_is_named(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     (tmp_path / "file").write_text("x")
@@ -157,7 +159,7 @@ def test_a_directory_that_cannot_be_written(
     assert f"output_dir: {tmp_path / where} cannot be written" in line
 
 
-def test_a_named_checkpoint_that_is_damaged(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_damaged_checkpoint_raises(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = runs.recipe(*data, tmp_path / "run", max_steps=5)
     runs.run(keys)
     checkpoint = tmp_path / "run" / "checkpoint-5"

@@ -1,8 +1,9 @@
-"""Progress is seen, on a terminal and in a log file."""
+"""Progress is shown on a terminal and in a log."""
 
 from __future__ import annotations
 
 import io
+import logging
 import re
 
 import pytest
@@ -14,9 +15,10 @@ from llm_jp_modernbert.training.run.totals import Totals
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress(terminal: bool) -> None:
-    shown = io.StringIO()
-    console = Console(file=shown, force_terminal=terminal, width=120)
+def test_progress(terminal: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="llm_jp_modernbert")
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=120)
     totals = Totals()
     callback = ProgressCallback(console, "training", lambda step: step / 50, lambda: totals)
     args, state, control = TrainingArguments("unused"), TrainerState(max_steps=50), TrainerControl()
@@ -27,9 +29,9 @@ def test_progress(terminal: bool) -> None:
         callback.on_log(args, state, control, logs={"loss": 3.25})
         callback.on_step_end(args, state, control)
     callback.on_train_end(args, state, control)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue() if terminal else caplog.text)
     assert "100%" in text
     assert "loss 3.25" in text
     assert re.search(r"[1-9][\d,]+ tokens/s", text)
     if not terminal:
-        assert len(text.splitlines()) == 10
+        assert len(caplog.messages) == 10

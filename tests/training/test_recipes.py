@@ -1,4 +1,4 @@
-"""Every recipe, accelerate configuration and SLURM script that is shipped."""
+"""Packaged recipes, accelerate configurations and the SLURM script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECOND = ["nano-stage2", "paper-stage2", "small-stage2", "stage2"]
 
 
 def needed(name: str) -> list[str]:
-    """What a recipe leaves to its user, and a machine without a GPU."""
+    """Overrides with the keys that every user must supply, for a machine without a GPU."""
     start = ["init_from=some/model"] if name in SECOND else ["tokenizer=some/tokenizer"]
     return ["train_data=t.jsonl", "validation_data=v.jsonl", "output_dir=out", "use_cpu=true", *start]
 
@@ -34,20 +34,20 @@ def load(name: str, *overrides: str) -> Any:
     return load_recipe(name, [*needed(name), *overrides])
 
 
-def test_the_recipes_are_there() -> None:
+def test_recipe_names() -> None:
     first = ["nano", "paper-stage1", "small", "stage1"]
     assert shipped() == sorted([*first, *SECOND])
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_recipe_loads_once_what_it_needs_is_given(name: str) -> None:
+def test_recipe_loads_with_its_required_keys(name: str) -> None:
     arguments = load(name)
     assert arguments.stage == ("stage2" if name in SECOND else "stage1")
     assert arguments.sequence_length == (8192 if name in SECOND else 1024)
     if name in SECOND:
         config = LlmJpModernBertConfig()
         change_config(config, arguments.model or {})
-        # Only the paper's own second stage left the rotation as it was.
+        # Only the paper keeps theta in its second stage.
         assert config.global_rope_theta == (10_000 if name == "paper-stage2" else 160_000)
         assert config.local_rope_theta == 10_000
     else:
@@ -56,7 +56,7 @@ def test_a_recipe_loads_once_what_it_needs_is_given(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_recipe_names_what_it_needs(name: str) -> None:
+def test_missing_required_key_is_named(name: str) -> None:
     keys = ["train_data", "output_dir", "init_from" if name in SECOND else "tokenizer"]
     for key in keys:
         others = [given for given in needed(name) if not given.startswith(f"{key}=")]
@@ -65,7 +65,7 @@ def test_a_recipe_names_what_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_every_recipe_says_why(name: str) -> None:
+def test_recipe_starts_with_a_comment(name: str) -> None:
     text = (FOLDER / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert all(len(line) <= 119 for line in text.splitlines())
@@ -74,17 +74,17 @@ def test_every_recipe_says_why(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "figures"),
     [
-        # arXiv 2504.15544, in this order: length, steps, rows per device, accumulation, rows over all GPUs, learning
-        # rate, warm-up.
+        # arXiv 2504.15544: sequence length, steps, rows per device, accumulation, rows over all GPUs, learning rate,
+        # warm-up steps.
         ("paper-stage1", (1024, 500_000, 26, 8, 3328, 5e-4, 24_000)),
         ("paper-stage2", (8192, 200_000, 3, 8, 384, 5e-5, 24_000)),
     ],
 )
-def test_the_papers_figures(name: str, figures: tuple[Any, ...]) -> None:
+def test_paper_recipe_equals_the_paper(name: str, figures: tuple[Any, ...]) -> None:
     run = load(name)
     rows, accumulated = run.rows_per_device_batch, run.gradient_accumulation_steps
-    found = (run.sequence_length, run.max_steps, rows, accumulated, rows * accumulated * GPUS)
-    assert (*found, run.learning_rate, run.warmup_steps) == figures
+    figures_of_run = (run.sequence_length, run.max_steps, rows, accumulated, rows * accumulated * GPUS)
+    assert (*figures_of_run, run.learning_rate, run.warmup_steps) == figures
     assert (run.adam_beta1, run.adam_beta2, run.adam_epsilon) == (0.9, 0.98, 1e-6)
     assert (run.weight_decay, run.max_grad_norm, run.decay_norms_and_biases) == (1e-5, 1.0, True)
     assert (run.mlm_probability, run.mask_share, run.random_share) == (0.3, 0.8, 0.1)
@@ -95,7 +95,7 @@ def test_the_papers_figures(name: str, figures: tuple[Any, ...]) -> None:
     assert run.bf16
 
 
-def test_the_papers_model() -> None:
+def test_paper_model_equals_the_paper() -> None:
     config = model_config(load("paper-stage1").model, vocab_size=99_574)
     assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (22, 768, 1152)
     assert (config.num_attention_heads, config.local_attention, config.max_position_embeddings) == (12, 128, 8192)
@@ -105,7 +105,7 @@ def test_the_papers_model() -> None:
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("stage1", 3328 * 1024), ("stage2", 384 * 8192)])
-def test_our_stages_read_as_many_tokens_a_step_as_the_papers(name: str, tokens: int) -> None:
+def test_tokens_per_step_equal_the_paper(name: str, tokens: int) -> None:
     run = load(name)
     rows = run.rows_per_device_batch * run.gradient_accumulation_steps * GPUS
     assert rows * run.sequence_length == tokens
@@ -116,7 +116,7 @@ def test_our_stages_read_as_many_tokens_a_step_as_the_papers(name: str, tokens: 
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
-def test_heads_of_every_shape_have_an_even_size_of_at_least_32(name: str) -> None:
+def test_head_size_of_every_shape_is_even_and_at_least_32(name: str) -> None:
     config = model_config(name, vocab_size=1000)
     size, rest = divmod(config.hidden_size, config.num_attention_heads)
     assert rest == size % 2 == 0
@@ -124,26 +124,26 @@ def test_heads_of_every_shape_have_an_even_size_of_at_least_32(name: str) -> Non
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
-def test_accelerate_reads_its_configurations(path: Path) -> None:
+def test_accelerate_loads_configuration(path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(path))
     assert str(config.compute_environment.value) == "LOCAL_MACHINE"
     machines, processes = {"cpu-2": (1, 2), "gpu-8": (1, 8), "gpu-2x8": (2, 16), "fsdp2": (1, 8)}[path.stem]
     assert (config.num_machines, config.num_processes) == (machines, processes)
-    # What its loader does not know it drops, so that a slip of the pen would go unnoticed.
+    # The loader ignores unknown keys, which would hide a typing error.
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(given) <= set(vars(config))
 
 
-def test_fsdp_wraps_layers_that_there_are() -> None:
+def test_fsdp_wraps_an_existing_layer_class() -> None:
     import llm_jp_modernbert.modeling.modeling_llm_jp_modernbert as modeling
 
     settings = yaml.safe_load((FOLDER / "accelerate" / "fsdp2.yaml").read_text(encoding="utf-8"))["fsdp_config"]
     assert hasattr(modeling, settings["fsdp_transformer_layer_cls_to_wrap"])
 
 
-# Stands for accelerate: a launcher that knows nothing of signals, and a training process of its own that saves at one.
+# Replaces accelerate: a launcher without signal handlers, and a training process that saves on SIGUSR1.
 _LAUNCHER = """#!{python}
 import json, os, signal, subprocess, sys
 if "--child" not in sys.argv:
@@ -160,19 +160,19 @@ signal.pause()
 """
 
 
-def test_slurms_signal_reaches_the_training_process_alone_and_the_job_is_queued_again(tmp_path: Path) -> None:
+def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp_path: Path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()
     session = tmp_path / "session"
-    stand_ins = {
+    commands_by_name = {
         "scontrol": f'#!/bin/bash\nif [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else echo node1; fi\n',
-        # As on a cluster, what srun starts is a group of its own, and scancel signals all of it.
+        # As on a cluster, srun starts a process group, and scancel signals all of it.
         "srun": f'#!/bin/bash\nset -m\n"$@" &\necho $! > {session}\nwait $!\n',
         "scancel": f'#!/bin/bash\n[ "$1" = --signal=USR1 ] && kill -USR1 -- "-$(cat {session})"\n',
         "accelerate": _LAUNCHER.format(python=sys.executable, folder=str(tmp_path)),
         "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
     }
-    for name, content in stand_ins.items():
+    for name, content in commands_by_name.items():
         (commands / name).write_text(content, encoding="utf-8")
         (commands / name).chmod(0o755)
     environment = {
@@ -181,9 +181,11 @@ def test_slurms_signal_reaches_the_training_process_alone_and_the_job_is_queued_
         **{"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NODEID": "1"},
     }
     script = ["bash", str(FOLDER / "slurm" / "pretrain.sbatch"), "stage1", "train_data=[a b.gz, c.gz]"]
-    # The script leads a session of its own, by which the stand-in of the training process finds it.
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True)
-    assert done.returncode == 0, done.stderr
+    # The fake training process signals the leader of its session, which is the script.
+    completed = subprocess.run(
+        script, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True
+    )
+    assert completed.returncode == 0, completed.stderr
     arguments = json.loads((tmp_path / "arguments").read_text(encoding="utf-8"))
     assert arguments[arguments.index("-m") :] == [
         *("-m", "llm_jp_modernbert.training.pretrain", "stage1", "train_data=[a b.gz, c.gz]"),
@@ -196,12 +198,12 @@ def test_slurms_signal_reaches_the_training_process_alone_and_the_job_is_queued_
     assert (tmp_path / "requeued").read_text(encoding="utf-8") == "77\n"
 
 
-def test_the_launcher_starts_two_processes(tmp_path: Path) -> None:
-    """MULTI_CPU would start one, and say nothing."""
+def test_launcher_starts_two_processes(tmp_path: Path) -> None:
+    """With MULTI_CPU, accelerate would silently start one."""
     script = tmp_path / "count.py"
     script.write_text("import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     launch += [str(FOLDER / "accelerate/cpu-2.yaml"), str(script)]
-    done = subprocess.run(launch, capture_output=True, text=True, env={**os.environ})
-    ranks = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    completed = subprocess.run(launch, capture_output=True, text=True, env={**os.environ})
+    ranks = sorted(line for line in completed.stdout.splitlines() if line.startswith("rank"))
     assert ranks == ["rank 0 of 2", "rank 1 of 2"]

@@ -1,4 +1,4 @@
-"""Stopping and going on gives what not stopping gives, bit for bit."""
+"""A resumed run equals an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import runs
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.training.pretrain import pretrain
 from llm_jp_modernbert.training.run.checkpoints import CheckpointError
 from llm_jp_modernbert.training.run.run_directory import open_run
 
@@ -40,7 +39,7 @@ def assert_equal_runs(one: Path, other: Path, steps: int = 40) -> None:
 
 
 def interrupted(keys: dict[str, Any], record: Path, kills: list[int], ranks: int = 1) -> None:
-    """Trains to the end in processes that are killed on the way."""
+    """Trains to the end, with the process killed after each of the given steps."""
     again = {**keys, "resume_from_checkpoint": True}
     for kill in kills:
         assert set(runs.run_apart(again, record, kill, ranks)) == {-signal.SIGKILL}
@@ -49,7 +48,7 @@ def interrupted(keys: dict[str, Any], record: Path, kills: list[int], ranks: int
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_and_resumed_equals_not_stopping(
+def test_resuming_twice_equals_uninterrupted_run(
     data: tuple[Path, Path], tmp_path: Path, workers: int, ranks: int
 ) -> None:
     changes = {"dataloader_num_workers": workers, "per_device_train_batch_size": 4 // ranks}
@@ -59,7 +58,7 @@ def test_killed_and_resumed_equals_not_stopping(
         runs.run(whole, tmp_path / "whole.samples")
     else:
         assert runs.run_apart(whole, tmp_path / "whole.samples", ranks=ranks) == [0, 0]
-    # Before the first checkpoint is lost, in the first epoch, and in the second or third.
+    # In the first epoch, and in the second or third.
     interrupted(parts, tmp_path / "parts.samples", [17, 33], ranks)
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
     samples = [runs.samples_by_step(tmp_path / f"{name}.samples", ranks) for name in ("whole", "parts")]
@@ -69,7 +68,7 @@ def test_killed_and_resumed_equals_not_stopping(
     assert epochs >= {0, 1, 2}
 
 
-def test_every_document_is_read_once_in_an_epoch_and_in_another_order(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_epoch_reads_all_documents_in_a_different_order(data: tuple[Path, Path], tmp_path: Path) -> None:
     runs.run(runs.recipe(*data, tmp_path / "run"), tmp_path / "samples")
     by_epoch: dict[int, list[tuple[int, ...]]] = {}
     for step in runs.samples_by_step(tmp_path / "samples").values():
@@ -79,34 +78,34 @@ def test_every_document_is_read_once_in_an_epoch_and_in_another_order(data: tupl
     assert len(first) == len(set(first))
     assert sorted(first) == sorted(second)
     assert first != second
-    # All documents, and of the long ones all pieces.
+    # All documents, and all pieces of long ones.
     assert len({piece[:2] for piece in first}) == 120
     assert any(start > 0 for _, _, start in first)
 
 
-def test_another_number_of_ranks_goes_on_where_the_others_stopped(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resuming_with_fewer_ranks_reads_the_same_batches(data: tuple[Path, Path], tmp_path: Path) -> None:
     whole = runs.recipe(*data, tmp_path / "whole", data_lanes=2)
     runs.run(whole, tmp_path / "whole.samples")
     parts = runs.recipe(*data, tmp_path / "parts", data_lanes=2, per_device_train_batch_size=2)
     assert runs.run_apart(parts, tmp_path / "two.samples", kill=17, ranks=2) == [-signal.SIGKILL] * 2
-    # The same global batch on one rank is another batch on a device.
+    # One rank has the same global batch, with more rows per device.
     changed = {**whole, "output_dir": str(tmp_path / "parts"), "resume_from_checkpoint": True}
     assert runs.run_apart(changed, tmp_path / "one.samples") == [0]
     expected = runs.samples_by_step(tmp_path / "whole.samples")
-    found = runs.samples_by_step(tmp_path / "one.samples")
-    assert list(found) == list(range(16, 41))
-    assert all(found[step] == expected[step] for step in found)
+    resumed = runs.samples_by_step(tmp_path / "one.samples")
+    assert list(resumed) == list(range(16, 41))
+    assert all(resumed[step] == expected[step] for step in resumed)
 
 
-def test_weights_alone_are_not_gone_on_from(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resuming_without_optimizer_state_raises(data: tuple[Path, Path], tmp_path: Path) -> None:
     keys = runs.recipe(*data, tmp_path / "run", save_only_model=True)
     runs.run({**keys, "max_steps": 10})
     with pytest.raises(CheckpointError, match="checkpoint-10 was written with save_only_model=true"):
         runs.run({**keys, "max_steps": 10, "resume_from_checkpoint": True})
 
 
-def test_another_number_of_rows_is_told(data: tuple[Path, Path], tmp_path: Path) -> None:
-    """Shared otherwise among batches they are the same; fewer of them would be another run."""
+def test_resuming_requires_the_same_number_of_rows(data: tuple[Path, Path], tmp_path: Path) -> None:
+    """Rows may be divided differently among batches, but their number must not change."""
     whole = runs.recipe(*data, tmp_path / "whole")
     runs.run(whole)
     parts = runs.recipe(*data, tmp_path / "parts")
@@ -114,21 +113,20 @@ def test_another_number_of_rows_is_told(data: tuple[Path, Path], tmp_path: Path)
     again = {**parts, "resume_from_checkpoint": True, "per_device_train_batch_size": 2}
     with pytest.raises(UsageError, match=r"the recipe is another than .*\(rows_per_step: 4 then, 2 now\)"):
         runs.run(again)
-    found = runs.run({**again, "gradient_accumulation_steps": 2}, tmp_path / "samples")
-    assert found.state.global_step == 40
+    trainer = runs.run({**again, "gradient_accumulation_steps": 2}, tmp_path / "samples")
+    assert trainer.state.global_step == 40
     assert list(runs.samples_by_step(tmp_path / "samples")) == list(range(16, 41))
 
 
-def test_each_process_uses_one_gpu(data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where Trainer sees two: it would wrap the model in DataParallel."""
+def test_process_uses_one_gpu(data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two visible GPUs, Trainer would wrap the model in DataParallel."""
     monkeypatch.setattr(torch.nn, "DataParallel", type("Refused", (), {}))
-    arguments = runs.load(runs.recipe(*data, tmp_path / "run", max_steps=2, warmup_steps=0))
-    assert arguments.n_gpu < 2
-    arguments._n_gpu = 2
-    assert pretrain(arguments, Console(quiet=True)).state.global_step == 2
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    keys = runs.recipe(*data, tmp_path / "run", max_steps=2, warmup_steps=0)
+    assert runs.run(keys).state.global_step == 2
 
 
-def test_a_plateau_that_goes_on_longer_equals_a_longer_run(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_extending_a_plateau_equals_a_longer_run(data: tuple[Path, Path], tmp_path: Path) -> None:
     schedule = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 8}}
     long = runs.recipe(*data, tmp_path / "long", **schedule)
     runs.run(long)
@@ -142,7 +140,7 @@ def test_a_plateau_that_goes_on_longer_equals_a_longer_run(data: tuple[Path, Pat
     assert_equal_runs(tmp_path / "long", tmp_path / "longer")
 
 
-def test_a_run_that_is_complete_is_not_trained_on(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resuming_a_complete_run_only_saves_the_model(data: tuple[Path, Path], tmp_path: Path) -> None:
     keys = runs.recipe(*data, tmp_path / "run")
     runs.run(keys)
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
@@ -152,7 +150,7 @@ def test_a_run_that_is_complete_is_not_trained_on(data: tuple[Path, Path], tmp_p
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+def test_damaged_checkpoint_is_reported_and_the_previous_one_used(
     data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.run(runs.recipe(*data, tmp_path / "whole"))

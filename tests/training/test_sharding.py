@@ -1,4 +1,4 @@
-"""FSDP2 in mixed precision, on one process of a CPU: what it leaves in float32 is what autocast leaves there."""
+"""FSDP2 in mixed precision keeps the same values in float32 as autocast; on one CPU process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def group(tmp_path: Path) -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def test_the_loss_is_that_without_sharding(group: None) -> None:
+def test_loss_equals_unsharded_loss(group: None) -> None:
     config = LlmJpModernBertConfig(
         vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
     )
@@ -43,23 +43,23 @@ def test_the_loss_is_that_without_sharding(group: None) -> None:
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     plugin.set_mixed_precision("bf16")
     keep_float32(plugin)
-    seen = []
+    table_dtypes = []
     mesh = init_device_mesh("cpu", (1,))
     for layer in model.model.layers:
-        layer.attn.register_forward_pre_hook(lambda _, given: seen.extend(table.dtype for table in given[3]))
+        layer.attn.register_forward_pre_hook(lambda _, given: table_dtypes.extend(table.dtype for table in given[3]))
         fully_shard(layer, mesh=mesh, mp_policy=plugin.mixed_precision_policy)
     fully_shard(model, mesh=mesh, mp_policy=plugin.mixed_precision_policy)
-    found = loss()
-    found.backward()
-    assert found.dtype == torch.float32
-    assert set(seen) == {torch.float32}
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+    sharded = loss()
+    sharded.backward()
+    assert sharded.dtype == torch.float32
+    assert set(table_dtypes) == {torch.float32}
+    torch.testing.assert_close(sharded, expected, rtol=1e-3, atol=0)
     for name, parameter in model.named_parameters():
         difference = (parameter.grad.full_tensor() - gradients[name]).norm()
         assert difference < 0.05 * gradients[name].norm(), name
 
 
-def test_what_is_not_theirs_stays() -> None:
+def test_other_plugins_are_unchanged() -> None:
     keep_float32(None)
     plain = FullyShardedDataParallelPlugin(fsdp_version=2)
     keep_float32(plain)

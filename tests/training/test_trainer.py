@@ -1,9 +1,9 @@
-"""A step is the step of transformers' own model and trainer; ends, faults and signals are survived."""
+"""Training steps equal transformers'; limits, signals and failures end a run as documented."""
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import runs
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -25,34 +24,39 @@ from transformers import (
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.training import assembly
+from llm_jp_modernbert.training.callbacks import NonFiniteLoss
 from llm_jp_modernbert.training.data.readers import find_files, read_documents
 from llm_jp_modernbert.training.pretrain import pretrain
 from llm_jp_modernbert.training.recipe.schedule import Schedule
 from llm_jp_modernbert.training.run.checkpoints import CheckpointError
-from llm_jp_modernbert.training.trainer import NonFiniteLoss, PretrainingTrainer
+from llm_jp_modernbert.training.trainer import PretrainingTrainer
 
 Data = tuple[Path, Path]
 
 
-def train(keys: dict[str, Any], *callbacks: TrainerCallback) -> tuple[PretrainingTrainer, str]:
-    console = Console(record=True, width=300, file=io.StringIO())
-    return pretrain(runs.load(keys), console, callbacks=callbacks), console.export_text()
+@pytest.fixture(autouse=True)
+def _info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="llm_jp_modernbert")
 
 
-def test_training_learns(data: Data, tmp_path: Path) -> None:
+def train(keys: dict[str, Any], *callbacks: TrainerCallback) -> PretrainingTrainer:
+    return pretrain(runs.load(keys), callbacks=callbacks)
+
+
+def test_training_learns(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     changes = {"max_steps": 100, "learning_rate": 5e-3, "per_device_train_batch_size": 8}
     changes |= {"validation_data": str(data[0]), "eval_strategy": "steps", "eval_steps": 50, "eval_on_start": True}
     keys = runs.recipe(*data, tmp_path / "run", **changes)
-    # A model so small leaves its plateau late from the usual initialisation.
+    # With the default range, a model of this size stays on the initial plateau for too long.
     keys["model"]["initializer_range"] = 0.1
-    trainer, said = train(keys)
+    trainer = train(keys)
     history = trainer.state.log_history
     measured = [entry for entry in history if "eval_loss" in entry]
     assert [entry["step"] for entry in measured] == [0, 50, 100]
     assert measured[-1]["eval_masked_accuracy"] > measured[0]["eval_baseline_accuracy"] + 0.1
     assert measured[-1]["eval_loss"] < measured[0]["eval_loss"] - 2
     assert trainer.totals.packing_efficiency > 0.9
-    assert f"The model is in {tmp_path / 'run'}" in said
+    assert f"The model is in {tmp_path / 'run'}" in caplog.text
     logged = [entry for entry in history if "loss" in entry][-1]
     assert {"tokens", "padded_tokens", "documents", "epoch", "tokens_per_second", "total_flos", "grad_norm"} <= {
         *logged
@@ -60,8 +64,8 @@ def test_training_learns(data: Data, tmp_path: Path) -> None:
     assert type(ModernBertForMaskedLM.from_pretrained(tmp_path / "run")) is ModernBertForMaskedLM
 
 
-def test_one_step_is_that_of_transformers_with_padding(data: Data, tmp_path: Path) -> None:
-    """Packing off, no shuffling and the same masks: loss and parameters after AdamW are equal."""
+def test_step_equals_transformers_with_padding(data: Data, tmp_path: Path) -> None:
+    """Without packing and shuffling, and with the same masks, loss and updated parameters are equal."""
     settings = {"learning_rate": 1e-2, "weight_decay": 0.1, "max_steps": 1, "seed": 3}
     keys = runs.recipe(*data, tmp_path / "ours", packing="none", shuffle=False, per_device_train_batch_size=6)
     keys |= {**settings, "warmup_steps": 0, "lr_scheduler_type": "constant", "long_documents": "truncate"}
@@ -116,16 +120,16 @@ def test_one_step_is_that_of_transformers_with_padding(data: Data, tmp_path: Pat
         assert name == "decoder.weight" or not torch.equal(parameter, start[name]), name
 
 
-def test_batches_of_a_step_are_weighted_by_their_masked_tokens(data: Data, tmp_path: Path) -> None:
-    """Rows of very different lengths, apart or together, give the same step."""
+def test_batches_are_weighted_by_their_masked_tokens(data: Data, tmp_path: Path) -> None:
+    """Rows of very different lengths give the same step as one batch or as eight accumulated batches."""
     changes = {"packing": "none", "max_steps": 3, "logging_steps": 1, "warmup_steps": 1}
-    for name, rows, accumulation in (("together", 8, 1), ("apart", 1, 8)):
+    for name, rows, accumulation in (("one-batch", 8, 1), ("eight-batches", 1, 8)):
         sizes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
         train(runs.recipe(*data, tmp_path / name, **changes, **sizes))
-    assert_close(tmp_path / "together", tmp_path / "apart")
+    assert_close(tmp_path / "one-batch", tmp_path / "eight-batches")
 
 
-def test_two_ranks_are_one_with_the_same_global_batch(data: Data, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_with_the_same_global_batch(data: Data, tmp_path: Path) -> None:
     changes = {"max_steps": 10, "logging_steps": 1, "validation_data": str(data[0]), "eval_strategy": "steps"}
     changes |= {"eval_steps": 5, "data_lanes": 2}
     train(runs.recipe(*data, tmp_path / "one", **changes))
@@ -151,22 +155,22 @@ def assert_close(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_what_decays(data: Data, tmp_path: Path, everything: bool) -> None:
+def test_weight_decay_excludes_norms_and_biases_by_default(data: Data, tmp_path: Path, everything: bool) -> None:
     arguments = runs.load(runs.recipe(*data, tmp_path / "run", decay_norms_and_biases=everything))
     tokenizer = assembly.make_tokenizer(arguments)
     model = assembly.make_model(arguments, tokenizer)
     trainer = PretrainingTrainer(model, arguments, assembly.make_stream(arguments, tokenizer))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = trainer.create_optimizer().param_groups
-    free = {names[id(p)] for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    without_decay = {names[id(p)] for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     expected = {name for name in names.values() if "norm" in name or name.endswith("bias")}
-    assert free == (set() if everything else expected)
+    assert without_decay == (set() if everything else expected)
     assert sum(len(group["params"]) for group in groups) == len(names)
 
 
-def test_tokens_end_a_run_and_its_schedule(data: Data, tmp_path: Path) -> None:
+def test_max_tokens_ends_run_and_schedule(data: Data, tmp_path: Path) -> None:
     changes = {"max_steps": -1, "max_tokens": 3000, "warmup_steps": 0.1, "logging_steps": 1}
-    trainer, _ = train(runs.recipe(*data, tmp_path / "run", **changes))
+    trainer = train(runs.recipe(*data, tmp_path / "run", **changes))
     tokens = [entry["tokens"] for entry in trainer.state.log_history if "loss" in entry]
     assert tokens[-2] < 3000 <= tokens[-1]
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
@@ -175,8 +179,8 @@ def test_tokens_end_a_run_and_its_schedule(data: Data, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "warmup_stable_decay"])
-def test_a_schedule_by_tokens_is_that_by_steps(name: str) -> None:
-    """Where every step has as many tokens, both are transformers' own."""
+def test_schedule_by_tokens_equals_schedule_by_steps(name: str) -> None:
+    """If every step has the same number of tokens, both equal transformers' schedule."""
     specific = {"num_decay_steps": 30, "decay_type": "1-sqrt"} if name == "warmup_stable_decay" else None
     read = 0
 
@@ -198,7 +202,7 @@ def test_a_schedule_by_tokens_is_that_by_steps(name: str) -> None:
 
 
 class At(TrainerCallback):
-    """Does something at the end of a step."""
+    """Calls a function at the end of a step."""
 
     def __init__(self, step: int, action: Any) -> None:
         self.step, self.action = step, action
@@ -209,18 +213,18 @@ class At(TrainerCallback):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_saves_and_ends_with_a_hint(data: Data, tmp_path: Path, name: str) -> None:
+def test_signal_saves_and_stops(data: Data, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     handler = signal.getsignal(getattr(signal, name))
     keys = runs.recipe(*data, tmp_path / "run")
-    trainer, said = train(keys, At(7, lambda _: os.kill(os.getpid(), getattr(signal, name))))
+    trainer = train(keys, At(7, lambda _: os.kill(os.getpid(), getattr(signal, name))))
     saved = trainer.state.global_step
     assert saved in (7, 8)
-    assert f"{name}: saved after step {saved}. Go on with resume_from_checkpoint=true." in said
+    assert f"{name}: saved after step {saved}. Resume with resume_from_checkpoint=true." in caplog.text
     assert (tmp_path / "run" / f"checkpoint-{saved}" / "seal.json").is_file()
     assert signal.getsignal(getattr(signal, name)) is handler
-    trainer, said = train({**keys, "resume_from_checkpoint": True})
+    trainer = train({**keys, "resume_from_checkpoint": True})
     assert trainer.state.global_step == 40
-    assert f"going on from {tmp_path / 'run' / f'checkpoint-{saved}'}" in said
+    assert f"resuming from {tmp_path / 'run' / f'checkpoint-{saved}'}" in caplog.text
 
 
 def spoil(kwargs: dict[str, Any]) -> None:
@@ -228,7 +232,7 @@ def spoil(kwargs: dict[str, Any]) -> None:
         kwargs["model"].head.dense.weight[0, 0] = float("nan")
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_documents(data: Data, tmp_path: Path) -> None:
+def test_non_finite_loss_ends_run_and_names_documents(data: Data, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=r"step 4: .*not finite.*step-4-rank-0\.json names the batch's documents"):
         train(runs.recipe(*data, tmp_path / "run"), At(3, spoil))
     report = json.loads((tmp_path / "run" / "non_finite" / "step-4-rank-0.json").read_text())
@@ -238,7 +242,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_documents(data: Da
     assert all(sample["row"] >= 1 for sample in report["samples"])
 
 
-def test_such_steps_may_be_skipped(data: Data, tmp_path: Path) -> None:
+def test_non_finite_steps_are_skipped_up_to_the_limit(
+    data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kept: dict[str, Any] = {}
 
     def spoil_for_a_step(kwargs: dict[str, Any]) -> None:
@@ -247,7 +253,7 @@ def test_such_steps_may_be_skipped(data: Data, tmp_path: Path) -> None:
 
     def mend(kwargs: dict[str, Any]) -> None:
         weight = kwargs["model"].head.dense.weight
-        # The optimizer left everything as it was.
+        # The optimizer changed nothing.
         assert torch.equal(
             weight.isnan(),
             torch.zeros_like(weight, dtype=torch.bool).index_put(
@@ -258,17 +264,15 @@ def test_such_steps_may_be_skipped(data: Data, tmp_path: Path) -> None:
             weight.copy_(kept["weight"])
 
     keys = runs.recipe(*data, tmp_path / "run", max_skipped_steps=1, max_steps=8, logging_steps=1)
-    trainer, said = train(keys, At(3, spoil_for_a_step), At(4, mend))
+    trainer = train(keys, At(3, spoil_for_a_step), At(4, mend))
     assert trainer.totals.skipped_steps == 1
-    assert "step 4 is skipped" in said
+    assert "step 4 is skipped" in caplog.text
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[3] == 0.0
     assert all(loss > 1 for index, loss in enumerate(losses) if index != 3)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_previous_checkpoint(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = LlmJpModernBertForMaskedLM.save_pretrained
 
     def full(self: Any, directory: str, *args: Any, **kwargs: Any) -> Any:
@@ -285,33 +289,37 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert names == ["checkpoint-5", "recipe.yaml", "run.json"]
     monkeypatch.undo()
-    trainer, _ = train({**keys, "resume_from_checkpoint": True})
+    trainer = train({**keys, "resume_from_checkpoint": True})
     assert trainer.state.global_step == 40
 
 
-def test_a_second_stage_may_start_from_the_first_and_keep_its_moments(data: Data, tmp_path: Path) -> None:
+def test_second_stage_keeps_moments_of_the_first(data: Data, tmp_path: Path) -> None:
     first = runs.recipe(*data, tmp_path / "first", max_steps=10)
     train(first)
     second = {key: value for key, value in first.items() if key not in ("model", "tokenizer")}
     second |= {"output_dir": str(tmp_path / "second"), "init_from": str(tmp_path / "first"), "stage": "stage2"}
     second |= {"model": {"global_rope_theta": 160000.0}, "sequence_length": 128, "learning_rate": 0.0, "max_steps": 5}
     second |= {"init_optimizer": "kept", "mlm_probability": 0.15, "learning_rate": 1e-12}
-    trainer, _ = train(second)
+    trainer = train(second)
     theta = ModernBertForMaskedLM.from_pretrained(tmp_path / "second").config.rope_parameters
     assert theta["full_attention"]["rope_theta"] == 160000
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("first", "second")]
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
     steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
     assert steps == {15}
-    fresh, _ = train({**second, "init_optimizer": "fresh", "output_dir": str(tmp_path / "fresh")})
+    fresh = train({**second, "init_optimizer": "fresh", "output_dir": str(tmp_path / "fresh")})
     assert {int(state["step"]) for state in fresh.optimizer.state.values()} == {5}
     ModernBertForMaskedLM.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "alone")
-    alone = {"output_dir": str(tmp_path / "third"), "init_from": str(tmp_path / "alone"), "tokenizer": str(data[1])}
-    with pytest.raises(CheckpointError, match=r"init_optimizer: .* holds no optimizer that fits"):
-        train({**second, **alone})
+    without_optimizer = {
+        "output_dir": str(tmp_path / "third"),
+        "init_from": str(tmp_path / "alone"),
+        "tokenizer": str(data[1]),
+    }
+    with pytest.raises(CheckpointError, match=r"init_optimizer: .* holds no matching optimizer state"):
+        train({**second, **without_optimizer})
 
 
-def test_the_mask_rate_falls_where_the_learning_rate_does(data: Data, tmp_path: Path) -> None:
+def test_final_mlm_probability_applies_during_decay(data: Data, tmp_path: Path) -> None:
     changes = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 0.5}}
     changes |= {"final_mlm_probability": 0.1, "logging_steps": 1, "per_device_train_batch_size": 16}
     arguments = runs.load(runs.recipe(*data, tmp_path / "run", **changes))
@@ -324,14 +332,14 @@ def test_the_mask_rate_falls_where_the_learning_rate_does(data: Data, tmp_path: 
     assert 0.08 < sum(shares[20:]) / 20 < 0.12
 
 
-def test_batches_grow_in_the_warm_up(data: Data, tmp_path: Path) -> None:
+def test_batch_grows_during_warmup(data: Data, tmp_path: Path) -> None:
     arguments = runs.load(runs.recipe(*data, tmp_path / "run", batch_warmup_steps=8, gradient_accumulation_steps=2))
     stream = assembly.make_stream(arguments, assembly.make_tokenizer(arguments))
     rows = [batch["info"].room // runs.SEQUENCE for _, batch in zip(range(20), stream.batches(2), strict=False)]
     assert rows == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4]
 
 
-def test_kept_checkpoints_stay(data: Data, tmp_path: Path) -> None:
+def test_keep_steps_are_not_rotated(data: Data, tmp_path: Path) -> None:
     keys = runs.recipe(*data, tmp_path / "run", max_steps=20, save_steps=5, save_total_limit=1, keep_steps=[0, 7])
     untrained = assembly.make_model(runs.load(keys), assembly.make_tokenizer(runs.load(keys)), None)
     names = set(untrained.state_dict())
@@ -344,10 +352,10 @@ def test_kept_checkpoints_stay(data: Data, tmp_path: Path) -> None:
     assert not (last.head.norm.weight == 1).all()
 
 
-def test_compiled_layers_train_the_same(data: Data, tmp_path: Path) -> None:
+def test_compiled_layers_train_like_uncompiled(data: Data, tmp_path: Path) -> None:
     changes = {"max_steps": 6, "validation_data": str(data[0]), "eval_strategy": "steps", "eval_steps": 3}
     for name, more in (("plain", {}), ("compiled", {"torch_compile": True, "torch_compile_backend": "eager"})):
-        trainer, _ = train(runs.recipe(*data, tmp_path / name, **changes, **more))
+        trainer = train(runs.recipe(*data, tmp_path / name, **changes, **more))
         assert trainer.model._is_compiled == bool(more)
     plain, compiled = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "compiled"))
     assert all(torch.allclose(plain[name], compiled[name], atol=1e-5) for name in plain)

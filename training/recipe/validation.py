@@ -381,8 +381,8 @@ def _check_model(values: SimpleNamespace) -> None:
     if values.init_from:
         if isinstance(model, str) or SHAPE in model:
             raise UsageError(
-                "model: a shape is for a new model. With init_from, give settings to change in its configuration, such as "
-                "model.global_rope_theta=160000, or none (model=null)."
+                "model: a shape is for a new model. With init_from, give settings of its configuration to change, "
+                "such as model.global_rope_theta=160000, or none (model=null)."
             )
         # The model itself is not loaded yet, so only names and types are checked.
         change_config(LlmJpModernBertConfig(), model)

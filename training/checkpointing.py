@@ -1,0 +1,148 @@
+"""Writing the checkpoints of a run, and reading what a run resumes from.
+
+Trainer writes each checkpoint into a staging directory. `CheckpointWriter` completes it and moves it into the run
+directory, so that a checkpoint is either complete or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState
+
+from llm_jp_modernbert.core.errors import first_line
+
+from .recipe.arguments import PretrainingArguments
+from .recipe.loading import RECIPE, render
+from .run import checkpoints, summary
+from .run.checkpoints import CheckpointError
+from .run.totals import Totals
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointWriter:
+    """Completes checkpoints that Trainer has written.
+
+    Args:
+        recipe: the recipe.
+        wait_for_everyone: barrier over all ranks.
+        earlier_stages: training stages of the model before this run, see `run.summary`.
+
+    Attributes:
+        staging: directory that Trainer must write checkpoints to.
+    """
+
+    def __init__(
+        self,
+        recipe: PretrainingArguments,
+        wait_for_everyone: Callable[[], None],
+        earlier_stages: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self._run = Path(str(recipe.output_dir))
+        self.staging = checkpoints.staging(self._run)
+        self._recipe, self._wait, self._earlier_stages = recipe, wait_for_everyone, earlier_stages
+        self._main = recipe.process_index == 0
+
+    def complete(self, state: TrainerState, totals: Totals, rank_state: Mapping[str, Any]) -> None:
+        """Adds the missing files to the staged checkpoint, seals it, moves it into place and removes old ones.
+
+        Every rank must call it.
+
+        Args:
+            state: state of the trainer.
+            totals: counts of the run.
+            rank_state: JSON values that this rank needs for resuming.
+        """
+        partial = checkpoints.folder_of(self.staging, state.global_step)
+        name = f"data-{self._recipe.process_index:05d}.json"
+        (partial / name).write_text(json.dumps(rank_state) + "\n", encoding="utf-8")
+        self._wait()
+        if self._main:
+            self.describe(partial, state, totals)
+            final = checkpoints.folder_of(self._run, state.global_step)
+            checkpoints.publish(partial, final)
+            checkpoints.rotate(self._run, self._recipe.save_total_limit, final, self._recipe.keep_steps or ())
+        self._wait()
+
+    def describe(self, folder: Path, state: TrainerState, totals: Totals) -> None:
+        """Writes recipe.yaml and training.json into a saved model, instead of Trainer's pickled arguments."""
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / RECIPE).write_text(render(self._recipe), encoding="utf-8")
+        stage = summary.stage_of(self._recipe, totals, state, self._recipe.schedule().max_steps)
+        summary.write([*self._earlier_stages, stage], folder)
+
+    @contextmanager
+    def cleanup(self) -> Iterator[None]:
+        """Removes a partial checkpoint if training fails, and explains the failure.
+
+        Raises:
+            CheckpointError: writing a checkpoint failed. Libraries raise different errors for a full disk.
+        """
+        try:
+            yield
+        except Exception as error:
+            partial = checkpoints.checkpoints(self.staging)
+            if not partial:
+                raise
+            saved = checkpoints.checkpoints(self._run)
+            intact = f"{saved[-1]} is intact" if saved else "there is no earlier checkpoint"
+            raise CheckpointError(
+                f"{self._run / partial[-1].name} could not be written ({first_line(error)}); {intact}. Free disk "
+                "space and resume with resume_from_checkpoint=true."
+            ) from error
+        finally:
+            if self._main:
+                shutil.rmtree(self.staging, ignore_errors=True)
+
+
+def read_rank_states(checkpoint: Path) -> list[dict[str, Any]]:
+    """The states that `CheckpointWriter.complete` wrote into a checkpoint, by rank.
+
+    Raises:
+        CheckpointError: the checkpoint holds none, or has no optimizer state.
+    """
+    files = sorted(checkpoint.glob("data-*.json"))
+    if not files:
+        raise CheckpointError(f"{checkpoint} has no data-*.json: it was not written by this command.")
+    states = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if states[0].get("weights_alone"):
+        raise CheckpointError(
+            f"{checkpoint} was written with save_only_model=true and has no optimizer state to resume with. Start a "
+            "new run from its weights with init_from."
+        )
+    return states
+
+
+def load_moments(optimizer: torch.optim.Optimizer, source: Path) -> None:
+    """Loads the state of an earlier optimizer, such as AdamW's moments, but not its hyperparameters.
+
+    Args:
+        optimizer: optimizer to load into.
+        source: a checkpoint, or a run directory, whose newest checkpoint is used.
+
+    Raises:
+        CheckpointError: there is no optimizer state, or it belongs to a different model.
+    """
+    if not (source / "optimizer.pt").is_file():
+        source = (checkpoints.newest_sound(source, logger.warning) if source.is_dir() else None) or source
+    try:
+        state = torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"init_optimizer: {source} holds no matching optimizer state ({first_line(error)}). Name a run or one of "
+            "its checkpoints in init_from, or set init_optimizer=fresh."
+        ) from error
+    if any(parameter.shape != moments["exp_avg"].shape for parameter, moments in optimizer.state.items()):
+        raise CheckpointError(
+            f"init_optimizer: the optimizer state in {source} belongs to a different model or was saved with a "
+            "different decay_norms_and_biases."
+        )

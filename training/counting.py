@@ -1,0 +1,175 @@
+"""Counts and figures of a run, summed over its ranks once per optimizer step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from llm_jp_modernbert.modeling.flops import peak_flops, training_flops
+
+from .data.blocks import Block
+from .data.stream import BatchInfo
+from .recipe.arguments import PretrainingArguments
+from .run.totals import Totals
+
+logger = logging.getLogger(__name__)
+
+
+class Counter:
+    """Counts tokens, losses and training time.
+
+    Sums over the ranks go over the CPU, so that no GPU waits for them. Training time runs from the request for a
+    step's batches to the end of the step: logging, validation, probes and saving are not part of it.
+
+    Args:
+        recipe: the recipe.
+        config: model configuration, for the number of floating-point operations.
+
+    Attributes:
+        totals: counts over all ranks since the beginning of the run.
+        epoch: epoch of the latest batch.
+        infos: descriptions of the batches of the current step, of this rank.
+        stop_requested: whether any rank has received a stop signal.
+    """
+
+    def __init__(self, recipe: PretrainingArguments, config: PreTrainedConfig) -> None:
+        self.totals = Totals()
+        self.epoch = 0
+        self.infos: list[BatchInfo] = []
+        self.stop_requested = False
+        self._recipe, self._config = recipe, config
+        self._group = torch.distributed.new_group(backend="gloo") if recipe.world_size > 1 else None
+        # Counts of this rank that have not been summed yet.
+        self._pending = Totals()
+        self._clock = time.perf_counter()
+        self._losses: list[torch.Tensor] = []
+        # Since the last log line: totals and step at that line, and the sum of losses after it.
+        self._logged = Totals()
+        self._logged_step = 0
+        self._loss_sum = 0.0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums values over the ranks; every rank must call it."""
+        if self._group is None:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(summed, group=self._group)
+        return summed.tolist()
+
+    def add_block(self, block: Block) -> None:
+        """Counts a block and reports its unreadable rows."""
+        self._pending.add_block(block)
+        for problem in block.problems:
+            logger.warning("skipped: %s", problem)
+        unnamed = block.counts["broken_rows"] - len(block.problems)
+        if unnamed:
+            logger.warning("skipped: %s more rows of the same block", f"{unnamed:,}")
+
+    def start_clock(self) -> None:
+        """Starts the training time of a step."""
+        self._clock = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Adds the time since `start_clock`. Only rank 0 counts, so that all ranks stop at the same step."""
+        if self._recipe.process_index == 0:
+            self._pending.seconds += time.perf_counter() - self._clock
+
+    def start_step(self, infos: list[BatchInfo], stop_requested: bool) -> float:
+        """Counts the batches of a step.
+
+        Args:
+            infos: descriptions of this rank's batches.
+            stop_requested: whether this rank has received a stop signal.
+
+        Returns:
+            The number of labels in the batches of all ranks.
+        """
+        self.infos, self._losses = infos, []
+        self.epoch = max(info.epoch for info in infos)
+        for info in infos:
+            self._pending.add_batch(info, training_flops(self._config, info.lengths, info.labels))
+        own = float(sum(info.labels for info in infos))
+        *counts, labels, stopping = self.sum([*self._pending.values(), own, float(stop_requested)])
+        self.totals.add(counts)
+        self._pending = Totals()
+        self.stop_requested = stopping > 0
+        return labels
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """Remembers the loss of a batch without waiting for the device."""
+        self._losses.append(loss)
+
+    def read_losses(self) -> list[float]:
+        """The losses of the step's batches, for one call per step; finite ones are added to the logged mean."""
+        losses = [float(loss) for loss in self._losses]
+        self._loss_sum += sum(filter(math.isfinite, losses))
+        return losses
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Figures for a log line: mean loss, data, speed and memory since the line before.
+
+        Args:
+            step: optimizer steps taken so far.
+        """
+        totals, before = self.totals, self._logged
+        self._logged = Totals(*totals.values())
+        loss = self.sum([self._loss_sum])[0] / self._recipe.world_size / (step - self._logged_step)
+        self._logged_step, self._loss_sum = step, 0.0
+        seconds = max(1e-9, totals.seconds - before.seconds)
+        rate = (totals.flops - before.flops) / seconds
+        figures = {
+            "loss": loss,
+            "tokens": int(totals.tokens),
+            "padded_tokens": int(totals.padded_tokens),
+            "documents": int(totals.documents),
+            "packing_efficiency": round(totals.packing_efficiency, 4),
+            "tokens_per_second": (totals.tokens - before.tokens) / seconds,
+            "total_flos": totals.flops,
+            "flops_per_second": rate,
+            "peak_memory_gib": _peak_memory(),
+        }
+        if torch.cuda.is_available():
+            precision = "bfloat16" if self._recipe.bf16 else "float16" if self._recipe.fp16 else "float32"
+            peak = peak_flops(torch.cuda.get_device_name(), precision)
+            if peak is not None:
+                figures["mfu"] = rate / (peak * self._recipe.world_size)
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of this rank, as JSON values."""
+        return {
+            "epoch": self.epoch,
+            "totals": self.totals.as_dict(),
+            "logged": self._logged.as_dict(),
+            "logging": {"loss": self._loss_sum, "step": self._logged_step},
+        }
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Restores the state.
+
+        Args:
+            states: `state_dict` of each rank of the earlier run, by rank.
+        """
+        first = states[0]
+        self.epoch = first["epoch"]
+        self.totals = Totals(**first["totals"])
+        self._logged = Totals(**first["logged"])
+        self._logged_step = first["logging"]["step"]
+        losses = [state["logging"]["loss"] for state in states]
+        same_ranks = len(states) == self._recipe.world_size
+        self._loss_sum = losses[self._recipe.process_index] if same_ranks else sum(losses) / len(losses)
+
+
+def _peak_memory() -> float:
+    """Peak memory of this process in GiB: GPU memory if there is a GPU, resident memory if not."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
