@@ -1,1 +1,1 @@
-"""Cards of models and datasets: what makes them, their templates, and the finished ones."""
+"""Model and dataset cards: builder, templates and finished cards."""

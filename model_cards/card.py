@@ -1,53 +1,189 @@
-"""The model card of a release: all that it says is computed from facts that are given, and nothing else."""
+"""Model cards: YAML metadata and a body rendered from `templates/model_card.md`.
+
+A card states the given facts and nothing else; equal facts give equal bytes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import facts, markdown, numbers
-from .metadata import metadata
+import yaml
+
+from llm_jp_modernbert.evaluation.report.results import READ_OFF
+
+from . import commands, formatting, tables
+from .check import is_repository
+from .facts import count_parameters
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
+    from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 
-    from .about import About
+    from llm_jp_modernbert.evaluation.report.results import Row
 
-TEMPLATE = "model_card.md"
+    from .facts import ModelFacts
+
+_TEMPLATE = "templates/model_card.md"
+_HUB_TASKS = {
+    "fill-mask": "fill-mask",
+    "fill-mask-published-tokenizer": "fill-mask",
+    "pseudo-perplexity": "fill-mask",
+    "retrieval": "sentence-similarity",
+    "alignment-uniformity": "sentence-similarity",
+    "similarity": "sentence-similarity",
+    "jsts": "sentence-similarity",
+    "jnli": "text-classification",
+    "jcola": "text-classification",
+    "marc-ja": "text-classification",
+    "jcommonsenseqa": "multiple-choice",
+    "jsquad": "question-answering",
+    "ner": "token-classification",
+}
 
 
-def model_card(about: About) -> ModelCard:
-    """The card; equal facts give equal bytes.
-
-    Args:
-        about: the facts.
+def model_card(facts: ModelFacts) -> ModelCard:
+    """Render a model card.
 
     Raises:
-        UsageError: the configuration is none of a ModernBERT model, or two results contradict each other.
+        UsageError: the configuration is not that of a ModernBERT model, or two results contradict each other.
     """
     import jinja2
     from huggingface_hub import ModelCard
 
     environment = jinja2.Environment(
-        # Whatever a template prints is escaped, unless it was made as Markdown.
-        finalize=markdown.text,
+        # Everything that a template prints is escaped unless it is `Markdown`.
+        finalize=formatting.text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(
-        code=markdown.code,
-        plain=markdown.plain,
-        literal=markdown.literal,
-        link=markdown.link,
-        target=markdown.target,
-        about=numbers.about,
-        about_japanese=numbers.about_japanese,
-        number=numbers.setting,
+    for name in ("code", "html_text", "in_japanese", "in_words", "link", "literal", "number", "percent", "target"):
+        environment.filters[name] = getattr(formatting, name)
+    positions = int(facts.config.get("max_position_embeddings", 0))
+    template = files("llm_jp_modernbert.model_cards").joinpath(_TEMPLATE).read_text("utf-8")
+    body = environment.from_string(template).render(
+        facts=facts,
+        tables=tables,
+        parameters=sum(count_parameters(facts.config).values()),
+        positions=positions,
+        usable_length=min(positions, facts.longest_row or positions),
+        mask=facts.tokenizer.get("mask_token") or "[MASK]",
+        trust_remote_code=formatting.Markdown(", trust_remote_code=True" if facts.format == "native" else ""),
+        has_read_off_values=any(row.settings.get(READ_OFF) for row in facts.rows),
+        reproduction=commands.reproduction(facts),
     )
-    template = environment.from_string(
-        files("llm_jp_modernbert.model_cards").joinpath("templates", TEMPLATE).read_text("utf-8")
+    return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}")
+
+
+def eval_result_files(facts: ModelFacts) -> dict[str, str]:
+    """Results on Hub datasets in the Hub's `.eval_results/*.yaml` format.
+
+    Returns:
+        Content by path in the release, one file per dataset.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    from huggingface_hub.file_download import REGEX_COMMIT_HASH
+
+    entries: dict[str, list[EvalResultEntry]] = {}
+    for row in facts.rows:
+        repository, _ = _hub_dataset(row.dataset)
+        if row.value is None or row.subset or repository is None or not REGEX_COMMIT_HASH.match(row.dataset_revision):
+            continue
+        entry = EvalResultEntry(
+            dataset_id=repository,
+            task_id=f"{row.task}-{row.metric}",
+            value=row.value,
+            dataset_revision=row.dataset_revision,
+            source_url=facts.source.url if facts.source else None,
+            source_name=facts.source.name if facts.source else None,
+            notes=_conditions(row, facts),
+        )
+        entries.setdefault(repository, []).append(entry)
+    return {
+        f".eval_results/{repository.replace('/', '--')}.yaml": yaml.safe_dump(
+            eval_result_entries_to_yaml(of_dataset), allow_unicode=True, sort_keys=False
+        )
+        for repository, of_dataset in entries.items()
+    }
+
+
+def _metadata(facts: ModelFacts) -> ModelCardData:
+    from huggingface_hub import ModelCardData
+
+    metadata: dict[str, Any] = {
+        "language": list(facts.languages),
+        "license": facts.license,
+        "library_name": "transformers",
+        "tags": list(_tags(facts)),
+        "datasets": list(facts.datasets) or None,
+        "base_model": facts.base_model,
+        "pipeline_tag": "fill-mask",
+    }
+    mask = facts.tokenizer.get("mask_token")
+    if mask and "ja" in facts.languages:
+        metadata["mask_token"] = mask
+        metadata["widget"] = [{"text": f"今日のご飯は{mask}である。"}]
+    emissions = [stage.get("emissions_kg") for stage in facts.stages]
+    measured = [kilograms for kilograms in emissions if kilograms is not None]
+    # Emissions of some stages only would be mistaken for the total.
+    if measured and len(measured) == len(emissions):
+        hardware = {stage["hardware"]["device"]: None for stage in facts.stages if stage.get("hardware")}
+        metadata["co2_eq_emissions"] = {
+            "emissions": 1000 * sum(measured),
+            "source": "CodeCarbon",
+            "training_type": "pre-training",
+            **({"hardware_used": ", ".join(hardware)} if hardware else {}),
+        }
+    results = [_eval_result(row, facts) for row in facts.rows if row.value is not None]
+    return ModelCardData(**metadata, model_name=facts.name if results else None, eval_results=results or None)
+
+
+def _tags(facts: ModelFacts) -> Iterator[str]:
+    yield from ("modernbert", "fill-mask", "masked-lm")
+    if "ja" in facts.languages:
+        yield "japanese"
+    if int(facts.config.get("max_position_embeddings", 0)) > 4096:
+        yield "long-context"
+    if facts.exports.sentence_transformers:
+        yield from ("sentence-transformers", "sentence-similarity")
+    if facts.exports.onnx:
+        yield "onnx"
+    if facts.format == "native":
+        yield "custom_code"
+
+
+def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
+    from huggingface_hub import EvalResult
+
+    repository, config = _hub_dataset(row.dataset)
+    arguments = {} if facts.source else {"seed": row.seed}
+    arguments |= {"examples": row.examples} if row.examples else {}
+    return EvalResult(
+        task_type=_HUB_TASKS.get(row.task, row.task),
+        dataset_type=repository or row.dataset,
+        dataset_name=row.dataset,
+        dataset_config=config,
+        dataset_split=row.split or None,
+        dataset_revision=row.dataset_revision or None,
+        metric_type=row.metric,
+        metric_value=row.value,
+        metric_name=f"{row.task} {row.metric} ({_conditions(row, facts)})",
+        metric_args={**arguments, **tables.public_settings(row)},
+        source_name=facts.source.name if facts.source else None,
+        source_url=facts.source.url if facts.source else None,
     )
-    body = template.render(about=about, **facts.facts(about))
-    return ModelCard(f"---\n{metadata(about).to_yaml()}\n---\n\n{body}")
+
+
+def _conditions(row: Row, facts: ModelFacts) -> str:
+    """Subset, protocol and seed; publications do not state their seeds."""
+    seed = "" if facts.source else f"seed {row.seed}"
+    return ", ".join(filter(None, (row.subset, f"{row.protocol} protocol", seed)))
+
+
+def _hub_dataset(name: str) -> tuple[str | None, str | None]:
+    """Repository and configuration of `ORG/NAME/CONFIG`; None if the dataset is not on the Hub."""
+    *repository, config = [*name.split("/", 2), None][:3]
+    joined = "/".join(map(str, repository))
+    return (joined, config) if is_repository(joined) else (None, None)

@@ -1,4 +1,4 @@
-"""Whether a model card is what the Hub reads, before anything is sent."""
+"""Offline validation of model cards."""
 
 from __future__ import annotations
 
@@ -9,78 +9,83 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
-
-# Of https://huggingface.co/docs/hub/repositories-licenses, one a line.
+# License ids of https://huggingface.co/docs/hub/repositories-licenses, one per line.
 _LICENSES = "hub_licenses.txt"
 
 
 def validate_card(card: ModelCard, folder: Path) -> None:
-    """Checks a card without asking the Hub.
+    """Check a card without network access; `ModelCard.validate` asks the Hub.
 
     Args:
-        card: as it would be sent.
-        folder: the release, in which the files that the card points to have to be.
+        card: the card.
+        folder: the release, which must contain every file that the card links to.
 
     Raises:
-        UsageError: the metadata do not read back, name a licence, language or repository that the Hub would refuse,
-            or the text points to a file that is not there.
+        UsageError: the metadata cannot be parsed, contain a license, language or repository name that the Hub rejects,
+            or a linked file is missing.
     """
-    from huggingface_hub import ModelCard
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.repocard_data import model_index_to_eval_results
-    from huggingface_hub.utils._validators import validate_repo_id
-
-    try:
-        again = ModelCard(str(card))
-        data: dict[str, Any] = again.data.to_dict()
-        if data.get("model-index"):
-            model_index_to_eval_results(data["model-index"])
-    except Exception as error:
-        raise UsageError(f"model card: its metadata cannot be read back ({_line(error)}).") from error
-    if data != card.data.to_dict() or again.text != card.text:
+    data = _parsed_metadata(card)
+    licenses = files("llm_jp_modernbert.model_cards").joinpath("templates", _LICENSES).read_text("utf-8").split()
+    if data.get("license") not in licenses:
         raise UsageError(
-            "model card: what is read back is not what was written. Take unusual characters out of names."
-        )
-    known = files("llm_jp_modernbert.model_cards").joinpath("templates", _LICENSES).read_text("utf-8").split()
-    if data.get("license") not in known:
-        raise UsageError(
-            f"model card: licence {data.get('license')!r} is none that the Hub knows. Take one of "
+            f"model card: unknown license {data.get('license')!r}. Use an id of "
             "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, or other."
         )
     for language in data.get("language") or []:
         if not _LANGUAGE.fullmatch(str(language)):
-            raise UsageError(f"model card: language {language!r} is no ISO 639 code of two or three letters.")
+            raise UsageError(f"model card: invalid language {language!r}; expected an ISO 639 code such as ja.")
     base = data.get("base_model") or []
     for repository in [*(data.get("datasets") or []), *([base] if isinstance(base, str) else base)]:
-        try:
-            validate_repo_id(repository)
-        except HFValidationError as error:
-            raise UsageError(f"model card: {repository!r} is no name of a repository (ORG/NAME).") from error
-    for address in _addresses(card.text):
-        parts = urlsplit(address)
-        if parts.scheme or parts.netloc or not parts.path:
-            continue
-        path = (folder / unquote(parts.path)).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.exists():
-            raise UsageError(f"model card: it points to {unquote(parts.path)}, which is not in the release.")
+        if not is_repository(repository):
+            raise UsageError(f"model card: invalid repository name {repository!r}; expected ORG/NAME.")
+    for path in _linked_files(card.text):
+        linked = (folder / path).resolve()
+        if not linked.is_relative_to(folder.resolve()) or not linked.exists():
+            raise UsageError(f"model card: links to {path}, which is not in the release.")
 
 
-def _addresses(body: str) -> Iterator[str]:
-    """Where the links and images of a text point to."""
+def _parsed_metadata(card: ModelCard) -> dict[str, Any]:
+    """The metadata as the Hub parses them."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    try:
+        parsed = ModelCard(str(card))
+        data: dict[str, Any] = parsed.data.to_dict()
+        if data.get("model-index"):
+            model_index_to_eval_results(data["model-index"])
+    except Exception as error:
+        raise UsageError(f"model card: metadata cannot be parsed ({first_line(error)}).") from error
+    if data != card.data.to_dict() or parsed.text != card.text:
+        raise UsageError("model card: parsing changes the content. Remove unusual characters from names.")
+    return data
+
+
+def is_repository(name: str) -> bool:
+    """Whether the Hub accepts `ORG/NAME` as the name of a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
+def _linked_files(body: str) -> Iterator[str]:
+    """Relative paths that links and images point to."""
     from markdown_it import MarkdownIt
 
     for block in MarkdownIt("commonmark").enable("table").parse(body):
         for token in block.children or []:
-            for name in ("href", "src"):
-                if token.attrGet(name):
-                    yield str(token.attrGet(name))
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+            for attribute in ("href", "src"):
+                parts = urlsplit(str(token.attrGet(attribute) or ""))
+                if parts.path and not parts.scheme and not parts.netloc:
+                    yield unquote(parts.path)

@@ -1,51 +1,86 @@
-"""The commands that made results, read from what the results say they depend on."""
+"""Shell commands that reproduce a model and its results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
+
+from .formatting import Markdown, fence
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.report.results import Row
 
-DATA = "DATA"
-"""Stands for a folder of data, which every machine has elsewhere."""
+    from .facts import ModelFacts
+
+_DATA = "DATA"
+"""Placeholder for the folder of evaluation data, whose path differs between machines."""
+
+
+def reproduction(facts: ModelFacts) -> Markdown | None:
+    """The recorded commands, or commands derived from recipes and results; None if there are neither."""
+    lines = list(facts.commands)
+    if not lines:
+        measured = [replace(row, model=facts.name) for row in facts.rows if row.value is not None]
+        lines = [*_pretraining(facts), *evaluations(measured)]
+    if any(f" {_DATA}" in line for line in lines):
+        lines.insert(0, f"# {_DATA}: folder with the evaluation data")
+    return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *lines]), "bash") if lines else None
 
 
 def evaluations(rows: Iterable[Row]) -> list[str]:
-    """One command for all measurements that differ by task or model alone, over lines of a shell.
+    """Derive `evaluate` commands from results; measurements with equal settings share one command.
 
     Args:
-        rows: of any models; local data are named `DATA`, and texts by their file.
+        rows: results of any models.
     """
-    models: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}
+    by_options: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}
     for row in rows:
-        by_model = models.setdefault(tuple(_options(row)), {})
-        by_model.setdefault(row.model, {})[row.selector or row.task] = None
+        tasks = by_options.setdefault(tuple(_options(row)), {}).setdefault(row.model, {})
+        tasks[row.selector or row.task] = None
     commands = []
-    for options, by_model in models.items():
-        alike: dict[tuple[str, ...], list[str]] = {}
+    for options, by_model in by_options.items():
+        by_tasks: dict[tuple[str, ...], list[str]] = {}
         for model, tasks in by_model.items():
-            alike.setdefault(tuple(tasks), []).append(model)
-        for together, names in alike.items():
-            named = " ".join(quote(name) for name in names)
-            told = " ".join(["--tasks", quote(",".join(together)), *options])
-            commands.append(f"llm-jp-modernbert evaluate {named} \\\n    {told}")
+            by_tasks.setdefault(tuple(tasks), []).append(model)
+        for tasks_of_models, models in by_tasks.items():
+            names = " ".join(quote(model) for model in models)
+            arguments = " ".join(["--tasks", quote(",".join(tasks_of_models)), *options])
+            commands.append(f"llm-jp-modernbert evaluate {names} \\\n    {arguments}")
     return commands
+
+
+def _pretraining(facts: ModelFacts) -> list[str]:
+    name, lines, previous = quote(facts.name), [], None
+    for index, stage in enumerate(facts.stages):
+        if index == len(facts.stages) - 1 and facts.recipe_file:
+            recipe = quote(facts.recipe_file)
+            lines.append(f"hf download {name} {recipe} --local-dir .")
+        elif "recipe_name" in stage:
+            recipe = quote(stage["recipe_name"])
+        else:
+            recipe = quote(f"{stage['stage']}.yaml")
+            lines.append(f"# {recipe}: the recipe of this stage, shown above")
+        start = f" init_from={previous}" if previous else ""
+        previous = quote(f"runs/{stage['stage']}")
+        lines.append(f"llm-jp-modernbert pretrain {recipe}{start} \\")
+        lines.append(f"    train_data=YOUR_TEXTS tokenizer={name} output_dir={previous}")
+    return lines
 
 
 def _options(row: Row) -> list[str]:
     settings = row.settings
-    told: list[tuple[str, Any]] = [("--protocol", row.protocol if row.protocol != "improved" else None)]
+    options: list[tuple[str, Any]] = [("--protocol", row.protocol if row.protocol != "improved" else None)]
     if row.text_files:
-        told += [("--texts", f"{DATA}/{name}") for name in row.text_files]
+        options += [("--texts", f"{_DATA}/{name}") for name in row.text_files]
     elif row.dataset_revision.startswith("sha256:") and not row.task.startswith("fill-mask"):
-        told.append(("--data-dir", DATA))
-    told += [("--train-file", f"{DATA}/{name}") for name in row.train_files]
-    told += [("--limit", settings.get("limit")), ("--seed", row.seed or None)]
-    told += [("--learning-rate", f"{rate:g}") for rate in dict.fromkeys(point["learning_rate"] for point in row.grid)]
-    told += [("--epochs", epochs) for epochs in dict.fromkeys(point["epochs"] for point in row.grid)]
-    told.append(("--pooling", settings.get("pooling") if settings.get("pooling") != "auto" else None))
-    told.append(("--dtype", settings.get("dtype")))
-    return [f"{name} {quote(str(value))}" for name, value in told if value is not None]
+        options.append(("--data-dir", _DATA))
+    options += [("--train-file", f"{_DATA}/{name}") for name in row.train_files]
+    options += [("--limit", settings.get("limit")), ("--seed", row.seed or None)]
+    rates, epochs = ([point[name] for point in row.grid] for name in ("learning_rate", "epochs"))
+    options += [("--learning-rate", f"{rate:g}") for rate in dict.fromkeys(rates)]
+    options += [("--epochs", number) for number in dict.fromkeys(epochs)]
+    options.append(("--pooling", settings.get("pooling") if settings.get("pooling") != "auto" else None))
+    options.append(("--dtype", settings.get("dtype")))
+    return [f"{name} {quote(str(value))}" for name, value in options if value is not None]

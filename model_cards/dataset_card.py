@@ -1,4 +1,4 @@
-"""Cards of datasets: metadata that the Hub and `datasets` read, and a text that is made from the data alone."""
+"""Dataset cards: metadata for `datasets` and the Hub, and a body rendered from `templates/dataset_card.md`."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.tasks.fill_mask import Prompt
 
-TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
-
+_TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 _CONFIG = "default"
 _CORPUS_COLUMNS = (
-    ("input_ids", "list of int32", "token ids of a document, without special tokens"),
-    ("characters", "int32", "length of its text, in Unicode characters"),
-    ("row", "int32", "its row in the source file, from 1"),
+    ("input_ids", "list of int32", "token ids of the document, without special tokens"),
+    ("characters", "int32", "length of the text in Unicode characters"),
+    ("row", "int32", "row number in the source file, starting at 1"),
 )
 _PROMPT_COLUMNS = (
-    ("id", "string", "name of the prompt"),
-    ("category", "string", "what it asks about"),
-    ("text", "string", "a text with one gap"),
-    ("answers", "list of strings", "what may stand in the gap; empty where nobody said"),
+    ("id", "string", "unique name of the prompt"),
+    ("category", "string", "category of knowledge that the prompt tests"),
+    ("text", "string", "text with one gap"),
+    ("answers", "list of strings", "accepted answers; empty if none are given"),
 )
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a card says.
+    """Everything that a dataset card states.
 
     Attributes:
         repository: `ORG/NAME`.
-        revision: of the repository, where it is not the main one.
-        license: a Hub licence id.
+        revision: revision of the repository; None for the main branch.
+        license: license id of the Hub.
         languages: ISO 639 codes.
-        split: of `datasets`.
-        files: pattern of the files of the split.
-        rows: how many it has.
-        size: of its files, in bytes.
-        corpus: the manifest of a tokenised corpus; None for prompts.
-        prompts: of a fill-mask test; none for a corpus.
+        split: name of the split.
+        files: glob pattern of the split's files.
+        rows: number of rows.
+        size: size of the files, in bytes.
+        corpus: manifest of a tokenized corpus; None for prompts.
+        prompts: fill-mask prompts; empty for a corpus.
     """
 
     repository: str
@@ -57,10 +56,9 @@ class DatasetFacts:
 
 
 def dataset_card(facts: DatasetFacts) -> str:
-    """The README.md of a dataset.
+    """Render the README.md of a dataset.
 
-    Its metadata names the files of the split and the types of the columns, so that `datasets` and the Hub's viewer
-    need not guess them.
+    The metadata declare files and column types, so that `datasets` and the Hub's viewer do not infer them.
     """
     from datasets import DatasetInfo, Features, List, SplitDict, SplitInfo, Value
     from datasets.info import DatasetInfosDict
@@ -69,21 +67,19 @@ def dataset_card(facts: DatasetFacts) -> str:
 
     from llm_jp_modernbert.evaluation.tasks.fill_mask import GAP
 
-    # Written out: what stands in a card is checked against the files before anything is sent.
-    kinds: dict[str, Any] = {"int32": Value("int32"), "string": Value("string")}
-    kinds |= {"list of int32": List(kinds["int32"]), "list of strings": List(kinds["string"])}
+    types: dict[str, Any] = {"int32": Value("int32"), "string": Value("string")}
+    types |= {"list of int32": List(types["int32"]), "list of strings": List(types["string"])}
     columns = _PROMPT_COLUMNS if facts.corpus is None else _CORPUS_COLUMNS
-    name = facts.repository.rpartition("/")[2]
     data = DatasetCardData(
         language=list(facts.languages),
         license=facts.license,
         task_categories=["fill-mask"],
         size_categories=[size_category(facts.rows)],
-        pretty_name=name,
+        pretty_name=facts.repository.rpartition("/")[2],
         tags=["tokenized", "pretraining"] if facts.corpus else ["evaluation"],
     )
     info = DatasetInfo(
-        features=Features({column: kinds[kind] for column, kind, _ in columns}),
+        features=Features({column: types[kind] for column, kind, _ in columns}),
         splits=SplitDict({facts.split: SplitInfo(facts.split, num_bytes=facts.size, num_examples=facts.rows)}),
         download_size=facts.size,
         dataset_size=facts.size,
@@ -93,13 +89,9 @@ def dataset_card(facts: DatasetFacts) -> str:
     MetadataConfigs({_CONFIG: files}).to_dataset_card_data(data)
     card = DatasetCard.from_template(
         data,
-        str(TEMPLATE),
-        repository=facts.repository,
-        revision=facts.revision,
-        split=facts.split,
+        str(_TEMPLATE),
+        facts=facts,
         columns=columns,
-        corpus=facts.corpus,
-        prompts=facts.prompts,
         categories=_categories(facts.prompts),
         gap=GAP,
         count=lambda number: f"{number:,}",
@@ -109,7 +101,7 @@ def dataset_card(facts: DatasetFacts) -> str:
 
 
 def size_category(rows: int) -> str:
-    """The Hub's name for a number of rows, such as `10K<n<100K`."""
+    """The Hub's size category of a number of rows, such as `10K<n<100K`."""
     bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
     above = sum(rows >= 1000 * 10**power for power in range(len(bounds)))
     if above == 0:
@@ -118,15 +110,15 @@ def size_category(rows: int) -> str:
 
 
 def _categories(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    found = []
+    categories = []
     for name in dict.fromkeys(prompt.category for prompt in prompts):
         members = [prompt for prompt in prompts if prompt.category == name]
         answers = sum(len(prompt.answers) for prompt in members)
         shortest = min(members, key=lambda prompt: len(prompt.text))
-        found.append({"name": name, "prompts": len(members), "answers": answers, "example": shortest})
-    return found
+        categories.append({"name": name, "prompts": len(members), "answers": answers, "example": shortest})
+    return categories
 
 
 def _cell(text: str) -> str:
-    """A text in a Markdown table: nothing in it ends the cell, or is read as HTML."""
+    """Escape a table cell."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

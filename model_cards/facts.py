@@ -1,182 +1,243 @@
-"""What a model card says of a model that follows from its configuration, training and results."""
+"""The facts that a model card states, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.evaluation.report.results import READ_OFF
-
-from . import tables
-from .markdown import Markdown
-from .numbers import about as about_count
-from .numbers import percent
 
 if TYPE_CHECKING:
-    from .about import About
-
-_LANGUAGES = {"ja": "Japanese", "en": "English", "zh": "Chinese", "ko": "Korean", "code": "source code"}
-
-# Encoders in use have read a thousand tokens and more for each parameter. Below these numbers a model is behind them,
-# or no more than a demonstration.
-_FEW_TOKENS_PER_PARAMETER, _HARDLY_ANY = 100, 1
-# Below so many readings of the average piece of the vocabulary, most pieces are hardly known.
-_FEW_TOKENS_PER_PIECE = 10_000
-_SMALL = 60e6
-# A longer table is folded.
-_FEW_ROWS = 12
+    from llm_jp_modernbert.core.hub import Checkpoint
+    from llm_jp_modernbert.evaluation.report.results import Row
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
 
-def facts(about: About) -> dict[str, Any]:
-    """All that the template shows beside the facts that were given."""
-    parts = parameters(about.config)
-    total = sum(parts.values())
-    tokens = tokens_seen(about)
-    longest = longest_sequence(about)
-    positions = int(about.config["max_position_embeddings"])
-    return {
-        "parameters": total,
-        "tokens": tokens,
-        "positions": positions,
-        # Beyond the lengths of its training a model gives answers, but not good ones.
-        "usable": min(positions, longest or positions),
-        "languages": _listed([_LANGUAGES.get(code, code) for code in about.languages]),
-        "main_language": _LANGUAGES.get(about.languages[0], about.languages[0]) if about.languages else "",
-        "mask": about.tokenizer.get("mask_token") or "[MASK]",
-        "trust": Markdown(", trust_remote_code=True" if about.format == "native" else ""),
-        "architecture": tables.architecture(about, parts),
-        "data": tables.data(about),
-        "training_table": tables.training(about),
-        "recipes": tables.recipes(about),
-        "results": tables.results(about),
-        "parts_of_results": tables.results(about, parts=True),
-        "several_seeds": tables.several_seeds(about),
-        "few_parts": sum(bool(row.subset) for row in about.rows) <= _FEW_ROWS,
-        "result_notes": tables.result_notes(about),
-        "read_off": any(row.settings.get(READ_OFF) for row in about.rows),
-        "has_paper_protocol": any(row.protocol == "paper" for row in about.rows),
-        "state_table": tables.states(about),
-        # The share of the commonest among the held-out tokens tells one choice of them from another.
-        "same_held_out": len({_last(stage, "eval_baseline_accuracy") for stage in about.stages}) == 1,
-        "findings": tables.findings(about),
-        "checkpoint_table": tables.checkpoints(about),
-        "example_table": tables.examples(about),
-        "limits": limits(about, total, tokens, longest, positions),
-        "reproduction": tables.reproduction(about),
-    }
+@dataclass(frozen=True)
+class Exports:
+    """Additional formats in the release.
+
+    Attributes:
+        onnx: paths of ONNX files in the release.
+        sentence_transformers: whether the release contains modules.json.
+        pooling: pooling mode of the sentence-transformers model.
+    """
+
+    onnx: tuple[str, ...] = ()
+    sentence_transformers: bool = False
+    pooling: str = "mean"
 
 
-def parameters(config: Mapping[str, Any]) -> dict[str, int]:
-    """Parameters of the masked language model, by part; tied ones count once.
+@dataclass(frozen=True)
+class Plot:
+    """A plot in the release: its path and its caption."""
 
-    Args:
-        config: config.json of a ModernBERT model in either format.
+    path: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A fill-mask example: the masked text and its top predictions with probabilities, best first."""
+
+    text: str
+    answers: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% confidence interval.
+
+    Attributes:
+        name: description of the figure.
+        value: point estimate.
+        examples: sample size: number of documents, prompts, checkpoints or seeds.
+        low: lower end of the interval; None if unknown.
+        high: upper end of the interval; None if unknown.
+    """
+
+    name: str
+    value: float
+    examples: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A hypothesis with the criterion that decides it.
+
+    Attributes:
+        key: short name, also part of the plot's file name.
+        statement: the hypothesis.
+        criterion: when the hypothesis counts as confirmed.
+        conditions: parts of the criterion, each with whether it is met.
+        estimates: figures that the conditions are decided by.
+        unit: unit of the figures and kind of their intervals.
+        remarks: caveats.
+        plot: path of its plot in the release.
+    """
+
+    key: str
+    statement: str
+    criterion: str
+    conditions: Sequence[tuple[str, bool]]
+    estimates: Sequence[Estimate]
+    unit: str
+    remarks: Sequence[str] = ()
+    plot: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether all conditions are met."""
+        return all(is_met for _, is_met in self.conditions)
+
+
+@dataclass(frozen=True)
+class EvaluatedCheckpoint:
+    """A checkpoint of the training run with its results.
+
+    Attributes:
+        name: model name in the results.
+        stage: training stage.
+        step: optimizer steps of that stage.
+        tokens: tokens processed so far, over all stages; None if not logged.
+        held_out_loss: cross-entropy of masked tokens of held-out text, in nats.
+        held_out_accuracy: share of these tokens predicted correctly, in [0, 1].
+        rows: results.
+    """
+
+    name: str
+    stage: str
+    step: int
+    tokens: int | None
+    held_out_loss: float | None
+    held_out_accuracy: float | None
+    rows: Sequence[Row] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Publication that the figures are taken from, such as `arXiv:2504.15544`, and its URL."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Everything that a model card states.
+
+    Attributes:
+        name: `ORG/NAME`, or a directory name.
+        config: content of config.json.
+        format: `plain` or `native`.
+        dtype: dtype of the weights.
+        license: license id of the Hub.
+        languages: ISO 639 codes.
+        datasets: repositories of the training data, for the metadata.
+        base_model: repository of the model that training started from, if it was published separately.
+        tokenizer: `vocabulary_size`, `mask_token` and `model_max_length`.
+        training: content of training.json.
+        recipe_file: path in the release of the last stage's recipe.
+        rows: results of this model.
+        curve: path in the release of the training plot.
+        plots: plots of evaluation results.
+        checkpoints: revisions of the repository.
+        exports: additional formats.
+        examples: fill-mask predictions of the released model.
+        source: publication that the figures are taken from; None if this project measured them.
+        remarks: notes on this model, one or two sentences each.
+        evaluated_checkpoints: checkpoints in training order.
+        findings: hypotheses tested on these checkpoints.
+        commands: commands that produced the model and its results; if empty, the card derives them.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    format: str = "plain"
+    dtype: str = "float32"
+    license: str = "apache-2.0"
+    languages: tuple[str, ...] = ("ja", "en")
+    datasets: tuple[str, ...] = ()
+    base_model: str | None = None
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
+    recipe_file: str | None = None
+    rows: Sequence[Row] = ()
+    curve: str | None = None
+    plots: Sequence[Plot] = ()
+    checkpoints: Sequence[Checkpoint] = ()
+    exports: Exports = Exports()
+    examples: Sequence[Example] = ()
+    source: Source | None = None
+    remarks: tuple[str, ...] = ()
+    evaluated_checkpoints: Sequence[EvaluatedCheckpoint] = ()
+    findings: Sequence[Finding] = ()
+    commands: Sequence[str] = ()
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        """Training stages in training.json."""
+        return (self.training or {}).get("stages", ())
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens processed over all stages; None if unknown for any of them."""
+        counts = [stage.get("tokens") for stage in self.stages]
+        known = [int(count) for count in counts if count is not None]
+        return sum(known) if known and len(known) == len(counts) else None
+
+    @property
+    def longest_row(self) -> int | None:
+        """Longest sequence length used in training; None if unknown."""
+        recipes = [stage["recipe"] for stage in self.stages]
+        return max((int(recipe["sequence_length"]) for recipe in recipes if "sequence_length" in recipe), default=None)
+
+
+def read_config(config: Mapping[str, Any]) -> LlmJpModernBertConfig:
+    """Parse config.json of a ModernBERT model in either format.
 
     Raises:
-        UsageError: it is none.
+        UsageError: another model type, or invalid values.
     """
-    import torch
-
     from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
-    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
     if config.get("model_type") not in OUR_MODEL_TYPES:
         raise UsageError(
-            f"config.json: model_type {config.get('model_type')!r} is none of {', '.join(OUR_MODEL_TYPES)}."
+            f"config.json: unsupported model_type {config.get('model_type')!r}; "
+            f"expected {' or '.join(OUR_MODEL_TYPES)}."
         )
     try:
-        with torch.device("meta"):
-            model = LlmJpModernBertForMaskedLM(LlmJpModernBertConfig.from_dict(dict(config)))
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        parsed: LlmJpModernBertConfig = LlmJpModernBertConfig.from_dict(dict(config))
+    except (TypeError, ValueError, KeyError) as error:
         raise UsageError(f"config.json: {' '.join(str(error).split())[:200]}") from error
-    found = {"Token embeddings": 0, "Encoder": 0, "Head": 0}
+    return parsed
+
+
+def count_parameters(config: Mapping[str, Any]) -> dict[str, int]:
+    """Count the parameters of the masked language model by component; tied parameters count once.
+
+    Args:
+        config: content of config.json.
+
+    Raises:
+        UsageError: the configuration is not that of a ModernBERT model.
+    """
+    import torch
+
+    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+
+    parsed = read_config(config)
+    try:
+        with torch.device("meta"):
+            model = LlmJpModernBertForMaskedLM(parsed)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"config.json: {' '.join(str(error).split())[:200]}") from error
+    counts = {"Token embeddings": 0, "Encoder": 0, "Head": 0}
     for name, parameter in model.named_parameters():
-        part = "Encoder" if name.startswith("model.") else "Head"
-        found["Token embeddings" if "tok_embeddings" in name else part] += parameter.numel()
-    return found
-
-
-def tokens_seen(about: About) -> int | None:
-    """Tokens that the model has read, over all stages; None where that is not known of all of them."""
-    counts = [stage.get("tokens") for stage in about.stages]
-    return sum(map(int, counts)) if counts and None not in counts else None  # type: ignore[arg-type]
-
-
-def longest_sequence(about: About) -> int | None:
-    """Tokens of the longest rows of the training."""
-    lengths = [stage["recipe"]["sequence_length"] for stage in about.stages if "sequence_length" in stage["recipe"]]
-    return max(map(int, lengths), default=None)
-
-
-def limits(about: About, total: int, tokens: int | None, longest: int | None, positions: int) -> list[str]:
-    """What the model cannot be expected to do, each in a sentence or two, as far as the facts say so."""
-    found = []
-    if tokens is not None:
-        vocabulary = int(about.config["vocab_size"])
-        ratio, readings = tokens / total, tokens / vocabulary
-        told = (
-            f"It has read {about_count(tokens)} tokens, {about_count(ratio)} for each of its {about_count(total)} "
-            "parameters; encoders in use have read a thousand and more."
-        )
-        if ratio < _HARDLY_ANY:
-            found.append(
-                f"{told} It shows and tests the tools and is not to be relied on: it knows frequent words and "
-                "particles, neither facts nor names, and its embeddings tell little about meaning."
-            )
-        elif ratio < _FEW_TOKENS_PER_PARAMETER:
-            found.append(f"{told} Expect it to be behind models of its size in every task.")
-        if readings < _FEW_TOKENS_PER_PIECE:
-            found.append(
-                f"A piece of the vocabulary was read {about_count(readings)} times on average, and most pieces are "
-                "much rarer than the average: the model hardly knows them."
-            )
-    if total < _SMALL:
-        found.append(
-            f"With {about_count(total)} parameters it is small: larger encoders know more and tell finer differences."
-        )
-    found += _held_out(about)
-    if longest is not None and longest < positions:
-        found.append(
-            f"It takes {positions:,} tokens but was never trained on more than {longest:,}: beyond that length its "
-            "answers get worse."
-        )
-    if not any(row.value is not None for row in about.rows):
-        found.append("Nothing was measured of it yet, neither fill-mask nor any task.")
-    languages = _listed([_LANGUAGES.get(code, code) for code in about.languages])
-    found += [
-        f"It is meant for {languages}. Other languages and other kinds of text than those of its training are read "
-        "piece by piece, and understood badly.",
-        "It is an encoder: it fills gaps and gives representations, and does not write text. For classification, "
-        "search or extraction it has to be fine-tuned; without that, cosines of its embeddings lie close together "
-        "and rank better than they separate.",
-        "Masks are filled with single pieces of the vocabulary, which need not be whole words, and each mask without "
-        "regard to the others.",
-        "It repeats what its training texts associate, stereotypes of gender, origin, age or occupation among them, "
-        "and states falsehoods as readily as facts. No evaluation of such biases stands behind this card.",
-        *about.remarks,
-    ]
-    return found
-
-
-def _held_out(about: About) -> list[str]:
-    if not about.stages:
-        return []
-    accuracy = _last(about.stages[-1], "eval_masked_accuracy")
-    guess = _last(about.stages[-1], "eval_baseline_accuracy")
-    if accuracy is None:
-        return []
-    than = "" if guess is None else f"; the commonest token alone would be right in {guess:.1%}"
-    share = about.stages[-1]["recipe"].get("mlm_probability")
-    masked = "" if share is None else f" (with {percent(share)} of the tokens masked)"
-    return [f"Of masked tokens in held-out text{masked} its first answer is right in {accuracy:.1%}{than}."]
-
-
-def _last(stage: Mapping[str, Any], figure: str) -> float | None:
-    """The last value of a curve of that stage, or None where it has none."""
-    return next((value for value in reversed(stage.get("curve", {}).get(figure, [])) if value is not None), None)
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+        component = "Encoder" if name.startswith("model.") else "Head"
+        counts["Token embeddings" if "tok_embeddings" in name else component] += parameter.numel()
+    return counts

@@ -1,415 +1,378 @@
-"""The tables of a model card; a row or table without facts is left out."""
+"""Tables of a model card. Functions return None if there is nothing to show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.references import is_local_path
 from llm_jp_modernbert.evaluation.report.leaderboard import Cell, Column, Leaderboard, column_of, leaderboard
 from llm_jp_modernbert.evaluation.report.results import READ_OFF
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 
-from . import commands
-from .markdown import Markdown, code, fence, table, text
-from .metadata import shown_settings
-from .numbers import about as about_count
-from .numbers import duration, percent, setting
+from .facts import count_parameters, read_config
+from .formatting import Markdown, code, duration, fence, in_words, number, percent, table
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.report.results import Row
 
-    from .about import About, Finding
+    from .facts import Finding, ModelFacts
 
-_TELLING = {
+_KEY_METRICS = {
     ("fill-mask", "improved", "top1_accuracy", ""): "Fill-mask top-1",
     ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-1024"): "Pseudo-perplexity at 1,024 tokens",
     ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-8192"): "Pseudo-perplexity at 8,192 tokens",
-    ("pseudo-perplexity", "paper", "median_pseudo_perplexity", ""): "Median pseudo-perplexity, paper's protocol",
+    ("pseudo-perplexity", "paper", "median_pseudo_perplexity", ""): "Median pseudo-perplexity, paper protocol",
     ("alignment-uniformity", "improved", "alignment", ""): "Alignment",
     ("alignment-uniformity", "improved", "uniformity", ""): "Uniformity",
     ("similarity", "improved", "auc", ""): "Similarity AUC",
     ("retrieval", "improved", "ndcg@10", ""): "Retrieval nDCG@10",
     ("jsts", "improved", "spearman", ""): "JSTS Spearman",
-    ("jsts", "paper", "pearson", ""): "JSTS Pearson, paper's protocol",
+    ("jsts", "paper", "pearson", ""): "JSTS Pearson, paper protocol",
 }
-"""Of each evaluation the figures that tell most, and what the table of the training's states calls them."""
+"""Columns of the table of checkpoints: task, protocol, metric and subset, with the heading."""
+
+_SELECTION = ("context", "train_files", "selected_on", "learning_rate", "epochs", "train_examples")
+"""Fields of a result shown with its settings."""
 
 
-def architecture(about: About, parts: Mapping[str, int]) -> Markdown:
-    """Shape and parameters."""
-    config = about.config
-    layers, kinds = int(config["num_hidden_layers"]), list(config.get("layer_types") or [])
-    full = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
-    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-    rope = config.get("rope_parameters") or {}
-    thetas = [
-        (rope.get(kind) or {}).get("rope_theta", config.get(f"{old}_rope_theta"))
-        for kind, old in (("full_attention", "global"), ("sliding_attention", "local"))
+def architecture(facts: ModelFacts) -> Markdown:
+    """Shape and parameter counts."""
+    config, parameters = read_config(facts.config), count_parameters(facts.config)
+    layer_types = config.layer_types or []
+    full = layer_types.count("full_attention")
+    head_size = config.hidden_size // config.num_attention_heads
+    rows = [
+        ["Model type", code(facts.config["model_type"])],
+        ["Parameters", f"{sum(parameters.values()):,}"],
+        *([f"… {component.lower()}", f"{count:,}"] for component, count in parameters.items()),
+        ["Layers", f"{len(layer_types)} ({full} global, {len(layer_types) - full} local)"],
+        ["Hidden size", number(config.hidden_size)],
+        ["Intermediate size (GeGLU)", number(config.intermediate_size)],
+        ["Attention heads", f"{config.num_attention_heads} × {head_size}"],
+        ["Attention window of local layers", f"{config.local_attention} tokens"],
+        ["RoPE theta, global / local", f"{number(config.global_rope_theta)} / {number(config.local_rope_theta)}"],
+        ["Vocabulary size", number(config.vocab_size)],
+        ["Mask token", code(facts.tokenizer.get("mask_token") or "")],
+        ["Maximum input length", f"{number(config.max_position_embeddings)} tokens"],
+        ["Weights", f"safetensors, {facts.dtype}"],
     ]
-    every = config.get("global_attn_every_n_layers")
-    attention = (
-        f"{len(full)} global, {layers - len(full)} local" if kinds else f"every {every}th global" if every else ""
-    )
-    rows: list[list[Any]] = [
-        ["Model type", code(config["model_type"])],
-        ["Parameters", f"{sum(parts.values()):,}"],
-        *([f"… {name.lower()}", f"{count:,}"] for name, count in parts.items()),
-        ["Layers", f"{layers} ({attention})" if attention else layers],
-        ["Hidden size", setting(hidden)],
-        ["Intermediate size (GeGLU)", setting(config["intermediate_size"])],
-        ["Attention heads", f"{heads} × {hidden // heads}"],
-        ["Window of the local layers", f"{config['local_attention']} tokens" if "local_attention" in config else None],
-        ["RoPE theta, global / local", " / ".join(map(setting, thetas)) if None not in thetas else None],
-        ["Vocabulary", setting(config["vocab_size"])],
-        ["Mask token", code(about.tokenizer.get("mask_token") or "")],
-        ["Longest input", f"{setting(config['max_position_embeddings'])} tokens"],
-        ["Weights", f"safetensors, {about.dtype}"],
-    ]
-    return table(["", ""], [row for row in rows if row[1] not in (None, "")], numbers=1)
+    return table(["", ""], [row for row in rows if row[1]], numbers=1)
 
 
-def data(about: About) -> Markdown | None:
-    """The sources of the training texts with their shares."""
+def data(facts: ModelFacts) -> Markdown | None:
+    """Sources of the training data with their share or size."""
     rows: list[list[Any]] = []
-    for stage in about.stages:
+    for stage in facts.stages:
         sources = stage.get("data", [])
-        whole = sum(source.get("weight", 0) for source in sources)
+        total = sum(source.get("weight", 0) for source in sources)
         for source in sources:
-            named = ", ".join(
-                str(source[key]) for key in ("config", "split", "revision") if source.get(key) not in (None, "")
-            )
-            share = f"{source['weight'] / whole:.1%}" if whole and "weight" in source else ""
-            size = f"{about_count(source['tokens'])} tokens" if source.get("tokens") else ""
-            rows.append([stage["stage"], code(source["name"]), named, share or size])
-    if not rows:
+            subset = ", ".join(str(source[key]) for key in ("config", "split", "revision") if source.get(key))
+            share = f"{source['weight'] / total:.1%}" if total and "weight" in source else ""
+            size = f"{in_words(source['tokens'])} tokens" if source.get("tokens") else ""
+            rows.append([stage["stage"], code(source["name"]), subset, share, size])
+    return table(["Stage", "Source", "Subset", "Share", "Size"], rows) if rows else None
+
+
+def training(facts: ModelFacts) -> Markdown | None:
+    """Hyperparameters and compute, one column per stage."""
+    columns = [{**_recipe(stage["recipe"]), **_counts(stage), **_compute(stage)} for stage in facts.stages]
+    if not columns:
         return None
-    return _without_empty(["Stage", "Source", "Part", "Share" if any("%" in r[3] for r in rows) else "Size"], rows)
+    names = [name for name in columns[0] if any(column[name] for column in columns)]
+    rows = [[name, *(column[name] for column in columns)] for name in names]
+    return table(["", *(stage["stage"] for stage in facts.stages)], rows)
 
 
-def training(about: About) -> Markdown | None:
-    """A column for each stage."""
-    if not about.stages:
-        return None
-    lines: list[tuple[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Any]]] = [
-        ("Sequence length", lambda stage, recipe: _tokens(recipe.get("sequence_length"))),
-        ("Optimizer steps", lambda stage, recipe: _number(stage.get("steps"))),
-        ("Batch, rows", lambda stage, recipe: _number(stage.get("rows_per_step"))),
-        ("Tokens read", lambda stage, recipe: _number(stage.get("tokens"))),
-        ("… had they been padded", lambda stage, recipe: _number(stage.get("padded_tokens"))),
-        ("Tokens predicted", lambda stage, recipe: _number(stage.get("labels"))),
-        ("Documents", lambda stage, recipe: _number(stage.get("documents"))),
-        ("Characters", lambda stage, recipe: _number(stage.get("characters"))),
-        ("Token embeddings", lambda stage, recipe: _embeddings(recipe)),
-        ("Masked tokens", lambda stage, recipe: _masking(recipe)),
-        ("Composition of rows", lambda stage, recipe: _rows(recipe)),
-        ("Learning rate", lambda stage, recipe: _learning_rate(recipe)),
-        ("Optimizer", lambda stage, recipe: _optimizer(recipe)),
-        ("Precision", lambda stage, recipe: _precision(recipe)),
-        ("Hardware", lambda stage, recipe: _hardware(stage.get("hardware"))),
-        ("Time", lambda stage, recipe: duration(stage["seconds"]) if stage.get("seconds") else None),
-        ("Floating-point operations", lambda stage, recipe: f"{stage['flops']:.3g}" if stage.get("flops") else None),
-        ("CO₂ equivalent", lambda stage, recipe: _emissions(stage.get("emissions_kg"))),
-        ("Software", lambda stage, recipe: ", ".join(f"{k} {v}" for k, v in stage.get("versions", {}).items())),
-    ]
-    rows = [[name, *(value(stage, stage.get("recipe", {})) or "" for stage in about.stages)] for name, value in lines]
-    return table(["", *(stage["stage"] for stage in about.stages)], [row for row in rows if any(row[1:])])
-
-
-def recipes(about: About) -> list[tuple[str, Markdown]]:
-    """Of each stage the keys of its recipe that decide, as YAML, unless it comes with the package."""
+def recipes(facts: ModelFacts) -> list[tuple[str, Markdown]]:
+    """Name and decisive recipe keys of each stage, except recipes that come with the package."""
     return [
         (stage["stage"], fence(yaml.safe_dump(dict(stage["recipe"]), allow_unicode=True, sort_keys=False), "yaml"))
-        for stage in about.stages
-        if stage.get("recipe") and "recipe_name" not in stage
+        for stage in facts.stages
+        if stage["recipe"] and "recipe_name" not in stage
     ]
 
 
-def results(about: About, parts: bool = False) -> Markdown | None:
-    """The figures, one a row.
+def last_value(stage: Mapping[str, Any], curve: str) -> float | None:
+    """Last logged value of a curve; None if it was not logged."""
+    values = stage.get("curve", {}).get(curve, [])
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def share_held_out_tokens(facts: ModelFacts) -> bool:
+    """Whether all stages were validated on the same masked tokens: only then is the majority baseline the same."""
+    return len({last_value(stage, "eval_baseline_accuracy") for stage in facts.stages}) == 1
+
+
+def results(facts: ModelFacts, by_subset: bool = False) -> Markdown | None:
+    """One row per metric.
 
     Args:
-        about: the facts.
-        parts: figures of parts of the data, such as categories or lengths, in the place of those of all of it.
+        facts: facts of the card.
+        by_subset: show results on subsets, such as categories or lengths, instead of whole datasets.
 
     Raises:
-        UsageError: two results for one figure.
+        UsageError: two different results for the same measurement.
     """
-    rows = _rows_of(about, parts)
+    rows = _result_rows(facts, by_subset)
     if not rows:
         return None
-    found = leaderboard(rows)
-    by_column = {column: [row for row in rows if column_of(row) == column] for column in found.columns}
-    lines: list[list[Any]] = []
-    for column in found.columns:
-        cell = found.cells[about.name, column]
-        of_column = by_column[column]
+    board = leaderboard(rows)
+    lines = []
+    for column in board.columns:
+        cell = board.cells[facts.name, column]
+        seeds = [row for row in rows if column_of(row) == column]
         interval = ""
-        if len(of_column) == 1 and of_column[0].low is not None and of_column[0].high is not None:
-            interval = f"{_figure(column, of_column[0].low)} to {_figure(column, of_column[0].high)}"
-        guess = _figure(column, cell.baselines[0]) if cell.baselines else ""
-        value = found.text(about.name, column)
-        if any(row.settings.get(READ_OFF) for row in of_column):
-            # No more digits than could be read.
-            value = f"≈ {cell.mean:g}"
-        examples = f"{column.examples:,}" if column.examples else ""
+        if len(seeds) == 1 and seeds[0].low is not None and seeds[0].high is not None:
+            interval = f"{_value(column, seeds[0].low)} to {_value(column, seeds[0].high)}"
+        # Values read off a plot are not shown with more digits than could be read.
+        read_off = any(row.settings.get(READ_OFF) for row in seeds)
         lines.append(
             [
                 column.task,
-                text(column.dataset) + (f", {text(column.split)}" if column.split else ""),
-                examples,
+                f"{column.dataset}, {column.split}" if column.split else column.dataset,
+                f"{column.examples:,}" if column.examples else "",
                 column.protocol,
                 column.heading[1],
-                value,
+                f"≈ {cell.mean:g}" if read_off else board.text(facts.name, column),
                 interval,
-                guess,
+                _value(column, cell.baselines[0]) if cell.baselines else "",
             ]
         )
-    for line in lines:
-        line[1] = Markdown(line[1])
-    heads = ["Task", "Data", "Examples", "Protocol", "Figure", "Value", "95% interval", "Simplest guess"]
-    return _without_empty(heads, lines, numbers=3)
+    heads = ["Task", "Dataset", "Examples", "Protocol", "Metric", "Value", "95% interval", "Baseline"]
+    return table(heads, lines, numbers=3)
 
 
-def several_seeds(about: About) -> bool:
-    """Whether some figure is a mean over seeds."""
+def has_several_seeds(facts: ModelFacts) -> bool:
+    """Whether any value is a mean over seeds."""
     seeds: dict[Column, set[int]] = {}
-    for row in (*_rows_of(about, parts=False), *_rows_of(about, parts=True)):
+    for row in (*_result_rows(facts, by_subset=False), *_result_rows(facts, by_subset=True)):
         seeds.setdefault(column_of(row), set()).add(row.seed)
-    return any(len(found) > 1 for found in seeds.values())
+    return any(len(of_column) > 1 for of_column in seeds.values())
 
 
-def result_notes(about: About) -> list[str]:
-    """How each evaluation was made: what its figures have in common."""
-    notes: dict[str, None] = {}
-    for row in about.rows:
+def result_settings(facts: ModelFacts) -> list[str]:
+    """Dataset, protocol and settings of each evaluation."""
+    lines: dict[str, None] = {}
+    for row in facts.rows:
         if row.value is None:
             continue
-        settings = {key: value for key, value in shown_settings(row).items() if key != READ_OFF}
-        told = ", ".join(f"{key} {_short(value)}" for key, value in sorted(settings.items()))
+        settings = {key: value for key, value in public_settings(row).items() if key not in ("context", READ_OFF)}
         revision = f" ({row.dataset_revision[:15]})" if row.dataset_revision else ""
-        note = f"{row.task}: {row.dataset}{revision}, {row.protocol} protocol"
-        notes[f"{note}; {told}" if told else note] = None
-    return list(notes)
+        line = f"{row.task}: {row.dataset}{revision}, {row.protocol} protocol"
+        shown = ", ".join(f"{key} {_yaml(value)}" for key, value in sorted(settings.items()))
+        lines[f"{line}; {shown}" if shown else line] = None
+    return list(lines)
 
 
-def checkpoints(about: About) -> Markdown | None:
+def public_settings(row: Row) -> dict[str, Any]:
+    """Settings and selected grid point of a result, without empty values and local directories."""
+    selection = {name: getattr(row, name) for name in _SELECTION if getattr(row, name)}
+    settings = {**row.settings, **selection}
+    return {key: _without_directories(value) for key, value in settings.items() if value not in (None, [])}
+
+
+def checkpoints(facts: ModelFacts) -> Markdown | None:
     """Revisions of the repository."""
-    rows: list[list[Any]] = [
-        [code(one.revision), one.stage, f"{one.step:,}", _number(one.tokens) or ""] for one in about.checkpoints
+    rows = [
+        [code(checkpoint.revision), checkpoint.stage, f"{checkpoint.step:,}", _count(checkpoint.tokens)]
+        for checkpoint in facts.checkpoints
     ]
-    return _without_empty(["Revision", "Stage", "Step", "Tokens of the stage"], rows, numbers=2) if rows else None
+    return table(["Revision", "Stage", "Step", "Tokens in stage"], rows, numbers=2) if rows else None
 
 
-def states(about: About) -> Markdown | None:
-    """States of the training, a row each, with the figures of each evaluation that tell most."""
-    if not about.states:
+def evaluated_checkpoints(facts: ModelFacts) -> Markdown | None:
+    """Key metrics of the checkpoints, one row per checkpoint."""
+    if not facts.evaluated_checkpoints:
         return None
-    heads = ["Stage", "Step", "Tokens read", "Held-out loss ↓", "Held-out accuracy ↑"]
+    heads = ["Stage", "Step", "Tokens", "Held-out loss ↓", "Held-out accuracy ↑"]
     lines: list[list[Any]] = [
         [
-            one.stage,
-            f"{one.step:,}",
-            _number(one.tokens) or "",
-            "" if one.held_out_loss is None else f"{one.held_out_loss:.3f}",
-            "" if one.held_out_accuracy is None else f"{100 * one.held_out_accuracy:.1f}",
+            checkpoint.stage,
+            f"{checkpoint.step:,}",
+            _count(checkpoint.tokens),
+            "" if checkpoint.held_out_loss is None else f"{checkpoint.held_out_loss:.3f}",
+            "" if checkpoint.held_out_accuracy is None else f"{100 * checkpoint.held_out_accuracy:.1f}",
         ]
-        for one in about.states
+        for checkpoint in facts.evaluated_checkpoints
     ]
-    for telling, name in _TELLING.items():
-        rows = [
-            replace(row, model=one.name, revision="", subset="")
-            for one in about.states
-            for row in one.rows
-            if (row.task, row.protocol, row.metric, row.subset) == telling and row.split != "dev"
-        ]
-        board = leaderboard(rows)
+    for key, title in _KEY_METRICS.items():
+        board = leaderboard(
+            replace(row, model=checkpoint.name, revision="", subset="")
+            for checkpoint in facts.evaluated_checkpoints
+            for row in checkpoint.rows
+            if (row.task, row.protocol, row.metric, row.subset) == key and row.split != "dev"
+        )
         for column in board.columns:
-            _, figure, *told = board.heading(column)
-            heads.append(" ".join([name, figure[-1], *(f"({part})" for part in told)]))
-            for line, one in zip(lines, about.states, strict=True):
-                line.append(board.text(one.name, column))
-    return _without_empty(heads, lines, numbers=len(heads) - 1)
+            _, metric, *distinction = board.heading(column)
+            heads.append(" ".join([title, metric[-1], *(f"({part})" for part in distinction)]))
+            for line, checkpoint in zip(lines, facts.evaluated_checkpoints, strict=True):
+                line.append(board.text(checkpoint.name, column))
+    return table(heads, lines, numbers=len(heads) - 1)
 
 
-def findings(about: About) -> list[tuple[Finding, Markdown]]:
-    """Each finding with its figures."""
-    found = []
-    for one in about.findings:
-        rows = [
-            [
-                estimate.name,
-                f"{estimate.value:.4g}",
-                "" if estimate.low is None else f"{estimate.low:.4g} to {estimate.high:.4g}",
-                f"{estimate.examples:,}",
-            ]
-            for estimate in one.estimates
+def estimates(finding: Finding) -> Markdown:
+    """Figures of a finding."""
+    rows = [
+        [
+            estimate.name,
+            f"{estimate.value:.4g}",
+            "" if estimate.low is None else f"{estimate.low:.4g} to {estimate.high:.4g}",
+            f"{estimate.examples:,}",
         ]
-        found.append((one, table(["", "Value", "95% interval", "Examples"], rows, numbers=3)))
-    return found
-
-
-def examples(about: About) -> Markdown | None:
-    """Filled masks."""
-    rows: list[list[Any]] = [
-        [code(one.text), Markdown(", ".join(f"{code(answer)} {share:.1%}" for answer, share in one.answers))]
-        for one in about.examples
+        for estimate in finding.estimates
     ]
-    return table(["Text", "Likeliest tokens"], rows) if rows else None
+    return table(["Estimate", "Value", "95% interval", "Sample size"], rows, numbers=3)
 
 
-def reproduction(about: About) -> Markdown | None:
-    """The commands that made the model and its figures, where they are known; else such as make and measure one."""
-    lines = list(about.commands) or _suggested(about)
-    if any(f" {commands.DATA}" in line for line in lines):
-        lines.insert(0, f"# {commands.DATA}: the folder of the evaluations' data")
-    return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *lines]), "bash") if lines else None
+def examples(facts: ModelFacts) -> Markdown | None:
+    """Fill-mask predictions."""
+    rows = [
+        [
+            code(example.text),
+            Markdown(", ".join(f"{code(token)} {probability:.1%}" for token, probability in example.answers)),
+        ]
+        for example in facts.examples
+    ]
+    return table(["Text", "Top predictions"], rows) if rows else None
 
 
-def _suggested(about: About) -> list[str]:
-    """Commands with the same recipes and the same settings of the evaluations."""
-    name, lines, before = quote(about.name), [], None
-    for number, stage in enumerate(about.stages):
-        if number == len(about.stages) - 1 and about.recipe_file:
-            recipe = quote(about.recipe_file)
-            lines.append(f"hf download {name} {recipe} --local-dir .")
-        elif "recipe_name" in stage:
-            recipe = quote(stage["recipe_name"])
-        else:
-            recipe = quote(f"{stage['stage']}.yaml")
-            lines.append(f"# {recipe}: the recipe of that stage above")
-        start = f" init_from={before}" if before else ""
-        before = quote(f"runs/{stage['stage']}")
-        lines.append(f"llm-jp-modernbert pretrain {recipe}{start} \\")
-        lines.append(f"    train_data=YOUR_TEXTS tokenizer={name} output_dir={before}")
-    measured = [replace(row, model=about.name) for row in about.rows if row.value is not None]
-    return [*lines, *commands.evaluations(measured)]
-
-
-def _rows_of(about: About, parts: bool) -> list[Row]:
+def _result_rows(facts: ModelFacts, by_subset: bool) -> list[Row]:
+    """Rows under the model's public name; repeated results are merged."""
     rows: dict[tuple[Column, int], Row] = {}
-    for row in about.rows:
-        if row.value is None or bool(row.subset) != parts or (parts and row.task == FillMaskPublishedTokenizer.name):
+    for row in facts.rows:
+        # Subsets of a comparison with another tokenizer would repeat those of fill-mask.
+        repeated = by_subset and row.task == FillMaskPublishedTokenizer.name
+        if row.value is None or bool(row.subset) != by_subset or repeated:
             continue
-        # The table is of one model, whatever the path it was measured at.
-        task = f"{row.task}, {row.subset}" if parts else row.task
-        one = replace(row, model=about.name, revision="", task=task, subset="")
-        key = (column_of(one), one.seed)
-        if key in rows and rows[key].value != one.value:
+        task = f"{row.task}, {row.subset}" if by_subset else row.task
+        public = replace(row, model=facts.name, revision="", task=task, subset="")
+        key = (column_of(public), public.seed)
+        if key in rows and rows[key].value != public.value:
             raise UsageError(
-                f"two results for {row.task} {row.metric} on {row.dataset} ({row.protocol}, seed {row.seed}), "
-                "so they are of two states of the model. Give those of this one."
+                f"two different results for {row.task} {row.metric} on {row.dataset} ({row.protocol} protocol, seed "
+                f"{row.seed}): they belong to different weights. Give only the results of this model."
             )
-        rows[key] = one
+        rows[key] = public
     return list(rows.values())
 
 
-def _figure(column: Column, value: float) -> str:
-    """A figure as the leaderboard writes it."""
+def _value(column: Column, value: float) -> str:
+    """A value in the leaderboard's format."""
     return Leaderboard([column], [""], {("", column): Cell((value,), ())}).text("", column)
 
 
-def _without_empty(heads: list[Any], rows: list[list[Any]], numbers: int = 0) -> Markdown:
-    kept = [place for place in range(len(heads)) if any(str(row[place]) for row in rows)]
-    numbers = sum(place >= len(heads) - numbers for place in kept)
-    return table([heads[place] for place in kept], [[row[place] for place in kept] for row in rows], numbers)
+def _counts(stage: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "Optimizer steps": _count(stage.get("steps")),
+        "Batch size, sequences": _count(stage.get("rows_per_step")),
+        "Tokens": _count(stage.get("tokens")),
+        "… with padded batches": _count(stage.get("padded_tokens")),
+        "Predicted tokens": _count(stage.get("labels")),
+        "Documents": _count(stage.get("documents")),
+        "Characters": _count(stage.get("characters")),
+    }
 
 
-def _tokens(count: Any) -> str | None:
-    return None if count is None else f"{setting(count)} tokens"
+def _recipe(recipe: Mapping[str, Any]) -> dict[str, str]:
+    length = recipe.get("sequence_length")
+    precision = "bfloat16" if recipe.get("bf16") else "float16" if recipe.get("fp16") else ""
+    return {
+        "Sequence length": "" if length is None else f"{number(length)} tokens",
+        "Embedding initialization": "co-occurrence counts" if recipe.get("init_embeddings") == "counted" else "",
+        "Masking": _masking(recipe),
+        "Sequence packing": _packing(recipe),
+        "Learning rate": _learning_rate(recipe),
+        "Optimizer": _optimizer(recipe),
+        "Precision": f"{precision} mixed precision" if precision else "float32" if "bf16" in recipe else "",
+    }
 
 
-def _number(count: Any) -> str | None:
-    return None if count is None else f"{int(count):,}"
+def _compute(stage: Mapping[str, Any]) -> dict[str, str]:
+    hardware, kilograms = stage.get("hardware") or {}, stage.get("emissions_kg")
+    devices = f"{hardware['devices']} × {hardware['device']}" if hardware else ""
+    if "cores" in hardware:
+        processes = f", {hardware['devices']} processes" if hardware["devices"] > 1 else ""
+        devices = f"{hardware['device']}, {hardware['cores']} cores{processes}"
+    emissions = ""
+    if kilograms is not None:
+        emissions = f"{kilograms:,.1f} kg" if kilograms >= 10 else f"{1000 * kilograms:,.3g} g"
+    return {
+        "Hardware": devices,
+        "Training time": duration(stage["seconds"]) if stage.get("seconds") else "",
+        "FLOPs": f"{stage['flops']:.3g}" if stage.get("flops") else "",
+        "CO₂ equivalent": emissions,
+        "Software": ", ".join(f"{name} {version}" for name, version in stage.get("versions", {}).items()),
+    }
 
 
-def _embeddings(recipe: Mapping[str, Any]) -> str | None:
-    return "begun from counts of neighbouring tokens" if recipe.get("init_embeddings") == "counted" else None
+def _count(count: Any) -> str:
+    return "" if count is None else f"{int(count):,}"
 
 
-def _masking(recipe: Mapping[str, Any]) -> str | None:
+def _masking(recipe: Mapping[str, Any]) -> str:
     if "mlm_probability" not in recipe:
-        return None
-    share = percent(recipe["mlm_probability"])
+        return ""
+    share = f"{percent(recipe['mlm_probability'])} of tokens"
     if recipe.get("final_mlm_probability"):
-        share += f", at the end {percent(recipe['final_mlm_probability'])}"
-    replaced, random = recipe.get("mask_share"), recipe.get("random_share")
-    if replaced is None or random is None:
+        share += f", {percent(recipe['final_mlm_probability'])} during learning-rate decay"
+    masked, random = recipe.get("mask_share"), recipe.get("random_share")
+    if masked is None or random is None:
         return share
-    kept = max(0.0, 1 - replaced - random)
-    return f"{share} ({percent(replaced)} mask, {percent(random)} random, {percent(kept)} kept)"
+    kept = max(0.0, 1 - masked - random)
+    return f"{share} ({percent(masked)} mask, {percent(random)} random, {percent(kept)} unchanged)"
 
 
-def _rows(recipe: Mapping[str, Any]) -> str | None:
+def _packing(recipe: Mapping[str, Any]) -> str:
     if "packing" not in recipe:
-        return None
-    packed = "packed best-fit, documents apart" if recipe["packing"] == "best_fit" else "one document each"
-    cut = {"cut": "long documents in pieces", "truncate": "long documents cut off"}.get(
-        recipe.get("long_documents", "")
-    )
-    return f"{packed}, {cut}" if cut else packed
+        return ""
+    packed = "one document per sequence"
+    if recipe["packing"] == "best_fit":
+        packed = "best-fit packing, no attention across documents"
+    long_documents = {"cut": ", long documents split", "truncate": ", long documents truncated"}
+    return packed + long_documents.get(recipe.get("long_documents", ""), "")
 
 
-def _learning_rate(recipe: Mapping[str, Any]) -> str | None:
+def _learning_rate(recipe: Mapping[str, Any]) -> str:
     if "learning_rate" not in recipe:
-        return None
-    told = [setting(recipe["learning_rate"])]
-    if recipe.get("lr_scheduler_type"):
-        told.append(str(recipe["lr_scheduler_type"]))
-    if recipe.get("warmup_steps"):
-        told.append(f"warm-up {_steps(recipe['warmup_steps'])}")
-    given = recipe.get("lr_scheduler_kwargs") or {}
-    if given.get("num_decay_steps"):
-        told.append(f"decay {_steps(given['num_decay_steps'])}")
-    return ", ".join(told)
+        return ""
+    parts = [number(recipe["learning_rate"]), str(recipe.get("lr_scheduler_type") or "")]
+    decay = (recipe.get("lr_scheduler_kwargs") or {}).get("num_decay_steps")
+    for name, steps in (("warmup", recipe.get("warmup_steps")), ("decay", decay)):
+        if steps:
+            parts.append(f"{name} {percent(steps) if steps < 1 else number(steps)} steps")
+    return ", ".join(filter(None, parts)).replace("% steps", "% of steps")
 
 
-def _steps(amount: float) -> str:
-    return percent(amount) if 0 < amount < 1 else f"{setting(amount)} steps"
-
-
-def _optimizer(recipe: Mapping[str, Any]) -> str | None:
-    told = [str(recipe["optim"])] if "optim" in recipe else []
+def _optimizer(recipe: Mapping[str, Any]) -> str:
+    parts = [str(recipe["optim"])] if "optim" in recipe else []
     if "adam_beta1" in recipe and "adam_beta2" in recipe:
-        told.append(f"betas {setting(recipe['adam_beta1'])} and {setting(recipe['adam_beta2'])}")
+        parts.append(f"betas {number(recipe['adam_beta1'])} and {number(recipe['adam_beta2'])}")
     if "adam_epsilon" in recipe:
-        told.append(f"epsilon {setting(recipe['adam_epsilon'])}")
+        parts.append(f"epsilon {number(recipe['adam_epsilon'])}")
     if "weight_decay" in recipe:
-        on_all = ", of all parameters" if recipe.get("decay_norms_and_biases") else ""
-        told.append(f"weight decay {setting(recipe['weight_decay'])}{on_all}")
+        scope = " on all parameters" if recipe.get("decay_norms_and_biases") else ""
+        parts.append(f"weight decay {number(recipe['weight_decay'])}{scope}")
     if recipe.get("max_grad_norm"):
-        told.append(f"clipped at {setting(recipe['max_grad_norm'])}")
-    return ", ".join(told) or None
+        parts.append(f"gradient clipping {number(recipe['max_grad_norm'])}")
+    return ", ".join(parts)
 
 
-def _precision(recipe: Mapping[str, Any]) -> str | None:
-    if "bf16" not in recipe and "fp16" not in recipe:
-        return None
-    return "bfloat16, mixed" if recipe.get("bf16") else "float16, mixed" if recipe.get("fp16") else "float32"
+def _without_directories(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_directories(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_directories(item) for item in value]
+    if isinstance(value, str) and is_local_path(value):
+        return value.rstrip("/").rpartition("/")[2]
+    return value
 
 
-def _hardware(found: Mapping[str, Any] | None) -> str | None:
-    if not found:
-        return None
-    if "cores" in found:
-        return f"{found['device']}, {found['cores']} cores" + (
-            f", {found['devices']} processes" if found["devices"] > 1 else ""
-        )
-    return f"{found['devices']} × {found['device']}"
-
-
-def _emissions(kilograms: float | None) -> str | None:
-    if kilograms is None:
-        return None
-    return f"{kilograms:,.1f} kg" if kilograms >= 10 else f"{1000 * kilograms:,.3g} g"
-
-
-def _short(value: Any) -> str:
-    shown = (
-        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("...\n").strip()
-    )
-    return shown if len(shown) <= 100 else shown[:99] + "…"
+def _yaml(value: Any) -> str:
+    line = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    line = line.removesuffix("...\n").strip()
+    return line if len(line) <= 100 else f"{line[:99]}…"

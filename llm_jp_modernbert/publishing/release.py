@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from llm_jp_modernbert.core.hub import Checkpoint, Patience
     from llm_jp_modernbert.evaluation.report.results import Row
-    from llm_jp_modernbert.model_cards.about import Example, Exports
+    from llm_jp_modernbert.model_cards.facts import Example, Exports
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 
@@ -241,7 +241,7 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBert
 
 
 def _export(options: ReleaseOptions, folder: Path, say: Callable[[str], Any]) -> Exports:
-    from llm_jp_modernbert.model_cards.about import Exports
+    from llm_jp_modernbert.model_cards.facts import Exports
 
     onnx: list[Path] = []
     if options.onnx:

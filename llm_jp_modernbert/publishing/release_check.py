@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.clean_process import reload_alone
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.model_cards.about import Example
+from llm_jp_modernbert.model_cards.facts import Example
 
 from . import staging
 

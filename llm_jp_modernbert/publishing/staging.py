@@ -21,10 +21,9 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
-from llm_jp_modernbert.model_cards.about import About, Picture
-from llm_jp_modernbert.model_cards.card import model_card
+from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
-from llm_jp_modernbert.model_cards.metadata import eval_result_files
+from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot
 from llm_jp_modernbert.model_cards.plots import PATH as TRAINING_PLOT
 from llm_jp_modernbert.model_cards.plots import plot_training
 
@@ -149,7 +148,7 @@ def write_card(
         name: of the release.
         tokenizer: its tokenizer, where that is known.
         tags: further ones.
-        **told: fields of `card.About` that no file in the folder tells.
+        **told: fields of `facts.ModelFacts` that no file in the folder tells.
 
     Raises:
         UsageError: the card is not what the Hub reads.
@@ -159,7 +158,7 @@ def write_card(
     stages = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else None
     # A machine that trains need not have what plots are drawn with.
     can_plot = find_spec("matplotlib") is not None
-    about = About(
+    facts = ModelFacts(
         name=name,
         config=config,
         format="plain" if config["model_type"] == "modernbert" else "native",
@@ -178,9 +177,9 @@ def write_card(
         remarks=_remarks(folder),
         **told,
     )
-    card = model_card(about)
+    card = model_card(facts)
     card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *tags]))
-    for path, text in {CARD: str(card), **eval_result_files(about)}.items():
+    for path, text in {CARD: str(card), **eval_result_files(facts)}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / path, text)
     validate_card(card, folder)
@@ -196,9 +195,9 @@ def _remarks(folder: Path) -> tuple[str, ...]:
     return (f"Its weights are the mean of those of {len(parts)} checkpoints: {names}.",)
 
 
-def _pictures(folder: Path) -> list[Picture]:
+def _pictures(folder: Path) -> list[Plot]:
     names = sorted(path.name for path in (folder / ASSETS).glob("*.png") if f"{ASSETS}/{path.name}" != TRAINING_PLOT)
-    return [Picture(f"{ASSETS}/{name}", name.removesuffix(".png").replace("-", " ")) for name in names]
+    return [Plot(f"{ASSETS}/{name}", name.removesuffix(".png").replace("-", " ")) for name in names]
 
 
 def write_manifest(folder: Path) -> None:

@@ -1,120 +1,92 @@
-"""What two measurements of the same texts, or two courses of training, say of each other.
+"""Paired comparisons of models on the same texts, and of training runs.
 
-All intervals are of 95 %. Those over texts are percentile bootstraps that draw the same texts for both sides; those
-over seeds are Student's. They tell what other texts or seeds would change, and nothing of other corpora or sizes.
+All intervals are 95% intervals. Those over texts are percentile bootstraps that draw the same texts for both models;
+those over seeds use Student's t. They cover the variation over texts or seeds, not over corpora or model sizes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
 from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import redrawn
 
-from ..about import Estimate
+from ..facts import Estimate
 
 Instances = Sequence[Mapping[str, Any]]
+"""Per-example outputs of an evaluation."""
+
+AXES = ("tokens", "seconds")
+"""Budgets at which learning curves are compared."""
 
 _RESAMPLES = 2000
-AXES = ("tokens", "seconds")
-"""What two courses of training are compared at equal amounts of."""
 
 
 def perplexity_ratios(ours: Instances, theirs: Instances, seed: int = 0) -> dict[int, Estimate]:
-    """Pseudo-perplexity of one model divided by another's, by tokens of context; documents are drawn anew.
+    """Pseudo-perplexity of one model divided by that of another, by context length in tokens.
 
     Args:
-        ours: instances of the task pseudo-perplexity in the improved protocol.
-        theirs: of the same targets.
-        seed: of what is drawn.
+        ours: outputs of the pseudo-perplexity task, improved protocol.
+        theirs: outputs of the other model for the same targets.
+        seed: seed of the bootstrap over documents.
 
     Raises:
-        UsageError: the two are not of the same targets.
+        UsageError: the targets differ.
     """
-    losses = [_losses(instances) for instances in (ours, theirs)]
-    _check_same_targets(ours, theirs)
-    found = {}
+    losses = _losses(ours, theirs)
+    ratios = {}
     for context in sorted({context for _, context in losses[0]}):
         documents = [document for document, at in losses[0] if at == context]
-        samples = [np.array([of_one[document, context] for document in documents]) for of_one in losses]
-        found[context] = _ratio(f"{context:,} tokens of context", samples, seed)
-    return found
+        samples = [np.array([of_model[document, context] for document in documents]) for of_model in losses]
+        ratios[context] = _ratio(f"{context:,} tokens of context", samples, seed)
+    return ratios
 
 
 def gain_by_context(ours: Instances, theirs: Instances, shorter: int, longer: int, seed: int = 0) -> Estimate:
-    """The ratio of `perplexity_ratios` at a longer context, divided by that at a shorter one.
+    """The ratio of `perplexity_ratios` at the longer context divided by that at the shorter one.
 
-    Below 1 where one model gains more by the additional context than the other does.
+    Below 1, the first model benefits more from the additional context than the second.
     """
-    _check_same_targets(ours, theirs)
-    losses = [_losses(instances) for instances in (ours, theirs)]
-    documents = [document for document, at in losses[0] if at == longer]
-    gains = [
-        np.array([of_one[document, longer] - of_one[document, shorter] for document in documents]) for of_one in losses
+    losses = _losses(ours, theirs)
+    documents = [document for document, context in losses[0] if context == longer]
+    samples = [
+        np.array([of_model[document, longer] - of_model[document, shorter] for document in documents])
+        for of_model in losses
     ]
-    return _ratio(f"ratio at {longer:,} tokens, divided by that at {shorter:,}", gains, seed)
+    return _ratio(f"ratio at {longer:,} tokens divided by ratio at {shorter:,}", samples, seed)
 
 
-def _ratio(name: str, samples: Sequence[np.ndarray], seed: int) -> Estimate:
-    def ratio(ours: np.ndarray, theirs: np.ndarray, axis: int = -1) -> Any:
-        return np.exp(ours.mean(axis=axis) - theirs.mean(axis=axis))
-
-    ours, theirs = samples
-    return Estimate(name, float(ratio(ours, theirs)), len(ours), *bootstrap(samples, ratio, seed))
-
-
-def _losses(instances: Instances) -> dict[tuple[int, int], float]:
-    return {(one["document"], one["context"]): float(np.mean(one["cross_entropies"])) for one in instances}
-
-
-def _check_same_targets(ours: Instances, theirs: Instances) -> None:
-    # Other targets would stand for other characters somewhere.
-    targets = [
-        [(one["document"], one["context"], one["characters"]) for one in instances] for instances in (ours, theirs)
-    ]
-    if targets[0] != targets[1]:
-        raise UsageError(
-            "the two measurements of pseudo-perplexity are not of the same targets. Measure both models with one "
-            "tokenizer and the same --texts, --limit and --seed."
-        )
-
-
-def trade_off(measured: Sequence[Instances], seed: int = 0) -> tuple[list[Estimate], list[Estimate], Estimate]:
-    """Alignment and uniformity of several states of a model, and Spearman's rank correlation of the two over states.
-
-    Pairs and texts are drawn anew, the same for all states.
+def trade_off(checkpoints: Sequence[Instances], seed: int = 0) -> tuple[list[Estimate], list[Estimate], Estimate]:
+    """Alignment and uniformity of each checkpoint, and their Spearman rank correlation over checkpoints.
 
     Args:
-        measured: of each state the instances of the task alignment-uniformity.
-        seed: of what is drawn.
-
-    Returns:
-        Alignment and uniformity of each state, and the correlation.
+        checkpoints: outputs of the alignment-uniformity task, one entry per checkpoint.
+        seed: seed of the bootstrap over pairs and texts, which are the same for all checkpoints.
 
     Raises:
-        UsageError: the states were measured on different numbers of texts.
+        UsageError: the checkpoints were evaluated on different numbers of texts.
     """
     from scipy.stats import spearmanr
 
-    distances, closeness = (_table(measured, name) for name in ("squared_distance", "closeness"))
-    drawn = np.random.default_rng(seed)
-    alignments = _redrawn_means(distances, drawn)
+    distances, closeness = (_values(checkpoints, name) for name in ("squared_distance", "closeness"))
+    generator = np.random.default_rng(seed)
+    alignments = _resampled_means(distances, generator)
     mean = closeness.mean(1)
-    uniformities = redrawn(mean[:, None], _redrawn_means(closeness, drawn))
+    uniformities = np.asarray(redrawn(mean[:, None], _resampled_means(closeness, generator)))
     points = distances.mean(1), np.log(mean)
-    correlations = [spearmanr(*one).statistic for one in zip(alignments.T, np.asarray(uniformities).T, strict=True)]
-    by_state = [
+    correlations = [spearmanr(*sample).statistic for sample in zip(alignments.T, uniformities.T, strict=True)]
+    by_checkpoint = [
         [
-            Estimate(name, float(value), table.shape[1], *map(float, np.quantile(of_state, (0.025, 0.975))))
-            for value, of_state in zip(values, np.asarray(redraws), strict=True)
+            Estimate(name, float(value), values.shape[1], *map(float, np.quantile(resamples, (0.025, 0.975))))
+            for value, resamples in zip(of_metric, resampled, strict=True)
         ]
-        for name, values, redraws, table in (
+        for name, of_metric, resampled, values in (
             ("alignment", points[0], alignments, distances),
             ("uniformity", points[1], uniformities, closeness),
         )
@@ -122,87 +94,70 @@ def trade_off(measured: Sequence[Instances], seed: int = 0) -> tuple[list[Estima
     correlation = Estimate(
         "rank correlation of alignment and uniformity",
         float(spearmanr(*points).statistic),
-        len(measured),
+        len(checkpoints),
         *map(float, np.quantile(correlations, (0.025, 0.975))),
     )
-    return by_state[0], by_state[1], correlation
-
-
-def _table(measured: Sequence[Instances], name: str) -> np.ndarray:
-    """`(states, examples)`."""
-    rows = [[one[name] for one in instances if name in one] for instances in measured]
-    if len({len(row) for row in rows}) != 1 or not rows[0]:
-        raise UsageError(
-            f"alignment-uniformity: the checkpoints have {', '.join(str(len(row)) for row in rows)} values of {name}. "
-            "Measure all of them anew, on the same data."
-        )
-    return np.array(rows)
-
-
-def _redrawn_means(table: np.ndarray, drawn: np.random.Generator) -> np.ndarray:
-    """Means of each row over examples that are drawn anew, the same for all rows: `(states, resamples)`."""
-    size = table.shape[1]
-    counts = drawn.multinomial(size, np.full(size, 1 / size), _RESAMPLES)
-    return table @ counts.T / size
+    return by_checkpoint[0], by_checkpoint[1], correlation
 
 
 def accuracy_differences(ours: Instances, theirs: Instances, seed: int = 0) -> tuple[list[Estimate], float]:
-    """Top-1 and top-5 accuracy and mean reciprocal rank of one way to read the fill-mask prompts, less another's.
-
-    Prompts are drawn anew.
+    """Differences in top-1 accuracy, top-5 accuracy and mean reciprocal rank on the same fill-mask prompts.
 
     Args:
-        ours: instances of the task fill-mask.
-        theirs: of the same prompts.
-        seed: of what is drawn.
+        ours: outputs of the fill-mask task.
+        theirs: outputs for the same prompts, whose metrics are subtracted.
+        seed: seed of the bootstrap over prompts.
 
     Returns:
-        The differences, and the p-value of McNemar's exact test of the first.
+        The differences, and the p-value of McNemar's exact test on top-1 accuracy.
 
     Raises:
-        UsageError: the two are not of the same prompts.
+        UsageError: the prompts differ.
     """
     from scipy.stats import binomtest
 
-    ranks = [{one["id"]: one["rank"] for one in side if one["rank"] is not None} for side in (ours, theirs)]
-    if list(ranks[0]) != list(ranks[1]) or not ranks[0]:
-        raise UsageError("the two measurements of fill-mask are not of the same prompts. Measure both with the same.")
-    places = [np.array(list(of_one.values())) for of_one in ranks]
+    by_prompt = [
+        {example["id"]: example["rank"] for example in side if example["rank"] is not None} for side in (ours, theirs)
+    ]
+    if list(by_prompt[0]) != list(by_prompt[1]) or not by_prompt[0]:
+        raise UsageError("the two fill-mask results are not on the same prompts. Evaluate both on the same file.")
+    ranks = [np.array(list(of_side.values())) for of_side in by_prompt]
 
-    def difference(one: np.ndarray, other: np.ndarray, axis: int = -1) -> Any:
-        return one.mean(axis=axis) - other.mean(axis=axis)
+    def difference(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
+        return first.mean(axis=axis) - second.mean(axis=axis)
 
+    scores: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "top-1 accuracy": lambda rank: (rank == 1).astype(float),
+        "top-5 accuracy": lambda rank: (rank <= 5).astype(float),
+        "mean reciprocal rank": lambda rank: 1 / rank,
+    }
     estimates = []
-    for name, score in (
-        ("top-1 accuracy", lambda rank: (rank == 1).astype(float)),
-        ("top-5 accuracy", lambda rank: (rank <= 5).astype(float)),
-        ("mean reciprocal rank", lambda rank: 1 / rank),
-    ):
-        samples = tuple(score(rank) for rank in places)
-        interval = bootstrap(samples, difference, seed)
-        estimates.append(Estimate(name, float(difference(*samples)), len(places[0]), *interval))
-    right = [rank == 1 for rank in places]
-    won, lost = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    return estimates, float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    for name, score in scores.items():
+        samples = [score(rank) for rank in ranks]
+        value = float(samples[0].mean() - samples[1].mean())
+        estimates.append(Estimate(name, value, len(ranks[0]), *bootstrap(samples, difference, seed)))
+    correct = [rank == 1 for rank in ranks]
+    gained, lost = int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum())
+    return estimates, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def course(run: Path) -> dict[str, list[float]]:
-    """Held-out loss in the course of a run, with what had been spent by then.
+def learning_curve(run: Path) -> dict[str, list[float]]:
+    """Held-out loss of a run against the tokens and seconds spent.
 
     Args:
-        run: its directory, or that of one of its checkpoints.
+        run: directory of the run or of one of its checkpoints.
 
     Returns:
-        `loss` in nats, `tokens` and `seconds`, lists of equal length.
+        `loss` in nats, `tokens` and `seconds`, as lists of equal length.
 
     Raises:
-        UsageError: there is no trainer_state.json, or no held-out loss beside a training loss in it.
+        UsageError: trainer_state.json is missing or has no held-out loss at a logged step.
     """
     path = run / "trainer_state.json"
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path}: no course of a training ({error}). Name the directory of a run.") from error
+        log = read_json(path)["log_history"]
+    except KeyError as error:
+        raise UsageError(f"{path}: has no log_history. Name the directory of a run.") from error
     spent = {0: (0.0, 0.0)}
     tokens = seconds = 0.0
     for entry in log:
@@ -215,8 +170,8 @@ def course(run: Path) -> dict[str, list[float]]:
     ]
     if not points:
         raise UsageError(
-            f"{path}: no held-out loss at a step that is logged. Give validation_data, eval_strategy=steps, and "
-            "eval_steps that are a multiple of logging_steps."
+            f"{path}: no held-out loss at a logged step. Set validation_data, eval_strategy=steps, and eval_steps to "
+            "a multiple of logging_steps."
         )
     return {name: list(values) for name, values in zip((*AXES, "loss"), zip(*points, strict=True), strict=True)}
 
@@ -224,21 +179,64 @@ def course(run: Path) -> dict[str, list[float]]:
 def loss_differences(
     pairs: Sequence[tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]]], axis: str
 ) -> Estimate:
-    """Held-out loss of one course less another's, where the shorter of the two has ended; the mean over pairs.
+    """Mean difference in held-out loss between two learning curves, where the shorter of them ends.
 
     Args:
-        pairs: two courses for each seed.
+        pairs: two learning curves per seed; the loss of the second is subtracted.
         axis: one of `AXES`.
     """
     from scipy.stats import t
 
-    found = []
+    differences = []
     for ours, theirs in pairs:
-        at = min(ours[axis][-1], theirs[axis][-1])
-        found.append(float(np.interp(at, ours[axis], ours["loss"]) - np.interp(at, theirs[axis], theirs["loss"])))
-    mean = float(np.mean(found))
+        end = min(ours[axis][-1], theirs[axis][-1])
+        losses = [float(np.interp(end, curve[axis], curve["loss"])) for curve in (ours, theirs)]
+        differences.append(losses[0] - losses[1])
+    mean, count = float(np.mean(differences)), len(differences)
     name = f"at equal {'tokens' if axis == 'tokens' else 'time'}"
-    if len(found) < 2:
-        return Estimate(name, mean, len(found))
-    half = float(t.ppf(0.975, len(found) - 1) * np.std(found, ddof=1) / np.sqrt(len(found)))
-    return Estimate(name, mean, len(found), mean - half, mean + half)
+    if count < 2:
+        return Estimate(name, mean, count)
+    half = float(t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / np.sqrt(count))
+    return Estimate(name, mean, count, mean - half, mean + half)
+
+
+def _ratio(name: str, samples: Sequence[np.ndarray], seed: int) -> Estimate:
+    def ratio(ours: np.ndarray, theirs: np.ndarray, axis: int = -1) -> Any:
+        return np.exp(ours.mean(axis=axis) - theirs.mean(axis=axis))
+
+    ours, theirs = samples
+    return Estimate(name, float(ratio(ours, theirs)), len(ours), *bootstrap(samples, ratio, seed))
+
+
+def _losses(*sides: Instances) -> list[dict[tuple[int, int], float]]:
+    """Mean cross-entropy by document and context of each model."""
+    targets = [
+        [(example["document"], example["context"], example["characters"]) for example in side] for side in sides
+    ]
+    if targets[0] != targets[1]:
+        raise UsageError(
+            "the two pseudo-perplexity results have different targets. Evaluate both models with the same tokenizer, "
+            "--texts, --limit and --seed."
+        )
+    return [
+        {(example["document"], example["context"]): float(np.mean(example["cross_entropies"])) for example in side}
+        for side in sides
+    ]
+
+
+def _values(checkpoints: Sequence[Instances], name: str) -> np.ndarray:
+    """One value of every example, `(checkpoints, examples)`."""
+    rows = [[example[name] for example in instances if name in example] for instances in checkpoints]
+    if len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise UsageError(
+            f"alignment-uniformity: the checkpoints have {', '.join(str(len(row)) for row in rows)} values of {name}. "
+            "Evaluate all of them on the same data."
+        )
+    return np.array(rows)
+
+
+def _resampled_means(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Means over resampled examples, the same for all checkpoints: `(checkpoints, resamples)`."""
+    size = values.shape[1]
+    counts = generator.multinomial(size, np.full(size, 1 / size), _RESAMPLES)
+    return values @ counts.T / size

@@ -1,6 +1,6 @@
-"""What the results of a training say of the paper's findings, each by a rule that is told with the answer.
+"""Tests of the paper's findings on the results of a training run, each decided by an explicit criterion.
 
-Every figure is computed from results with what they keep of each example, and from the logs of runs.
+All figures are computed from results with their per-example outputs and from the logs of the runs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.errors import UsageError
@@ -16,38 +16,37 @@ from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
 from llm_jp_modernbert.evaluation.report.plots import Measured
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask, FillMaskPublishedTokenizer
 
-from ..about import Estimate, Finding
+from ..facts import Estimate, Finding
 from . import comparisons, finding_plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NO_WORSE = 0.01
-"""Nats of held-out loss that count as no difference."""
+TOLERANCE = 0.01
+"""Differences in held-out loss below this many nats count as no difference."""
 
-_CONTEXTS = "pseudo-perplexity", "improved"
+_BY_CONTEXT = "pseudo-perplexity", "improved"
 
-Found = tuple[Finding, Callable[[Finding], "Figure"]]
-"""A finding, and what draws it."""
+PlottedFinding = tuple[Finding, Callable[[Finding], "Figure"]]
+"""A finding with the function that plots it."""
 
 
 @dataclass(frozen=True)
-class Roles:
-    """Which model and run is what.
+class Models:
+    """The models and runs to compare, by their names in the results.
 
     Attributes:
-        states: those of the training in their order; by the names that results call them, what plots call them, such
-            as `stage1 step 500`.
-        stage1: the one that stage 2 began with.
-        stage2: the last one.
-        other_theta: a stage 2 from the same start with another RoPE theta of the global layers; None for none.
-        boundary: tokens of a row of stage 1.
-        thetas: of stage 2 and of the other.
-        packed: courses of runs with packed rows, one for each seed.
-        padded: as many of runs with one document a row.
+        checkpoints: checkpoints in training order; name in the results → label in plots, such as `stage1 step 500`.
+        stage1: last checkpoint of stage 1.
+        stage2: last checkpoint of stage 2.
+        other_theta: a second stage 2 with another RoPE theta of the global layers; None to skip this comparison.
+        boundary: sequence length of stage 1, in tokens.
+        thetas: RoPE thetas of `stage2` and `other_theta`.
+        packed: learning curves of runs with packed rows, one per seed.
+        padded: learning curves of runs with one document per row, one per seed.
     """
 
-    states: Mapping[str, str]
+    checkpoints: Mapping[str, str]
     stage1: str
     stage2: str
     other_theta: str | None
@@ -57,260 +56,271 @@ class Roles:
     padded: Sequence[Mapping[str, Sequence[float]]]
 
 
-def findings(measured: Sequence[Measured], roles: Roles) -> Iterator[Found]:
-    """All that can be tested with what there is.
+def findings(measured: Sequence[Measured], models: Models) -> Iterator[PlottedFinding]:
+    """Test every finding for which results exist.
 
     Args:
-        measured: of the models that `roles` names, and of others.
-        roles: which of them is what.
+        measured: results, which may include other models.
+        models: the models and runs to compare.
 
     Raises:
-        UsageError: two measurements that are compared are not of the same texts.
+        UsageError: results to be compared are not on the same texts.
     """
-    for test in (longer_context, trade_off, packing, theta, mask_defect):
-        found = test(measured, roles)
-        if found is not None:
-            yield found
+    for test in (longer_context, trade_off, packing, theta, mask_space):
+        finding = test(measured, models)
+        if finding is not None:
+            yield finding
 
 
-def longer_context(measured: Sequence[Measured], roles: Roles) -> Found | None:
-    """Whether stage 2 helps beyond the rows of stage 1, and only there."""
-    pair = together(measured, *_CONTEXTS, [roles.stage2, roles.stage1])
+def longer_context(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+    """Whether stage 2 helps beyond the sequence length of stage 1, and only there."""
+    pair = matching_results(measured, *_BY_CONTEXT, [models.stage2, models.stage1])
     if pair is None:
         return None
     ours, theirs = pair
+    boundary = models.boundary
     ratios = comparisons.perplexity_ratios(ours.instances, theirs.instances)
-    beyond, within = _split(ratios, roles.boundary)
+    beyond = [context for context in ratios if context > boundary]
+    within = [context for context in ratios if context <= boundary]
     if not beyond or not within:
         return None
     shorter, longer = max(within), max(beyond)
     gain = comparisons.gain_by_context(ours.instances, theirs.instances, shorter, longer)
-    lower_within = [context for context, one in within.items() if one.high is not None and one.high < 1]
+    lower = [context for context, ratio in ratios.items() if _is_below(ratio, 1)]
+    lower_within = [context for context in within if context in lower]
     remarks = [
-        f"From {shorter:,} to {longer:,} tokens of context the ratio itself changes by a factor of {_shown(gain)}: "
-        "below 1, stage 2 made better use of the additional context, whatever it gained by training on."
+        f"From {shorter:,} to {longer:,} tokens of context, the ratio changes by a factor of {_with_interval(gain)}. "
+        "Below 1, stage 2 uses the additional context better than stage 1, independently of its gain from further "
+        "training."
     ]
     if lower_within:
         remarks.append(
-            f"Stage 2 is further training, too: it is lower already at {_listed(lower_within)} tokens, where no "
-            "context is new."
+            f"Stage 2 is also further training: it is already better at {_listed(lower_within)} tokens, a context "
+            "length that stage 1 was trained on."
         )
     finding = Finding(
         "context",
-        f"Stage 2 lowers pseudo-perplexity beyond {roles.boundary:,} tokens and not below",
-        f"Yes, if the whole interval of the ratio of pseudo-perplexities, end of stage 2 / end of stage 1, lies "
-        f"below 1 at every context of more than {roles.boundary:,} tokens, and at none up to it.",
+        f"Stage 2 lowers pseudo-perplexity only beyond {boundary:,} tokens of context",
+        "The interval of the ratio of pseudo-perplexities (end of stage 2 ÷ end of stage 1) lies entirely below 1 at "
+        f"every context longer than {boundary:,} tokens and at no context of up to {boundary:,} tokens.",
         (
-            (f"lower at every context beyond {roles.boundary:,} tokens", _all_below(beyond)),
-            (f"lower at none up to {roles.boundary:,} tokens", not lower_within),
+            (f"lower at every context longer than {boundary:,} tokens", set(beyond) <= set(lower)),
+            (f"lower at no context of up to {boundary:,} tokens", not lower_within),
         ),
         (*ratios.values(), gain),
-        "ratio of pseudo-perplexities; 95 % interval over documents",
+        "ratio of pseudo-perplexities, 95% interval over documents",
         remarks,
     )
-    absolute = {roles.states[os.path.normpath(one.rows[0].model)]: _absolute(one) for one in (theirs, ours)}
-    return finding, lambda told: finding_plots.by_context(
-        told, absolute, ratios, roles.boundary, ("stage 2", "stage 1")
+    perplexities = {_label(models, result): _perplexities(result) for result in (theirs, ours)}
+    return finding, lambda drawn: finding_plots.by_context(
+        drawn, perplexities, ratios, boundary, ("stage 2", "stage 1")
     )
 
 
-def trade_off(measured: Sequence[Measured], roles: Roles) -> Found | None:
-    """Whether one of alignment and uniformity is paid for with the other in the course of training."""
-    names = [name for name in roles.states if _of(measured, "alignment-uniformity", "improved", name)]
-    states = together(measured, "alignment-uniformity", "improved", names) if len(names) > 2 else None
-    if states is None:
+def trade_off(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+    """Whether alignment and uniformity trade off during training."""
+    names = [name for name in models.checkpoints if _results_of(measured, "alignment-uniformity", "improved", name)]
+    results = matching_results(measured, "alignment-uniformity", "improved", names) if len(names) > 2 else None
+    if results is None:
         return None
-    alignments, uniformities, correlation = comparisons.trade_off([one.instances for one in states])
-    steps = [
-        (after.value - before.value) * (later.value - earlier.value)
-        for before, after, earlier, later in zip(
-            alignments, alignments[1:], uniformities, uniformities[1:], strict=False
-        )
-    ]
+    alignments, uniformities, correlation = comparisons.trade_off([result.instances for result in results])
+    labels = [models.checkpoints[name] for name in names]
+    opposite = sum(
+        (alignments[step + 1].value - alignments[step].value)
+        * (uniformities[step + 1].value - uniformities[step].value)
+        < 0
+        for step in range(len(names) - 1)
+    )
     finding = Finding(
         "trade-off",
-        "Alignment and uniformity trade off along training",
-        "Yes, if the whole interval of Spearman's rank correlation of the two over the checkpoints is negative: the "
-        "more uniform, the worse aligned.",
-        (("the correlation is negative", correlation.high is not None and correlation.high < 0),),
+        "Alignment and uniformity trade off during training",
+        "The interval of Spearman's rank correlation of the two metrics over the checkpoints is entirely negative, so "
+        "that more uniform checkpoints are less aligned.",
+        (("the correlation is negative", _is_below(correlation, 0)),),
         (
             correlation,
             *(
-                Estimate(f"{one.name}, {roles.states[name]}", one.value, one.examples, one.low, one.high)
-                for name, *both in zip(names, alignments, uniformities, strict=True)
-                for one in both
+                replace(estimate, name=f"{estimate.name}, {label}")
+                for label, *metrics in zip(labels, alignments, uniformities, strict=True)
+                for estimate in metrics
             ),
         ),
-        "lower is better for both; 95 % interval over passages",
+        "lower is better for both, 95% interval over passages",
         [
-            f"From checkpoint to checkpoint the two move in opposite directions {sum(step < 0 for step in steps)} "
-            f"times of {len(steps)}.",
-            f"The interval is over passages: {len(names)} checkpoints of one run say little of other runs.",
+            f"The two metrics move in opposite directions in {opposite} of {len(names) - 1} steps from one checkpoint "
+            "to the next.",
+            f"The interval is over passages; {len(names)} checkpoints of one run say little about other runs.",
         ],
     )
-    labels = [roles.states[name] for name in names]
-    return finding, lambda told: finding_plots.trade_off(told, labels, alignments, uniformities)
+    return finding, lambda drawn: finding_plots.trade_off(drawn, labels, alignments, uniformities)
 
 
-def packing(measured: Sequence[Measured], roles: Roles) -> Found | None:
-    """Whether packed rows teach no less than padded ones, at equal tokens and at equal time."""
-    if not roles.packed:
+def packing(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+    """Whether packed rows train as well as padded ones, at equal tokens and at equal time."""
+    if not models.packed:
         return None
-    pairs = list(zip(roles.packed, roles.padded, strict=True))
+    pairs = list(zip(models.packed, models.padded, strict=True))
     estimates = [comparisons.loss_differences(pairs, axis) for axis in comparisons.AXES]
-    parts = tuple((f"no worse {one.name}", one.high is not None and one.high < NO_WORSE) for one in estimates)
-    ends = [
-        f"{axis} {min(min(a[axis][-1], b[axis][-1]) for a, b in pairs):,.0f} to "
-        f"{max(max(a[axis][-1], b[axis][-1]) for a, b in pairs):,.0f}"
-        for one, axis in zip(estimates, comparisons.AXES, strict=True)
-    ]
+    ranges = []
+    for axis in comparisons.AXES:
+        ends = [min(ours[axis][-1], theirs[axis][-1]) for ours, theirs in pairs]
+        ranges.append(f"{min(ends):,.0f} to {max(ends):,.0f} {axis}")
     finding = Finding(
         "packing",
-        "Packed rows without attention across documents teach as well as padded and truncated ones",
-        f"Yes, if the whole interval of the difference in held-out loss, packed − padded, lies below {NO_WORSE:g} "
-        "nats, at equal tokens read as well as at equal time.",
-        parts,
+        "Packed rows without attention across documents train as well as padded and truncated ones",
+        f"The interval of the difference in held-out loss (packed − padded) lies entirely below {TOLERANCE:g} nats, "
+        "both at equal tokens and at equal time.",
+        tuple((f"no worse {estimate.name}", _is_below(estimate, TOLERANCE)) for estimate in estimates),
         estimates,
-        f"difference in held-out loss, nats; 95 % interval of Student's t over {len(pairs)} pairs of seeds",
+        f"difference in held-out loss in nats, 95% interval (Student's t) over {len(pairs)} pairs of seeds",
         [
-            f"Each pair is compared where the shorter of its runs ended, and the longer is read off there "
-            f"({'; '.join(ends)}). A run that is read off before its end has not had the end of its schedule.",
-            "Padding is never computed here: in time, padded rows lose what short rows cost, and not the padding "
-            "itself, which other implementations compute as well.",
+            f"Each pair is compared where its shorter run ended ({', '.join(ranges)}), with the loss of the longer "
+            "run interpolated. At that point the longer run had not completed its learning-rate schedule.",
+            "This implementation never computes padding: at equal time, padded rows are slower only because they are "
+            "short. Implementations that compute padding are slower still.",
         ],
     )
-    return finding, lambda told: finding_plots.courses(told, roles.packed, roles.padded)
+    return finding, lambda drawn: finding_plots.learning_curves(drawn, models.packed, models.padded)
 
 
-def theta(measured: Sequence[Measured], roles: Roles) -> Found | None:
-    """Whether the greater theta of two stages 2 is better at long contexts."""
-    if roles.other_theta is None or roles.thetas is None:
+def theta(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+    """Whether the larger of two RoPE thetas in stage 2 is better at long contexts."""
+    if models.other_theta is None or models.thetas is None:
         return None
-    pair = together(measured, *_CONTEXTS, [roles.stage2, roles.other_theta])
+    pair = matching_results(measured, *_BY_CONTEXT, [models.stage2, models.other_theta])
     if pair is None:
         return None
-    thetas, (ours, theirs) = zip(*sorted(zip(roles.thetas, pair, strict=True), key=lambda one: -one[0]), strict=True)
-    high, low = (f"{value:,.0f}" for value in thetas)
+    by_theta = sorted(zip(models.thetas, pair, strict=True), key=lambda item: -item[0])
+    (_, ours), (_, theirs) = by_theta
+    high, low = (f"{value:,.0f}" for value, _ in by_theta)
     ratios = comparisons.perplexity_ratios(ours.instances, theirs.instances)
-    beyond, _ = _split(ratios, roles.boundary)
+    beyond = [ratio for context, ratio in ratios.items() if context > models.boundary]
     if not beyond:
         return None
+    worse = [context for context, ratio in ratios.items() if ratio.low is not None and ratio.low > 1]
+    contexts = f"{_listed(worse)} tokens of context" if worse else "no context length"
     finding = Finding(
         "theta",
-        f"A RoPE theta of {high} at stage 2 lowers pseudo-perplexity beyond {roles.boundary:,} tokens against {low}",
-        f"Yes, if the whole interval of the ratio of pseudo-perplexities, theta {high} / theta {low}, lies below 1 at "
-        f"every context of more than {roles.boundary:,} tokens.",
-        ((f"lower at every context beyond {roles.boundary:,} tokens", _all_below(beyond)),),
+        f"A RoPE theta of {high} instead of {low} in stage 2 lowers pseudo-perplexity beyond {models.boundary:,} "
+        "tokens",
+        f"The interval of the ratio of pseudo-perplexities (theta {high} ÷ theta {low}) lies entirely below 1 at "
+        f"every context longer than {models.boundary:,} tokens.",
+        (
+            (
+                f"lower at every context longer than {models.boundary:,} tokens",
+                all(_is_below(ratio, 1) for ratio in beyond),
+            ),
+        ),
         tuple(ratios.values()),
-        "ratio of pseudo-perplexities; 95 % interval over documents",
-        [
-            f"The whole interval lies above 1, theta {low} being better, at {_listed(above) or 'none'}"
-            f"{' tokens' if above else ' of the contexts'}."
-            for above in [[context for context, one in ratios.items() if one.low is not None and one.low > 1]]
-        ],
+        "ratio of pseudo-perplexities, 95% interval over documents",
+        [f"Theta {low} is better (interval entirely above 1) at {contexts}."],
     )
-    absolute = {f"theta {value:,.0f}": _absolute(one) for value, one in zip(thetas, (ours, theirs), strict=True)}
-    return finding, lambda told: finding_plots.by_context(told, absolute, ratios, roles.boundary, (high, low))
+    perplexities = {f"theta {value:,.0f}": _perplexities(result) for value, result in by_theta}
+    return finding, lambda drawn: finding_plots.by_context(drawn, perplexities, ratios, models.boundary, (high, low))
 
 
-def mask_defect(measured: Sequence[Measured], roles: Roles) -> Found | None:
-    """Whether the published tokenizer's space after the mask costs right answers, with the weights of stage 2."""
-    tasks = (FillMask.name, FillMaskPublishedTokenizer.name)
+def mask_space(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+    """Whether the space that the published tokenizer inserts after the mask lowers accuracy, with equal weights."""
     pairs: dict[str, tuple[Measured, Measured]] = {}
-    for name in roles.states:
-        ours, theirs = (_of(measured, task, "improved", name) for task in tasks)
+    for name in models.checkpoints:
+        ours, theirs = (
+            _results_of(measured, task.name, "improved", name) for task in (FillMask, FillMaskPublishedTokenizer)
+        )
         common = set(ours) & set(theirs)
         if common:
-            key = max(common, key=lambda one: ours[one].rows[0].examples)
+            key = max(common, key=lambda key: ours[key].rows[0].examples)
             pairs[name] = ours[key], theirs[key]
-    if roles.stage2 not in pairs:
+    if models.stage2 not in pairs:
         return None
-    estimates, p_value = comparisons.accuracy_differences(*(one.instances for one in pairs[roles.stage2]))
-    others = [
-        Estimate(f"top-1 accuracy, {roles.states[name]}", one.value, one.examples, one.low, one.high)
-        for name, pair in pairs.items()
-        if name != roles.stage2
-        for one in comparisons.accuracy_differences(*(side.instances for side in pair))[0][:1]
-    ]
+    differences = {
+        name: comparisons.accuracy_differences(ours.instances, theirs.instances)
+        for name, (ours, theirs) in pairs.items()
+    }
+    estimates, p_value = differences.pop(models.stage2)
     finding = Finding(
         "mask",
-        "The published tokenizer's space after the mask costs right answers",
-        "Yes, if the whole interval of the difference in top-1 accuracy over the fill-mask prompts, without − with "
-        "the space, lies above 0 for the weights of the end of stage 2.",
+        "The published tokenizer's space after the mask lowers fill-mask accuracy",
+        "The interval of the difference in top-1 accuracy on the fill-mask prompts (without − with the space) lies "
+        "entirely above 0 for the final weights of stage 2.",
         (("the accuracy is higher without the space", estimates[0].low is not None and estimates[0].low > 0),),
-        (*estimates, *others),
-        "difference of shares; 95 % interval over prompts",
+        (
+            *estimates,
+            *(
+                replace(top1, name=f"{top1.name}, {models.checkpoints[name]}")
+                for name, ((top1, *_), _) in differences.items()
+            ),
+        ),
+        "difference of shares, 95% interval over prompts",
         [f"McNemar's exact test of top-1 accuracy: p = {p_value:.3g}."],
     )
-    labels = {"as here": 0, "with the published tokenizer's ▁ after the mask": 1}
-    values = {label: [_accuracy(pair[side]) for pair in pairs.values()] for label, side in labels.items()}
-    names = [roles.states[name] for name in pairs]
-    return finding, lambda told: finding_plots.accuracies(told, names, values)
+    accuracies = {
+        "without the space": [_accuracy(ours) for ours, _ in pairs.values()],
+        "with the published tokenizer's ▁ after the mask": [_accuracy(theirs) for _, theirs in pairs.values()],
+    }
+    labels = [models.checkpoints[name] for name in pairs]
+    return finding, lambda drawn: finding_plots.accuracies(drawn, labels, accuracies)
 
 
-def together(measured: Sequence[Measured], task: str, protocol: str, models: Sequence[str]) -> list[Measured] | None:
-    """The same measurement of several models, or None where they have none in common; that of most examples.
+def matching_results(
+    measured: Sequence[Measured], task: str, protocol: str, models: Sequence[str]
+) -> list[Measured] | None:
+    """Results of several models with equal data and settings; those with most examples if there are several.
 
-    Args:
-        measured: to choose from.
-        task: as results name it.
-        protocol: one of `PROTOCOLS`.
-        models: as results name them.
+    Returns:
+        One result per model; None if the models have none in common.
     """
-    by_model = [_of(measured, task, protocol, model) for model in models]
-    common = set.intersection(*(set(found) for found in by_model)) if by_model else set()
+    by_model = [_results_of(measured, task, protocol, model) for model in models]
+    common = set.intersection(*map(set, by_model)) if by_model else set()
     if not common:
         return None
-    key = max(sorted(common), key=lambda one: by_model[0][one].rows[0].examples)
-    return [found[key] for found in by_model]
+    key = max(sorted(common), key=lambda key: by_model[0][key].rows[0].examples)
+    return [results[key] for results in by_model]
 
 
-def _of(measured: Sequence[Measured], task: str, protocol: str, model: str) -> dict[str, Measured]:
-    """Measurements of one model, by all that they depend on."""
-    found: dict[str, Measured] = {}
-    for one in measured:
-        row = one.rows[0]
+def _results_of(measured: Sequence[Measured], task: str, protocol: str, model: str) -> dict[str, Measured]:
+    """Results of one model by data, seed and settings."""
+    results: dict[str, Measured] = {}
+    for result in measured:
+        row = result.rows[0]
         if (row.task, row.protocol, os.path.normpath(row.model)) == (task, protocol, model):
             key = json.dumps([row.dataset_revision, row.seed, row.settings], sort_keys=True, default=str)
-            if key in found and found[key].rows[0].revision != row.revision:
+            if key in results and results[key].rows[0].revision != row.revision:
                 raise UsageError(
-                    f"{task} of {model}: results of two states of its weights ({found[key].rows[0].revision} and "
-                    f"{row.revision}). Move those of the older one out of the folder."
+                    f"{task} of {model}: results of two different weights ({results[key].rows[0].revision} and "
+                    f"{row.revision}). Move those of the older weights out of the folder."
                 )
-            found[key] = one
-    return found
+            results[key] = result
+    return results
 
 
-def _split(ratios: Mapping[int, Estimate], boundary: int) -> tuple[dict[int, Estimate], dict[int, Estimate]]:
-    """Those at contexts beyond a length, and those up to it."""
-    return (
-        {context: one for context, one in ratios.items() if context > boundary},
-        {context: one for context, one in ratios.items() if context <= boundary},
-    )
+def _is_below(estimate: Estimate, limit: float) -> bool:
+    return estimate.high is not None and estimate.high < limit
 
 
-def _all_below(ratios: Mapping[int, Estimate]) -> bool:
-    return all(one.high is not None and one.high < 1 for one in ratios.values())
-
-
-def _absolute(measured: Measured) -> dict[int, float]:
+def _perplexities(result: Measured) -> dict[int, float]:
+    """Pseudo-perplexity by tokens of context."""
     return {
         row.context: row.value
-        for row in measured.rows
+        for row in result.rows
         if row.metric == "pseudo_perplexity" and row.subset and row.context and row.value is not None
     }
 
 
-def _accuracy(measured: Measured) -> Estimate:
+def _accuracy(result: Measured) -> Estimate:
     import numpy as np
 
-    right = np.array([one["rank"] == 1 for one in measured.instances if one["rank"] is not None], float)
-    interval = bootstrap((right,), lambda sample, axis: sample.mean(axis=axis), 0)
-    return Estimate("top-1 accuracy", float(right.mean()), len(right), *interval)
+    correct = np.array([example["rank"] == 1 for example in result.instances if example["rank"] is not None], float)
+    interval = bootstrap((correct,), lambda sample, axis: sample.mean(axis=axis), 0)
+    return Estimate("top-1 accuracy", float(correct.mean()), len(correct), *interval)
 
 
-def _shown(one: Estimate) -> str:
-    return f"{one.value:.3f}" + ("" if one.low is None else f" ({one.low:.3f} to {one.high:.3f})")
+def _label(models: Models, result: Measured) -> str:
+    return models.checkpoints[os.path.normpath(result.rows[0].model)]
+
+
+def _with_interval(estimate: Estimate) -> str:
+    interval = "" if estimate.low is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{estimate.value:.3f}{interval}"
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""A card says what it was given, all of it and nothing else, in a form that the Hub reads."""
+"""Model cards state all given facts and nothing else, in a form that the Hub accepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,13 +23,19 @@ from llm_jp_modernbert import LlmJpModernBertConfig
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub import Checkpoint
 from llm_jp_modernbert.evaluation.report.results import Row
-from llm_jp_modernbert.model_cards.about import About, Example, Exports, Picture, Source, State
-from llm_jp_modernbert.model_cards.card import model_card
+from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
-from llm_jp_modernbert.model_cards.facts import parameters
-from llm_jp_modernbert.model_cards.metadata import eval_result_files
+from llm_jp_modernbert.model_cards.facts import (
+    EvaluatedCheckpoint,
+    Example,
+    Exports,
+    ModelFacts,
+    Plot,
+    Source,
+    count_parameters,
+)
 from llm_jp_modernbert.model_cards.plots import plot_training
-from llm_jp_modernbert.model_cards.research.finished import about_folder
+from llm_jp_modernbert.model_cards.research.finished import read_facts
 
 FINISHED = Path(__file__).parents[2] / "model_cards"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -48,7 +53,7 @@ CONFIG: dict[str, Any] = json.loads(
 
 
 def row(**changes: Any) -> Row:
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "task": "jnli",
         "dataset": "JNLI",
         "dataset_revision": "sha256:0011",
@@ -70,11 +75,11 @@ def row(**changes: Any) -> Row:
         "seed": 3,
         "versions": {},
     }
-    return Row(**{**known, **changes})
+    return Row(**{**defaults, **changes})
 
 
 def stage(**changes: Any) -> dict[str, Any]:
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "stage": "stage1",
         "steps": 400,
         "max_steps": 400,
@@ -105,28 +110,29 @@ def stage(**changes: Any) -> dict[str, Any]:
             "eval_baseline_accuracy": [None, 0.052, None],
         },
     }
-    return {**known, **changes}
+    return {**defaults, **changes}
 
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """The files that the whole card points to."""
+    """Release with every file that the complete card links to."""
     for name in ("assets/fill-mask.png", "assets/training.png", "onnx/model.onnx", "recipe.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     return tmp_path
 
 
-def whole(**changes: Any) -> About:
-    long = stage(stage="stage2", tokens=100_000, emissions_kg=0.0077)
-    long["recipe"] = {**long["recipe"], "sequence_length": 4096}
-    known: dict[str, Any] = {
+def complete_facts(**changes: Any) -> ModelFacts:
+    """Facts for every section of a card."""
+    stage2 = stage(stage="stage2", tokens=100_000, emissions_kg=0.0077)
+    stage2["recipe"] = {**stage2["recipe"], "sequence_length": 4096}
+    defaults: dict[str, Any] = {
         "name": "org/some_model",
         "config": CONFIG,
         "dtype": "bfloat16",
         "datasets": ("org/texts",),
         "tokenizer": {"mask_token": "<MASK|LLM-jp>", "vocabulary_size": 1000, "model_max_length": 8192},
-        "training": {"schema": 1, "stages": [stage(), long]},
+        "training": {"schema": 1, "stages": [stage(), stage2]},
         "recipe_file": "recipe.yaml",
         "rows": [
             row(),
@@ -137,25 +143,25 @@ def whole(**changes: Any) -> About:
             row(task="retrieval", dataset="miracl/miracl", dataset_revision=COMMIT, metric="ndcg@10", value=0.2718),
         ],
         "curve": "assets/training.png",
-        "plots": [Picture("assets/fill-mask.png", "fill-mask"), Picture("assets/training.png", "training")],
+        "plots": [Plot("assets/fill-mask.png", "fill-mask"), Plot("assets/training.png", "training")],
         "checkpoints": [Checkpoint("stage1-step-200", COMMIT, "stage1", 200, 407816)],
         "exports": Exports(("onnx/model.onnx",), True, "cls"),
         "examples": [Example("猫は<MASK|LLM-jp>。", [("好き", 0.214), ("犬", 0.1)])],
     }
-    return About(**{**known, **changes})
+    return ModelFacts(**{**defaults, **changes})
 
 
-# Lines of the whole card in their order, given the facts above.
-WHOLE = r"""
+# Lines of the complete card, in this order.
+COMPLETE_CARD = r"""
 # org/some\_model
-It reads up to 8,192 tokens at once.
+It accepts up to 8,192 tokens.
 It was trained on 916,775 tokens in 2 stages.
-It loads with plain `transformers`; no other code is needed.
-## How to use
+It loads with plain `transformers`; no additional code is required.
+## Usage
 fill = pipeline("fill-mask", model="org/some_model")
 for answer in fill("今日のご飯は<MASK|LLM-jp>である。"):
 | `猫は<MASK\|LLM-jp>。` | `好き` 21.4%, `犬` 10.0% |
-Sentence embeddings (cls pooling, as `modules.json` says); fine-tune before relying on them:
+Embeddings use cls pooling, as set in `modules.json`. Fine-tune the model before relying on them.
 model = SentenceTransformer("org/some_model")
 inputs = tokenizer(text, truncation=True, max_length=4096, return_tensors="pt")
 ## Architecture
@@ -168,13 +174,13 @@ inputs = tokenizer(text, truncation=True, max_length=4096, return_tensors="pt")
 | stage1 | `org/texts` | ja | 25.0% |
 |  | stage1 | stage2 |
 | Sequence length | 1,024 tokens | 4,096 tokens |
-| Optimizer steps | 400 | 400 |
-| Tokens read | 816,775 | 100,000 |
 | Learning rate | 0.002, linear | 0.002, linear |
+| Optimizer steps | 400 | 400 |
+| Tokens | 816,775 | 100,000 |
 | Hardware | CPU, 2 cores | CPU, 2 cores |
-| Time | 7.3 min | 7.3 min |
+| Training time | 7.3 min | 7.3 min |
 | CO₂ equivalent | 12.3 g | 7.7 g |
-![Loss, learning rate and held-out accuracy in the course of training](assets/training.png)
+![Loss, learning rate and held-out accuracy during training](assets/training.png)
 <details><summary>Recipe of stage2</summary>
 sequence_length: 4096
 ## Evaluation
@@ -185,126 +191,130 @@ sequence_length: 4096
 ![fill-mask](assets/fill-mask.png)
 ## Checkpoints
 | `stage1-step-200` | stage1 | 200 | 407,816 |
-## Other forms
-* ONNX: [onnx/model.onnx](onnx/model.onnx), batch and length dynamic.
-## Limits and biases
-* It takes 8,192 tokens but was never trained on more than 4,096: beyond that length its answers get worse.
-## Reproduce
-# DATA: the folder of the evaluations' data
+## Other formats
+* ONNX: [onnx/model.onnx](onnx/model.onnx), with dynamic batch size and sequence length.
+## Limitations and biases
+* The model accepts 8,192 tokens but was trained on sequences of at most 4,096; quality degrades on longer inputs.
+## Reproduction
+# DATA: folder with the evaluation data
 hf download org/some_model recipe.yaml --local-dir .
 llm-jp-modernbert pretrain recipe.yaml init_from=runs/stage1 \
     --tasks jnli --data-dir DATA --seed 3 --learning-rate 5e-05 --epochs 3
-## Licence and citation
+## License and citation
   eprint        = {2504.15544},
 """
 
 
-def test_a_whole_card(release: Path) -> None:
-    card = model_card(whole())
+def test_complete_card(release: Path) -> None:
+    card = model_card(complete_facts())
     lines = iter(card.text.splitlines())
-    for expected in WHOLE.strip().splitlines():
-        assert expected in lines, f"missing, or not in this place: {expected}"
+    for expected in COMPLETE_CARD.strip().splitlines():
+        assert expected in lines, f"missing or in another order: {expected}"
     headings = re.findall(r"^## .*$", card.text, re.MULTILINE)
-    assert headings == re.findall(r"^## .*$", WHOLE, re.MULTILINE)
-    assert "学習で読んだのは約91.7万トークンです。" in card.text
-    assert "right in 7.1%; the commonest token alone would be right in 5.2%." in card.text
+    assert headings == re.findall(r"^## .*$", COMPLETE_CARD, re.MULTILINE)
+    assert "学習に用いたトークン数は約91.7万です。" in card.text
+    assert (
+        "is correct for 7.1% of the masked tokens; always predicting the most frequent token is correct for 5.2%."
+        in card.text
+    )
     assert card.text.count("training.png") == 1
     validate_card(card, release)
 
 
-def test_equal_facts_give_equal_bytes() -> None:
-    assert str(model_card(whole())) == str(model_card(whole()))
+def test_equal_facts_render_to_equal_bytes() -> None:
+    assert str(model_card(complete_facts())) == str(model_card(complete_facts()))
 
 
-def test_metadata_read_back_as_they_were_given() -> None:
-    about = whole()
-    again = ModelCard(str(model_card(about))).data
-    assert again.language == ["ja", "en"]
-    assert (again.license, again.library_name, again.pipeline_tag) == ("apache-2.0", "transformers", "fill-mask")
-    assert again.datasets == ["org/texts"]
-    assert {"modernbert", "fill-mask", "japanese", "long-context", "onnx", "sentence-transformers"} <= set(again.tags)
-    # In grams, as the Hub has it.
-    assert again.co2_eq_emissions["emissions"] == pytest.approx(20.0)
-    name, results = model_index_to_eval_results(again.to_dict()["model-index"])
-    assert name == about.name
-    given = [one for one in about.rows if one.value is not None]
-    found = {(r.dataset_name, r.dataset_split, r.metric_type, r.metric_value, r.metric_args["seed"]) for r in results}
-    assert found == {(one.dataset, one.split, one.metric, one.value, one.seed) for one in given}
-    assert len(results) == len(given)
-    (hub,) = [result for result in results if result.dataset_type == "miracl/miracl"]
-    assert hub.dataset_revision == COMMIT
+def test_metadata_survive_parsing() -> None:
+    facts = complete_facts()
+    data = ModelCard(str(model_card(facts))).data
+    assert data.language == ["ja", "en"]
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "fill-mask")
+    assert data.datasets == ["org/texts"]
+    assert {"modernbert", "fill-mask", "japanese", "long-context", "onnx", "sentence-transformers"} <= set(data.tags)
+    # The Hub expects grams.
+    assert data.co2_eq_emissions["emissions"] == pytest.approx(20.0)
+    name, results = model_index_to_eval_results(data.to_dict()["model-index"])
+    assert name == facts.name
+    rows = [row for row in facts.rows if row.value is not None]
+    parsed = {(r.dataset_name, r.dataset_split, r.metric_type, r.metric_value, r.metric_args["seed"]) for r in results}
+    assert parsed == {(row.dataset, row.split, row.metric, row.value, row.seed) for row in rows}
+    assert len(results) == len(rows)
+    (on_hub,) = [result for result in results if result.dataset_type == "miracl/miracl"]
+    assert on_hub.dataset_revision == COMMIT
 
 
-def test_results_in_the_newer_form_are_those_of_hub_datasets() -> None:
-    files = eval_result_files(whole())
+def test_eval_result_files_contain_results_on_hub_datasets_only() -> None:
+    files = eval_result_files(complete_facts())
     assert list(files) == [".eval_results/miracl--miracl.yaml"]
     (entry,) = parse_eval_result_entries(yaml.safe_load(*files.values()))
     assert (entry.dataset_id, entry.dataset_revision, entry.value) == ("miracl/miracl", COMMIT, 0.2718)
 
 
-def test_no_place_of_the_machine_is_told() -> None:
-    assert "/somewhere" not in str(model_card(whole()))
+def test_card_contains_no_local_path() -> None:
+    assert "/somewhere" not in str(model_card(complete_facts()))
 
 
-def test_what_is_not_known_is_left_out() -> None:
-    card = model_card(About("org/bare", CONFIG))
+def test_unknown_facts_are_omitted() -> None:
+    card = model_card(ModelFacts("org/bare", CONFIG))
     headings = re.findall(r"^## (.*)$", card.text, re.MULTILINE)
-    assert headings == ["How to use", "Architecture", "Limits and biases", "Licence and citation"]
+    assert headings == ["Usage", "Architecture", "Limitations and biases", "License and citation"]
     assert "None" not in card.text
     assert not re.search(r"\n{3}", card.text)
     assert {"model-index", "datasets", "base_model", "co2_eq_emissions", "mask_token"}.isdisjoint(card.data.to_dict())
-    # Emissions of one stage alone would pass for those of all.
-    half = model_card(whole(training={"stages": [stage(), stage(stage="stage2", emissions_kg=None)]}))
-    assert "co2_eq_emissions" not in half.data.to_dict()
-    # Tokens of which nothing is known are not counted as none.
-    unknown = model_card(whole(training={"stages": [stage(), stage(stage="stage2", tokens=None)]}))
+    # Emissions of one stage are not the total.
+    partial = model_card(complete_facts(training={"stages": [stage(), stage(stage="stage2", emissions_kg=None)]}))
+    assert "co2_eq_emissions" not in partial.data.to_dict()
+    # Unknown token counts are not zero.
+    unknown = model_card(complete_facts(training={"stages": [stage(), stage(stage="stage2", tokens=None)]}))
     assert "It was trained on" not in unknown.text
 
 
-def test_figures_stand_in_the_card_if_and_only_if_there_is_a_row() -> None:
-    """A row of the table for each figure, whatever the number of seeds."""
-    some = [row(task=task, dataset=task, value=0.5) for task in ("jnli", "jcola", "ner")]
+def test_evaluation_has_one_line_per_metric() -> None:
+    rows = [row(task=task, dataset=task, value=0.5) for task in ("jnli", "jcola", "ner")]
     for count in range(4):
-        card = model_card(whole(rows=some[:count], plots=[]))
+        card = model_card(complete_facts(rows=rows[:count], plots=[]))
         evaluation = card.text.partition("## Evaluation")[2].partition("\n## ")[0]
         assert len(re.findall(r"^\| (?:jnli|jcola|ner) ", evaluation, re.MULTILINE)) == count
-        assert ("Nothing was measured of it yet" in card.text) == (count == 0)
+        assert ("has not been evaluated yet" in card.text) == (count == 0)
 
 
-@pytest.mark.parametrize(("baseline", "told"), [(0.052, "the same masked tokens"), (0.031, "other masked tokens")])
-def test_states_are_compared_by_the_same_held_out_tokens_alone(baseline: float, told: str) -> None:
-    """Stages that hold out different texts have no losses to be compared."""
+@pytest.mark.parametrize(
+    ("baseline", "sentence"),
+    [(0.052, "Both are measured on the same masked tokens"), (0.031, "Each stage is measured on different masked")],
+)
+def test_card_states_whether_held_out_losses_are_comparable_across_stages(baseline: float, sentence: str) -> None:
     second = stage(stage="stage2")
     second["curve"] = {**second["curve"], "eval_baseline_accuracy": [None, baseline, None]}
-    states = [State(name, name, 400, 816775, 7.5, 0.071, 1024) for name in ("stage1", "stage2")]
-    card = model_card(whole(training={"stages": [stage(), second]}, states=states))
-    assert f"Held-out loss (nats) and accuracy are of {told}" in card.text
+    checkpoints = [EvaluatedCheckpoint(name, name, 400, 816775, 7.5, 0.071) for name in ("stage1", "stage2")]
+    card = model_card(complete_facts(training={"stages": [stage(), second]}, evaluated_checkpoints=checkpoints))
+    assert sentence in card.text
 
 
-def test_two_states_of_a_model_are_not_mixed() -> None:
-    with pytest.raises(UsageError, match="two results for jnli accuracy"):
-        model_card(whole(rows=[row(), row(value=0.7, revision="sha256:4455")]))
+def test_results_of_different_weights_raise() -> None:
+    with pytest.raises(UsageError, match="two different results for jnli accuracy"):
+        model_card(complete_facts(rows=[row(), row(value=0.7, revision="sha256:4455")]))
 
 
-def test_the_authors_figures_are_marked_as_theirs() -> None:
+def test_published_results_name_their_source() -> None:
     source = Source("arXiv:2504.15544", "https://arxiv.org/abs/2504.15544")
     rows = [row(), row(metric="mcc", value=0.4, settings={"read_off_a_plot": True})]
-    card = model_card(whole(source=source, rows=rows))
+    card = model_card(complete_facts(source=source, rows=rows))
     assert "[arXiv:2504.15544](https://arxiv.org/abs/2504.15544)" in card.text
     assert re.search(r"mcc ↑ \| ≈ 0\.4 \|", card.text)
     assert {result.source_url for result in card.data.eval_results} == {source.url}
-    # Nobody told their seeds.
+    # The publication does not state seeds.
     assert all("seed" not in result.metric_args for result in card.data.eval_results)
 
 
-NASTY = (
+MARKUP = (
     "a|b\n# c <script>alert(1)</script> [x](javascript:alert(1)) ![i](http://e/i.png) `d` http://e.example"
     " www.e.example --- {{ 7*7 }}"
 )
 
 
 class Page(HTMLParser):
-    """The tags of a page, where its links and images point to, and its text outside code, each stretch by itself."""
+    """Tags, link and image targets, and text outside code of an HTML page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -332,11 +342,12 @@ def rendered(card: ModelCard) -> str:
     return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(card.text)
 
 
-def nasty() -> Iterator[About]:
-    for text in (NASTY, f"x\n```\n{NASTY}", "x: [y\n---\nlicense: other", "'\"\\|``"):
+def facts_with_markup() -> Iterator[ModelFacts]:
+    """Facts whose names contain Markdown, HTML, YAML and template syntax."""
+    for text in (MARKUP, f"x\n```\n{MARKUP}", "x: [y\n---\nlicense: other", "'\"\\|``"):
         bad = stage(data=[{"name": text, "config": text}], versions={text: text}, stage=text)
         bad["recipe"] = {**bad["recipe"], "lr_scheduler_type": text, "model": text}
-        yield whole(
+        yield complete_facts(
             name=text,
             tokenizer={"mask_token": text},
             training={"stages": [bad]},
@@ -347,26 +358,28 @@ def nasty() -> Iterator[About]:
         )
 
 
-@pytest.mark.parametrize("about", nasty())
-def test_text_from_elsewhere_is_shown_and_does_nothing(about: About) -> None:
-    card = model_card(about)
-    page, usual = Page(rendered(card)), Page(rendered(model_card(whole())))
+@pytest.mark.parametrize("facts", facts_with_markup())
+def test_markup_in_facts_is_escaped(facts: ModelFacts) -> None:
+    card = model_card(facts)
+    page, usual = Page(rendered(card)), Page(rendered(model_card(complete_facts())))
     assert page.tags <= usual.tags
     assert page.addresses <= usual.addresses
-    # Nothing has begun a heading, a table or a column of its own.
+    # No additional headings, tables or columns.
     for kind in ("<h1>", "<h2>", "<table>", "<details>"):
-        assert rendered(card).count(kind) == rendered(model_card(replace(whole(), **shape(about)))).count(kind)
-    again = ModelCard(str(card))
-    assert again.data.to_dict() == card.data.to_dict()
-    assert again.data.license == "apache-2.0"
-    # Renderers make links of bare addresses, too.
+        assert rendered(card).count(kind) == rendered(
+            model_card(replace(complete_facts(), **plain_counterpart()))
+        ).count(kind)
+    parsed = ModelCard(str(card))
+    assert parsed.data.to_dict() == card.data.to_dict()
+    assert parsed.data.license == "apache-2.0"
+    # Renderers also link bare addresses.
     assert not any(re.search(r"https?:|www\.", stretch) for stretch in page.prose)
-    # What looks like a template is text.
-    assert ("{{ 7*7 }}" in "".join(page.prose)) == ("{{ 7*7 }}" in about.name)
+    # Template syntax is not evaluated.
+    assert ("{{ 7*7 }}" in "".join(page.prose)) == ("{{ 7*7 }}" in facts.name)
 
 
-def shape(about: About) -> dict[str, Any]:
-    """As many facts as a card of nasty texts has, of harmless ones."""
+def plain_counterpart() -> dict[str, Any]:
+    """As many facts as in `facts_with_markup`, without markup."""
     return {
         "training": {"stages": [stage()]},
         "rows": [row()],
@@ -375,19 +388,19 @@ def shape(about: About) -> dict[str, Any]:
     }
 
 
-def test_parameters_are_those_of_transformers() -> None:
+def test_parameter_count_equals_that_of_transformers() -> None:
     config = ModernBertConfig(**{key: value for key, value in CONFIG.items() if key != "model_type"})
     with torch.device("meta"):
         expected = sum(p.numel() for p in ModernBertForMaskedLM(config).parameters())
-    assert sum(parameters(CONFIG).values()) == expected
+    assert sum(count_parameters(CONFIG).values()) == expected
     native = LlmJpModernBertConfig().to_dict()
-    # The paper's model: embeddings, encoder, head.
-    assert sum(parameters(native).values()) == 187_494_646
+    # The size given in the paper.
+    assert sum(count_parameters(native).values()) == 187_494_646
     with pytest.raises(UsageError, match="model_type 'bert'"):
-        parameters({"model_type": "bert"})
+        count_parameters({"model_type": "bert"})
 
 
-def test_the_code_of_a_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sentence_transformers")
     checkpoint = write_checkpoint(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
@@ -395,22 +408,21 @@ def test_the_code_of_a_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
     config = json.loads((checkpoint / "config.json").read_text())
     mask = json.loads((checkpoint / "tokenizer_config.json").read_text())["mask_token"]
-    card = model_card(About(str(checkpoint), config, tokenizer={"mask_token": mask}))
+    card = model_card(ModelFacts(str(checkpoint), config, tokenizer={"mask_token": mask}))
     blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert len(blocks) == 4
     for block in blocks:
-        # Three epochs of two examples, on the CPU and without a word.
         block = block.replace('TrainingArguments("finetuned")', 'TrainingArguments("out", use_cpu=True, report_to=[])')
-        found: dict[str, Any] = {}
-        exec(block, found)
-    assert found["hidden_states"].shape == (1, 64, config["hidden_size"])
+        variables: dict[str, Any] = {}
+        exec(block, variables)
+    assert variables["hidden_states"].shape == (1, 64, config["hidden_size"])
 
 
-def test_native_code_is_asked_for_in_native_releases_alone() -> None:
+def test_only_native_releases_need_trust_remote_code() -> None:
     config = LlmJpModernBertConfig(**{**SMALL, "checkpoint_format": "native"}).to_dict()
-    assert "trust_remote_code" not in model_card(whole()).text
-    card = model_card(whole(config=config, format="native"))
-    assert card.text.count("trust_remote_code=True") == 6
+    assert "trust_remote_code" not in model_card(complete_facts()).text
+    card = model_card(complete_facts(config=config, format="native"))
+    assert card.text.count("trust_remote_code=True") == 7
     assert "custom_code" in card.data.tags
 
 
@@ -418,9 +430,9 @@ SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attenti
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"license": "apache2"}, "licence 'apache2'"),
+        ({"license": "apache2"}, "license 'apache2'"),
         ({"languages": ("japanese",)}, "language 'japanese'"),
         ({"datasets": ("no such/name",)}, "'no such/name'"),
         ({"base_model": "../up"}, "'../up'"),
@@ -428,14 +440,14 @@ SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attenti
         ({"exports": Exports(("../../outside.onnx",))}, "../../outside.onnx, which is not in the release"),
     ],
 )
-def test_a_card_that_the_hub_would_refuse_is_told(release: Path, changes: dict[str, Any], told: str) -> None:
+def test_cards_that_the_hub_rejects_raise(release: Path, changes: dict[str, Any], message: str) -> None:
     (release.parent / "outside.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match=re.escape(told)) as caught:
-        validate_card(model_card(whole(**changes)), release)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        validate_card(model_card(complete_facts(**changes)), release)
+    assert "\n" not in str(error.value)
 
 
-def test_training_is_plotted_where_there_is_a_curve(tmp_path: Path) -> None:
+def test_training_plot_needs_a_curve_and_is_reproducible(tmp_path: Path) -> None:
     assert plot_training({"stages": [stage(curve={})]}, tmp_path) is None
     assert list(tmp_path.iterdir()) == []
     path = plot_training({"stages": [stage(), stage(stage="stage2")]}, tmp_path)
@@ -446,34 +458,34 @@ def test_training_is_plotted_where_there_is_a_curve(tmp_path: Path) -> None:
     assert (tmp_path / path).read_bytes() == first
 
 
-def test_limits_follow_from_what_the_model_has_read() -> None:
+def test_limitations_depend_on_training_tokens() -> None:
     large = LlmJpModernBertConfig(checkpoint_format="plain").to_dict()
-    for tokens, told in ((int(1e6), "not to be relied on"), (int(1e9), "behind models of its size"), (int(1e12), "")):
-        text = model_card(whole(config=large, training={"stages": [stage(tokens=tokens)]})).text
-        found = [line for line in ("not to be relied on", "behind models of its size") if line in text]
-        assert found == ([told] if told else [])
+    warnings = ("not suitable for real use", "lower quality than comparable models")
+    for tokens, expected in ((int(1e6), warnings[:1]), (int(1e9), warnings[1:]), (int(1e12), ())):
+        text = model_card(complete_facts(config=large, training={"stages": [stage(tokens=tokens)]})).text
+        assert tuple(warning for warning in warnings if warning in text) == expected
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in FINISHED.glob("*/card.json")), ids=lambda p: p.name)
-def test_finished_cards_are_what_their_facts_give(folder: Path) -> None:
-    card = model_card(about_folder(folder))
+def test_finished_cards_are_up_to_date(folder: Path) -> None:
+    card = model_card(read_facts(folder))
     assert (folder / "README.md").read_text(encoding="utf-8") == str(card), (
-        f"python -m llm_jp_modernbert.model_cards.research.finished {folder} renders it anew"
+        f"render it again: python -m llm_jp_modernbert.model_cards.research.finished {folder}"
     )
     validate_card(card, folder)
 
 
-def test_the_paper_s_training_is_that_of_its_recipes() -> None:
+def test_paper_card_and_paper_recipes_agree() -> None:
     from llm_jp_modernbert.training.recipe.loading import load_recipe
 
-    stages = about_folder(FINISHED / "llm-jp-modernbert-base").stages
-    assert [one["recipe_name"] for one in stages] == ["paper-stage1", "paper-stage2"]
-    for one in stages:
-        places = [f"{key}=x" for key in ("output_dir", "train_data", "validation_data", "tokenizer", "init_from")]
-        arguments = load_recipe(one["recipe_name"], [*places, "use_cpu=true", "model=null"])
-        assert one["steps"] == arguments.max_steps
-        for key, value in one["recipe"].items():
+    stages = read_facts(FINISHED / "llm-jp-modernbert-base").stages
+    assert [stage["recipe_name"] for stage in stages] == ["paper-stage1", "paper-stage2"]
+    for stage in stages:
+        paths = [f"{key}=x" for key in ("output_dir", "train_data", "validation_data", "tokenizer", "init_from")]
+        arguments = load_recipe(stage["recipe_name"], [*paths, "use_cpu=true", "model=null"])
+        assert stage["steps"] == arguments.max_steps
+        for key, value in stage["recipe"].items():
             if key != "optim":
                 assert getattr(arguments, key) == value, key
-    assert SimpleNamespace(**stages[0]).rows_per_step == 26 * 8 * 16
-    assert SimpleNamespace(**stages[1]).rows_per_step == 3 * 8 * 16
+    # Sequences per device × accumulation steps × GPUs.
+    assert [stage["rows_per_step"] for stage in stages] == [26 * 8 * 16, 3 * 8 * 16]

@@ -202,7 +202,7 @@ def test_cards_say_what_is_there(world: World) -> None:
     assert card.data.dataset_info["splits"][0]["num_examples"] == totals["documents"] == 120
     for name in ("documents", "tokens", "characters"):
         assert f"| {name} | {totals[name]:,} |" in card.text
-    assert "| rows left out | 1 blank, 1 broken |" in card.text
+    assert "| skipped rows | 1 blank, 1 broken |" in card.text
     assert "train_data=org/corpus tokenizer=corpus/tokenizer" in card.text
     prompts = DatasetCard(world.files(TEST)["README.md"].decode())
     rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
