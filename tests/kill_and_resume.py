@@ -23,7 +23,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import runs
-import test_resume
 
 
 def killed_after(seconds: float, keys: dict[str, Any], record: Path, ranks: int) -> bool:
@@ -76,7 +75,7 @@ def main() -> int:
         print(f"kill {kill:2} after {seconds:.2f} s: checkpoints {saved or 'none'}", flush=True)
         assert not ended, "the run ended before all kills: increase max_steps"
     assert set(runs.run_apart(parts, folder / "parts.samples", ranks=options.ranks)) == {0}
-    test_resume.assert_equal_runs(folder / "whole", folder / "parts", 40 * options.kills)
+    runs.assert_equal_runs(folder / "whole", folder / "parts", 40 * options.kills)
     samples = [runs.samples_by_step(folder / f"{name}.samples", options.ranks) for name in ("whole", "parts")]
     assert samples[0] == samples[1], "samples differ"
     print(f"equal after {options.kills} kills: weights, optimizer, losses and the samples of {len(samples[0])} steps")

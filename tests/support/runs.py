@@ -166,3 +166,23 @@ def samples_by_step(record: Path, ranks: int = 1) -> dict[int, list[Any]]:
         for step, samples in {entry["step"]: entry["samples"] for entry in mine}.items():
             steps.setdefault(step, []).append(samples)
     return steps
+
+
+def assert_equal_runs(one: Path, other: Path, steps: int = 40) -> None:
+    """Asserts that logged losses, weights and optimizer states of two runs are equal bit for bit."""
+    import torch
+    from safetensors.torch import load_file
+
+    keys = ("step", "loss", "grad_norm", "learning_rate", "tokens", "documents", "epoch")
+    histories = [json.loads((run / "trainer_state.json").read_text())["log_history"] for run in (one, other)]
+    losses = [[{key: entry[key] for key in keys} for entry in log if "loss" in entry] for log in histories]
+    assert losses[0] == losses[1]
+    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    states = [
+        torch.load(run / f"checkpoint-{steps}" / "optimizer.pt", weights_only=True)["state"] for run in (one, other)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for key, state in states[0].items():
+        assert all(torch.equal(state[name], states[1][key][name]) for name in state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 from pathlib import Path
@@ -11,31 +10,11 @@ from typing import Any
 import pytest
 import runs
 import torch
-from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.run.checkpoints import CheckpointError
 from llm_jp_modernbert.training.run.run_directory import open_run
-
-
-def losses(out: Path) -> list[dict[str, float]]:
-    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
-    kept = ("step", "loss", "grad_norm", "learning_rate", "tokens", "documents", "epoch")
-    return [{key: entry[key] for key in kept} for entry in history if "loss" in entry]
-
-
-def assert_equal_runs(one: Path, other: Path, steps: int = 40) -> None:
-    assert losses(one) == losses(other)
-    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert weights.keys() == others.keys()
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
-    states = [
-        torch.load(run / f"checkpoint-{steps}" / "optimizer.pt", weights_only=True)["state"] for run in (one, other)
-    ]
-    assert states[0].keys() == states[1].keys()
-    for key, state in states[0].items():
-        assert all(torch.equal(state[name], states[1][key][name]) for name in state)
 
 
 def interrupted(keys: dict[str, Any], record: Path, kills: list[int], ranks: int = 1) -> None:
@@ -60,7 +39,7 @@ def test_resuming_twice_equals_uninterrupted_run(
         assert runs.run_apart(whole, tmp_path / "whole.samples", ranks=ranks) == [0, 0]
     # In the first epoch, and in the second or third.
     interrupted(parts, tmp_path / "parts.samples", [17, 33], ranks)
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    runs.assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
     samples = [runs.samples_by_step(tmp_path / f"{name}.samples", ranks) for name in ("whole", "parts")]
     assert samples[0] == samples[1]
     assert list(samples[0]) == list(range(1, 41))
@@ -137,7 +116,7 @@ def test_extending_a_plateau_equals_a_longer_run(data: tuple[Path, Path], tmp_pa
     assert open_run(runs.load(keys), said.append) == plateau
     assert said == [f"{tmp_path / 'longer'} goes on from {plateau} by another recipe (max_steps: 20 then, 40 now)."]
     runs.run(keys)
-    assert_equal_runs(tmp_path / "long", tmp_path / "longer")
+    runs.assert_equal_runs(tmp_path / "long", tmp_path / "longer")
 
 
 def test_resuming_a_complete_run_only_saves_the_model(data: tuple[Path, Path], tmp_path: Path) -> None:
@@ -169,4 +148,4 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_used(
     assert len(said) == 1
     assert "checkpoint-20 is damaged: optimizer.pt is not what was written" in said[0]
     runs.run({**keys, "resume_from_checkpoint": True})
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    runs.assert_equal_runs(tmp_path / "whole", tmp_path / "parts")

@@ -16,7 +16,7 @@ from dataclasses import MISSING, fields, make_dataclass
 from enum import Enum
 from functools import cache
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -58,85 +58,6 @@ def plain_value(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-class Range(NamedTuple):
-    """A rule for one value.
-
-    Attributes:
-        keys: keys that the rule applies to, unless they are None.
-        allows: whether a value is valid.
-        rule: the rule as the end of a sentence.
-    """
-
-    keys: tuple[str, ...]
-    allows: Callable[[Any], bool]
-    rule: str
-
-
-class Conflict(NamedTuple):
-    """A rule for several values.
-
-    Attributes:
-        key: the key that the message names first.
-        applies: whether the values, as attributes of a namespace, violate the rule. `given` is the set of keys that
-            the recipe sets.
-        message: format string of all values.
-    """
-
-    key: str
-    applies: Callable[[Any], object]
-    message: str
-
-
-RANGES = (
-    Range(
-        ("stage",),
-        lambda value: re.fullmatch(r"[\w.-]+", value) is not None,
-        "it is part of revision names: use letters, digits, '.', '_' and '-'",
-    ),
-    Range(
-        (
-            *("max_tokens", "max_minutes", "learning_rate", "block_characters", "interleave", "data_lanes"),
-            *("max_validation_tokens", "weight"),
-        ),
-        lambda value: value > 0,
-        "it must be above 0",
-    ),
-    Range(
-        (
-            *("batch_warmup_steps", "warmup_steps", "max_skipped_steps", "weight_decay", "dataloader_num_workers"),
-            *("min_characters", "max_characters"),
-        ),
-        lambda value: value >= 0,
-        "it must not be negative",
-    ),
-    Range(
-        ("per_device_train_batch_size", "gradient_accumulation_steps"),
-        lambda value: value >= 1,
-        "it must be at least 1",
-    ),
-    Range(
-        ("keep_steps", "publish_steps", "probe_steps"),
-        lambda steps: all(step >= 0 for step in steps),
-        "steps count from 0",
-    ),
-    Range(
-        ("mlm_probability", "final_mlm_probability"),
-        lambda value: 0 < value <= 1,
-        "a fraction of tokens must be above 0 and at most 1",
-    ),
-    Range(("mask_share", "random_share"), lambda value: 0 <= value <= 1, "a fraction must be between 0 and 1"),
-    Range(
-        ("sequence_length",),
-        lambda value: value > SPECIAL_TOKENS_PER_PIECE,
-        "a row must hold CLS, SEP and at least one more token",
-    ),
-)
-
-
-def _is_fraction_of_unknown(key: str) -> Callable[[Any], object]:
-    return lambda v: v.max_steps <= 0 and 0 < (getattr(v, key) or 0) < 1
-
-
 # Transformers accepts more strategies, but a stream of batches has no epochs and no best checkpoint.
 _CHOICES: dict[str, list[str]] = {
     **{key: ["no", "steps"] for key in ("eval_strategy", "logging_strategy", "save_strategy")},
@@ -145,47 +66,77 @@ _CHOICES: dict[str, list[str]] = {
     "hub_strategy": [member.value for member in HubStrategy],
 }
 
-CONFLICTS = (
-    Conflict("output_dir", lambda v: not v.output_dir, "missing. Name the directory to write the run to."),
-    Conflict(
-        "train_data", lambda v: not v.train_data, "missing. Name files, directories, patterns or datasets of text."
+# Rules for single values: keys, whether a value is valid, and the rule as it ends the message.
+RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("stage", lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "use letters, digits, '.', '_' and '-'"),
+    (
+        "max_tokens max_minutes learning_rate block_characters interleave data_lanes max_validation_tokens weight",
+        lambda value: value > 0,
+        "it must be above 0",
     ),
-    Conflict(
+    (
+        "batch_warmup_steps warmup_steps max_skipped_steps weight_decay dataloader_num_workers min_characters "
+        "max_characters",
+        lambda value: value >= 0,
+        "it must not be negative",
+    ),
+    ("per_device_train_batch_size gradient_accumulation_steps", lambda value: value >= 1, "it must be at least 1"),
+    ("keep_steps publish_steps probe_steps", lambda steps: min(steps, default=0) >= 0, "steps count from 0"),
+    (
+        "mlm_probability final_mlm_probability",
+        lambda value: 0 < value <= 1,
+        "a fraction of tokens must be above 0 and at most 1",
+    ),
+    ("mask_share random_share", lambda value: 0 <= value <= 1, "a fraction must be between 0 and 1"),
+    ("sequence_length", lambda value: value > SPECIAL_TOKENS_PER_PIECE, "a row must hold a token, CLS and SEP"),
+)
+
+
+def _is_fraction_of_unknown(key: str) -> Callable[[Any], object]:
+    return lambda v: v.max_steps <= 0 and 0 < (getattr(v, key) or 0) < 1
+
+
+# Rules for several values: the key at fault, whether the values violate the rule, and the message, a format string of
+# the values. Values are attributes; `given` holds the keys that the recipe sets.
+CONFLICTS: tuple[tuple[str, Callable[[Any], object], str], ...] = (
+    ("output_dir", lambda v: not v.output_dir, "missing. Name the directory to write the run to."),
+    ("train_data", lambda v: not v.train_data, "missing. Name files, directories, patterns or datasets of text."),
+    (
         "model",
         lambda v: v.model is None and not v.init_from,
         "missing. Name a shape (base, small, nano), give settings, or name a model to start from in init_from.",
     ),
-    Conflict(
+    (
         "tokenizer",
         lambda v: not v.tokenizer and not v.init_from,
         "missing. Name a local path, a repository or a SentencePiece .model file.",
     ),
-    Conflict(
+    (
         "max_steps",
         lambda v: v.max_steps <= 0 and v.max_tokens is None and v.max_minutes is None,
         "missing: the run has no end. Set max_steps, max_tokens or max_minutes.",
     ),
-    Conflict(
+    (
         "random_share",
         lambda v: v.mask_share + v.random_share > 1 + 1e-9,
         "{random_share} and mask_share={mask_share} add up to more than 1.",
     ),
-    Conflict(
+    (
         "tokens_per_batch",
         lambda v: v.tokens_per_batch is not None and "per_device_train_batch_size" in v.given,
         "per_device_train_batch_size is set as well. Set one of them, and the other to null.",
     ),
-    Conflict(
+    (
         "tokens_per_batch",
         lambda v: v.tokens_per_batch is not None and v.tokens_per_batch < v.sequence_length,
         "{tokens_per_batch} tokens cannot hold one row of sequence_length={sequence_length}.",
     ),
-    Conflict(
+    (
         "batch_warmup_steps",
         lambda v: 0 < v.max_steps <= v.batch_warmup_steps,
         "{batch_warmup_steps} must be below max_steps={max_steps}.",
     ),
-    Conflict(
+    (
         "final_mlm_probability",
         lambda v: (
             v.final_mlm_probability is not None
@@ -194,52 +145,52 @@ CONFLICTS = (
         "it applies during learning-rate decay: set max_steps, and lr_scheduler_type=warmup_stable_decay with "
         "lr_scheduler_kwargs.num_decay_steps.",
     ),
-    Conflict(
+    (
         "final_mlm_probability",
         lambda v: v.final_mlm_probability is not None and (v.max_tokens, v.max_minutes) != (None, None),
         "it starts at a fixed step, but max_tokens and max_minutes can move the decay to an earlier one. Set "
         "max_tokens=null and max_minutes=null, or final_mlm_probability=null.",
     ),
     *(
-        Conflict(
+        (
             key,
             _is_fraction_of_unknown(key),
             f"{{{key}}} is a fraction of max_steps, which is not set. Give a number of steps.",
         )
         for key in ("save_steps", "eval_steps", "logging_steps")
     ),
-    Conflict(
+    (
         "init_optimizer",
         lambda v: v.init_optimizer == "kept" and not v.init_from,
         "kept requires init_from.",
     ),
-    Conflict(
+    (
         "init_embeddings",
         lambda v: v.init_embeddings == "counted" and v.init_from,
         "counted is for a new model; init_from has trained embeddings. Set init_embeddings=random.",
     ),
-    Conflict(
+    (
         "hub_model_id",
         lambda v: v.push_to_hub and not v.hub_model_id,
         "missing. Name the repository (ORG/NAME) that push_to_hub pushes to.",
     ),
-    Conflict(
+    (
         "publish_steps",
         lambda v: v.publish_steps is not None and not v.push_to_hub,
         "nothing is published without push_to_hub=true.",
     ),
-    Conflict("fp16", lambda v: v.bf16 and v.fp16, "bf16 is set as well. Set one of them."),
-    Conflict(
+    ("fp16", lambda v: v.bf16 and v.fp16, "bf16 is set as well. Set one of them."),
+    (
         "bf16",
         lambda v: v.bf16 and not v.use_cpu and not is_torch_bf16_gpu_available(),
         "no GPU here supports it. Set bf16=false, or use_cpu=true.",
     ),
-    Conflict(
+    (
         "validation_data",
         lambda v: plain_value(v.eval_strategy) != "no" and not v.validation_data,
         "missing. eval_strategy needs held-out text: name it, or set eval_strategy=no.",
     ),
-    Conflict(
+    (
         "whole_word",
         lambda v: v.whole_word and importlib.util.find_spec("fugashi") is None,
         "needs a segmenter: pip install fugashi unidic-lite.",
@@ -266,8 +217,8 @@ def check(given: dict[str, Any]) -> None:
             raise UsageError(f"{key}: {value} is not a finite number.")
     _check_ranges(given)
     values = SimpleNamespace(**{**_defaults(), **given, "given": given.keys()})
-    for key, applies, message in CONFLICTS:
-        if applies(values):
+    for key, is_violated, message in CONFLICTS:
+        if is_violated(values):
             raise UsageError(f"{key}: {message.format(**vars(values))}")
     for key in ("train_data", "validation_data"):
         _check_data(key, given.get(key) or [])
@@ -295,10 +246,10 @@ def _check_type(key: str, value: Any, expected: Any, where: str = "") -> None:
 
 
 def _check_ranges(values: dict[str, Any], where: str = "{key}") -> None:
-    for keys, allows, rule in RANGES:
-        for key in keys:
+    for keys, is_valid, rule in RANGES:
+        for key in keys.split():
             value = values.get(key)
-            if value is not None and not allows(value):
+            if value is not None and not is_valid(value):
                 raise UsageError(f"{where.format(key=key)}: {value!r} is invalid; {rule}.")
 
 
