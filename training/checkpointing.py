@@ -93,7 +93,7 @@ class CheckpointWriter:
             if not partial:
                 raise
             saved = checkpoints.checkpoints(self._run)
-            intact = f"{saved[-1]} is intact" if saved else "there is no earlier checkpoint"
+            intact = f"{saved[-1]} is intact" if saved else "no earlier checkpoint exists"
             raise CheckpointError(
                 f"{self._run / partial[-1].name} could not be written ({first_line(error)}); {intact}. Free disk "
                 "space and resume with resume_from_checkpoint=true."
@@ -129,7 +129,7 @@ def load_moments(optimizer: torch.optim.Optimizer, source: Path) -> None:
         source: a checkpoint, or a run directory, whose newest checkpoint is used.
 
     Raises:
-        CheckpointError: there is no optimizer state, or it belongs to a different model.
+        CheckpointError: the optimizer state is missing or belongs to a different model.
     """
     if not (source / "optimizer.pt").is_file():
         source = (checkpoints.newest_sound(source, logger.warning) if source.is_dir() else None) or source

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from .run.publishing import Prepare
     from .trainer import PretrainingTrainer
 
-# With python -m, __name__ is __main__, which the command line does not show.
-logger = logging.getLogger("llm_jp_modernbert.training.pretrain")
+logger = logging.getLogger(__name__)
 
 
 def pretrain(

@@ -144,10 +144,10 @@ class PretrainingTrainer(Trainer):
         """Loss and accuracy on the held-out text with fixed masks, computed by all ranks together.
 
         Raises:
-            ValueError: there is no held-out text.
+            ValueError: the recipe has no validation_data.
         """
         if self.validation is None:
-            raise ValueError("there is no held-out text. Set validation_data.")
+            raise ValueError("no held-out text to evaluate on. Set validation_data.")
         # Compiled layers would be compiled again for these few batches.
         with torch.compiler.set_stance("force_eager"):
             result = self.validation.measure(
@@ -231,7 +231,7 @@ class _FlowCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Updates the state and requests a checkpoint or the end of training, on every rank alike."""
+        """Updates the state and requests a checkpoint or the end of training; all ranks decide the same."""
         trainer, recipe = self.trainer, self.trainer.recipe
         trainer.counter.stop_clock()
         state.epoch = float(trainer.counter.epoch)

@@ -131,8 +131,8 @@ def test_invalid_recipe_raises_one_line_with_key_and_remedy(write: Any, changes:
 
 
 def test_whole_word_without_segmenter_names_the_packages(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fugashi" else found(name))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fugashi" else find_spec(name))
     with pytest.raises(UsageError, match=r"whole_word: .*pip install fugashi unidic-lite"):
         load_recipe(write(whole_word=True))
 

@@ -242,6 +242,18 @@ def test_non_finite_loss_ends_run_and_names_documents(data: Data, tmp_path: Path
     assert all(sample["row"] >= 1 for sample in report["samples"])
 
 
+def test_non_finite_gradient_ends_run(data: Data, tmp_path: Path) -> None:
+    """The loss of the step is finite."""
+
+    def spoil_gradient(kwargs: dict[str, Any]) -> None:
+        kwargs["model"].head.dense.weight.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+
+    with pytest.raises(NonFiniteLoss, match=r"step 4: .*gradient norm nan"):
+        train(runs.recipe(*data, tmp_path / "run"), At(3, spoil_gradient))
+    report = json.loads((tmp_path / "run" / "non_finite" / "step-4-rank-0.json").read_text())
+    assert float(report["losses"][0]) > 0
+
+
 def test_non_finite_steps_are_skipped_up_to_the_limit(
     data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -51,7 +51,7 @@ def check_known(name: Any, known: Iterable[str], where: str, kind: str = "key") 
         name: the name.
         known: valid names.
         where: start of the message, such as the file that holds the name.
-        kind: what the name stands for in the message.
+        kind: the noun for the name in the message.
 
     Raises:
         UsageError: the name is unknown; the message suggests the closest one.

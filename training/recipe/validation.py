@@ -177,7 +177,7 @@ CONFLICTS: tuple[tuple[str, Callable[[Any], object], str], ...] = (
     (
         "publish_steps",
         lambda v: v.publish_steps is not None and not v.push_to_hub,
-        "nothing is published without push_to_hub=true.",
+        "it requires push_to_hub=true.",
     ),
     ("fp16", lambda v: v.bf16 and v.fp16, "bf16 is set as well. Set one of them."),
     (
