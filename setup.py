@@ -64,6 +64,8 @@ setup(
         "accelerate>=1.15",
         "tokenizers>=0.22",
         "sentencepiece>=0.2.3",
+        # Needed by sentencepiece.sentencepiece_model_pb2, which does not require it.
+        "protobuf>=7.36.1",
         "datasets>=5.2",
         "evaluate>=0.4.6",
         "huggingface-hub>=1.33",

@@ -62,7 +62,7 @@ class Counter:
         torch.distributed.all_reduce(summed, group=self._group)
         return summed.tolist()
 
-    def add_block(self, block: Block) -> None:
+    def _add_block(self, block: Block) -> None:
         """Counts a block and reports its unreadable rows."""
         self._pending.add_block(block)
         for problem in block.problems:
@@ -93,6 +93,8 @@ class Counter:
         self.infos, self._losses = infos, []
         self.epoch = max(info.epoch for info in infos)
         for info in infos:
+            for block in info.blocks:
+                self._add_block(block)
             self._pending.add_batch(info, training_flops(self._config, info.lengths, info.labels))
         own = float(sum(info.labels for info in infos))
         *counts, labels, stopping = self.sum([*self._pending.values(), own, float(stop_requested)])

@@ -73,7 +73,6 @@ class PretrainingTrainer(Trainer):
         self.stop = stop or StopSignals()
         self.resuming = False
         self.counter = Counter(recipe, model.config)
-        stream.report = self.counter.add_block
         self.schedule = recipe.schedule(lambda: int(self.totals.tokens), lambda: self.totals.seconds)
         super().__init__(
             model=model,

@@ -16,7 +16,6 @@ import pytest
 import runs
 from huggingface_hub import DatasetCard, HfApi
 from loopback_hub import LoopbackHub
-from rich.console import Console
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError
@@ -24,7 +23,7 @@ from llm_jp_modernbert.core.hub import Committed, Patience
 from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS
 from llm_jp_modernbert.model_cards.dataset_card import size_category
 from llm_jp_modernbert.publishing.release_dataset import DatasetOptions, release_dataset
-from llm_jp_modernbert.training.data.readers import find_files, read_documents
+from llm_jp_modernbert.training.data.readers import Document, find_files, read_rows
 from llm_jp_modernbert.training.data.tokenize_corpus import TokenizeOptions, tokenize_corpus
 
 CORPUS, TEST = "org/corpus", "org/fill-mask"
@@ -116,7 +115,7 @@ class World:
 
 def tokenized(texts: Path, tokenizer: Path, out: Path, **changes: Any) -> Path:
     options = TokenizeOptions((str(texts),), str(tokenizer), out, shard_tokens=300)
-    tokenize_corpus(replace(options, **changes), Console(quiet=True))
+    tokenize_corpus(replace(options, **changes))
     return out
 
 
@@ -141,7 +140,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_rows_come_back_without_this_package(world: World) -> None:
     found = world.python(PLAIN)
-    documents = [one for path in find_files([str(world.texts)]) for one in read_documents(path, problems=str)]
+    rows = [row for path in find_files([str(world.texts)]) for row in read_rows(path)]
+    documents = [row for row in rows if isinstance(row, Document)]
     ids = AutoTokenizer.from_pretrained(world.tokenizer)([one.text for one in documents], add_special_tokens=False)
     assert found["corpus"] == [
         {"input_ids": row, "characters": len(one.text), "row": one.row}
@@ -161,7 +161,7 @@ def test_training_and_measuring_read_the_same(world: World, tmp_path: Path) -> N
     assert len(set(found["local"])) == 60
     for part in ("train", "held out"):
         assert found[part].startswith(
-            "org/corpus was tokenised with tokenizer, not with the tokenizer of this run. Get"
+            "org/corpus was tokenized with tokenizer, not with the tokenizer of this run. Download"
         )
         assert "hf download org/corpus --repo-type dataset --include 'tokenizer/*'" in found[part]
         assert "\n" not in found[part]

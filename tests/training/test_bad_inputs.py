@@ -45,7 +45,11 @@ GOOD = json.dumps({"text": "今日は天気が良い。"}, ensure_ascii=False).e
         (None, b"", r"train_data: .*none\.jsonl: no such file, and no file matches it"),
         ("a.jsonl", b"", r"a\.jsonl: no document\. The files are empty, or every text in them is blank"),
         ("a.jsonl", b'{"text": " "}\n', r"a\.jsonl: no document"),
-        ("a.jsonl", b'{"body": "a"}\n', r"a\.jsonl.*row 1: no column 'text'; there is 'body'. Name .*text_column"),
+        (
+            "a.jsonl",
+            b'{"body": "a"}\n',
+            r"a\.jsonl.*row 1: no column 'text'; the columns are 'body'.*text_column",
+        ),
         ("a.jsonl", "{'text': '猫'}".encode("shift_jis"), r"a\.jsonl.*row 1: not UTF-8 .*iconv -f SHIFT_JIS"),
         ("a.jsonl", b"{", r"a\.jsonl.*row 1: not JSON"),
         (
@@ -53,10 +57,10 @@ GOOD = json.dumps({"text": "今日は天気が良い。"}, ensure_ascii=False).e
             gzip.compress(GOOD * 9999, mtime=0)[:-90],
             r"a\.jsonl\.gz: the gzip file ends too early, after row \d+",
         ),
-        ("a.jsonl.gz", GOOD, r"a\.jsonl\.gz, after row 0: not a sound gzip file"),
-        ("a.jsonl.zst", GOOD, r"a\.jsonl\.zst, after row 0: not a sound zstd file"),
-        ("a.parquet", GOOD, r"a\.parquet: not a sound Parquet file"),
-        ("a.csv", GOOD, r"train_data: .*a\.csv: not a kind of file that is read here"),
+        ("a.jsonl.gz", GOOD, r"a\.jsonl\.gz, after row 0: not a valid gzip file"),
+        ("a.jsonl.zst", GOOD, r"a\.jsonl\.zst, after row 0: not a valid zstd file"),
+        ("a.parquet", GOOD, r"a\.parquet: not a valid Parquet file"),
+        ("a.csv", GOOD, r"train_data: .*a\.csv: unsupported file type"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,4 +1,4 @@
-"""Readers read what is there, and say which file and row is wrong."""
+"""Readers return every document, and errors name the file and the row at fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llm_jp_modernbert.training.data.readers import Problem, SourceError, find_files, read_documents, read_in_turn
+from llm_jp_modernbert.training.data.readers import (
+    BadRow,
+    Document,
+    SourceError,
+    find_files,
+    read_documents,
+    read_in_turn,
+    read_rows,
+)
 
 TEXTS = ["吾輩は猫である。\n名前はまだ無い。", "二番目の文書", "三番目"]
 
@@ -31,30 +39,30 @@ def texts_of(path: str, column: str = "text") -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson", "a.jsonl.gz"])
-def test_json_lines(tmp_path: Path, name: str) -> None:
+def test_json_lines_files(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, json_lines(TEXTS))
     assert texts_of(path) == TEXTS
     assert [(d.path, d.row) for d in read_documents(path)] == [(path, 1), (path, 2), (path, 3)]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_text_documents_are_parted_by_blank_lines(tmp_path: Path, name: str) -> None:
+def test_blank_lines_separate_text_documents(tmp_path: Path, name: str) -> None:
     content = "\ufeff\n\n一行目\n二行目\r\n \n\n次の文書\n"
-    found = list(read_documents(write(tmp_path / name, content.encode())))
-    assert [(d.text, d.row) for d in found] == [("一行目\n二行目", 3), ("次の文書", 7)]
+    documents = list(read_documents(write(tmp_path / name, content.encode())))
+    assert [(d.text, d.row) for d in documents] == [("一行目\n二行目", 3), ("次の文書", 7)]
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_parquet_column(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"n": [1, 2, 3, 4], "body": [*TEXTS, None]}), path)
     assert texts_of(str(path), "body") == TEXTS
-    with pytest.raises(SourceError, match=r"a\.parquet: no column 'text'; there is 'n', 'body'.*--text-column"):
+    with pytest.raises(SourceError, match=r"a\.parquet: no column 'text'; the columns are 'n', 'body'.*--text-column"):
         texts_of(str(path))
     with pytest.raises(SourceError, match="holds int64, not strings"):
         texts_of(str(path), "n")
 
 
-def test_blank_documents_are_left_out_and_rows_still_count(tmp_path: Path) -> None:
+def test_blank_rows_are_skipped_but_counted_in_row_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", json_lines(["", "一", " \n", "二"]))
     assert [(d.text, d.row) for d in read_documents(path)] == [("一", 2), ("二", 4)]
 
@@ -68,30 +76,30 @@ GOOD = json_lines(TEXTS[:1])
         ("a.jsonl", GOOD + b"{broken\n", "a.jsonl, row 2: not JSON"),
         ("a.jsonl", GOOD + "吾輩\n".encode("shift_jis"), "a.jsonl, row 2: not UTF-8.*iconv"),
         ("a.jsonl", GOOD + b"[1]\n", "row 2: a JSON list"),
-        ("a.jsonl", GOOD + b'{"body": "x"}\n', "row 2: no column 'text'; there is 'body'.*--text-column"),
+        ("a.jsonl", GOOD + b'{"body": "x"}\n', "row 2: no column 'text'; the columns are 'body'.*--text-column"),
         ("a.jsonl", GOOD + b'{"text": 3}\n', "row 2: column 'text' holds a int"),
         ("a.jsonl", b"", "holds no document"),
         ("a.jsonl", json_lines([" "]), "holds no document"),
-        ("a.parquet", b"not parquet at all", "not a sound Parquet file"),
+        ("a.parquet", b"not parquet at all", "not a valid Parquet file"),
     ],
 )
-def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_error_names_file_and_row(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         texts_of(write(tmp_path / name, content))
 
 
-def test_broken_gzip(tmp_path: Path) -> None:
+def test_truncated_and_mislabelled_gzip(tmp_path: Path) -> None:
     whole = gzip.compress(json_lines([str(i) * 50 for i in range(2000)]))
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match="ends too early, after row"):
         texts_of(str(path))
     path.write_bytes(json_lines(TEXTS))
-    with pytest.raises(SourceError, match="not a sound gzip file"):
+    with pytest.raises(SourceError, match="not a valid gzip file"):
         texts_of(str(path))
 
 
-def test_find_files(tmp_path: Path) -> None:
+def test_find_files_of_paths_directories_and_patterns(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     paths = [write(tmp_path / name, GOOD) for name in ("b.jsonl", "a.jsonl.gz", "deep/c.txt", "d.csv")]
     assert find_files([paths[0]]) == [paths[0]]
@@ -99,14 +107,14 @@ def test_find_files(tmp_path: Path) -> None:
     assert find_files([str(tmp_path / "*.jsonl*"), paths[0]]) == [paths[1], paths[0]]
     with pytest.raises(SourceError, match="no such file, and no file matches"):
         find_files([str(tmp_path / "nothing*.jsonl")])
-    with pytest.raises(SourceError, match=r"d\.csv: not a kind of file"):
+    with pytest.raises(SourceError, match=r"d\.csv: unsupported file type"):
         find_files([paths[3]])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="the folder holds no"):
+    with pytest.raises(SourceError, match="the directory holds no file"):
         find_files([str(tmp_path / "empty")])
 
 
-def test_files_are_read_in_turn(tmp_path: Path) -> None:
+def test_read_in_turn_alternates_between_files(tmp_path: Path) -> None:
     paths = [
         write(tmp_path / f"{name}.jsonl", json_lines(texts)) for name, texts in (("a", ["1", "2", "3"]), ("b", ["4"]))
     ]
@@ -114,14 +122,14 @@ def test_files_are_read_in_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.zst", "a.txt.zst"])
-def test_zstd(tmp_path: Path, name: str) -> None:
+def test_zstd_files(tmp_path: Path, name: str) -> None:
     content = json_lines(TEXTS) if "json" in name else "\n\n".join(TEXTS).encode()
     (tmp_path / name).write_bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
     assert texts_of(str(tmp_path / name)) == TEXTS
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_arrow_texts_and_ids(tmp_path: Path, stream: bool) -> None:
+def test_arrow_files_of_texts_and_of_ids(tmp_path: Path, stream: bool) -> None:
     new = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
     for name, table in (
         ("texts", pyarrow.table({"text": TEXTS})),
@@ -130,12 +138,15 @@ def test_arrow_texts_and_ids(tmp_path: Path, stream: bool) -> None:
         with new(str(tmp_path / f"{name}.arrow"), table.schema) as writer:
             writer.write_table(table)
     assert texts_of(str(tmp_path / "texts.arrow")) == TEXTS
-    found = list(read_documents(str(tmp_path / "ids.arrow")))
-    assert [(d.ids.tolist(), d.row, d.characters) for d in found if d.ids is not None] == [([1, 2], 1, 4), ([3], 3, 2)]
+    documents = list(read_documents(str(tmp_path / "ids.arrow")))
+    assert [(d.ids.tolist(), d.row, d.characters) for d in documents if d.ids is not None] == [
+        ([1, 2], 1, 4),
+        ([3], 3, 2),
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt", "a.parquet"])
-def test_reading_on_from_any_document(tmp_path: Path, name: str) -> None:
+def test_reading_resumes_after_any_document(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name.endswith("parquet"):
         pyarrow.parquet.write_table(pyarrow.table({"text": [*TEXTS, None, *TEXTS]}), path)
@@ -149,14 +160,19 @@ def test_reading_on_from_any_document(tmp_path: Path, name: str) -> None:
         assert list(read_documents(str(path), start=document.end)) == whole[index + 1 :]
 
 
-def test_problems_are_told_and_read_over(tmp_path: Path) -> None:
+def documents_and_bad_rows(path: str) -> tuple[list[tuple[str, int]], list[BadRow]]:
+    rows = list(read_rows(path))
+    documents = [(row.text, row.row) for row in rows if isinstance(row, Document)]
+    return documents, [row for row in rows if isinstance(row, BadRow)]
+
+
+def test_bad_rows_are_returned_and_reading_continues(tmp_path: Path) -> None:
     content = b'{"text": "a"}\n\xff\n\n[1]\n{"text": null}\n{"text": 7}\n{"body": ""}\n{"text": "b"}\n'
     content += b'{"text": "\\ud800"}\n{"text": "\\ud83d\\ude00"}\n'
-    problems: list[Problem] = []
-    found = list(read_documents(write(tmp_path / "a.jsonl", content), problems=problems.append))
-    assert [(d.text, d.row) for d in found] == [("a", 1), ("b", 8), ("😀", 10)]
-    assert [problem.row for problem in problems] == [2, 4, 5, 6, 7, 9]
-    assert [problem.reason.split()[0] for problem in problems] == ["not", "a", "blank", "column", "no", "half"]
+    documents, bad_rows = documents_and_bad_rows(write(tmp_path / "a.jsonl", content))
+    assert documents == [("a", 1), ("b", 8), ("😀", 10)]
+    assert [row.row for row in bad_rows] == [2, 4, 5, 6, 7, 9]
+    assert [row.reason.split()[0] for row in bad_rows] == ["not", "a", "blank", "column", "no", "half"]
 
 
 UNREADABLE = {"digits": "1" * 5000, "nested": "[" * 200_000 + "]" * 200_000}
@@ -170,7 +186,7 @@ UNREADABLE = {"digits": "1" * 5000, "nested": "[" * 200_000 + "]" * 200_000}
         ("bytes", r"not UTF-8 \(invalid start byte at byte 1 of the text\)"),
     ],
 )
-def test_rows_that_python_cannot_read_are_rows_like_other_broken_ones(tmp_path: Path, name: str, reason: str) -> None:
+def test_rows_that_python_cannot_parse_are_bad_rows(tmp_path: Path, name: str, reason: str) -> None:
     if name == "bytes":
         path = str(tmp_path / "a.parquet")
         texts = pyarrow.array([b"a", b"b\xff", None, b"c"], pyarrow.binary()).view(pyarrow.string())
@@ -178,27 +194,26 @@ def test_rows_that_python_cannot_read_are_rows_like_other_broken_ones(tmp_path: 
     else:
         rows = ['{"text": "a"}', f'{{"text": "b", "other": {UNREADABLE[name]}}}', '{"text": null}', '{"text": "c"}']
         path = write(tmp_path / "a.jsonl", "\n".join(rows).encode())
-    problems: list[Problem] = []
-    assert [(d.text, d.row) for d in read_documents(path, problems=problems.append)] == [("a", 1), ("c", 4)]
-    assert [problem.row for problem in problems] == [2, 3]
+    documents, bad_rows = documents_and_bad_rows(path)
+    assert documents == [("a", 1), ("c", 4)]
+    assert [row.row for row in bad_rows] == [2, 3]
     assert [d.row for d in read_documents(path, start=2)] == [4]
     with pytest.raises(SourceError, match=rf"^{path}, row 2: {reason}"):
         texts_of(path)
 
 
-def test_a_file_of_nothing_but_problems_is_an_error_early(tmp_path: Path) -> None:
-    def endless() -> bytes:
-        return b'{"body": "a"}\n' * 100_000
-
-    seen: list[Problem] = []
+def test_file_without_any_document_fails_after_1000_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'{"body": "a"}\n' * 100_000)
+    rows = read_rows(path)
+    for _ in range(1000):
+        assert isinstance(next(rows), BadRow)
     with pytest.raises(
         SourceError, match=r"none of its first 1,000 rows is a document\. The first: .*row 1: no column"
     ):
-        list(read_documents(write(tmp_path / "a.jsonl", endless()), problems=seen.append))
-    assert len(seen) == 1000
+        next(rows)
 
 
-def test_folders_of_tokenised_corpora_and_of_datasets(tmp_path: Path) -> None:
+def test_directory_written_by_save_to_disk(tmp_path: Path) -> None:
     import datasets
 
     datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""The sequence of rows depends on data, seed and settings alone."""
+"""The sequence of rows depends on the data, the seed and the settings alone."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 import runs
 from transformers import PreTrainedTokenizerBase
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data.masking import IGNORED, Masking
@@ -26,7 +27,6 @@ from llm_jp_modernbert.training.data.order import DocumentOrder
 from llm_jp_modernbert.training.data.readers import SourceError
 from llm_jp_modernbert.training.data.sources import sources_of
 from llm_jp_modernbert.training.data.stream import BatchStream
-from llm_jp_modernbert.training.run.checkpoints import CheckpointError
 
 Data = tuple[Path, Path]
 
@@ -56,7 +56,7 @@ def plain(state: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(state))
 
 
-def test_a_batch_is_documents_side_by_side(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_batch_is_concatenated_documents(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
     for batch in taken(stream(data, tokenizer), 20):
         ids, labels, starts = batch["input_ids"], batch["labels"], batch["cu_seqlens"].long()
         restored = labels.where(labels != IGNORED, ids)[0]
@@ -69,22 +69,22 @@ def test_a_batch_is_documents_side_by_side(data: Data, tokenizer: PreTrainedToke
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_going_on_twice_is_not_stopping(data: Data, tokenizer: PreTrainedTokenizerBase, workers: int) -> None:
+def test_resuming_twice_equals_uninterrupted_run(data: Data, tokenizer: PreTrainedTokenizerBase, workers: int) -> None:
     whole = taken(stream(data, tokenizer), 60)
-    found: list[dict[str, Any]] = []
+    resumed: list[dict[str, Any]] = []
     state = None
     for count in (23, 17, 20):
         part = stream(data, tokenizer, workers=workers)
         if state is not None:
             part.load_state_dict([state])
-        found += taken(part, count)
+        resumed += taken(part, count)
         state = plain(part.state_dict())
-    assert all(map(same, whole, found))
+    assert all(map(same, whole, resumed))
     assert whole[-1]["info"].epoch >= 2
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 4])
-def test_ranks_share_the_rows_of_one(data: Data, tokenizer: PreTrainedTokenizerBase, lanes: int) -> None:
+def test_ranks_share_the_rows_of_a_single_process(data: Data, tokenizer: PreTrainedTokenizerBase, lanes: int) -> None:
     def rows(batches: list[dict[str, Any]]) -> list[Counter[tuple[int, ...]]]:
         return [Counter(map(tuple, batch["info"].samples.tolist())) for batch in batches]
 
@@ -92,49 +92,50 @@ def test_ranks_share_the_rows_of_one(data: Data, tokenizer: PreTrainedTokenizerB
     ranks = [stream(data, tokenizer, 2, lanes=lanes, rank=rank, ranks=3) for rank in range(3)]
     parts = [rows(taken(rank, 20)) for rank in ranks]
     assert [a + b + c for a, b, c in zip(*parts, strict=True)] == one[:20]
-    # From three ranks to two, whose batches are larger by as much.
+    # From three ranks to two with larger batches.
     states = [plain(rank.state_dict()) for rank in ranks]
     others = [stream(data, tokenizer, 3, lanes=lanes, rank=rank, ranks=2) for rank in range(2)]
     for other in others:
         other.load_state_dict(states)
     parts = [rows(taken(other, 20)) for other in others]
     assert [a + b for a, b in zip(*parts, strict=True)] == one[20:]
-    with pytest.raises(CheckpointError, match=f"data_lanes={lanes + 1}"):
+    with pytest.raises(UsageError, match=f"data_lanes={lanes + 1}"):
         stream(data, tokenizer, lanes=lanes + 1).load_state_dict(states)
 
 
 @pytest.mark.parametrize("lanes", [2, 3, 4, 6])
-def test_ranks_go_on_after_rows_that_they_do_not_divide(
+def test_resuming_with_ranks_that_do_not_divide_the_rows_read(
     data: Data, tokenizer: PreTrainedTokenizerBase, lanes: int
 ) -> None:
-    reports: list[int] = []
+    begun: list[int] = []
 
-    def goes_on(states: list[dict[str, Any]], ranks: int, rows: int, count: int) -> list[dict[str, Any]]:
-        """Trains on so many batches of each rank, and gives the states after them."""
-        found = []
+    def resume(states: list[dict[str, Any]], ranks: int, rows: int, count: int) -> list[dict[str, Any]]:
+        """Reads some batches on each rank and returns the states after them."""
+        saved = []
         for rank in range(ranks):
             part = stream(data, tokenizer, rows, lanes=lanes, rank=rank, ranks=ranks)
-            part.report = lambda block: reports.append(block.number)
             if states:
                 part.load_state_dict(states)
             for batch in taken(part, count):
                 read.update(map(tuple, batch["info"].samples.tolist()))
-            found.append(plain(part.state_dict()))
-        return found
+                begun.extend(block.number for block in batch["info"].blocks)
+            saved.append(plain(part.state_dict()))
+        return saved
 
     read: Counter[tuple[int, ...]] = Counter()
-    # 15 rows in one process, which two do not divide; 33 after these, and 57 at the end.
-    states = goes_on([], 1, 3, 5)
-    states = goes_on(states, 2, 3, 3)
-    goes_on(states, 4, 3, 2)
+    # 15 rows on one rank, 33 after two ranks, 57 after four.
+    states = resume([], 1, 3, 5)
+    states = resume(states, 2, 3, 3)
+    resume(states, 4, 3, 2)
     whole: Counter[tuple[int, ...]] = Counter()
     for batch in taken(stream(data, tokenizer, 3, lanes=lanes), 19):
         whole.update(map(tuple, batch["info"].samples.tolist()))
     assert read == whole
-    assert sorted(reports) == sorted(set(reports))
+    assert begun
+    assert sorted(begun) == sorted(set(begun))
 
 
-def test_other_files_than_the_checkpoint_had_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_resuming_with_other_files_is_an_error(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     folder = runs.write_corpus(tmp_path / "one")
     data = (folder, folder)
     part = stream(data, tokenizer)
@@ -144,7 +145,7 @@ def test_other_files_than_the_checkpoint_had_are_refused(tokenizer: PreTrainedTo
     for name in ("moved", "more", "fewer", "renamed"):
         others[name] = tmp_path / name / "corpus"
         shutil.copytree(folder, others[name])
-    # Where the whole folder is moved, the same documents follow.
+    # The whole directory may be moved.
     moved = stream((others["moved"], folder), tokenizer)
     moved.load_state_dict([state])
     assert all(map(same, taken(moved, 5), taken(part, 5)))
@@ -155,20 +156,20 @@ def test_other_files_than_the_checkpoint_had_are_refused(tokenizer: PreTrainedTo
     expected = {
         "more": r"3 then, 4 now; the first new one is 3\.jsonl",
         "fewer": "3 then, 2 now",
-        "renamed": "3 then and now, but of other names",
+        "renamed": "3 then and now, but with other names",
     }
     for name, what in expected.items():
-        with pytest.raises(CheckpointError, match=rf"files of {others[name]} are not .*\({what}.*Go on with"):
+        with pytest.raises(UsageError, match=rf"files of {others[name]} are not .*\({what}.*Resume with"):
             stream((others[name], folder), tokenizer).load_state_dict([state])
     weighted = [{"path": str(folder), "weight": 1}, {"path": str(others["more"]), "weight": 1}]
-    with pytest.raises(CheckpointError, match=r"sources are not .*\(1 then, 2 now\)"):
+    with pytest.raises(UsageError, match=r"sources are not .*\(1 then, 2 now\)"):
         stream(data, tokenizer, train_data=weighted).load_state_dict([state])
-    # A checkpoint of an earlier version cannot tell.
+    # Checkpoints of earlier versions do not list their files.
     del state["sources"]
     stream((others["more"], folder), tokenizer).load_state_dict([state])
 
 
-def test_another_seed_is_another_order_and_none_is_that_of_the_files(
+def test_seed_changes_the_order_and_no_shuffling_keeps_the_files_order(
     data: Data, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     batches = [taken(stream(data, tokenizer, settings={"seed": seed}), 1)[0] for seed in (0, 1)]
@@ -179,7 +180,7 @@ def test_another_seed_is_another_order_and_none_is_that_of_the_files(
     assert not places[:, 4].any()
 
 
-def test_a_dataset_of_datasets_is_streamed(
+def test_streamed_dataset_resumes_exactly(
     data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -196,11 +197,11 @@ def test_a_dataset_of_datasets_is_streamed(
     resumed = stream(data, tokenizer, train_data=[entry])
     resumed.load_state_dict([plain(part.state_dict())])
     assert all(map(same, taken(resumed, 17), batches[13:]))
-    with pytest.raises(SourceError, match=r"has no column 'text'; there is 'body'\. Set text_column"):
+    with pytest.raises(SourceError, match=r"no column 'text'; the columns are 'body'\. .*text_column"):
         sources_of([{**entry, "text_column": "text"}], "text")
 
 
-def test_weights_are_shares_of_text_and_lengths_are_kept_to(tmp_path: Path) -> None:
+def test_weights_are_shares_of_characters_and_length_limits_hold(tmp_path: Path) -> None:
     lengths = {"short": [20, 30], "long": [200, 900, 5]}
     for name, sizes in lengths.items():
         rows = [{"text": "文" * size} for size in sizes for _ in range(10)]
@@ -223,7 +224,7 @@ def test_weights_are_shares_of_text_and_lengths_are_kept_to(tmp_path: Path) -> N
     nothing = DocumentOrder(
         sources_of([{**entries[1], "min_characters": 10_000, "max_characters": 20_000}], "text"), 0
     )
-    with pytest.raises(SourceError, match=r"no document of 10,000 to 20,000 of characters|no document of 10,000"):
+    with pytest.raises(SourceError, match=r"no document of 10,000 to 20,000 characters"):
         nothing.next()
 
 
@@ -237,32 +238,32 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_workers_end_with_their_process(
+def test_workers_exit_with_their_parent(
     data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, ending: str
 ) -> None:
-    """Although they are deaf to what a scheduler sends."""
+    """Although they ignore the signals of a scheduler."""
     tokenizer.save_pretrained(tmp_path)
     script = f"""
 import os, signal, tempfile
-# Others, too, have something to do at the end; what asks for it before torch does is called after it.
+# Registers an exit handler before torch does, which is called after torch's.
 folder = tempfile.TemporaryDirectory()
 from multiprocessing import active_children
 from transformers import AutoTokenizer
-from llm_jp_modernbert.training.data import stream as module
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data.sources import sources_of
 from llm_jp_modernbert.training.data.masking import Masking
-module._LOOK_SECONDS = 0.1
+from llm_jp_modernbert.training.data.stream import BatchStream
 class Failing(BlockMaker):
-    def _make(self, stretch, encode):
-        # Later than what workers make ahead of the first batch.
-        if stretch.number == 9:
-            raise RuntimeError("of a worker")
-        return super()._make(stretch, encode)
+    def blocks(self, *arguments):
+        for block in super().blocks(*arguments):
+            # Later than the blocks that workers prepare before the first batch.
+            if block.number >= 9:
+                raise RuntimeError("of a worker")
+            yield block
 tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r})
 maker = Failing(sources_of({str(data[0])!r}, "text"), BlockSettings(64, characters=800), tokenizer)
 masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
-made = module.BatchStream(maker, masking, lambda step: 1, workers=2)
+made = BatchStream(maker, masking, lambda step: 1, workers=2)
 batches = made.batches()
 next(batches)
 print(*(child.pid for child in active_children()), flush=True)
@@ -275,16 +276,16 @@ print(*(child.pid for child in active_children()), flush=True)
     if ending.startswith("a worker's"):
         assert "of a worker" in ended.stderr if "error" in ending else "DataLoader worker" in ended.stderr
     for _ in range(200):
-        workers = [worker for worker in workers if lives(worker)]
+        workers = [worker for worker in workers if is_alive(worker)]
         if not workers:
             return
         time.sleep(0.1)
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
-    pytest.fail("workers lived on")
+    pytest.fail("workers are still alive")
 
 
-def lives(process: int) -> bool:
+def is_alive(process: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]
     except OSError:

@@ -1,4 +1,4 @@
-"""Words are masked as a whole, as MeCab tells them apart."""
+"""Whole-word masking uses the words of MeCab."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import runs
 
 from llm_jp_modernbert.tokenization import build_tokenizer
 from llm_jp_modernbert.training import assembly
-from llm_jp_modernbert.training.data.words import WordEncoder
+from llm_jp_modernbert.training.data.encoding import WordEncoder
 
 fugashi = pytest.importorskip("fugashi")
 
 TEXT = "　吾輩は猫である。名前はまだ無い。\n\n どこで生れたか とんと見当がつかぬ。𠮷野家へ行った。\n"
 
 
-def test_tokens_of_a_word_have_its_number(data_dir: Path) -> None:
+def test_tokens_have_the_index_of_their_mecab_word(data_dir: Path) -> None:
     tokenizer = build_tokenizer(str(data_dir / "tokenizer" / "llm-jp-tokenizer-100k.ver3.0b1.model"))
     [(ids, words)] = WordEncoder(tokenizer).encode([TEXT])
     encoded = tokenizer(TEXT, add_special_tokens=False, return_offsets_mapping=True)
@@ -35,7 +35,7 @@ def test_tokens_of_a_word_have_its_number(data_dir: Path) -> None:
             assert begin <= first < finish
 
 
-def test_a_word_is_masked_or_not(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_words_are_masked_as_a_whole(data: tuple[Path, Path], tmp_path: Path) -> None:
     changes = {"whole_word": True, "mask_share": 1.0, "random_share": 0.0}
     arguments = runs.load(runs.recipe(*data, tmp_path / "run", **changes))
     stream = assembly.make_stream(arguments, assembly.make_tokenizer(arguments))

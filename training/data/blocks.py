@@ -1,8 +1,8 @@
-"""Blocks: documents that are read one after another, tokenised, shuffled and packed among themselves.
+"""Blocks: consecutive documents that are tokenized, shuffled and packed together.
 
-A block is the unit of shuffling, of packing and of work. It is made from its documents alone, so that any process can
-make it, and after a stop it is made again: neither a shuffle buffer nor a half-full packer has to be saved, only the
-place where the block begins. A few million characters pack to more than 99 % and take a second to tokenise.
+A block is the unit of shuffling, packing and work. It is made from its documents alone, so any process can make it and
+can make it again on resuming: instead of a shuffle buffer or a half-filled packer, a checkpoint saves the position at
+which the block begins. A few million characters are packed to more than 99 % and tokenized within a second.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.utils.data import IterableDataset
 
 from .corpus import from_documents
+from .encoding import Encoder, WordEncoder
 from .order import DocumentOrder, Place, Source
 from .packing import PackedRows, pack
-from .readers import Document, Problem, SourceError
+from .readers import BadRow, Document, SourceError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Keeps this draw apart from others of the same seed.
+# Distinguishes this draw from others with the same seed.
 _ROWS = 1
-# Of the rows that are no documents so many are named; all are counted.
-_NAMED_PROBLEMS = 20
+_MAX_LISTED_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,16 @@ class BlockSettings:
     """How blocks are made.
 
     Attributes:
-        sequence_length: tokens of a row at most, special tokens included.
+        sequence_length: maximum tokens per row, special tokens included.
         packed: whether documents share rows.
-        truncate: whether what stands behind a document's first piece is left out.
-        shuffle: whether documents and rows are shuffled within the block.
-        characters: a block ends when its documents have so many characters, or with the epoch.
-        interleave: files that are read side by side.
+        truncate: whether only the first piece of a long document is kept.
+        shuffle: whether to shuffle documents and rows within the block.
+        characters: a block ends when its documents reach this number of characters, or with the epoch.
+        interleave: number of files that are read side by side.
         seed: seed of all orders.
-        normalization: `none`, or a Unicode form such as `NFKC` that texts are brought to.
-        strict: whether a row that is no document is an error.
-        whole_word: whether words are told apart, to be masked as a whole.
+        normalization: `none`, or a Unicode form such as `NFKC` to apply to the texts.
+        strict: whether an unreadable row is an error.
+        whole_word: whether to segment words, so that they can be masked as a whole.
     """
 
     sequence_length: int
@@ -61,23 +59,28 @@ class BlockSettings:
     whole_word: bool = False
 
     def normalized(self, text: str) -> str:
-        """A text in the wanted form."""
-        return text if self.normalization == "none" else unicodedata.normalize(self.normalization, text)  # type: ignore[arg-type]
+        """Applies the Unicode form to a text."""
+        return normalize(text, self.normalization)
+
+
+def normalize(text: str, form: str) -> str:
+    """Applies a Unicode form to a text; `none` returns it unchanged."""
+    return text if form == "none" else unicodedata.normalize(cast("Literal['NFC', 'NFKC']", form), text)
 
 
 @dataclass
 class Block:
-    """Rows that were made from one stretch of documents.
+    """Packed rows of consecutive documents.
 
     Attributes:
-        number: of the block in the run, from 0.
-        begin: the place in the order of documents where it begins, see `DocumentOrder.state`.
+        number: index of the block in the run.
+        begin: position in the order of documents at which it begins, see `DocumentOrder.state`.
         rows: its packed rows.
-        order: `(rows,)` in which they are to be trained on.
-        places: `(documents, 4)` int64: source, epoch, shard and row of each document in `rows.corpus`.
-        words: `(tokens of rows.corpus,)` int32 number of each token's word in its document, or None.
-        problems: the first rows that are no documents.
-        counts: of documents, characters, tokens that truncation left out, and rows by what is wrong with them.
+        order: `(rows,)` order in which the rows are trained on.
+        places: `(documents, 4)` int64: source, epoch, shard and row of each document of `rows.corpus`.
+        words: `(tokens of rows.corpus,)` int32 index of each token's word in its document, or None.
+        problems: messages of the first unreadable rows.
+        counts: numbers of documents, characters, truncated tokens, blank and unreadable rows.
     """
 
     number: int
@@ -93,33 +96,19 @@ class Block:
         return len(self.order)
 
     def samples(self, pieces: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """`(pieces, 5)` int64: the place of each piece's document, and its first token there."""
+        """`(pieces, 5)` int64: the place of each piece's document, and the piece's first token in the document."""
         starts, offsets = self.rows.starts[pieces], self.rows.corpus.offsets
         documents = np.searchsorted(offsets, starts, side="right") - 1
         return np.column_stack([self.places[documents], starts - offsets[documents]])
 
 
-# Ids of texts, and where wanted the word of each.
-_Encode = Callable[[list[str]], Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]]]
-
-
-@dataclass
-class _Stretch:
-    """The documents of a block to be."""
-
-    number: int
-    begin: list[dict[str, Any]]
-    documents: list[tuple[Place, Document]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-
 class BlockMaker:
-    """Makes blocks out of sources.
+    """Makes the blocks of some sources.
 
     Args:
-        sources: what is read.
+        sources: the sources.
         settings: how blocks are made.
-        tokenizer: a fast tokenizer with CLS and SEP; its ids are those of the rows.
+        tokenizer: a fast tokenizer with CLS and SEP.
     """
 
     def __init__(self, sources: Sequence[Source], settings: BlockSettings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -134,70 +123,58 @@ class BlockMaker:
         begin: list[dict[str, Any]] | None = None,
         threads: int = 1,
     ) -> Iterator[Block]:
-        """Blocks from one on, for ever; those that are not wanted are read, but not made.
+        """Yields blocks endlessly; for unwanted ones the documents are read but not tokenized.
 
         Args:
-            wanted: of a block's number, whether it is to be made.
-            first: number of the first.
-            begin: the place where that begins; None for the beginning of everything.
-            threads: that tokenise.
+            wanted: whether to make the block of a number.
+            first: number of the first block.
+            begin: position at which it begins; None for the beginning of the sources.
+            threads: threads for tokenization.
 
         Raises:
             SourceError: see `read_documents` and `DocumentOrder`.
         """
-        from .encoding import Encoder
-        from .words import WordEncoder
-
-        encode: _Encode
-        if self.settings.whole_word:
-            encode = WordEncoder(self.tokenizer).encode
-        else:
-            # A tokenised corpus needs none, and it takes a second to make.
-            encoder = cache(lambda: Encoder(self.tokenizer, threads))
-            encode = lambda texts: [(ids, None) for ids in encoder().encode(texts)] if texts else []  # noqa: E731
-        for stretch in self._stretches(first, begin):
-            if wanted(stretch.number):
-                yield self._make(stretch, encode)
-
-    def _stretches(self, number: int, begin: list[dict[str, Any]] | None) -> Iterator[_Stretch]:
-        problems: list[Problem] = []
-
-        def note(problem: Problem) -> None:
-            if self.settings.strict and problem.reason != "blank":
-                raise SourceError(str(problem))
-            problems.append(problem)
-
         settings = self.settings
-        interleave = settings.interleave if settings.shuffle else 1
-        order = DocumentOrder(self.sources, settings.seed, settings.shuffle, interleave, note, begin)
-        while True:
-            stretch = _Stretch(number, order.state(), problems=problems)
-            characters = 0
-            while characters < settings.characters and (found := order.next()) is not None:
-                stretch.documents.append(found)
-                characters += found[1].characters
-            stretch.problems = problems.copy()
-            problems.clear()
-            if stretch.documents:
-                yield stretch
-                number += 1
-
-    def _make(self, stretch: _Stretch, encode: _Encode) -> Block:
-        settings = self.settings
-        documents = stretch.documents
-        draw = np.random.default_rng((_ROWS, settings.seed, stretch.number))
-        if settings.shuffle:
-            # Not only the rows: what shares a row is to be another choice in every epoch.
-            documents = [documents[index] for index in draw.permutation(len(documents))]
-        encoded = iter(
-            encode([settings.normalized(document.text) for _, document in documents if document.ids is None])
+        # Made on first use, which takes a second: a tokenized corpus does not need it.
+        encoder = cache(
+            lambda: WordEncoder(self.tokenizer) if settings.whole_word else Encoder(self.tokenizer, threads)
         )
-        found = [(document.ids, None) if document.ids is not None else next(encoded) for _, document in documents]
-        kept = [(place, ids, words) for (place, _), (ids, words) in zip(documents, found, strict=True) if len(ids)]
-        if settings.whole_word and any(document.ids is not None for _, document in documents):
-            raise SourceError("whole_word: a tokenised corpus does not say where words begin: train on the texts.")
-        corpus = from_documents(ids for _, ids, _ in kept)
-        tokenizer = self.tokenizer
+        interleave = settings.interleave if settings.shuffle else 1
+        order = DocumentOrder(
+            self.sources, settings.seed, settings.shuffle, interleave, strict=settings.strict, state=begin
+        )
+        number = first
+        while True:
+            begin, documents, characters = order.state(), [], 0
+            while characters < settings.characters and (item := order.next()) is not None:
+                documents.append(item)
+                characters += item[1].characters
+            bad_rows, order.bad_rows = order.bad_rows, []
+            if not documents:
+                continue
+            if wanted(number):
+                yield self._make(number, begin, documents, bad_rows, encoder)
+            number += 1
+
+    def _make(
+        self,
+        number: int,
+        begin: list[dict[str, Any]],
+        documents: list[tuple[Place, Document]],
+        bad_rows: list[BadRow],
+        encoder: Callable[[], Encoder | WordEncoder],
+    ) -> Block:
+        settings, tokenizer = self.settings, self.tokenizer
+        draw = np.random.default_rng((_ROWS, settings.seed, number))
+        if settings.shuffle:
+            # Before packing, so that the documents that share a row change with every epoch.
+            documents = [documents[index] for index in draw.permutation(len(documents))]
+        encoded = [
+            (place, ids, words)
+            for (place, _), (ids, words) in zip(documents, self._encode(documents, encoder), strict=True)
+            if len(ids)
+        ]
+        corpus = from_documents(ids for _, ids, _ in encoded)
         rows = pack(
             corpus,
             settings.sequence_length,
@@ -206,65 +183,32 @@ class BlockMaker:
             settings.packed,
             settings.truncate,
         )
-        counts = {
-            "documents": len(kept),
-            "characters": sum(document.characters for _, document in documents),
-            "truncated_tokens": len(corpus.ids) - int(rows.lengths.sum()),
-            "blank_rows": sum(problem.reason == "blank" for problem in stretch.problems),
-        }
-        broken = [problem for problem in stretch.problems if problem.reason != "blank"]
-        counts["broken_rows"] = len(broken)
+        unreadable = [str(row) for row in bad_rows if not row.is_blank]
         return Block(
-            stretch.number,
-            stretch.begin,
+            number,
+            begin,
             rows,
             draw.permutation(len(rows)) if settings.shuffle else np.arange(len(rows)),
-            np.array([[p.source, p.epoch, p.shard, p.row] for p, _, _ in kept], dtype=np.int64).reshape(-1, 4),
-            np.concatenate([words for _, _, words in kept if words is not None]) if settings.whole_word else None,
-            [str(problem) for problem in broken[:_NAMED_PROBLEMS]],
-            counts,
+            np.array([[p.source, p.epoch, p.shard, p.row] for p, _, _ in encoded], dtype=np.int64).reshape(-1, 4),
+            np.concatenate([words for _, _, words in encoded if words is not None]) if settings.whole_word else None,
+            unreadable[:_MAX_LISTED_PROBLEMS],
+            {
+                "documents": len(encoded),
+                "characters": sum(document.characters for _, document in documents),
+                "truncated_tokens": len(corpus.ids) - int(rows.lengths.sum()),
+                "blank_rows": len(bad_rows) - len(unreadable),
+                "broken_rows": len(unreadable),
+            },
         )
 
-
-class BlockDataset(IterableDataset[Block | SourceError]):
-    """The blocks that one rank wants, dealt to the workers of its DataLoader in turn.
-
-    Every worker reads all documents, which is cheap, and makes its own blocks. An error is handed on as a value: a
-    DataLoader would wrap it into a traceback, although its one line is meant for the user.
-
-    Args:
-        maker: makes the blocks.
-        wanted: of a block's number, whether this rank wants it.
-        first: number of the first block.
-        begin: the place where that begins.
-    """
-
-    def __init__(
-        self,
-        maker: BlockMaker,
-        wanted: Callable[[int], bool],
-        first: int = 0,
-        begin: list[dict[str, Any]] | None = None,
-    ) -> None:
-        self.maker = maker
-        self.wanted = wanted
-        self.first = first
-        self.begin = begin
-
-    def __iter__(self) -> Iterator[Block | SourceError]:
-        info = torch.utils.data.get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        dealt = -1
-
-        def mine(number: int) -> bool:
-            nonlocal dealt
-            if not self.wanted(number):
-                return False
-            dealt += 1
-            return dealt % workers == worker
-
-        threads = torch.get_num_threads() if info is None else 1
-        try:
-            yield from self.maker.blocks(mine, self.first, self.begin, threads)
-        except SourceError as error:
-            yield error
+    def _encode(
+        self, documents: list[tuple[Place, Document]], encoder: Callable[[], Encoder | WordEncoder]
+    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]]:
+        """Ids of each document, and the words of its tokens if `whole_word` is set."""
+        texts = [self.settings.normalized(document.text) for _, document in documents if document.ids is None]
+        if self.settings.whole_word and len(texts) < len(documents):
+            raise SourceError("whole_word: a tokenized corpus has no word boundaries. Train on the texts.")
+        encoded = iter(encoder().encode(texts) if texts else ())
+        for _, document in documents:
+            ids = next(encoded) if document.ids is None else document.ids
+            yield ids if isinstance(ids, tuple) else (ids, None)

@@ -1,4 +1,4 @@
-"""Documents as one flat array of token ids."""
+"""Tokenized documents as one flat array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TokenizedCorpus:
     """Token ids of documents, without special tokens.
 
     Attributes:
-        ids: `(tokens,)` int32, document after document.
+        ids: `(tokens,)` int32, the documents one after another.
         offsets: `(documents + 1,)` int64; document i is `ids[offsets[i]:offsets[i + 1]]`.
     """
 
@@ -25,12 +25,12 @@ class TokenizedCorpus:
         return len(self.offsets) - 1
 
     def document(self, index: int) -> npt.NDArray[np.int32]:
-        """`(tokens of the document,)` int32."""
+        """Returns the `(tokens,)` int32 ids of a document."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
 
 def from_documents(documents: Iterable[npt.ArrayLike]) -> TokenizedCorpus:
-    """A corpus of documents given as `(tokens,)` arrays or lists of ids; those without a token are left out."""
+    """Makes a corpus of `(tokens,)` arrays or lists of ids; empty documents are skipped."""
     arrays = [array for document in documents if len(array := np.asarray(document, dtype=np.int32))]
     offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
     np.cumsum([len(array) for array in arrays], out=offsets[1:])

@@ -1,8 +1,8 @@
-"""Masked-LM masking whose draw depends on nothing but (seed, epoch, sample).
+"""Masked-LM masking that is a pure function of (seed, epoch, sample).
 
-Every token's draw is a hash of its sample's key and its place in the sample, so that there is no generator whose
-state would have to be carried along: a run that is resumed, or spread over another number of workers or ranks, sees
-the masks that it would have seen, and the next epoch sees others. A whole batch is masked by a few array operations.
+The random number of every token is a hash of its sample's key and its position in the sample, so there is no generator
+state to save: resuming, or changing the number of workers or ranks, does not change the masks, and every epoch has
+different ones. A whole batch is masked with a few array operations.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORED = -100
-"""The label of a position that is not to be predicted."""
+"""The label of a position that is not predicted."""
 
 # The constants of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-# Keep the draws of which tokens, of what becomes of them, and of random tokens apart.
+# Make the choices of positions, of replacements and of random tokens independent.
 _KIND, _TOKEN = np.uint64(0xD1B54A32D192ED03), np.uint64(0x8CB92BA72F3D8DD7)
 
 
 @dataclass(frozen=True)
 class Masking:
-    """What is masked, and by what.
+    """Masks tokens for masked-language-model training.
 
     Attributes:
-        mask_token_id: the mask.
-        vocab_size: tokens of the tokenizer; random tokens are drawn from them.
+        mask_token_id: id of the mask token.
+        vocab_size: size of the vocabulary from which random tokens are drawn.
         special_ids: ids that are neither masked nor drawn.
-        probability: share of the other tokens that are to be predicted.
-        mask_share: of these, the share that the mask replaces.
-        random_share: of these, the share that a random token replaces; the rest stays as it is.
+        probability: probability that a token is predicted.
+        mask_share: share of the predicted tokens that are replaced by the mask.
+        random_share: share of the predicted tokens that are replaced by a random token; the rest is unchanged.
     """
 
     mask_token_id: int
@@ -63,18 +63,18 @@ class Masking:
         units: npt.NDArray[np.integer] | None = None,
         probability: float | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Masks samples that stand side by side.
+        """Masks concatenated samples.
 
         Args:
-            ids: `(tokens,)`.
-            lengths: `(samples,)` tokens of each sample.
-            keys: `(samples,)` of each sample, see `sample_keys`.
-            units: `(tokens,)` number of the unit within its sample, such as a word, that each token belongs to: a unit
-                is masked as a whole. By default every token is its own.
-            probability: another share of the tokens than usual.
+            ids: `(tokens,)` token ids.
+            lengths: `(samples,)` number of tokens of each sample.
+            keys: `(samples,)` uint64 keys, see `sample_keys`.
+            units: `(tokens,)` index of each token's unit, such as a word, in its sample; a unit is masked as a whole.
+                If None, every token is a unit.
+            probability: overrides `self.probability`.
 
         Returns:
-            `(tokens,)` int64 ids for the model, and `(tokens,)` int64 labels: the true id, or -100.
+            `(tokens,)` int64 input ids, and `(tokens,)` int64 labels: the true id, or -100.
         """
         inputs = ids.astype(np.int64)
         places = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -93,11 +93,11 @@ class Masking:
 
 
 def sample_keys(seed: int, samples: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
-    """Keys of samples: equal for equal numbers, and otherwise as if drawn at random.
+    """Hashes the identity of samples to `(samples,)` uint64 keys.
 
     Args:
-        seed: seed of the run, from 0.
-        samples: `(samples, numbers)` that say which sample of which epoch each one is.
+        seed: seed of the run, at least 0.
+        samples: `(samples, numbers)` that identify each sample and its epoch.
     """
     keys = np.full(len(samples), _mix(np.array([seed], dtype=np.uint64) + _STEP)[0], dtype=np.uint64)
     for column in samples.T:
@@ -116,5 +116,5 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _uniform(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """From 0 up to, not including, 1."""
+    """Maps hashes to [0, 1)."""
     return (values >> np.uint64(11)).astype(np.float64) * 2.0**-53

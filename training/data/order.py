@@ -1,39 +1,39 @@
-"""The order in which documents are read: a pure function of (data, seed), whose place in it is a few plain numbers.
+"""The order in which documents are read: a pure function of the data and the seed, resumable from a few numbers.
 
-A source is a list of shards, most often files. In every epoch of a source its shards come in another order; some of
-them are open at a time, and give a document each in turn. Several sources are mixed by weight: the next document comes
-from the source that has given the fewest characters for its weight, so that shares are those of text, whatever the
-lengths of documents, and a source that ends begins its next epoch. Nothing here depends on ranks or workers.
+A source is a list of shards, usually files. Every epoch shuffles the shards; a few of them are open at a time and give
+one document each in turn. Several sources are mixed by weight: the next document comes from the source with the fewest
+characters read per weight, so weights are shares of text whatever the lengths of documents. A source that ends starts
+its next epoch. Nothing depends on ranks or workers.
 
-`datasets` shuffles a stream through a buffer whose contents cannot be saved exactly; here the finer shuffling is done
-within blocks (see `stream`), which are read again after a stop, so that a place is all that has to be remembered.
+The shuffle buffer of `datasets` cannot be saved exactly. Here documents are shuffled within blocks (see `blocks`),
+which are read again on resuming, so the position in this order is the only state.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from .corpus import TokenizedCorpus
-from .readers import Document, Problem, SourceError, read_documents
+from .readers import BadRow, Document, Rows, SourceError, read_rows
 
-# Keeps this draw apart from others of the same seed.
+# Distinguishes this draw from others with the same seed.
 _SHARDS = 3
 
 
 class Shard(Protocol):
-    """A part of a source that is read from its beginning, or on from a row."""
+    """A part of a source, readable from any row."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages and in a run's state, such as the path of a file."""
+        """Name in messages and in the state of a run, such as the path of a file."""
 
-    def read(self, start: int, problems: Callable[[Problem], Any] | None) -> Iterator[Document]:
-        """Its documents after the first `start` rows; see `read_documents`."""
+    def read(self, start: int) -> Rows:
+        """Yields the documents and bad rows after the first `start` rows."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class FileShard:
     name: str
     text_column: str = "text"
 
-    def read(self, start: int, problems: Callable[[Problem], Any] | None) -> Iterator[Document]:
+    def read(self, start: int) -> Rows:
         """See `Shard`."""
-        return read_documents(self.name, self.text_column, start, problems)
+        return read_rows(self.name, self.text_column, start)
 
 
 @dataclass(frozen=True)
 class MemoryShard:
-    """Documents in memory, tokenised already; each counts as many characters as it has tokens."""
+    """Tokenized documents in memory; each counts as many characters as it has tokens."""
 
     corpus: TokenizedCorpus
     name: str = "memory"
 
-    def read(self, start: int, problems: Callable[[Problem], Any] | None) -> Iterator[Document]:
+    def read(self, start: int) -> Rows:
         """See `Shard`."""
         for index in range(start, len(self.corpus)):
             ids = self.corpus.document(index)
@@ -64,13 +64,13 @@ class MemoryShard:
 
 @dataclass(frozen=True)
 class Source:
-    """A part of the training text.
+    """A part of the training data.
 
     Attributes:
-        shards: its parts, at least one.
-        weight: its share of the characters among several sources.
-        min_characters: shorter documents are left out.
-        max_characters: longer ones, too, where it is given.
+        shards: its shards, at least one.
+        weight: relative share of the characters among several sources.
+        min_characters: shorter documents are skipped.
+        max_characters: longer documents are skipped; None for no limit.
     """
 
     shards: Sequence[Shard]
@@ -78,20 +78,20 @@ class Source:
     min_characters: int = 0
     max_characters: int | None = None
 
-    def takes(self, document: Document) -> bool:
-        """Whether a document is of the wanted length."""
+    def accepts(self, document: Document) -> bool:
+        """Whether the length of a document is within the limits."""
         return self.min_characters <= document.characters <= (self.max_characters or document.characters)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which document of which epoch: the numbers that identify a sample.
+    """The numbers that identify a document of an epoch.
 
     Attributes:
-        source: number of the source.
-        epoch: of that source, from 0.
-        shard: number of the shard in the source.
-        row: of the document in the shard, from 1.
+        source: index of the source.
+        epoch: epoch of that source, from 0.
+        shard: index of the shard in the source.
+        row: row of the document in the shard, from 1.
     """
 
     source: int
@@ -101,15 +101,18 @@ class Place:
 
 
 class DocumentOrder:
-    """Documents of one or several sources, for ever.
+    """An endless sequence of the documents of one or more sources.
 
     Args:
-        sources: what is read.
+        sources: the sources.
         seed: seed of the order of the shards.
-        shuffle: whether the order of the shards changes; otherwise they come as they are listed.
-        interleave: shards that are open at a time.
-        problems: is told of rows that are no documents, and counts of them are nobody else's; None makes them errors.
-        state: a place to read on from, as `state()` gave it.
+        shuffle: whether to shuffle the shards in every epoch; if not, they keep their listed order.
+        interleave: number of shards that are open at a time.
+        strict: whether an unreadable row is an error.
+        state: position to resume from, as returned by `state()`.
+
+    Attributes:
+        bad_rows: blank and unreadable rows since the caller last cleared the list.
     """
 
     def __init__(
@@ -118,86 +121,89 @@ class DocumentOrder:
         seed: int,
         shuffle: bool = True,
         interleave: int = 8,
-        problems: Callable[[Problem], Any] | None = None,
+        strict: bool = True,
         state: Sequence[dict[str, Any]] | None = None,
     ) -> None:
+        self.bad_rows: list[BadRow] = []
+        self._strict = strict
         self._readers = [
-            _SourceReader(source, number, seed, shuffle, interleave, problems) for number, source in enumerate(sources)
+            _SourceReader(source, number, seed, shuffle, interleave) for number, source in enumerate(sources)
         ]
         for reader, saved in zip(self._readers, state or (), strict=state is not None):
             reader.load(saved)
 
     def next(self) -> tuple[Place, Document] | None:
-        """The next document; None where the epoch of an only source ends.
+        """Returns the next document, or None at the end of an epoch of a single source.
 
         Raises:
-            SourceError: a source gave no document in a whole epoch, or see `read_documents`.
+            SourceError: a whole epoch of a source has no document, a row is unreadable and `strict` is set, or see
+                `read_rows`.
         """
         if len(self._readers) == 1:
-            return self._readers[0].next()
+            return self._next_of(self._readers[0])
         reader = min(self._readers, key=lambda reader: reader.characters / reader.source.weight)
-        # An epoch that ends is followed by the next, which gives a document or raises.
-        return reader.next() or reader.next()
+        # After the end of an epoch, the next one gives a document or raises.
+        return self._next_of(reader) or self._next_of(reader)
 
     def state(self) -> list[dict[str, Any]]:
-        """The place after the last document, as plain values."""
+        """The position after the last document, as JSON values."""
         return [reader.state() for reader in self._readers]
+
+    def _next_of(self, reader: _SourceReader) -> tuple[Place, Document] | None:
+        while isinstance(item := reader.next(), BadRow):
+            if self._strict and not item.is_blank:
+                raise SourceError(str(item))
+            self.bad_rows.append(item)
+        return item
 
 
 class _SourceReader:
-    def __init__(
-        self,
-        source: Source,
-        number: int,
-        seed: int,
-        shuffle: bool,
-        interleave: int,
-        problems: Callable[[Problem], Any] | None,
-    ) -> None:
+    def __init__(self, source: Source, number: int, seed: int, shuffle: bool, interleave: int) -> None:
         self.source = source
-        self.number = number
         self.characters = 0
-        self._seed, self._shuffle, self._interleave, self._problems = seed, shuffle, interleave, problems
-        self._begin(0)
+        self._number, self._seed, self._shuffle, self._interleave = number, seed, shuffle, interleave
+        self._begin_epoch(0)
 
-    def _begin(self, epoch: int) -> None:
+    def _begin_epoch(self, epoch: int) -> None:
         self._epoch = epoch
         self._opened = 0
         self._turn = 0
         self._given = 0
-        # Of each open shard its number and how many of its rows were read.
+        # Of each open shard: its index and the number of rows read.
         self._open: list[list[int]] = []
-        self._iterators: list[Iterator[Document]] = []
+        self._iterators: list[Rows] = []
         shards = len(self.source.shards)
-        draw = np.random.default_rng((_SHARDS, self._seed, self.number, epoch))
+        draw = np.random.default_rng((_SHARDS, self._seed, self._number, epoch))
         self._order = draw.permutation(shards).tolist() if self._shuffle else list(range(shards))
 
-    def next(self) -> tuple[Place, Document] | None:
+    def next(self) -> tuple[Place, Document] | BadRow | None:
         while True:
             while len(self._open) < self._interleave and self._opened < len(self._order):
-                self._open_shard([self._order[self._opened], 0])
+                self._open_shard(self._order[self._opened], 0)
                 self._opened += 1
             if not self._open:
                 if not self._given:
-                    raise SourceError(_nothing(self.source))
-                self._begin(self._epoch + 1)
+                    raise SourceError(_no_document(self.source))
+                self._begin_epoch(self._epoch + 1)
                 return None
             self._turn %= len(self._open)
-            document = next(self._iterators[self._turn], None)
-            if document is None:
+            row = next(self._iterators[self._turn], None)
+            if isinstance(row, BadRow):
+                return row
+            if row is None:
                 del self._open[self._turn], self._iterators[self._turn]
                 continue
             opened = self._open[self._turn]
-            opened[1] = document.end
+            opened[1] = row.end
             self._turn += 1
-            if self.source.takes(document):
+            if self.source.accepts(row):
                 self._given += 1
-                self.characters += document.characters
-                return Place(self.number, self._epoch, opened[0], document.row), document
+                self.characters += row.characters
+                return Place(self._number, self._epoch, opened[0], row.row), row
 
-    def _open_shard(self, opened: list[int]) -> None:
-        self._open.append(opened)
-        self._iterators.append(self.source.shards[opened[0]].read(opened[1], self._problems))
+    def _open_shard(self, shard: int, start: int) -> None:
+        self._open.append([shard, start])
+        self._iterators.append(self.source.shards[shard].read(start))
 
     def state(self) -> dict[str, Any]:
         return {
@@ -210,53 +216,52 @@ class _SourceReader:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self._begin(state["epoch"])
-        for opened in state["open"]:
-            self._open_shard(list(opened))
+        self._begin_epoch(state["epoch"])
+        for shard, start in state["open"]:
+            self._open_shard(shard, start)
         self._opened, self._turn = state["opened"], state["turn"]
         self._given, self.characters = state["given"], state["characters"]
 
 
 def shard_list(source: Source) -> dict[str, Any]:
-    """Which shards a source has and in which order, short enough for a run's state.
+    """A fingerprint of a source's shards and their order.
 
     Returns:
-        Their `count` and the `sha256` of their names, without what all of them begin with: a folder may be moved.
+        The `count` of shards and the `sha256` of their names relative to their common directory, which may be moved.
     """
-    _, names = _common(source)
+    _, names = _relative_names(source)
     return {"count": len(names), "sha256": _sha256(names)}
 
 
 def changed_shards(saved: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> str | None:
-    """What is another list of shards than a checkpoint's, as a sentence's beginning; None where all are the same.
+    """Describes how the shards differ from those of a checkpoint; None if they are the same.
 
     Args:
-        saved: of each source, as `shard_list` gave it.
-        sources: that there are now.
+        saved: `shard_list` of each source at the time of the checkpoint.
+        sources: the present sources.
     """
     if len(saved) != len(sources):
         return f"the sources are not those of the checkpoint ({len(saved)} then, {len(sources)} now)"
     for before, source in zip(saved, sources, strict=True):
         if before == shard_list(source):
             continue
-        place, names = _common(source)
+        directory, names = _relative_names(source)
         then, now = before["count"], len(names)
-        what = f"{then:,} then, {now:,} now"
+        change = f"{then:,} then, {now:,} now"
         if then == now:
-            what = f"{then:,} then and now, but of other names or in another order"
+            change = f"{then:,} then and now, but with other names or in another order"
         elif then < now and before["sha256"] == _sha256(names[:then]):
-            # Of a list that has only grown at its end the new files are known.
-            what += f"; the first new one is {names[then]}"
-        return f"the files of {place} are not those of the checkpoint ({what})"
+            change += f"; the first new one is {names[then]}"
+        return f"the files of {directory} are not those of the checkpoint ({change})"
     return None
 
 
-def _common(source: Source) -> tuple[str, list[str]]:
-    """The folder that the names of a source's shards share, and the rest of each."""
+def _relative_names(source: Source) -> tuple[str, list[str]]:
+    """The common directory of a source's shards, and their names relative to it."""
     parts = [shard.name.split("/") for shard in source.shards]
-    folders = [part[:-1] for part in parts]
-    levels = enumerate(zip(*folders, strict=False))
-    shared = next((level for level, names in levels if len(set(names)) > 1), min(map(len, folders)))
+    directories = [part[:-1] for part in parts]
+    levels = enumerate(zip(*directories, strict=False))
+    shared = next((level for level, names in levels if len(set(names)) > 1), min(map(len, directories)))
     return "/".join(parts[0][:shared]) or source.shards[0].name, ["/".join(part[shared:]) for part in parts]
 
 
@@ -264,12 +269,14 @@ def _sha256(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _nothing(source: Source) -> str:
-    names = source.shards[0].name if len(source.shards) == 1 else f"{source.shards[0].name} and the files beside it"
+def _no_document(source: Source) -> str:
+    name = source.shards[0].name
+    if len(source.shards) > 1:
+        name += f" and {len(source.shards) - 1:,} more files"
     if source.min_characters or source.max_characters is not None:
-        most = "any number" if source.max_characters is None else f"{source.max_characters:,}"
+        limit = "any number of" if source.max_characters is None else f"{source.max_characters:,}"
         return (
-            f"{names}: no document of {source.min_characters:,} to {most} of characters. Change min_characters and "
+            f"{name}: no document of {source.min_characters:,} to {limit} characters. Change min_characters and "
             "max_characters of the source, or name other files."
         )
-    return f"{names}: no document. The files are empty, or every text in them is blank."
+    return f"{name}: no document. The files are empty, or every text in them is blank."

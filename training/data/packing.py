@@ -1,10 +1,10 @@
-"""Packing: documents of any length into rows of one length, with nothing thrown away and almost nothing left empty.
+"""Pack documents of any length into rows of one length, without dropping tokens and with almost no empty space.
 
-A document that is too long is cut into consecutive pieces; every piece gets its own CLS and SEP and counts as a
-document of its own from then on. Pieces are laid into rows by best-fit decreasing: longest first, each into the row
-that it fills best. Documents of a row never attend to each other: `cu_seqlens` tells the model where each begins.
-Concatenating and cutting instead would fill rows wholly, but break documents at random places and let them see each
-other, which costs NeoBERT 2.9 points.
+A document that is too long is cut into consecutive pieces. Every piece gets its own CLS and SEP and is treated as a
+separate document. Best-fit decreasing assigns the pieces to rows: longest first, each into the fullest row with enough
+room. Documents of a row do not attend to each other: `cu_seqlens` gives their boundaries to the model. Concatenating
+all documents and cutting at the row length would fill rows completely, but cut documents at random positions and let
+them attend to each other, which costs NeoBERT 2.9 points.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class PackedRows:
     """Rows of at most `sequence_length` tokens.
 
     Attributes:
-        corpus: where the ids come from.
-        sequence_length: tokens that a row may hold, special tokens included.
+        corpus: the corpus that holds the ids.
+        sequence_length: maximum tokens per row, special tokens included.
         cls_token_id: id before every piece.
         sep_token_id: id after every piece.
-        starts: `(pieces,)` int64, the first token of each piece in `corpus.ids`.
-        lengths: `(pieces,)` int64, tokens of each piece without its special tokens.
+        starts: `(pieces,)` int64 index of each piece's first token in `corpus.ids`.
+        lengths: `(pieces,)` int64 number of tokens of each piece, special tokens excluded.
         rows: `(rows + 1,)` int64; row r holds the pieces `order[rows[r]:rows[r + 1]]`.
-        order: `(pieces,)` int64, pieces in the order of the rows.
+        order: `(pieces,)` int64 pieces in the order of the rows.
     """
 
     corpus: TokenizedCorpus
@@ -47,29 +47,29 @@ class PackedRows:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens in all rows, special tokens included."""
+        """Number of tokens in all rows, special tokens included."""
         return int(self.lengths.sum()) + SPECIAL_TOKENS_PER_PIECE * len(self.lengths)
 
     @property
     def efficiency(self) -> float:
-        """Share of the rows' room that holds a token, from 0 to 1."""
+        """Tokens divided by the capacity of all rows, from 0 to 1."""
         return self.total_tokens / (len(self) * self.sequence_length) if len(self) else 0.0
 
     def pieces(self, row: int) -> npt.NDArray[np.int64]:
-        """`(pieces of the row,)` int64, indices into `starts` and `lengths`."""
+        """Returns the `(pieces,)` int64 indices of a row's pieces in `starts` and `lengths`."""
         return self.order[self.rows[row] : self.rows[row + 1]]
 
     def row(self, row: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """`(tokens,)` int64 ids of a row with its special tokens, and `(pieces,)` int64 lengths with theirs."""
+        """Returns `(tokens,)` int64 ids of a row and `(pieces,)` int64 lengths, both with special tokens."""
         return self.gather(row, self.corpus.ids, self.cls_token_id, self.sep_token_id)
 
     def gather(
         self, row: int, values: npt.NDArray[np.generic], before: int, after: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """As `row`, of other values than the ids.
+        """Like `row`, for other values than the ids.
 
         Args:
-            row: the row.
+            row: index of the row.
             values: `(tokens of the corpus,)`, such as labels.
             before: value at CLS.
             after: value at SEP.
@@ -93,15 +93,15 @@ def pack(
     packed: bool = True,
     truncate: bool = False,
 ) -> PackedRows:
-    """Cuts documents into pieces and packs the pieces into rows.
+    """Cuts documents into pieces and packs the pieces into rows, deterministically.
 
     Args:
-        corpus: the documents; equal documents give equal rows.
-        sequence_length: tokens that a row may hold, special tokens included.
+        corpus: the documents.
+        sequence_length: maximum tokens per row, special tokens included.
         cls_token_id: id before every piece.
         sep_token_id: id after every piece.
-        packed: whether pieces share rows; otherwise each has a row of its own, in the order of the corpus.
-        truncate: whether everything after a document's first piece is left out.
+        packed: whether pieces share rows; if not, each gets its own row, in the order of the corpus.
+        truncate: whether to keep only the first piece of each document.
 
     Raises:
         ValueError: `sequence_length` leaves no room for a token.
@@ -121,25 +121,25 @@ def cut(
 
     Args:
         offsets: `(documents + 1,)` boundaries of the documents.
-        longest: tokens of a piece at most.
-        truncate: whether only the first piece of each document is kept.
+        longest: maximum tokens per piece.
+        truncate: whether to keep only the first piece of each document.
 
     Returns:
-        `(pieces,)` int64 first tokens, and `(pieces,)` int64 lengths in tokens.
+        `(pieces,)` int64 index of the first token, and `(pieces,)` int64 number of tokens.
 
     Raises:
         ValueError: `longest` is less than 1.
     """
     if longest < 1:
         raise ValueError(
-            f"a sequence length of {longest + SPECIAL_TOKENS_PER_PIECE} leaves no room for a token beside CLS and SEP."
+            f"a sequence length of {longest + SPECIAL_TOKENS_PER_PIECE} leaves no room between CLS and SEP."
         )
     sizes = np.diff(offsets)
     counts = -(-sizes // longest)
     if truncate:
         counts = np.minimum(counts, 1)
     document = np.repeat(np.arange(len(sizes)), counts)
-    # Which piece of its document each one is: its index less that of the document's first piece.
+    # Index of each piece within its document.
     nth = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = offsets[document] + nth * longest
     lengths = np.minimum(longest, offsets[document + 1] - starts)
@@ -147,27 +147,27 @@ def cut(
 
 
 def best_fit(sizes: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Best-fit decreasing: every item goes where it leaves the least room.
+    """Best-fit decreasing bin packing: every item goes into the row in which it leaves the least room.
 
-    Takes time in proportion to items × capacity / 64, which is to say none: rows are kept by the room that they have
-    left, and a bit per room says whether there is such a row.
+    Rows are indexed by their remaining room, with one bit per room that has a row, so that the fullest fitting row is
+    found in `capacity / 64` operations per item.
 
     Args:
         sizes: `(items,)` int64, each from 1 to `capacity`.
-        capacity: what a row holds.
+        capacity: capacity of a row.
 
     Returns:
-        `(items,)` int64 items in the order of the rows, and `(rows + 1,)` int64 boundaries of the rows in it.
+        `(items,)` int64 items in the order of the rows, and `(rows + 1,)` int64 boundaries of the rows.
 
     Raises:
-        ValueError: an item larger than a row.
+        ValueError: an item is larger than a row.
     """
     if len(sizes) and int(sizes.max()) > capacity:
         raise ValueError(f"an item of {int(sizes.max())} does not fit into a row of {capacity}.")
     bins: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
-    rooms = 0  # bit r is set where by_room[r] is not empty
-    # A stable sort: equal sizes stay in the order of the corpus.
+    rooms = 0  # bit r is set if by_room[r] is not empty
+    # Stable: equal sizes keep the order of the corpus.
     for item in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[item])
         fitting = rooms >> size

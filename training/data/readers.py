@@ -1,7 +1,7 @@
-"""Documents from files: JSON lines, plain text, Parquet and Arrow, plain, gzipped or zstd-compressed.
+"""Read documents from JSON-lines, plain-text, Parquet and Arrow files; text files may be compressed with gzip or zstd.
 
-Every document remembers the file and row that it came from, and where its file is to be read on after it. Whatever is
-wrong with a row is said with both; it is an error, or a `Problem` for whoever wants to count such rows and read on.
+Every document knows its file, its row and the row to resume reading after. `read_documents` raises an error at the
+first unreadable row; `read_rows` returns such rows as `BadRow`, for callers that count them and continue.
 """
 
 from __future__ import annotations
@@ -21,41 +21,47 @@ from typing import IO, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from llm_jp_modernbert.core.errors import UsageError
+
 _JSON = (".jsonl", ".json", ".ndjson")
 _TEXT = (".txt", ".text")
 _TABLES = (".parquet", ".arrow")
-_COMPRESSED = (".gz", ".zst")
-KNOWN_SUFFIXES = tuple(suffix + end for suffix in (*_JSON, *_TEXT) for end in ("", *_COMPRESSED)) + _TABLES
-_KINDS = ".jsonl, .json, .ndjson, .txt, .text, each with or without .gz or .zst, .parquet, .arrow"
+KNOWN_SUFFIXES = tuple(suffix + end for suffix in (*_JSON, *_TEXT) for end in ("", ".gz", ".zst")) + _TABLES
+_SUPPORTED = ".jsonl, .json, .ndjson, .txt, .text, each with or without .gz or .zst, .parquet, .arrow"
 
 IDS_COLUMN = "input_ids"
-"""The column of a tokenised corpus that holds token ids."""
+"""The column of a tokenized corpus that holds token ids."""
 MANIFEST = "manifest.json"
-"""The file that says what a tokenised corpus is; its shards stand in `data/` beside it."""
+"""The file that describes a tokenized corpus; its shards are in `data/` next to it."""
 
-_HALF = re.compile("[\ud800-\udfff]")
-# A file whose first so many rows are all unusable is the wrong file, or the wrong column was named.
-_HOPELESS = 1000
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A file whose first rows are all unreadable is the wrong file, or has another text column.
+_MAX_LEADING_BAD_ROWS = 1000
 _TABLE_ROWS = 256
 
 
-class SourceError(ValueError):
-    """A file that cannot be read as documents; the message names the file, the row and the way out."""
+class SourceError(UsageError):
+    """Data that cannot be read; the message names the file, the row and the way out."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A row that is no document.
+class BadRow:
+    """A row without a usable document.
 
     Attributes:
         path: its file.
-        row: its row there, from 1.
-        reason: what is wrong with it, and the way out.
+        row: its number in the file, from 1.
+        reason: the fault and the way out; `blank` if the text is empty or white space.
     """
 
     path: str
     row: int
     reason: str
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the row is merely empty, which is never an error."""
+        return self.reason == "blank"
 
     def __str__(self) -> str:
         return f"{self.path}, row {self.row}: {self.reason}"
@@ -66,12 +72,12 @@ class Document:
     """One document.
 
     Attributes:
-        text: its text, never blank; empty where the document is tokenised already.
-        path: the file that it came from.
-        row: its row there, from 1; in a text file the line at which it begins.
-        end: the last row that belongs to it: reading on from there gives the next document.
-        ids: `(tokens,)` int32 without special tokens, of a tokenised corpus; otherwise None.
-        characters: length of its text, which a tokenised corpus remembers.
+        text: the text, never blank; empty if the document is already tokenized.
+        path: its file.
+        row: its first row in the file, from 1 (a line number for text files).
+        end: its last row; reading from `start=end` continues with the next document.
+        characters: length of the text in characters.
+        ids: `(tokens,)` int32 without special tokens, if the document is already tokenized.
     """
 
     text: str
@@ -82,114 +88,109 @@ class Document:
     ids: npt.NDArray[np.int32] | None = None
 
 
-# What a reader finds in a row: a text, ids with the number of characters, or what is wrong.
-_Content = str | tuple[npt.NDArray[np.int32], int] | Problem
-_Rows = Iterator[tuple[int, int, _Content]]
+Rows = Iterator[Document | BadRow]
 
 
 def find_files(patterns: Sequence[str]) -> list[str]:
-    """The files that paths, folders and glob patterns name, in the order of the patterns.
+    """Lists the files that paths, directories and glob patterns name, in the order of the patterns.
 
     Args:
-        patterns: files, folders (all their files of a known kind, at any depth; of a tokenised corpus or a data set
-            that `datasets` saved, its shards) and patterns such as `corpus/**/*.jsonl.gz`.
+        patterns: files, directories (searched recursively for supported files; only the shards if the directory is
+            a tokenized corpus or was written by `Dataset.save_to_disk`), or patterns such as `corpus/**/*.jsonl.gz`.
 
     Raises:
-        SourceError: a pattern that matches no file, or a file of an unknown kind.
+        SourceError: a pattern matches no file, or a file type is unsupported.
     """
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            files = _files_of_folder(path)
-            if not files:
-                raise SourceError(f"{pattern}: the folder holds no file of a known kind ({_KINDS}).")
+            matches = _files_of_directory(path)
+            if not matches:
+                raise SourceError(f"{pattern}: the directory holds no file of a supported type ({_SUPPORTED}).")
         elif path.is_file():
-            files = [str(path)]
+            matches = [str(path)]
         else:
-            files = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
-            if not files:
+            matches = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+            if not matches:
                 raise SourceError(f"{pattern}: no such file, and no file matches it as a pattern.")
-        for file in files:
+        for file in matches:
             if not file.endswith(KNOWN_SUFFIXES):
-                raise SourceError(f"{file}: not a kind of file that is read here ({_KINDS}).")
-            found.setdefault(file)
-    return list(found)
+                raise SourceError(f"{file}: unsupported file type. Supported: {_SUPPORTED}.")
+        files.update(dict.fromkeys(matches))
+    return list(files)
 
 
-def _files_of_folder(folder: Path) -> list[str]:
+def _files_of_directory(directory: Path) -> list[str]:
     pattern, suffixes = "**/*", KNOWN_SUFFIXES
-    if (folder / MANIFEST).is_file() and (folder / "data").is_dir():
+    if (directory / MANIFEST).is_file() and (directory / "data").is_dir():
         pattern, suffixes = "data/*", (".arrow",)
-    elif (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+    elif (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file():
         pattern, suffixes = "*", (".arrow",)
-    return sorted(str(file) for file in folder.glob(pattern) if file.is_file() and file.name.endswith(suffixes))
+    return sorted(str(file) for file in directory.glob(pattern) if file.is_file() and file.name.endswith(suffixes))
 
 
-def read_documents(
-    path: str, text_column: str = "text", start: int = 0, problems: Callable[[Problem], Any] | None = None
-) -> Iterator[Document]:
-    """The documents of one file, one at a time; blank ones are left out.
+def read_documents(path: str, text_column: str = "text", start: int = 0) -> Iterator[Document]:
+    """Yields the documents of one file and skips blank ones.
 
     Args:
-        path: a `.jsonl` (also `.json`, `.ndjson`) or `.txt` file (documents parted by blank lines), either of them
+        path: a `.jsonl` (also `.json`, `.ndjson`) or `.txt` file (documents separated by blank lines), optionally
             with `.gz` or `.zst`, or a `.parquet` or `.arrow` file.
-        text_column: the JSON key or column that holds the text. A table with a column `input_ids` but without this
-            one is a tokenised corpus.
-        start: rows to pass over: the `end` of the last document that was read.
-        problems: is told of every row that is no document, blank ones among them; where None, a blank row is passed
-            over, and any other such row is an error.
+        text_column: the JSON key or column that holds the text. A table that has a column `input_ids` and not this
+            one is a tokenized corpus.
+        start: number of rows to skip: the `end` of the last document that was read.
 
     Raises:
-        SourceError: the file does not exist or is broken, a row is no document while `problems` is None, none of the
-            first 1,000 rows is one, or the whole file holds none (unless it was read from within).
+        SourceError: the file is missing or corrupt, a row is unreadable, or the whole file holds no document.
+    """
+    count = 0
+    for row in read_rows(path, text_column, start):
+        if isinstance(row, Document):
+            count += 1
+            yield row
+        elif not row.is_blank:
+            raise SourceError(str(row))
+    if not count and not start:
+        raise SourceError(f"{path}: holds no document: it is empty, or every text in it is blank.")
+
+
+def read_rows(path: str, text_column: str = "text", start: int = 0) -> Rows:
+    """Like `read_documents`, but yields blank and unreadable rows as `BadRow`.
+
+    Raises:
+        SourceError: the file is missing or corrupt, or its first 1,000 rows, or all of them, are unreadable.
     """
     if not Path(path).is_file():
         raise SourceError(f"{path}: no such file.")
-    first: Problem | None = None
-    count, usable = 0, False
-    for row, end, content in _rows(path, text_column, start):
-        if isinstance(content, str) and not content.strip():
-            content = Problem(path, row, "blank")
-        if not isinstance(content, Problem):
+    first_bad: BadRow | None = None
+    bad_rows, usable = 0, start > 0
+    for row in _rows(path, text_column, start):
+        yield row
+        if isinstance(row, Document):
             usable = True
-            if isinstance(content, str):
-                yield Document(content, path, row, end, len(content))
-            else:
-                yield Document("", path, row, end, content[1], content[0])
-            continue
-        blank = content.reason == "blank"
-        if problems is not None:
-            problems(content)
-        elif not blank:
-            raise SourceError(str(content))
-        if not blank:
-            first = first or content
-            count += 1
-            if not usable and not start and count >= _HOPELESS:
-                raise SourceError(f"{path}: none of its first {count:,} rows is a document. The first: {first}")
-    if not usable and not start:
-        if first is not None:
-            raise SourceError(f"{path}: none of its {count:,} rows is a document. The first: {first}")
-        if problems is None:
-            raise SourceError(f"{path}: holds no document: it is empty, or every text in it is blank.")
+        elif not row.is_blank and not usable:
+            first_bad = first_bad or row
+            bad_rows += 1
+            if bad_rows >= _MAX_LEADING_BAD_ROWS:
+                raise SourceError(f"{path}: none of its first {bad_rows:,} rows is a document. The first: {first_bad}")
+    if not usable and first_bad is not None:
+        raise SourceError(f"{path}: none of its {bad_rows:,} rows is a document. The first: {first_bad}")
 
 
 def is_tokenized(path: str, text_column: str = "text") -> bool:
-    """Whether a file holds token ids and no texts.
+    """Whether a file holds token ids instead of texts.
 
     Raises:
-        SourceError: a table is broken.
+        SourceError: the table is corrupt.
     """
     if not path.endswith(_TABLES):
         return False
-    with _sound_table(path):
-        columns, _ = _table(path)
-    return IDS_COLUMN in columns and text_column not in columns
+    with _open_table(path) as (columns, _):
+        return IDS_COLUMN in columns and text_column not in columns
 
 
 def read_in_turn(paths: Sequence[str], text_column: str = "text") -> Iterator[Document]:
-    """The documents of several files, one of each in turn, so that a part of them is a part of every file."""
+    """Yields one document of each file in turn, so that any prefix draws evenly on all files."""
     readers = [read_documents(path, text_column) for path in paths]
     while readers:
         for reader in list(readers):
@@ -200,7 +201,7 @@ def read_in_turn(paths: Sequence[str], text_column: str = "text") -> Iterator[Do
                 yield document
 
 
-def _rows(path: str, text_column: str, start: int) -> _Rows:
+def _rows(path: str, text_column: str, start: int) -> Rows:
     name = path.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(_TABLES):
         return _table_rows(path, text_column, start)
@@ -208,22 +209,28 @@ def _rows(path: str, text_column: str, start: int) -> _Rows:
         return _json_rows(path, text_column, start)
     if name.endswith(_TEXT):
         return _text_rows(path, start)
-    raise SourceError(f"{path}: not a kind of file that is read here ({_KINDS}).")
+    raise SourceError(f"{path}: unsupported file type. Supported: {_SUPPORTED}.")
+
+
+def _document(text: str | None, path: str, row: int, end: int | None = None) -> Document | BadRow:
+    if not text or text.isspace():
+        return BadRow(path, row, "blank")
+    return Document(text, path, row, row if end is None else end, len(text))
 
 
 def _open(path: str) -> IO[bytes]:
     if path.endswith(".gz"):
         return cast("IO[bytes]", gzip.open(path, "rb"))
     if path.endswith(".zst"):
-        # pyarrow brings the decompressor along.
+        # pyarrow includes the decompressor.
         import pyarrow
 
         return cast("IO[bytes]", io.BufferedReader(pyarrow.input_stream(path, compression="zstd")))
     return open(path, "rb")
 
 
-def _lines(path: str, start: int) -> Iterator[tuple[int, str | Problem]]:
-    """`(row from 1, line without its end)` of a text file after its first `start` rows."""
+def _lines(path: str, start: int) -> Iterator[tuple[int, str | BadRow]]:
+    """`(row from 1, line without its line break)` of a text file after its first `start` rows."""
     row = 0
     try:
         with _open(path) as file:
@@ -231,171 +238,173 @@ def _lines(path: str, start: int) -> Iterator[tuple[int, str | Problem]]:
                 if row <= start:
                     continue
                 try:
-                    # A byte-order mark is no text.
+                    # Skips a byte-order mark.
                     yield row, line.decode("utf-8-sig" if row == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     reason = (
                         f"not UTF-8 ({error.reason} at byte {error.start} of the row). Convert the file, for example "
                         "with: iconv -f SHIFT_JIS -t UTF-8"
                     )
-                    yield row, Problem(path, row, reason)
+                    yield row, BadRow(path, row, reason)
     except EOFError as error:
         raise SourceError(f"{path}: the gzip file ends too early, after row {row}. Download it again.") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(
-            f"{path}, after row {row}: not a sound gzip file ({error}). Download it again, or drop the .gz of its "
+            f"{path}, after row {row}: not a valid gzip file ({error}). Download it again, or remove .gz from its "
             "name if it is not compressed."
         ) from error
     except OSError as error:
         if path.endswith(".zst"):
             raise SourceError(
-                f"{path}, after row {row}: not a sound zstd file ({error}). Download it again."
+                f"{path}, after row {row}: not a valid zstd file ({error}). Download it again."
             ) from error
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
-def _json_rows(path: str, text_column: str, start: int) -> _Rows:
+def _json_rows(path: str, text_column: str, start: int) -> Rows:
     for row, line in _lines(path, start):
-        if isinstance(line, Problem):
-            yield row, row, line
+        if isinstance(line, BadRow):
+            yield line
         elif line.strip():
-            found = _text_of(line, text_column)
-            yield row, row, found if isinstance(found, str) else Problem(path, row, found[0])
+            try:
+                yield _document(_text_of_json(line, text_column), path, row)
+            except SourceError as error:
+                yield BadRow(path, row, str(error))
 
 
-def _text_of(line: str, text_column: str) -> str | tuple[str]:
-    """The text of a JSON row, or a tuple with what is wrong with it."""
+def _text_of_json(line: str, text_column: str) -> str | None:
+    """The text of a JSON row; a SourceError holds the reason why it has none."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        return (f"not JSON ({error.msg}, column {error.colno}). Every row must be one JSON object.",)
+        raise SourceError(
+            f"not JSON ({error.msg}, column {error.colno}). Every row must be one JSON object."
+        ) from None
     except ValueError as error:
-        # Python reads no integer of thousands of digits.
-        return (f"JSON that cannot be read ({str(error).partition(';')[0]}). Write such a number as a string.",)
+        # Python refuses integers of thousands of digits.
+        reason = str(error).partition(";")[0]
+        raise SourceError(f"JSON that cannot be read ({reason}). Write such a number as a string.") from None
     except RecursionError:
-        return ("JSON that is nested too deeply to be read. Leave out of the row what is nested.",)
+        raise SourceError("JSON that is nested too deeply to be read. Remove the nested values.") from None
     if not isinstance(record, dict):
-        return (f'a JSON {type(record).__name__}. Every row must be one JSON object, such as {{"text": "…"}}.',)
+        raise SourceError(
+            f'a JSON {type(record).__name__}. Every row must be one JSON object, such as {{"text": "…"}}.'
+        )
     if text_column not in record:
-        return (_no_column(text_column, list(record)),)
+        raise SourceError(no_column(text_column, list(record)))
     text = record[text_column]
-    if text is None:
-        return ""
-    # Only an escape can bring one into a text.
-    if "\\u" in line and isinstance(text, str) and _HALF.search(text):
-        return ("half of a surrogate pair, which is no character. Write the row again from its source.",)
-    return text if isinstance(text, str) else (f"column {text_column!r} holds a {type(text).__name__}, not a string.",)
+    if text is not None and not isinstance(text, str):
+        raise SourceError(f"column {text_column!r} holds a {type(text).__name__}, not a string.")
+    # Only an escape sequence can put a lone surrogate into a text.
+    if text and "\\u" in line and _SURROGATE.search(text):
+        raise SourceError("half of a surrogate pair, which is not a character. Write the row again from its source.")
+    return text
 
 
-def _no_column(text_column: str, columns: Sequence[str]) -> str:
-    there = ", ".join(map(repr, columns)) or "none"
-    return f"no column {text_column!r}; there is {there}. Name the right one with text_column (--text-column)."
+def no_column(text_column: str, columns: Sequence[str]) -> str:
+    """The message that a text column is missing."""
+    present = ", ".join(map(repr, columns)) or "none"
+    return (
+        f"no column {text_column!r}; the columns are {present}. Name the right one with text_column (--text-column)."
+    )
 
 
-def _text_rows(path: str, start: int) -> _Rows:
+def _text_rows(path: str, start: int) -> Rows:
     first, row, lines = 0, start, list[str]()
     for row, line in _lines(path, start):
-        if isinstance(line, Problem):
-            yield row, row, line
+        if isinstance(line, BadRow):
+            yield line
         elif line.strip():
             if not lines:
                 first = row
             lines.append(line)
         elif lines:
-            yield first, row, "\n".join(lines)
+            yield _document("\n".join(lines), path, first, row)
             lines = []
     if lines:
-        yield first, row, "\n".join(lines)
+        yield _document("\n".join(lines), path, first, row)
 
 
-def _table_rows(path: str, text_column: str, start: int) -> _Rows:
-    # Imported here, since most corpora are JSON lines and pyarrow takes its time.
+def _table_rows(path: str, text_column: str, start: int) -> Rows:
     import pyarrow
 
-    with _sound_table(path):
-        columns, batches = _table(path)
+    with _open_table(path) as (columns, read):
         if text_column in columns:
             kind = columns[text_column]
             if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
                 raise SourceError(f"{path}: column {text_column!r} holds {kind}, not strings.")
-            wanted = [text_column]
+            rows_of, names = _string_rows, [text_column]
         elif IDS_COLUMN in columns:
-            wanted = [name for name in (IDS_COLUMN, "characters") if name in columns]
+            rows_of, names = _id_rows, [name for name in (IDS_COLUMN, "characters") if name in columns]
         else:
-            raise SourceError(f"{path}: {_no_column(text_column, list(columns))}")
+            raise SourceError(f"{path}: {no_column(text_column, list(columns))}")
         row = 0
-        for batch in batches(wanted):
+        for batch in read(names):
             skipped = max(0, min(batch.num_rows, start - row))
-            row += skipped
-            for content in _contents(batch.slice(skipped), wanted, path, row):
-                row += 1
-                yield row, row, content
+            yield from rows_of(batch.slice(skipped), path, row + skipped)
+            row += batch.num_rows
 
 
 @contextmanager
-def _sound_table(path: str) -> Iterator[None]:
-    """Says of a table that cannot be read that it is broken."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError) as error:
-        kind = "Parquet" if path.endswith(".parquet") else "Arrow"
-        raise SourceError(f"{path}: not a sound {kind} file ({str(error).splitlines()[0]}). Get it again.") from error
-
-
-def _table(path: str) -> tuple[dict[str, Any], Callable[[list[str]], Iterator[Any]]]:
-    """The columns with their types, and a function that reads some of them in batches of rows."""
+def _open_table(path: str) -> Iterator[tuple[dict[str, Any], Callable[[list[str]], Iterator[Any]]]]:
+    """The columns of a table with their types, and a function that reads some of them as record batches."""
     import pyarrow
     import pyarrow.parquet
 
-    if path.endswith(".parquet"):
-        parquet = pyarrow.parquet.ParquetFile(path)
-        schema = parquet.schema_arrow
-        return dict(zip(schema.names, schema.types, strict=True)), lambda wanted: parquet.iter_batches(
-            batch_size=_TABLE_ROWS, columns=wanted
-        )
-    mapped = pyarrow.memory_map(path)
+    is_parquet = path.endswith(".parquet")
     try:
-        stream: Any = pyarrow.ipc.open_stream(mapped)
-    except pyarrow.ArrowInvalid:
-        file = pyarrow.ipc.open_file(mapped)
-        whole: Iterator[Any] = (file.get_batch(index) for index in range(file.num_record_batches))
-        return dict(zip(file.schema.names, file.schema.types, strict=True)), lambda wanted: _selected(whole, wanted)
-    return dict(zip(stream.schema.names, stream.schema.types, strict=True)), lambda wanted: _selected(stream, wanted)
+        if is_parquet:
+            parquet = pyarrow.parquet.ParquetFile(path)
+            schema = parquet.schema_arrow
+        else:
+            mapped = pyarrow.memory_map(path)
+            try:
+                batches: Any = pyarrow.ipc.open_stream(mapped)
+                schema = batches.schema
+            except pyarrow.ArrowInvalid:
+                file = pyarrow.ipc.open_file(mapped)
+                schema, batches = file.schema, (file.get_batch(index) for index in range(file.num_record_batches))
+
+        def read(names: list[str]) -> Iterator[Any]:
+            if is_parquet:
+                return cast("Iterator[Any]", parquet.iter_batches(_TABLE_ROWS, columns=names))
+            return (batch.select(names) for batch in batches)
+
+        yield dict(zip(schema.names, schema.types, strict=True)), read
+    except (pyarrow.ArrowException, OSError) as error:
+        kind = "Parquet" if is_parquet else "Arrow"
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"{path}: not a valid {kind} file ({reason}). Download it again.") from error
 
 
-def _selected(batches: Iterator[Any], wanted: list[str]) -> Iterator[Any]:
-    return (batch.select(wanted) for batch in batches)
-
-
-def _contents(batch: Any, wanted: list[str], path: str, row: int) -> Iterator[_Content]:
-    """What stands in the rows of a batch, which follows so many rows of its file."""
-    if wanted[0] != IDS_COLUMN:
-        yield from _strings(batch.column(0), path, row)
-        return
+def _id_rows(batch: Any, path: str, row: int) -> Rows:
+    """The documents of a batch of token ids that follows the first `row` rows of its file."""
     lists = batch.column(0)
     offsets = np.asarray(lists.offsets)
     ids = np.asarray(lists.values).astype(np.int32, copy=False)
-    lengths = np.asarray(batch.column(1)) if len(wanted) > 1 else np.diff(offsets)
+    lengths = np.asarray(batch.column(1)) if batch.num_columns > 1 else np.diff(offsets)
     for begin, end, characters in zip(offsets[:-1], offsets[1:], lengths, strict=True):
-        # A document without a token is as blank as one without a character.
-        yield (ids[begin:end], int(characters)) if end > begin else ""
+        row += 1
+        if end > begin:
+            yield Document("", path, row, row, int(characters), ids[begin:end])
+        else:
+            yield BadRow(path, row, "blank")
 
 
-def _strings(column: Any, path: str, row: int) -> Iterator[str | Problem]:
+def _string_rows(batch: Any, path: str, row: int) -> Rows:
+    """The documents of a batch of strings that follows the first `row` rows of its file."""
+    column = batch.column(0)
     try:
-        yield from [text or "" for text in column.to_pylist()]
-        return
+        texts = column.to_pylist()
     except UnicodeDecodeError:
-        # Whoever writes a table need not check its strings; one by one, the others can be read.
-        pass
-    for text in column:
+        # Arrow does not validate strings when it writes them; the valid ones can be read one at a time.
+        texts = column
+    for text in texts:
         row += 1
         try:
-            yield text.as_py() or ""
+            yield _document(text if text is None or isinstance(text, str) else text.as_py(), path, row)
         except UnicodeDecodeError as error:
             reason = (
                 f"not UTF-8 ({error.reason} at byte {error.start} of the text). Write the row again from its source."
             )
-            yield Problem(path, row, reason)
+            yield BadRow(path, row, reason)

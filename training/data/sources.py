@@ -1,11 +1,10 @@
-"""From a recipe's `train_data` to sources: local files by themselves, Hub datasets by `datasets`, streamed."""
+"""Turn the `train_data` of a recipe into sources: local files, or Hub datasets streamed by `datasets`."""
 
 from __future__ import annotations
 
 import glob
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,33 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llm_jp_modernbert.core.hub import explain, is_passing
-from llm_jp_modernbert.inference.loading import split_revision
+from llm_jp_modernbert.core.references import ModelReference, is_local_path
 
 from ..recipe.arguments import Data
 from .blocks import BlockSettings
 from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
 from .order import DocumentOrder, FileShard, Shard, Source
-from .readers import IDS_COLUMN, MANIFEST, Document, Problem, SourceError, find_files
+from .readers import IDS_COLUMN, MANIFEST, BadRow, Document, Rows, SourceError, find_files, no_column
 
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?(@.+)?")
-# Keys of an entry that only a dataset of `datasets` has: with them a local folder is read by it, too.
+# An entry with one of these keys is loaded by `datasets`, even from a local directory.
 _DATASET_KEYS = ("name", "split", "revision")
 
 
 @dataclass(frozen=True)
-class MadeWith:
-    """What a tokenised corpus was made with.
+class CorpusOrigin:
+    """How a tokenized corpus was made.
 
     Attributes:
-        place: folder or repository of the corpus.
-        name: of the tokenizer.
-        vocabulary: its hash, see `vocabulary_hash`.
-        remedy: how to train with it.
-        normalization: `none`, or the Unicode form that its texts were brought to; None where nothing says which.
+        place: directory or repository of the corpus.
+        tokenizer: name of the tokenizer.
+        vocabulary: its `vocabulary_hash`.
+        remedy: how to obtain and use that tokenizer, as the beginning of a sentence.
+        normalization: `none` or a Unicode form; None if the manifest does not say.
     """
 
     place: str
-    name: str
+    tokenizer: str
     vocabulary: str
     remedy: str
     normalization: str | None = None
@@ -49,70 +47,71 @@ class MadeWith:
 
 @dataclass(frozen=True)
 class DatasetShard:
-    """A part of a dataset that `datasets` streams, most often one of its files."""
+    """A shard of a streamed dataset, usually one of its files."""
 
     name: str
     dataset: Any
     index: int
     count: int
     text_column: str
-    made_with: MadeWith | None = None
+    origin: CorpusOrigin | None = None
 
-    def read(self, start: int, problems: Callable[[Problem], Any] | None) -> Iterator[Document]:
+    def read(self, start: int) -> Rows:
         """See `order.Shard`."""
         part = self.dataset.shard(num_shards=self.count, index=self.index)
-        rows = iter(part.skip(start) if start else part)
+        examples = iter(part.skip(start) if start else part)
         row = start
         while True:
             try:
-                example = next(rows)
+                example = next(examples)
             except StopIteration:
                 return
             except Exception as error:
-                if not _is_told(error):
+                if not _is_data_error(error):
                     raise
-                raise SourceError(f"{self.name}, after row {row}: cannot be read on: {explain(error)}") from error
+                raise SourceError(f"{self.name}, after row {row}: reading failed: {explain(error)}") from error
             row += 1
-            content = example.get(self.text_column, example.get(IDS_COLUMN))
-            if isinstance(content, str) and content.strip():
-                yield Document(content, self.name, row, row, len(content))
-            elif isinstance(content, list) and content:
-                ids = np.asarray(content, dtype=np.int32)
-                yield Document("", self.name, row, row, example.get("characters", len(ids)), ids)
-            elif self.text_column not in example and IDS_COLUMN not in example:
-                columns = ", ".join(map(repr, example))
-                raise SourceError(f"{self.name}: no column {self.text_column!r}; there is {columns}. Set text_column.")
-            elif problems is not None:
-                problems(Problem(self.name, row, "blank"))
+            yield self._row(example, row)
+
+    def _row(self, example: dict[str, Any], row: int) -> Document | BadRow:
+        if self.text_column not in example and IDS_COLUMN not in example:
+            raise SourceError(f"{self.name}: {no_column(self.text_column, list(example))}")
+        content = example.get(self.text_column, example.get(IDS_COLUMN))
+        if isinstance(content, str) and content.strip():
+            return Document(content, self.name, row, row, len(content))
+        if isinstance(content, list) and content:
+            ids = np.asarray(content, dtype=np.int32)
+            return Document("", self.name, row, row, example.get("characters", len(ids)), ids)
+        return BadRow(self.name, row, "blank")
 
 
 def sources_of(data: Data, text_column: str, key: str = "train_data") -> list[Source]:
-    """The sources that a recipe names.
+    """Returns the sources that a recipe names.
 
     Args:
-        data: a path, pattern or dataset, or a list of them or of mappings with `path` and more. Entries without
-            weights are one source, all of which an epoch reads; with weights each is one by itself.
-        text_column: the column of the text, where an entry does not name another.
-        key: the recipe's key, for messages.
+        data: a path, pattern or dataset, or a list of them or of mappings with `path` and more keys. Entries without
+            weights form one source, read completely in every epoch; with weights, each entry is a source.
+        text_column: the column of the text, unless an entry names another.
+        key: the key of the recipe, for messages.
 
     Raises:
         SourceError: no file matches, a dataset cannot be loaded, or only some entries have a weight.
     """
-    entries: list[dict[str, Any]] = [{"path": entry} if isinstance(entry, str) else entry for entry in _listed(data)]
+    listed: list[Any] = [data] if isinstance(data, (str, dict)) else list(data)
+    entries: list[dict[str, Any]] = [{"path": entry} if isinstance(entry, str) else entry for entry in listed]
     shards = [_shards(entry, entry.get("text_column", text_column), key) for entry in entries]
-    lengths = [(entry.get("min_characters", 0), entry.get("max_characters")) for entry in entries]
-    weighted = ["weight" in entry for entry in entries]
-    if any(weighted):
-        if not all(weighted):
-            missing = entries[weighted.index(False)]["path"]
-            raise SourceError(f"{key}: {missing} has no weight, but others have. Give each a weight, or none.")
+    limits = [(entry.get("min_characters", 0), entry.get("max_characters")) for entry in entries]
+    unweighted = [entry["path"] for entry in entries if "weight" not in entry]
+    if not unweighted:
         return [
-            Source(part, float(entry["weight"]), *limits)
-            for part, entry, limits in zip(shards, entries, lengths, strict=True)
+            Source(part, float(entry["weight"]), *limit)
+            for part, entry, limit in zip(shards, entries, limits, strict=True)
         ]
-    if len(set(lengths)) > 1:
-        raise SourceError(f"{key}: entries with limits of their own on characters need a weight each.")
-    return [Source([shard for part in shards for shard in part], 1.0, *lengths[0])]
+    if len(unweighted) < len(entries):
+        raise SourceError(f"{key}: {unweighted[0]} has no weight, but others have. Give each a weight, or none.")
+    if len(set(limits)) > 1:
+        raise SourceError(f"{key}: entries with different limits on characters need a weight each.")
+    return [Source([shard for part in shards for shard in part], 1.0, *limits[0])]
 
 
 def read_held_out(
@@ -122,14 +121,14 @@ def read_held_out(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
 ) -> TokenizedCorpus:
-    """The beginning of the held-out text, in the order of its files, a document of each in turn.
+    """Reads the held-out set: one document of each file in turn, up to a number of tokens.
 
     Args:
-        data: as for `sources_of`.
+        data: see `sources_of`.
         text_column: the column of the text.
-        settings: normalisation and strictness.
+        settings: normalization and strictness.
         tokenizer: a fast tokenizer.
-        max_tokens: tokens that are enough; the last document is cut there.
+        max_tokens: maximum number of tokens; the last document is truncated.
 
     Raises:
         SourceError: see `sources_of`, `check_tokenized_with` and `read_documents`.
@@ -137,88 +136,82 @@ def read_held_out(
     source = sources_of(data, text_column, "validation_data")
     check_tokenized_with(source, tokenizer, settings.normalization)
     encoder = Encoder(tokenizer)
-    problems = None if settings.strict else lambda problem: None
-    order = DocumentOrder(source, 0, shuffle=False, interleave=len(source[0].shards), problems=problems)
-    found, tokens = [], 0
+    order = DocumentOrder(source, 0, shuffle=False, interleave=len(source[0].shards), strict=settings.strict)
+    documents, tokens = [], 0
     while tokens < max_tokens and (item := order.next()) is not None:
         document = item[1]
         ids = document.ids if document.ids is not None else encoder.encode([settings.normalized(document.text)])[0]
-        found.append(ids[: max_tokens - tokens])
-        tokens += len(found[-1])
-    return from_documents(found)
+        documents.append(ids[: max_tokens - tokens])
+        tokens += len(documents[-1])
+    return from_documents(documents)
 
 
 def check_tokenized_with(
     sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase, normalization: str | None = None
 ) -> None:
-    """Checks that tokenised corpora hold the ids that this run would give their texts.
+    """Checks that tokenized corpora hold the ids that this run would compute from their texts.
 
     Args:
-        sources: what is read.
-        tokenizer: of the run.
-        normalization: of the run's texts, see `BlockSettings`; None where it does not matter.
+        sources: the sources to read.
+        tokenizer: the tokenizer of the run.
+        normalization: the normalization of the run, see `BlockSettings`; None to skip its check.
 
     Raises:
-        SourceError: one was made with another tokenizer, or of texts in another Unicode form.
+        SourceError: a corpus was made with another tokenizer or another Unicode form.
     """
     shards = [shard for source in sources for shard in source.shards]
-    folders = {Path(shard.name).parent.parent for shard in shards if isinstance(shard, FileShard)}
-    found = [_made_with(str(folder)) for folder in sorted(folders)]
-    found += [shard.made_with for shard in shards if isinstance(shard, DatasetShard)]
-    corpora = [made_with for made_with in dict.fromkeys(found) if made_with is not None]
+    directories = {Path(shard.name).parent.parent for shard in shards if isinstance(shard, FileShard)}
+    origins = [_origin(str(directory)) for directory in sorted(directories)]
+    origins += [shard.origin for shard in shards if isinstance(shard, DatasetShard)]
+    corpora = [origin for origin in dict.fromkeys(origins) if origin is not None]
     vocabulary = vocabulary_hash(tokenizer) if corpora else ""
     for corpus in corpora:
         if corpus.vocabulary != vocabulary:
             raise SourceError(
-                f"{corpus.place} was tokenised with {corpus.name}, not with the tokenizer of this run. "
-                f"{corpus.remedy}, or tokenise the texts again."
+                f"{corpus.place} was tokenized with {corpus.tokenizer}, not with the tokenizer of this run. "
+                f"{corpus.remedy}, or tokenize the texts again."
             )
-        # Ids stay as they are: only texts that are read as such are brought to the recipe's form.
         if None not in (normalization, corpus.normalization) and corpus.normalization != normalization:
             raise SourceError(
-                f"{corpus.place} was tokenised with normalization={corpus.normalization}, and this run has "
-                f"normalization={normalization}. Give normalization={corpus.normalization}, or tokenise the texts "
+                f"{corpus.place} was tokenized with normalization={corpus.normalization}, but this run has "
+                f"normalization={normalization}. Set normalization={corpus.normalization}, or tokenize the texts "
                 f"again with --normalization {normalization}."
             )
 
 
-def _made_with(place: str, revision: str | None = None) -> MadeWith | None:
-    """What the manifest of a folder or a repository says; None where there is none, and nothing can be checked."""
-    folder = Path(place).expanduser()
-    if folder.is_dir():
-        file, remedy = folder / MANIFEST, f"Give tokenizer={folder / 'tokenizer'}"
+def _origin(place: str, revision: str | None = None) -> CorpusOrigin | None:
+    """Reads the manifest of a directory or repository; None if there is none."""
+    directory = Path(place).expanduser()
+    if directory.is_dir():
+        file, remedy = directory / MANIFEST, f"Set tokenizer={directory / 'tokenizer'}"
         if not file.is_file():
             return None
     else:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
-        at = f" --revision {revision}" if revision else ""
-        fetch = f"hf download {place} --repo-type dataset{at} --include 'tokenizer/*' --local-dir DIR"
-        remedy = f"Get that ({fetch}) and give tokenizer=DIR/tokenizer"
+        option = f" --revision {revision}" if revision else ""
+        download = f"hf download {place} --repo-type dataset{option} --include 'tokenizer/*' --local-dir DIR"
+        remedy = f"Download that ({download}) and set tokenizer=DIR/tokenizer"
         try:
             file = Path(hf_hub_download(place, MANIFEST, repo_type="dataset", revision=revision))
         except RemoteEntryNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise SourceError(f"{place}: its {MANIFEST} cannot be read: {explain(error)}") from error
+            raise SourceError(f"{place}: {MANIFEST} cannot be read: {explain(error)}") from error
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         tokenizer, normalization = manifest["tokenizer"], manifest.get("normalization")
-        return MadeWith(place, tokenizer["name"], tokenizer["sha256"], remedy, normalization)
+        return CorpusOrigin(place, tokenizer["name"], tokenizer["sha256"], remedy, normalization)
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Other data sets have files of this name, too.
+        # A manifest.json of another kind of dataset.
         return None
-
-
-def _listed(data: Data) -> list[Any]:
-    return [data] if isinstance(data, (str, dict)) else list(data)
 
 
 def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
     path = str(entry["path"])
-    local = Path(path).expanduser().exists() or bool(glob.glob(path, recursive=True))
-    if any(name in entry for name in _DATASET_KEYS) or (not local and _REPOSITORY.fullmatch(path)):
+    is_pattern = glob.escape(path) != path
+    if any(name in entry for name in _DATASET_KEYS) or not (is_pattern or is_local_path(path)):
         return _dataset_shards(path, entry, text_column, key)
     try:
         return [FileShard(file, text_column) for file in find_files([path])]
@@ -230,29 +223,30 @@ def _dataset_shards(path: str, entry: dict[str, Any], text_column: str, key: str
     from datasets import load_dataset
 
     split = entry.get("split", "train")
-    place, revision = split_revision(path, entry.get("revision"))
+    reference = ModelReference.parse(path, entry.get("revision"))
+    place, revision = reference.name, reference.revision
     try:
         dataset = load_dataset(place, name=entry.get("name"), split=split, revision=revision, streaming=True)
     except Exception as error:
-        if not _is_told(error):
+        if not _is_data_error(error):
             raise
         raise SourceError(
-            f"{key}: {path} is no file or folder here, and cannot be loaded as a dataset of the Hub: {explain(error)}"
+            f"{key}: {path} is not a local file or directory, and cannot be loaded as a dataset of the Hub: "
+            f"{explain(error)}"
         ) from error
     columns = dataset.column_names
     if columns is not None and text_column not in columns and IDS_COLUMN not in columns:
-        there = ", ".join(map(repr, columns))
-        raise SourceError(f"{key}: {path} has no column {text_column!r}; there is {there}. Set text_column.")
-    made_with = _made_with(place, revision) if columns is None or text_column not in columns else None
+        raise SourceError(f"{key}: {path}: {no_column(text_column, columns)}")
+    origin = _origin(place, revision) if columns is None or text_column not in columns else None
     count = dataset.num_shards
     return [
-        DatasetShard(f"{path}/{split}[{index}/{count}]", dataset, index, count, text_column, made_with)
+        DatasetShard(f"{path}/{split}[{index}/{count}]", dataset, index, count, text_column, origin)
         for index in range(count)
     ]
 
 
-def _is_told(error: Exception) -> bool:
-    """Whether an error is the data's or the Hub's, and no mistake in a program."""
+def _is_data_error(error: Exception) -> bool:
+    """Whether an error is due to the data or the Hub rather than to a bug."""
     from datasets.exceptions import DatasetsError
 
     return isinstance(error, (DatasetsError, OSError, ValueError)) or is_passing(error)

@@ -1,15 +1,15 @@
 """The batches of a run: an endless, resumable sequence of rows, shared by any number of ranks and workers.
 
-Rows are numbered through the whole run, and which row has which number depends on the data, the seed and the settings
-alone. Of every batch rank r of R takes row r and every R-th after it: one process with the same global batch trains on
-the same rows as many, and a run may go on with another number of ranks.
+The rows of the whole run are numbered; the number of a row depends on the data, the seed and the settings alone. Of
+every batch, rank r of R takes row r and every R-th row after it. One process with the same global batch size trains on
+the same rows as several, and a run can be resumed with another number of ranks.
 
-Where texts are tokenised on the fly, ranks should not all tokenise all of it. So blocks can be dealt to L lanes, block
-b to lane b mod L, and row n is the next row of lane n mod L: where R divides L, each rank makes the blocks of L / R
-lanes. Lanes drift apart by less than a block, since blocks are of equal size in characters.
+To spread the tokenization over ranks, blocks are dealt to L lanes, block b to lane b mod L, and row n is the next row
+of lane n mod L. If R divides L, each rank makes the blocks of L / R lanes only. Blocks have equal numbers of
+characters, so lanes drift apart by less than a block.
 
-The state of a rank is the number of the next row and, per lane, where the block of its last row begins. As places are
-numbers of shards and rows, it also says which lists of shards they belong to.
+The state of a rank is the number of the next row and, per lane, the position at which its current block begins.
+Positions are indices of shards and rows, so the state also has a fingerprint of the lists of shards.
 """
 
 from __future__ import annotations
@@ -23,33 +23,36 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count, islice
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from ..run.checkpoints import CheckpointError
-from .blocks import Block, BlockDataset, BlockMaker
+from llm_jp_modernbert.core.errors import UsageError
+
+from .blocks import Block, BlockMaker
 from .masking import IGNORED, Masking, sample_keys
 from .order import changed_shards, shard_list
 from .readers import SourceError
 
-# How often a worker looks whether its parent lives.
-_LOOK_SECONDS = 5.0
+# How often a worker checks that its parent is alive.
+_PARENT_CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class BatchInfo:
-    """What a batch holds, beside its tensors.
+    """Facts about a batch that are not inputs of the model.
 
     Attributes:
         samples: `(pieces, 5)` int64: source, epoch, shard and row of every piece's document, and its first token.
         lengths: `(pieces,)` int64 tokens of each piece, special tokens included.
-        labels: tokens to be predicted.
-        padded_tokens: tokens that the batch would have as a rectangle, padded to its longest row.
-        room: tokens that its rows could hold.
+        labels: number of predicted tokens.
+        padded_tokens: number of tokens of the batch if it were padded to its longest row.
+        room: capacity of its rows, in tokens.
+        blocks: blocks that begin in this batch; among ranks that share a lane, only the first one lists them.
     """
 
     samples: npt.NDArray[np.int64]
@@ -57,10 +60,11 @@ class BatchInfo:
     labels: int
     padded_tokens: int
     room: int
+    blocks: tuple[Block, ...] = ()
 
     @property
     def tokens(self) -> int:
-        """Tokens that the model reads, special tokens included."""
+        """Number of tokens in the batch, special tokens included."""
         return int(self.lengths.sum())
 
     @property
@@ -71,7 +75,14 @@ class BatchInfo:
 
 @dataclass
 class _Lane:
-    """Where a lane stands: its block, where that begins, the lane's rows before it, and the last block reported."""
+    """State of a lane.
+
+    Attributes:
+        block: number of the current block.
+        begin: position at which it begins.
+        base: number of the lane's rows before it.
+        reported: number of the last block listed in a `BatchInfo`.
+    """
 
     block: int
     begin: list[dict[str, Any]] | None = None
@@ -80,18 +91,17 @@ class _Lane:
 
 
 class BatchStream:
-    """Packed, masked batches for one rank, for ever.
+    """An endless sequence of packed, masked batches for one rank.
 
     Args:
         maker: makes the blocks.
-        masking: how rows are masked.
-        rows: rows of this rank's batch, as a function of the optimizer step from 0.
-        probability: the masked-LM probability, as a function of the step; None for that of `masking`.
-        rank: of this process.
-        ranks: how many there are.
-        lanes: sequences that blocks are dealt to.
-        workers: processes that make blocks ahead; 0 makes them where they are needed.
-        report: is told of every block that is begun, by one of the ranks that use it.
+        masking: masks the rows.
+        rows: number of rows per rank and batch, as a function of the optimizer step from 0.
+        probability: masking probability as a function of the step; None for that of `masking`.
+        rank: rank of this process.
+        ranks: number of ranks.
+        lanes: number of lanes that blocks are dealt to.
+        workers: number of processes that prepare blocks; 0 prepares them in this process.
     """
 
     def __init__(
@@ -104,26 +114,23 @@ class BatchStream:
         ranks: int = 1,
         lanes: int = 1,
         workers: int = 0,
-        report: Callable[[Block], Any] | None = None,
     ) -> None:
         self.maker = maker
         self.masking = masking
         self.rows = rows
         self.probability = probability
         self.rank, self.ranks, self.lanes, self.workers = rank, ranks, lanes, workers
-        self.report = report
         self.step = 0
         self._next_row = 0
         self._lanes = {lane: _Lane(lane) for lane in self._lanes_of_rank()}
 
     def _lanes_of_rank(self) -> list[int]:
-        """The lanes that hold this rank's rows: every `ranks`-th one from the present place on."""
+        """The lanes of this rank's rows: every gcd(lanes, ranks)-th one, counted from the next row."""
         common = math.gcd(self.lanes, self.ranks)
-        # Counted from here: with another number of ranks before, the rows read need not be a multiple of it.
         return list(range((self._next_row + self.rank) % common, self.lanes, common))
 
     def state_dict(self) -> dict[str, Any]:
-        """What this rank has to remember, as plain values; to be taken between two steps."""
+        """The state of this rank as JSON values; call it between two optimizer steps."""
         return {
             "rows": self._next_row,
             "step": self.step,
@@ -132,120 +139,112 @@ class BatchStream:
         }
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Goes on where a run stopped, with the same or another number of ranks.
+        """Resumes a run, with the same or another number of ranks.
 
         Args:
-            states: of all the ranks that there were.
+            states: `state_dict` of every rank of the run.
 
         Raises:
-            CheckpointError: the states belong to another number of lanes, or to other files.
+            UsageError: the states belong to another number of lanes, or to other files.
         """
         self._next_row, self.step = states[0]["rows"], states[0]["step"]
-        # Of the ranks that share a lane the first one reports its blocks: its word on them counts.
+        # Reversed: the first of the ranks that share a lane knows which blocks were reported.
         saved = {int(number): lane for state in reversed(states) for number, lane in state["lanes"].items()}
         if set(saved) != set(range(self.lanes)):
-            raise CheckpointError(
-                f"data_lanes={self.lanes}, but the checkpoint's data has {len(saved)}. Go on with that many."
+            raise UsageError(
+                f"data_lanes={self.lanes}, but the checkpoint has {len(saved)}. Resume with data_lanes={len(saved)}."
             )
-        # A checkpoint of an earlier version does not say.
+        # Checkpoints of earlier versions do not list their shards.
         changed = changed_shards(states[0]["sources"], self.maker.sources) if "sources" in states[0] else None
         if changed is not None:
-            raise CheckpointError(
-                f"train_data: {changed}, so that its place is lost. Go on with the files as they were, or train on "
+            raise UsageError(
+                f"train_data: {changed}, so the position in them is lost. Resume with the same files, or train on "
                 "these in another output_dir with init_from."
             )
         self._lanes = {number: _Lane(**saved[number]) for number in self._lanes_of_rank()}
 
     def batches(self, accumulation: int = 1) -> Iterator[dict[str, Any]]:
-        """Batches from the present place on; the state moves with them.
+        """Yields batches from the current position; the state advances with them.
 
         Args:
-            accumulation: batches of one optimizer step.
+            accumulation: number of batches per optimizer step.
 
         Returns:
             `input_ids` and `labels` `(1, total_tokens)` int64, `cu_seqlens` `(pieces + 1,)` int32, `max_seqlen` int,
-            and `info`, a `BatchInfo` that the model does not take.
+            and `info`, a `BatchInfo` that must be removed before the batch is passed to the model.
 
         Raises:
-            SourceError: the data is at fault, see `read_documents`.
+            SourceError: see `read_documents`.
         """
-        arriving = _loaded(self._blocks(), self.workers)
-        # Also where the interpreter ends: it would wait for workers that are deaf to its signal. What is registered
-        # last is called first, that is, before torch says that it is too late to end workers.
-        atexit.register(arriving.close)
-        take = self._row_taker(arriving)
+        first = {number: lane.block for number, lane in self._lanes.items()}
+        earliest = min(self._lanes.values(), key=lambda lane: lane.block)
+        # The position of an unread lane's first block is unknown: read everything from the beginning.
+        unread = any(lane.begin is None for lane in self._lanes.values())
+        blocks = _BlockDataset(
+            self.maker, self.lanes, first, 0 if unread else earliest.block, None if unread else earliest.begin
+        )
+        loaded = _load(blocks, self.workers)
+        # Also at exit, where torch would wait for workers that ignore its signal. Registered last, called first.
+        atexit.register(loaded.close)
+        begun: list[Block] = []
+        rows = self._rows(loaded, begun)
         try:
             while True:
-                count = self.rows(self.step)
+                size = self.rows(self.step)
                 probability = None if self.probability is None else self.probability(self.step)
                 for micro in range(accumulation):
-                    numbers = range(self._next_row + self.rank, self._next_row + count * self.ranks, self.ranks)
-                    chosen = [take(number) for number in numbers]
-                    self._next_row += count * self.ranks
-                    # Before the batch is handed out: whoever has the last one of a step sees the state after it.
+                    chosen = list(islice(rows, size))
+                    self._next_row += size * self.ranks
+                    # Before the yield: the state after the last batch of a step belongs to the next step.
                     self.step += micro == accumulation - 1
-                    yield self._batch(chosen, probability)
+                    batch = self._batch(chosen, probability, tuple(begun))
+                    begun.clear()
+                    yield batch
         finally:
-            arriving.close()
-            atexit.unregister(arriving.close)
+            loaded.close()
+            atexit.unregister(loaded.close)
 
-    def _row_taker(self, arriving: Iterator[Block]) -> Callable[[int], tuple[Block, int]]:
-        """A function that gives the block and the row of a number; numbers must rise."""
+    def _rows(self, blocks: Iterator[Block], begun: list[Block]) -> Iterator[tuple[Block, int]]:
+        """Yields the block and row of each of this rank's rows; adds the blocks to report to `begun`."""
         waiting: dict[int, deque[Block]] = {number: deque() for number in self._lanes}
         current: dict[int, Block] = {}
-        # Of the ranks that share lanes, which are so many apart, the first one tells of their blocks.
-        report = self.report if self.rank < math.gcd(self.lanes, self.ranks) else None
-
-        def advance(number: int) -> Block:
-            while not waiting[number]:
-                block = next(arriving)
-                waiting[block.number % self.lanes].append(block)
-            block = current[number] = waiting[number].popleft()
+        reports = self.rank < math.gcd(self.lanes, self.ranks)
+        for row in count(self._next_row + self.rank, self.ranks):
+            number, position = row % self.lanes, row // self.lanes
             lane = self._lanes[number]
-            lane.block, lane.begin = block.number, block.begin
-            if report is not None and block.number > lane.reported:
-                report(block)
-                lane.reported = block.number
-            return block
+            while number not in current or position - lane.base >= len(current[number]):
+                if number in current:
+                    lane.base += len(current[number])
+                while not waiting[number]:
+                    block = next(blocks)
+                    waiting[block.number % self.lanes].append(block)
+                block = current[number] = waiting[number].popleft()
+                lane.block, lane.begin = block.number, block.begin
+                if reports and block.number > lane.reported:
+                    begun.append(block)
+                    lane.reported = block.number
+            block = current[number]
+            yield block, int(block.order[position - lane.base])
 
-        def take(row: int) -> tuple[Block, int]:
-            number, place = row % self.lanes, row // self.lanes
-            lane = self._lanes[number]
-            block = current.get(number) or advance(number)
-            while place - lane.base >= len(block):
-                lane.base += len(block)
-                block = advance(number)
-            return block, int(block.order[place - lane.base])
-
-        return take
-
-    def _blocks(self) -> BlockDataset:
-        """The blocks of this rank's lanes, in the order of their numbers."""
-        earliest = min(self._lanes.values(), key=lambda lane: lane.block)
-        begin = earliest.begin
-        # A lane without a place was never read: everything has to be read from the beginning to find its first block.
-        unread = any(lane.begin is None for lane in self._lanes.values())
-        wanted = _Wanted(self.lanes, {number: lane.block for number, lane in self._lanes.items()})
-        return BlockDataset(self.maker, wanted, 0 if unread else earliest.block, None if unread else begin)
-
-    def _batch(self, chosen: Sequence[tuple[Block, int]], probability: float | None) -> dict[str, Any]:
-        found = [(block, block.rows.row(row), block.rows.pieces(row)) for block, row in chosen]
-        ids = np.concatenate([ids for _, (ids, _), _ in found])
-        lengths = np.concatenate([lengths for _, (_, lengths), _ in found])
-        samples = np.concatenate([block.samples(pieces) for block, _, pieces in found])
+    def _batch(
+        self, chosen: Sequence[tuple[Block, int]], probability: float | None, begun: tuple[Block, ...]
+    ) -> dict[str, Any]:
+        rows = [block.rows.row(row) for block, row in chosen]
+        ids, lengths = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        samples = np.concatenate([block.samples(block.rows.pieces(row)) for block, row in chosen])
         keys = sample_keys(self.maker.settings.seed, samples)
         words = None
         if self.maker.settings.whole_word:
-            # CLS and SEP are no words; as special tokens they are not masked, whatever their number.
+            # The value at CLS and SEP is irrelevant: special tokens are never masked.
             words = np.concatenate([block.rows.gather(row, cast(Any, block.words), 0, 0)[0] for block, row in chosen])
         inputs, labels = self.masking(ids, lengths, keys, words, probability)
-        longest = max(len(ids) for _, (ids, _), _ in found)
         info = BatchInfo(
             samples,
             lengths,
             int((labels != IGNORED).sum()),
-            longest * len(found),
-            len(found) * self.maker.settings.sequence_length,
+            max(len(ids) for ids, _ in rows) * len(rows),
+            len(rows) * self.maker.settings.sequence_length,
+            begun,
         )
         return {
             "input_ids": torch.from_numpy(inputs)[None],
@@ -256,69 +255,89 @@ class BatchStream:
         }
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """Whether a block belongs to some lanes and was not used up before. A class, so that it reaches workers."""
+class _BlockDataset(IterableDataset["Block | SourceError"]):
+    """The blocks of a rank's lanes, dealt in turn to the workers of a DataLoader.
 
-    lanes: int
-    first: dict[int, int]
+    Every worker reads all documents, which is cheap, and makes its own blocks. A SourceError is yielded instead of
+    raised, because a DataLoader would replace its message for the user by a traceback.
 
-    def __call__(self, block: int) -> bool:
-        first = self.first.get(block % self.lanes)
-        return first is not None and block >= first
+    Args:
+        maker: makes the blocks.
+        lanes: number of lanes of the run.
+        first_blocks: first block that is still needed of each lane of this rank.
+        first: number of the block to start reading at.
+        begin: position at which that block begins.
+    """
+
+    def __init__(
+        self,
+        maker: BlockMaker,
+        lanes: int,
+        first_blocks: dict[int, int],
+        first: int,
+        begin: list[dict[str, Any]] | None,
+    ) -> None:
+        self.maker = maker
+        self.lanes = lanes
+        self.first_blocks = first_blocks
+        self.first = first
+        self.begin = begin
+
+    def __iter__(self) -> Iterator[Block | SourceError]:
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        turns = count()
+
+        def wanted(number: int) -> bool:
+            first = self.first_blocks.get(number % self.lanes)
+            return first is not None and number >= first and next(turns) % workers == worker
+
+        threads = torch.get_num_threads() if info is None else 1
+        try:
+            yield from self.maker.blocks(wanted, self.first, self.begin, threads)
+        except SourceError as error:
+            yield error
 
 
-def _loaded(blocks: BlockDataset, workers: int) -> Generator[Block, None, None]:
-    """The blocks, as so many processes make them; these end with it, whether it is closed or fails."""
+def _load(blocks: _BlockDataset, workers: int) -> Generator[Block, None, None]:
+    """Yields blocks made by worker processes, which end when the generator is closed or fails."""
     loader = DataLoader(
         blocks,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         worker_init_fn=_prepare_worker,
         prefetch_factor=2 if workers else None,
     )
-    arriving = iter(loader)
+    iterator: Any = iter(loader)
     try:
-        for block in arriving:
+        for block in iterator:
             if isinstance(block, SourceError):
                 raise block
             yield block
     finally:
         if workers:
-            _end_workers(arriving)
+            # DataLoader ends its workers only when it is deleted, but the traceback of an error may keep it alive.
+            iterator._shutdown_workers()
+            for process in iterator._workers:
+                # Still alive after the shutdown timeout.
+                process.kill()
 
 
-def _end_workers(arriving: Any) -> None:
-    """Ends the workers of a DataLoader's iterator.
-
-    It would do so itself once nothing holds it, but an error's traceback does, up to the end of the interpreter. That
-    waits for them, and they are deaf to its signal.
-    """
-    arriving._shutdown_workers()
-    for worker in arriving._workers:
-        # One that is still at work after the seconds that it was given.
-        worker.kill()
-
-
-def _as_it_is(block: Any) -> Any:
+def _identity(block: Any) -> Any:
     return block
 
 
 def _prepare_worker(worker: int) -> None:
-    """What a terminal or a scheduler sends to all processes is for the main one, which saves and then ends these.
-
-    Where that one was killed, nobody would: a worker looks for it by itself.
-    """
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    """Makes a worker ignore signals to the process group: the main process saves first and then ends its workers."""
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
-def _follow(parent: int) -> None:
-    """Ends this process when it has lost its parent."""
+def _exit_with_parent(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""A corpus tokenised ahead of time: Arrow shards that training maps into memory, and a manifest of them.
+"""Tokenize a corpus ahead of time, into Arrow shards that training maps into memory, and a manifest.
 
-A shard holds consecutive documents of one source file. It is written aside and renamed when it is complete, and noted
-in a journal, so that a job that was stopped goes on behind the last complete shard and ends with the same bytes.
+A shard holds consecutive documents of one source file. It is written to a temporary file, renamed when complete, and
+recorded in a journal. An interrupted job resumes after the last complete shard and produces the same bytes.
 """
 
 from __future__ import annotations
@@ -11,60 +11,56 @@ import os
 import shutil
 import signal
 import time
-import unicodedata
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from llm_jp_modernbert.core.errors import UsageError
-
-from .readers import MANIFEST, Document, Problem, SourceError, find_files, is_tokenized, read_documents
+import typer
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
     from multiprocessing.synchronize import Event
 
-    from rich.console import Console
-
     from .encoding import Encoder
+    from .readers import BadRow, Document
 
 DATA, TOKENIZER = "data", "tokenizer"
-"""Folders of a tokenised corpus."""
+"""Directories of a tokenized corpus."""
+BATCH_CHARACTERS = 1_000_000
+"""Characters that are passed to the encoder at once."""
 
 _PROGRESS = ".progress"
 _VERSION = 1
-# Documents of a record batch, and characters that are handed to the encoder at once.
-_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1_000_000
-_NAMED_PROBLEMS = 5
+_ROWS_PER_RECORD_BATCH = 256
+_MAX_LISTED_PROBLEMS = 5
 _COUNTS = ("documents", "tokens", "characters", "bytes")
+_ALL_COUNTS = (*_COUNTS, "blank_rows", "broken_rows")
 
 
 @dataclass(frozen=True)
 class TokenizeOptions:
-    """What is to be tokenised, and how.
+    """Options of `tokenize-corpus`."""
 
-    Attributes:
-        files: files, folders and patterns of text.
-        tokenizer: directory, repository, tokenizer.json or SentencePiece `.model`.
-        out: directory to write.
-        text_column: JSON key or column of the text.
-        workers: processes that tokenise a file each.
-        shard_tokens: a shard ends with the document that brings it to so many tokens.
-        normalization: `none`, or the Unicode form that texts are brought to.
-        strict: whether a row that is no document is an error.
-    """
-
-    files: tuple[str, ...]
-    tokenizer: str
-    out: Path
-    text_column: str = "text"
-    workers: int = 1
-    shard_tokens: int = 50_000_000
-    normalization: str = "none"
-    strict: bool = False
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Files, directories or quoted glob patterns of text, as for train_data in a recipe."),
+    ]
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer directory, Hub repository or SentencePiece .model file.")]
+    out: Annotated[Path, typer.Option(help="Directory to write. Pass it to pretrain as train_data.")]
+    text_column: Annotated[str, typer.Option(help="JSON key or column that holds the text.")] = "text"
+    workers: Annotated[int, typer.Option(help="Number of processes. Each tokenizes one file at a time.", min=1)] = 1
+    shard_tokens: Annotated[int, typer.Option(help="Approximate number of tokens per shard.", min=1)] = 50_000_000
+    normalization: Annotated[
+        Literal["none", "NFC", "NFKC"], typer.Option(help="Unicode normalization form to apply to the texts.")
+    ] = "none"
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first unreadable row instead of skipping it.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -73,37 +69,39 @@ class _Job:
 
     path: str
     name: str
-    out: str
-    text_column: str
-    shard_tokens: int
-    normalization: str
-    strict: bool
+    options: TokenizeOptions
     threads: int
 
+    @property
+    def journal(self) -> Path:
+        return self.options.out / _PROGRESS / f"{self.name}.jsonl"
 
-def tokenize_corpus(options: TokenizeOptions, console: Console) -> dict[str, Any]:
-    """Tokenises a corpus, or goes on with one that was begun.
+
+def tokenize_corpus(options: TokenizeOptions) -> dict[str, Any]:
+    """Tokenizes a corpus, or resumes an interrupted job.
 
     Args:
         options: see there.
-        console: where progress is shown.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: a file or the tokenizer cannot be read, a file is tokenised already, or `out` holds something else.
+        UsageError: a file or the tokenizer cannot be read, a file is already tokenized, or `out` holds something else.
     """
+    from llm_jp_modernbert.core.errors import UsageError
+    from llm_jp_modernbert.core.files import write_whole
     from llm_jp_modernbert.inference.loading import load_tokenizer
 
     from .encoding import vocabulary_hash
+    from .readers import MANIFEST, SourceError, find_files, is_tokenized
 
     paths = find_files(options.files)
     for path in paths:
         if is_tokenized(path, options.text_column):
             raise SourceError(
-                f"{path}: tokenised already: it holds token ids, and no column {options.text_column!r}. Name the "
-                "texts themselves, or their column with --text-column; train_data takes token ids as they are."
+                f"{path}: already tokenized: it holds token ids and no column {options.text_column!r}. Name the files "
+                "with the texts, or their column with --text-column; train_data accepts token ids directly."
             )
     tokenizer = load_tokenizer(options.tokenizer)
     header = {
@@ -119,186 +117,195 @@ def tokenize_corpus(options: TokenizeOptions, console: Console) -> dict[str, Any
         "sources": [{"path": path, "size": os.path.getsize(path)} for path in paths],
     }
     out = options.out
-    finished = _begin(out, header)
+    finished = _prepare(out, header)
     if finished is not None:
         return finished
     tokenizer.save_pretrained(out / TOKENIZER)
-    cores = os.cpu_count() or 1
-    workers = max(1, min(options.workers, len(paths)))
+    workers = min(options.workers, len(paths))
+    threads = max(1, (os.cpu_count() or 1) // workers)
     jobs = [
-        _Job(
-            path,
-            f"{number:05d}-{Path(path).name.split('.')[0]}",
-            str(out),
-            options.text_column,
-            options.shard_tokens,
-            options.normalization,
-            options.strict,
-            max(1, cores // workers),
-        )
+        _Job(path, f"{number:05d}-{Path(path).name.split('.')[0]}", options, threads)
         for number, path in enumerate(paths)
     ]
-    _run(jobs, workers, console)
+    _show_progress(jobs, _tokenize(jobs) if workers == 1 else _tokenize_in_processes(jobs, workers))
     manifest: dict[str, Any] = {**header, "sources": [_summary(job) for job in jobs]}
-    manifest["totals"] = {
-        name: sum(source[name] for source in manifest["sources"]) for name in (*_COUNTS, "blank_rows", "broken_rows")
-    }
+    manifest["totals"] = {name: sum(source[name] for source in manifest["sources"]) for name in _ALL_COUNTS}
     if not manifest["totals"]["documents"]:
         raise UsageError(f"{options.files[0]}: no document. The files are empty, or every text in them is blank.")
-    _write(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+    write_whole(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
     shutil.rmtree(out / _PROGRESS)
     return manifest
 
 
-def _begin(out: Path, header: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest of a corpus that is complete; None where there is still something to do."""
-    begun = out / _PROGRESS / "header.json"
-    known = out / MANIFEST if (out / MANIFEST).is_file() else begun
-    if known.is_file():
-        saved = json.loads(known.read_text(encoding="utf-8"))
+def _prepare(out: Path, header: dict[str, Any]) -> dict[str, Any] | None:
+    """Creates the directory or checks an existing one; returns the manifest if the corpus is complete."""
+    from llm_jp_modernbert.core.errors import UsageError
+    from llm_jp_modernbert.core.files import check_vacant, write_whole
+
+    from .readers import MANIFEST
+
+    unfinished = out / _PROGRESS / "header.json"
+    existing = out / MANIFEST if (out / MANIFEST).is_file() else unfinished
+    if existing.is_file():
+        saved = json.loads(existing.read_text(encoding="utf-8"))
         sources = [{key: source[key] for key in ("path", "size")} for source in saved["sources"]]
         changed = [key for key in header if {**saved, "sources": sources}.get(key) != header[key]]
         if changed:
             raise UsageError(
-                f"{out} holds a corpus that was tokenised otherwise ({', '.join(changed)} differ). Name another --out."
+                f"{out} holds a corpus that was tokenized with other settings ({', '.join(changed)}). Name another "
+                "--out."
             )
-        return saved if known.name == MANIFEST else None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty, and no tokenised corpus. Name another --out.")
+        return saved if existing.name == MANIFEST else None
+    check_vacant(out, "--out")
     (out / DATA).mkdir(parents=True)
-    begun.parent.mkdir()
-    _write(begun, json.dumps(header, ensure_ascii=False))
+    unfinished.parent.mkdir()
+    write_whole(unfinished, json.dumps(header, ensure_ascii=False))
     return None
 
 
-def _run(jobs: list[_Job], workers: int, console: Console) -> None:
+def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
     from llm_jp_modernbert.core.progress import progress_bar
+    from llm_jp_modernbert.core.terminal import console
 
-    began = time.perf_counter()
-    read = dict.fromkeys(_COUNTS, 0)
-    with progress_bar(console, "{task.fields[rate]}") as bar:
-        task = bar.add_task("tokenising", total=sum(max(1, os.path.getsize(job.path)) for job in jobs), rate="")
+    start = time.perf_counter()
+    total: Counter[str] = Counter()
+    with progress_bar(console(), "{task.fields[rate]}") as bar:
+        task = bar.add_task("tokenizing", total=sum(max(1, os.path.getsize(job.path)) for job in jobs), rate="")
+        for counts in finished:
+            total.update(counts)
+            seconds = time.perf_counter() - start
+            rate = (
+                f"{total['documents']:,} documents, {total['bytes'] / 1e6 / seconds:,.1f} MB/s, "
+                f"{total['tokens'] / seconds:,.0f} tokens/s"
+            )
+            bar.update(task, completed=total["file_bytes"], rate=rate)
 
-        def note(counts: dict[str, int]) -> None:
-            seconds = time.perf_counter() - began
-            for name in _COUNTS:
-                read[name] += counts[name]
-            rate = f"{read['documents']:,} documents, {read['bytes'] / 1e6 / seconds:,.1f} MB/s, "
-            bar.update(task, rate=f"{rate}{read['tokens'] / seconds:,.0f} tokens/s")
 
-        if workers == 1:
-            for job in jobs:
-                for counts in _tokenize_file(job):
-                    note(counts)
-                bar.advance(task, os.path.getsize(job.path))
-            return
-        # Started afresh: a fork would inherit the threads of the tokenizers library in some state or other.
-        context = get_context("spawn")
-        stop = context.Event()
-        with context.Manager() as manager:
-            queue = manager.Queue()
-            pool = ProcessPoolExecutor(workers, context, _begin_worker, (stop,))
-            try:
-                running: dict[Future[None], _Job] = {pool.submit(_in_worker, job, queue): job for job in jobs}
-                while running:
-                    for future in [future for future in running if future.done()]:
-                        job = running.pop(future)
-                        future.result()
-                        bar.advance(task, os.path.getsize(job.path))
-                    while not queue.empty():
-                        note(queue.get())
-                    time.sleep(0.1)
-                while not queue.empty():
-                    note(queue.get())
-            except BaseException:
-                stop.set()
-                raise
-            finally:
-                # Waits for the batches in hand, so that nobody writes any more when the next job goes on from here.
-                pool.shutdown(cancel_futures=True)
+def _tokenize(jobs: list[_Job]) -> Iterator[Counter[str]]:
+    for job in jobs:
+        yield from _tokenize_file(job)
+
+
+def _tokenize_in_processes(jobs: list[_Job], workers: int) -> Iterator[Counter[str]]:
+    # Spawned: a forked process would inherit the thread pool of the tokenizers library in an undefined state.
+    context = get_context("spawn")
+    stop, counts = context.Event(), context.SimpleQueue()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (stop, counts))
+    try:
+        pending = {pool.submit(_run_in_worker, job) for job in jobs}
+        while pending:
+            done, pending = wait(pending, timeout=0.1)
+            for future in done:
+                future.result()
+            while not counts.empty():
+                yield counts.get()
+    finally:
+        # Waits for the current batches, so that no worker writes any more when the next job resumes.
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
 _stop: Event
-"""Of a worker: set when it is to end."""
+_counts: SimpleQueue[Counter[str]]
 
 
-def _begin_worker(stop: Event) -> None:
-    """Ctrl-C reaches every process of a terminal: this one leaves it to its parent, which sets the event."""
-    global _stop
+def _start_worker(stop: Event, counts: SimpleQueue[Counter[str]]) -> None:
+    """Ignores Ctrl-C, which a terminal sends to all processes: the parent sets `stop` instead."""
+    global _stop, _counts
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _stop = stop
+    _stop, _counts = stop, counts
 
 
-def _in_worker(job: _Job, queue: Any) -> None:
-    # The pool hands out a few files ahead, which can be cancelled no more.
+def _run_in_worker(job: _Job) -> None:
+    # The pool queues a few files ahead, which cannot be cancelled any more.
     if _stop.is_set():
         return
     for counts in _tokenize_file(job):
-        queue.put(counts)
+        _counts.put(counts)
         if _stop.is_set():
             return
 
 
-def _tokenize_file(job: _Job) -> Iterator[dict[str, int]]:
-    """Tokenises what is left of a file, and tells what it has read after every batch."""
-    journal = _journal(job)
-    if journal and journal[-1]["last"]:
-        return
-    encoder = _encoder(job.out, job.threads)
-    problems: list[Problem] = []
+def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
+    """Tokenizes the rest of a file; yields counts after every batch, and its `file_bytes` at the end."""
+    from .blocks import normalize
+    from .readers import Document, SourceError, read_rows
 
-    def note(problem: Problem) -> None:
-        if job.strict and problem.reason != "blank":
-            raise SourceError(str(problem))
-        problems.append(problem)
+    options = job.options
+    journal = _read_journal(job)
+    if not journal or not journal[-1]["last"]:
+        encoder = _encoder(options.out, job.threads)
+        bad_rows: list[BadRow] = []
 
-    start = journal[-1]["end"] if journal else 0
-    shard = _Shard(job, len(journal))
-    try:
-        for batch in _batches(read_documents(job.path, job.text_column, start, note)):
-            texts = [_normalized(document.text, job.normalization) for document in batch]
-            encoded = encoder.encode(texts)
-            for document, text, ids in zip(batch, texts, encoded, strict=True):
-                shard.add(document, len(text), ids)
-                if shard.counts["tokens"] >= job.shard_tokens:
-                    shard.finish(problems, last=False)
-                    shard = _Shard(job, shard.number + 1)
-                    problems.clear()
-            yield {
-                "documents": len(batch),
-                "tokens": sum(map(len, encoded)),
-                "characters": sum(map(len, texts)),
-                "bytes": sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
-            }
-        shard.finish(problems, last=True)
-    finally:
-        shard.discard()
+        def documents() -> Iterator[Document]:
+            for row in read_rows(job.path, options.text_column, journal[-1]["end"] if journal else 0):
+                if isinstance(row, Document):
+                    yield row
+                elif options.strict and not row.is_blank:
+                    raise SourceError(str(row))
+                else:
+                    bad_rows.append(row)
+
+        shard = _Shard(job, len(journal))
+        try:
+            for batch in _batches(documents()):
+                texts = [normalize(document.text, options.normalization) for document in batch]
+                encoded = encoder.encode(texts)
+                for document, text, ids in zip(batch, texts, encoded, strict=True):
+                    shard.add(document, len(text), ids)
+                    if shard.counts["tokens"] >= options.shard_tokens:
+                        shard.finish(bad_rows, last=False)
+                        shard = _Shard(job, shard.number + 1)
+                        bad_rows.clear()
+                yield Counter(
+                    documents=len(batch),
+                    tokens=sum(map(len, encoded)),
+                    bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
+                )
+            shard.finish(bad_rows, last=True)
+        finally:
+            shard.discard()
+    yield Counter(file_bytes=os.path.getsize(job.path))
 
 
 @cache
-def _encoder(out: str, threads: int) -> Encoder:
-    """One for all files that a process takes: making it costs seconds."""
+def _encoder(out: Path, threads: int) -> Encoder:
+    """The encoder of a process, shared by all its files: making it takes seconds."""
     from transformers import AutoTokenizer
 
     from .encoding import Encoder
 
-    return Encoder(AutoTokenizer.from_pretrained(Path(out) / TOKENIZER), threads)
+    return Encoder(AutoTokenizer.from_pretrained(out / TOKENIZER), threads)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += document.characters
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 class _Shard:
-    """One Arrow file that is being written."""
+    """An Arrow file that is being written."""
 
     def __init__(self, job: _Job, number: int) -> None:
         import pyarrow
 
-        self.job, self.number = job, number
+        self.number = number
         self.counts = dict.fromkeys(_COUNTS, 0)
+        self._job = job
         self._end = 0
-        self._path = Path(job.out) / DATA / f"{job.name}-{number:05d}.arrow"
-        self._aside = Path(job.out) / _PROGRESS / self._path.name
+        self._path = job.options.out / DATA / f"{job.name}-{number:05d}.arrow"
+        self._temporary = job.options.out / _PROGRESS / self._path.name
         columns = {"input_ids": pyarrow.list_(pyarrow.int32()), "characters": pyarrow.int32(), "row": pyarrow.int32()}
         self._schema = pyarrow.schema(list(columns.items()))
-        self._writer: Any = pyarrow.ipc.new_stream(str(self._aside), self._schema)
+        self._writer: Any = pyarrow.ipc.new_stream(str(self._temporary), self._schema)
         self._rows: list[tuple[Any, int, int]] = []
 
     def add(self, document: Document, characters: int, ids: Any) -> None:
@@ -308,77 +315,56 @@ class _Shard:
         self.counts["tokens"] += len(ids)
         self.counts["characters"] += characters
         self.counts["bytes"] += len(document.text.encode("utf-8", "surrogatepass"))
-        if len(self._rows) == _BATCH_DOCUMENTS:
-            self._flush()
+        if len(self._rows) == _ROWS_PER_RECORD_BATCH:
+            self._write_rows()
 
-    def finish(self, problems: list[Problem], last: bool) -> None:
-        """Closes the shard, puts it in its place and notes it; one without a document is only noted."""
-        self._flush()
+    def finish(self, bad_rows: list[BadRow], last: bool) -> None:
+        """Closes the file, renames it and adds it to the journal; a shard without documents is only journaled."""
+        self._write_rows()
         self._writer.close()
         if self.counts["documents"]:
-            os.replace(self._aside, self._path)
-        broken = [str(problem) for problem in problems if problem.reason != "blank"]
+            os.replace(self._temporary, self._path)
+        unreadable = [str(row) for row in bad_rows if not row.is_blank]
         entry = {
             "file": self._path.name if self.counts["documents"] else None,
             **self.counts,
-            "blank_rows": len(problems) - len(broken),
-            "broken_rows": len(broken),
-            "problems": broken[:_NAMED_PROBLEMS],
+            "blank_rows": len(bad_rows) - len(unreadable),
+            "broken_rows": len(unreadable),
+            "problems": unreadable[:_MAX_LISTED_PROBLEMS],
             "end": self._end,
             "last": last,
         }
-        with open(_journal_path(self.job), "a", encoding="utf-8") as journal:
+        with open(self._job.journal, "a", encoding="utf-8") as journal:
             journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
 
     def discard(self) -> None:
-        """Leaves nothing half-written behind."""
+        """Removes an unfinished file."""
         self._writer.close()
-        self._aside.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
-    def _flush(self) -> None:
+    def _write_rows(self) -> None:
         import numpy as np
         import pyarrow
 
         if not self._rows:
             return
         ids, characters, rows = zip(*self._rows, strict=True)
-        offsets = np.concatenate([[0], np.cumsum([len(some) for some in ids])]).astype(np.int32)
+        offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])]).astype(np.int32)
         lists = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(np.concatenate(ids)))
         columns = [lists, pyarrow.array(characters, pyarrow.int32()), pyarrow.array(rows, pyarrow.int32())]
         self._writer.write_batch(pyarrow.record_batch(columns, schema=self._schema))
         self._rows = []
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += document.characters
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _normalized(text: str, form: str) -> str:
-    return text if form == "none" else unicodedata.normalize(form, text)  # type: ignore[arg-type]
-
-
-def _journal_path(job: _Job) -> Path:
-    return Path(job.out) / _PROGRESS / f"{job.name}.jsonl"
-
-
-def _journal(job: _Job) -> list[dict[str, Any]]:
-    """The shards that are complete; a line that was cut off by the end of a process is none, and is cut away."""
-    path = _journal_path(job)
-    if not path.is_file():
+def _read_journal(job: _Job) -> list[dict[str, Any]]:
+    """Returns the complete shards of a file; truncates the journal at a line that an interruption cut off."""
+    if not job.journal.is_file():
         return []
-    content = path.read_bytes()
-    entries, whole = list[dict[str, Any]](), 0
+    content = job.journal.read_bytes()
+    entries: list[dict[str, Any]] = []
+    valid_bytes = 0
     for line in content.splitlines(keepends=True):
         try:
             entry = json.loads(line)
@@ -387,28 +373,20 @@ def _journal(job: _Job) -> list[dict[str, Any]]:
         if not line.endswith(b"\n"):
             break
         entries.append(entry)
-        whole += len(line)
-    if whole < len(content):
-        # Otherwise the next shard's line would be glued to it. Shards that were noted behind it are made again.
-        os.truncate(path, whole)
+        valid_bytes += len(line)
+    # Shards recorded after that line are made again.
+    os.truncate(job.journal, valid_bytes)
     return entries
 
 
 def _summary(job: _Job) -> dict[str, Any]:
-    journal = _journal(job)
-    sums = {name: sum(entry[name] for entry in journal) for name in (*_COUNTS, "blank_rows", "broken_rows")}
+    journal = _read_journal(job)
     return {
         "path": job.path,
         "size": os.path.getsize(job.path),
-        **sums,
-        "problems": [problem for entry in journal for problem in entry["problems"]][:_NAMED_PROBLEMS],
+        **{name: sum(entry[name] for entry in journal) for name in _ALL_COUNTS},
+        "problems": [problem for entry in journal for problem in entry["problems"]][:_MAX_LISTED_PROBLEMS],
         "shards": [
             {"file": entry["file"], **{name: entry[name] for name in _COUNTS}} for entry in journal if entry["file"]
         ],
     }
-
-
-def _write(path: Path, content: str) -> None:
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(content, encoding="utf-8")
-    os.replace(aside, path)
