@@ -59,7 +59,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("code", "html_text", "in_japanese", "in_words", "link", "literal", "number", "percent", "target"):
+    for name in ("code", "html_text", "in_japanese", "in_words", "literal", "number", "percent", "target"):
         environment.filters[name] = getattr(formatting, name)
     positions = int(facts.config.get("max_position_embeddings", 0))
     template = files("llm_jp_modernbert.model_cards").joinpath(_TEMPLATE).read_text("utf-8")

@@ -57,11 +57,6 @@ def target(address: str) -> Markdown:
     return Markdown(f"<{quoted}>" if re.search(r"[\s()]", quoted) else quoted)
 
 
-def link(label: str, address: str) -> Markdown:
-    """Format a link."""
-    return Markdown(f"[{text(label)}]({target(address)})")
-
-
 def table(heads: Sequence[Any], rows: Sequence[Sequence[Any]], numbers: int = 0) -> Markdown:
     """Format a table without its empty columns.
 

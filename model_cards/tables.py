@@ -147,14 +147,6 @@ def results(facts: ModelFacts, by_subset: bool = False) -> Markdown | None:
     return table(heads, lines, numbers=3)
 
 
-def has_several_seeds(facts: ModelFacts) -> bool:
-    """Whether any value is a mean over seeds."""
-    seeds: dict[Column, set[int]] = {}
-    for row in (*_result_rows(facts, by_subset=False), *_result_rows(facts, by_subset=True)):
-        seeds.setdefault(column_of(row), set()).add(row.seed)
-    return any(len(of_column) > 1 for of_column in seeds.values())
-
-
 def result_settings(facts: ModelFacts) -> list[str]:
     """Dataset, protocol and settings of each evaluation."""
     lines: dict[str, None] = {}
@@ -164,7 +156,7 @@ def result_settings(facts: ModelFacts) -> list[str]:
         settings = {key: value for key, value in public_settings(row).items() if key not in ("context", READ_OFF)}
         revision = f" ({row.dataset_revision[:15]})" if row.dataset_revision else ""
         line = f"{row.task}: {row.dataset}{revision}, {row.protocol} protocol"
-        shown = ", ".join(f"{key} {_yaml(value)}" for key, value in sorted(settings.items()))
+        shown = ", ".join(f"{key.replace('_', ' ')} {str(value)[:100]}" for key, value in sorted(settings.items()))
         lines[f"{line}; {shown}" if shown else line] = None
     return list(lines)
 
@@ -370,9 +362,3 @@ def _without_directories(value: Any) -> Any:
     if isinstance(value, str) and is_local_path(value):
         return value.rstrip("/").rpartition("/")[2]
     return value
-
-
-def _yaml(value: Any) -> str:
-    line = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
-    line = line.removesuffix("...\n").strip()
-    return line if len(line) <= 100 else f"{line[:99]}…"

@@ -86,10 +86,11 @@ def longer_context(measured: Sequence[Measured], models: Models) -> PlottedFindi
         return None
     shorter, longer = max(within), max(beyond)
     gain = comparisons.gain_by_context(ours.instances, theirs.instances, shorter, longer)
+    factor = f"{gain.value:.3f}" if gain.low is None else f"{gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f})"
     lower = [context for context, ratio in ratios.items() if _is_below(ratio, 1)]
     lower_within = [context for context in within if context in lower]
     remarks = [
-        f"From {shorter:,} to {longer:,} tokens of context, the ratio changes by a factor of {_with_interval(gain)}. "
+        f"From {shorter:,} to {longer:,} tokens of context, the ratio changes by a factor of {factor}. "
         "Below 1, stage 2 uses the additional context better than stage 1, independently of its gain from further "
         "training."
     ]
@@ -111,7 +112,9 @@ def longer_context(measured: Sequence[Measured], models: Models) -> PlottedFindi
         "ratio of pseudo-perplexities, 95% interval over documents",
         remarks,
     )
-    perplexities = {_label(models, result): _perplexities(result) for result in (theirs, ours)}
+    perplexities = {
+        models.checkpoints[os.path.normpath(result.rows[0].model)]: _perplexities(result) for result in (theirs, ours)
+    }
     return finding, lambda drawn: finding_plots.by_context(
         drawn, perplexities, ratios, boundary, ("stage 2", "stage 1")
     )
@@ -312,15 +315,6 @@ def _accuracy(result: Measured) -> Estimate:
     correct = np.array([example["rank"] == 1 for example in result.instances if example["rank"] is not None], float)
     interval = bootstrap((correct,), lambda sample, axis: sample.mean(axis=axis), 0)
     return Estimate("top-1 accuracy", float(correct.mean()), len(correct), *interval)
-
-
-def _label(models: Models, result: Measured) -> str:
-    return models.checkpoints[os.path.normpath(result.rows[0].model)]
-
-
-def _with_interval(estimate: Estimate) -> str:
-    interval = "" if estimate.low is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
-    return f"{estimate.value:.3f}{interval}"
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -93,7 +93,9 @@ def write_folder(folder: Path, sources: Sources, command: str) -> Path:
         model: f"{card['name']}@{checkpoint.stage}-step-{checkpoint.step}" for model, checkpoint in checkpoints.items()
     }
     if sources.other_theta is not None:
-        public_names[os.path.normpath(sources.other_theta)] = f"{card['name']}@{_theta_revision(sources.other_theta)}"
+        stage = read_json(Path(sources.other_theta) / "training.json")["stages"][-1]
+        revision = f"{stage['stage']}-theta{_theta(sources.other_theta):.0f}-step-{stage['steps']}"
+        public_names[os.path.normpath(sources.other_theta)] = f"{card['name']}@{revision}"
     (folder / ASSETS).mkdir(exist_ok=True)
     for plot in (folder / ASSETS).glob("*.png"):
         plot.unlink()
@@ -202,11 +204,6 @@ def _models(sources: Sources, checkpoints: Mapping[str, EvaluatedCheckpoint], tr
 def _theta(run: str) -> float:
     """RoPE theta of the global layers."""
     return float(read_config(read_json(Path(run) / "config.json")).global_rope_theta)
-
-
-def _theta_revision(run: str) -> str:
-    stage = read_json(Path(run) / "training.json")["stages"][-1]
-    return f"{stage['stage']}-theta{_theta(run):.0f}-step-{stage['steps']}"
 
 
 def _write_findings(measured: Sequence[Measured], models: Models, folder: Path) -> None:
