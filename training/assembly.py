@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.references import ModelReference
@@ -162,7 +162,7 @@ def _mlm_probability(recipe: PretrainingArguments) -> Callable[[int], float] | N
     """The masking probability by step, if it changes during learning-rate decay."""
     if recipe.final_mlm_probability is None:
         return None
-    settings: dict[str, Any] = dict(recipe.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
-    decay_start = recipe.max_steps - recipe.schedule().steps(settings.get("num_decay_steps", 0))
+    decay = (recipe.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
+    decay_start = recipe.max_steps - recipe.schedule().steps(decay)
     before, after = recipe.mlm_probability, recipe.final_mlm_probability
     return lambda step: before if step < decay_start else after

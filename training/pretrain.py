@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .callbacks import Probe
     from .recipe.arguments import PretrainingArguments
+    from .run.checkpoints import StopSignals
     from .run.publishing import Prepare
     from .trainer import PretrainingTrainer
 
@@ -123,7 +124,7 @@ def _make_trainer(
     recipe: PretrainingArguments,
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback],
-    stop: Any,
+    stop: StopSignals,
 ) -> PretrainingTrainer:
     """Loads data, tokenizer and model. The run directory is claimed only if all of them are usable."""
     import torch

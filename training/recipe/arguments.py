@@ -73,6 +73,7 @@ class PretrainingArguments(TrainingArguments):
     output_dir: str = ""
     adam_beta2: float = 0.98
     adam_epsilon: float = 1e-6
+    lr_scheduler_kwargs: dict[str, Any] | None = None
     logging_steps: float = 10
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool = False
@@ -169,7 +170,7 @@ def to_training_arguments(recipe: PretrainingArguments) -> PretrainingArguments:
     pushing checkpoints, removing old ones, and compiling (layers are compiled one by one, not the whole model).
     """
     schedule = recipe.schedule()
-    settings: dict[str, Any] = dict(recipe.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
+    settings = dict(recipe.lr_scheduler_kwargs or {})
     for name in ("num_decay_steps", "num_stable_steps"):
         if name in settings:
             settings[name] = schedule.steps(settings[name])
@@ -177,7 +178,7 @@ def to_training_arguments(recipe: PretrainingArguments) -> PretrainingArguments:
         recipe,
         max_steps=schedule.max_steps or _NO_LIMIT,
         warmup_steps=schedule.steps(recipe.warmup_steps),
-        lr_scheduler_kwargs=settings or recipe.lr_scheduler_kwargs,
+        lr_scheduler_kwargs=settings or None,
         push_to_hub=False,
         save_total_limit=None,
         torch_compile=False,

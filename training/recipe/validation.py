@@ -304,8 +304,6 @@ def _check_data(key: str, data: Any) -> None:
 def _check_schedule(values: SimpleNamespace) -> None:
     """Builds the learning-rate schedule, which transformers would check only after the data is loaded."""
     settings = values.lr_scheduler_kwargs or {}
-    if not isinstance(settings, dict):
-        raise UsageError(f"lr_scheduler_kwargs: {settings!r} is not a mapping of the schedule's settings.")
     name = plain_value(values.lr_scheduler_type)
     schedule = Schedule(values.max_steps if values.max_steps > 0 else None, max_seconds=1.0)
     try:
