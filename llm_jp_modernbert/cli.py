@@ -23,6 +23,7 @@ from .commands.release import release
 from .commands.release_dataset import release_dataset
 from .commands.tokenize_corpus import tokenize_corpus
 from .commands.tokenizer import tokenizer
+from .core.terminal import show_logs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,6 +68,7 @@ def common(
     """
     if debug:
         os.environ[_DEBUG_VARIABLE] = "1"
+    show_logs()
 
 
 def main(command: typer.Typer = app) -> None:

@@ -109,7 +109,7 @@ def _runs(folder: str, onnx: bool) -> dict[str, Logits]:
         options.intra_op_num_threads = torch.get_num_threads()
         # Else its threads would be busy waiting while the others are timed.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        for file in export_onnx(Path(folder), int8=True, tell=typer.echo):
+        for file in export_onnx(Path(folder), int8=True):
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
             runs[f"{'int8' if 'int8' in file.name else 'float32'}, onnxruntime"] = _in_onnxruntime(session)
     return runs

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.hub import explain, is_passing
+from llm_jp_modernbert.core.hub_errors import explain, is_transient
 
 from ..tasks.task import Data, Options
 
@@ -336,7 +336,7 @@ def hub_rows(
         stream = datasets.load_dataset(repository, name, split=split, revision=commit, streaming=True)
         return list(stream if most is None else stream.take(most)), commit
     except Exception as error:
-        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_passing(error):
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
             raise
         raise UsageError(_no_hub(repository, error, way_out)) from error
 
@@ -352,7 +352,7 @@ def hub_files(repository: str, pattern: str, revision: str | None = None) -> tup
     try:
         folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=pattern))
     except Exception as error:
-        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_passing(error):
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
             raise
         raise UsageError(_no_hub(repository, error)) from error
     return folder, folder.name

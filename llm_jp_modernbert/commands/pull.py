@@ -1,4 +1,4 @@
-"""`llm-jp-modernbert pull`: downloads and checks a model."""
+"""`llm-jp-modernbert pull`: downloads and verifies a model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 
 def pull(
-    repository: Annotated[str, typer.Argument(help="ORG/NAME, or ORG/NAME@REVISION.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to copy it to; by default it stays in the cache.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    repository: Annotated[str, typer.Argument(help="Repository, ORG/NAME or ORG/NAME@REVISION.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to copy the files to. By default they stay in the Hub cache.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. By default main.")] = None,
 ) -> None:
-    """Downloads a model, holds every file against its sum, and says what it is; offline it then loads by its name.
+    """Downloads a model, verifies the checksum of every file, and describes the model.
+
+    The model can then be loaded by its name offline. Pickle files, which can run code, are skipped.
 
     Examples:
 
@@ -22,11 +28,20 @@ def pull(
 
     * `llm-jp-modernbert pull ORG/NAME@stage1-step-100000 --out my-model`
     """
-    from llm_jp_modernbert.core.hub import Patience
-    from llm_jp_modernbert.inference.loading import split_revision
+    from llm_jp_modernbert.core.references import ModelReference
+    from llm_jp_modernbert.publishing.pull import describe
     from llm_jp_modernbert.publishing.pull import pull as run
-    from llm_jp_modernbert.publishing.screen import show_pulled
 
+    reference = ModelReference.parse(repository, revision)
+    pulled = run(reference.name, reference.revision, out)
     console = Console()
-    name, at = split_revision(repository, revision)
-    show_pulled(run(name, at, out, Patience(say=lambda line: console.print(line, highlight=False))), console)
+    table = Table(box=None, show_header=False)
+    for label, value in {"commit": pulled.commit, **describe(pulled.folder)}.items():
+        table.add_row(label, Text(value))
+    console.print(Text(pulled.name, style="bold"), table)
+    listed = "" if pulled.listed is None else f", {pulled.listed:,} files match the release's manifest"
+    console.print(f"{pulled.checked:,} files match the Hub's checksums{listed}.", highlight=False)
+    if pulled.skipped:
+        skipped = ", ".join(pulled.skipped)
+        console.print(Text(f"Skipped files that can run code when loaded: {skipped}."), soft_wrap=True)
+    console.print(Text(f"The model is in {pulled.folder}"), soft_wrap=True)

@@ -33,8 +33,8 @@ class CheckpointName:
         Returns:
             None if the text does not end in a step.
         """
-        found = _NAME.fullmatch(text)
-        if found is None:
+        match = _NAME.fullmatch(text)
+        if match is None:
             return None
-        step = int(found["number"]) * (1000 if found["thousands"] else 1)
-        return cls(found["origin"] or "", found["stage"] or "", step)
+        step = int(match["number"]) * (1000 if match["thousands"] else 1)
+        return cls(match["origin"] or "", match["stage"] or "", step)

@@ -1,4 +1,4 @@
-"""Saved models and datasets in a process that knows nothing of this package."""
+"""Loads saved models and datasets in a separate process that cannot import this package or reach the Hub."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def reload_alone(
     logits: Path | None = None,
     custom_code: bool = False,
 ) -> dict[str, Any]:
-    """What transformers makes of a saved masked language model, without this package and without the Hub.
+    """Loads a masked language model with plain transformers, fills masks and computes logits.
 
     Args:
-        directory: the model with its tokenizer.
-        texts: with one `[MASK]` each.
-        top_k: candidates for each.
-        rows: token ids to compute logits of.
-        logits: safetensors file to write these to, float32 `(tokens, vocabulary)` as `row-0`, `row-1`, ….
-        custom_code: whether the code in the directory may run, as a native checkpoint needs it.
+        directory: the saved model with its tokenizer.
+        texts: texts with one `[MASK]` each.
+        top_k: number of candidates per text.
+        rows: token ids of the sequences to compute logits of.
+        logits: safetensors file to write the logits to, float32 `(tokens, vocabulary)`, as `row-0`, `row-1`, ….
+        custom_code: whether code in the directory may run; native checkpoints need it.
 
     Returns:
-        `class` and `module` of the model, and `answers`: for each text the fill-mask pipeline's.
+        `class` and `module` of the model, and `answers`: the output of the fill-mask pipeline for each text.
 
     Raises:
-        UsageError: transformers cannot use it.
+        UsageError: transformers cannot load the model.
     """
     request = {
         "model": str(directory),
@@ -49,12 +49,12 @@ def reload_alone(
 
 
 def stream_alone(folder: Path, split: str, name: str) -> dict[str, Any]:
-    """What `datasets` reads of a dataset's folder as a stream, without this package and without the Hub.
+    """Streams a dataset with plain `datasets` and counts what it holds.
 
     Args:
-        folder: the dataset, with its card.
-        split: to be read, all of it.
-        name: what messages call it.
+        folder: the dataset with its card.
+        split: the split to read completely.
+        name: name of the dataset in error messages.
 
     Returns:
         `columns`, `rows`, and by column `sums`, `items` and `largest`; see `plain_stream.py`.
@@ -67,7 +67,7 @@ def stream_alone(folder: Path, split: str, name: str) -> dict[str, Any]:
 
 
 def _run(script: str, request: dict[str, Any], failure: str) -> dict[str, Any]:
-    """The answer of a script beside this file; `failure` is what to say where it gives none."""
+    """Runs a script of this folder on a JSON request; `failure` begins the error message if it fails."""
     run = subprocess.run(
         [sys.executable, "-I", str(Path(__file__).with_name(script))],
         input=json.dumps(request),
@@ -76,7 +76,7 @@ def _run(script: str, request: dict[str, Any], failure: str) -> dict[str, Any]:
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
     )
     if run.returncode:
-        last = next(reversed(run.stderr.strip().splitlines()), f"it ended with {run.returncode}")
-        raise UsageError(f"{failure}: {last}")
+        last_line = next(reversed(run.stderr.strip().splitlines()), f"exit code {run.returncode}")
+        raise UsageError(f"{failure}: {last_line}")
     answer: dict[str, Any] = json.loads(run.stdout)
     return answer

@@ -12,17 +12,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import UsageError
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
-_PART = 1 << 22
-
-
+_CHUNK = 1 << 22
+"""Bytes that are hashed at a time."""
 _REPLACED = ".replaced"
+"""Suffix of a directory that `replace_directory` has moved away."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -46,7 +43,7 @@ def check_vacant(target: Path, option: str = "") -> None:
         UsageError: it is a file or holds something.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{option}{' ' if option else ''}{target} is not empty. Name a new directory.")
+        raise UsageError(f"{option} {target} is not empty. Name a new directory.".lstrip())
 
 
 @contextmanager
@@ -131,16 +128,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal; the Hub identifies large files by it."""
-    return _fed(path, hashlib.sha256())
-
-
-def git_blob(path: Path) -> str:
-    """The id that git gives to a file's content, in hexadecimal; the Hub names small files by it."""
-    return _fed(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode()))
-
-
-def _fed(path: Path, digest: _Hash) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(_PART):
-            digest.update(part)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()

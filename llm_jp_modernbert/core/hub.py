@@ -1,54 +1,47 @@
-"""The Hub as this project uses it: one commit for each release, revisions, patience, and errors in one line.
+"""Repositories on the Hub: retries, creation, releases in a single commit, and checkpoints stored as revisions.
 
-huggingface_hub's own `upload_folder` may part a folder into several commits. A release is there as a whole or not at
-all, so it is one `create_commit`; large files that reached the Hub before a broken attempt are not sent again.
+`HfApi.upload_folder` may split a folder into several commits. A release must be complete or absent, so it is one
+`create_commit`; large files that reached the Hub before a failed attempt are not uploaded again.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from .checkpoint_names import CheckpointName
 from .errors import UsageError
+from .hub_errors import explain, is_transient, retry_after
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
+logger = logging.getLogger(__name__)
+
 MAIN = "main"
 TRAINING = "training.json"
-"""The file of a release or a checkpoint that says how it was trained."""
-
-Say = Callable[[str], Any]
-"""Is told one line."""
+"""File of a release or a checkpoint that describes its training."""
 
 Result = TypeVar("Result")
-
-# Answers after which another try may go through: time-outs, conflicts with another commit, too many requests.
-_PASSING = (408, 409, 412, 425, 429, 500, 502, 503, 504)
-# The client wraps what goes wrong with a large file: storage refuses one that arrived damaged, or after the time for
-# which its upload was allowed. The next try asks for another.
-_OF_STORAGE = (400, 403)
-# Revisions that others made carry no training.json; their names tell, as in stage1-step-500 and stage2-200k.
-_NAMED_STEP = re.compile(r"(?P<stage>.+?)-(?:step-)?(?P<number>\d+)(?P<thousands>k?)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state of a model in training, as a revision of its repository.
+    """A training checkpoint that is stored as a revision of a repository.
 
     Attributes:
         revision: branch or tag.
-        commit: what it points to.
-        stage: of the training.
-        step: optimizer steps of that stage.
-        tokens: that the model had read in that stage; None where nobody wrote it down.
+        commit: commit that the revision points to.
+        stage: name of the training stage.
+        step: optimizer steps in that stage.
+        tokens: training tokens in that stage; None if unknown.
     """
 
     revision: str
@@ -60,66 +53,79 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Patience:
-    """Tries again where the Hub or the way to it fails for the moment.
+    """Retries a call to the Hub after transient errors. huggingface_hub retries up- and downloads, but not commits.
 
     Attributes:
-        say: is told of each try that failed.
-        waits: seconds between tries, unless the Hub says how long.
+        waits: seconds to wait before each retry, unless the Hub's response says how long.
     """
 
-    say: Say = print
     waits: tuple[float, ...] = (1.0, 5.0, 20.0)
 
     def __call__(self, call: Callable[[], Result]) -> Result:
-        """What a call returns that does no harm when it is made again."""
+        """Returns the call's result. The call must be safe to repeat."""
         for wait in self.waits:
             try:
                 return call()
             except Exception as error:
-                if not is_passing(error):
+                if not is_transient(error):
                     raise
-                pause = _retry_after(error) or wait
-                self.say(f"{explain(error)} Trying again in {pause:.0f} s.")
+                pause = retry_after(error) or wait
+                logger.warning("%s Retrying in %.0f s.", explain(error), pause)
                 time.sleep(pause)
         return call()
 
 
 PATIENT = Patience()
-"""As a command is."""
+"""The default of all functions that use the Hub."""
 
 
 @dataclass(frozen=True)
 class Committed:
-    """A commit, and whether it was made now: equal contents make none."""
+    """A commit, and whether this call made it: unchanged contents make no new commit."""
 
     info: CommitInfo
     is_new: bool
 
 
+def check_name(repository: str) -> None:
+    """Checks that `--repo` is a valid repository name.
+
+    Raises:
+        UsageError: it is not of the form ORG/NAME.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UsageError(f"--repo {repository}: {error}") from error
+    if "/" not in repository:
+        raise UsageError(f"--repo {repository}: write ORG/NAME.")
+
+
 def create_repository(
     api: HfApi, repository: str, private: bool | None = None, kind: str = "model", patience: Patience = PATIENT
 ) -> str:
-    """Makes a repository where there is none; to be private it is so from the first request on.
+    """Creates a repository unless it exists; a private one is private from its creation on.
 
     Args:
         api: the client.
         repository: `ORG/NAME`.
-        private: None for what the account's settings say.
+        private: whether it is private; None for the default of the account.
         kind: `model` or `dataset`.
-        patience: of the tries.
+        patience: how often failed calls are retried.
 
     Returns:
-        Its name, with the user's own where `repository` has none.
+        The full name, with the user's name if `repository` has no organization.
 
     Raises:
-        UsageError: it is to be private, and is there and public.
+        UsageError: `private` is set, but the repository exists and is public.
     """
-    made = patience(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True))
+    created = patience(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True))
     if private and not patience(lambda: api.repo_info(repository, repo_type=kind)).private:
-        raise UsageError(
-            f"{repository} is public, and --private was asked for. Make it private first, or leave it out."
-        )
-    return str(made.repo_id)
+        raise UsageError(f"{repository} is public, but --private is set. Make it private first, or drop the option.")
+    return str(created.repo_id)
 
 
 def commit_folder(
@@ -134,38 +140,37 @@ def commit_folder(
     create_pr: bool = False,
     patience: Patience = PATIENT,
 ) -> Committed:
-    """Makes a revision hold the files of a folder, in one commit.
+    """Uploads the files of a folder in a single commit.
 
     Args:
         api: the client.
-        folder: whose files are sent, with their paths in it.
-        repository: `ORG/NAME`, which must be there.
-        revision: a branch; one that is not there is made from `main`, and is gone again where the commit fails.
-        message: the commit's title.
+        folder: local folder; paths in the repository are relative to it.
+        repository: `ORG/NAME`, which must exist.
+        revision: branch; a missing one is created from `main`, and deleted if the commit fails.
+        message: title of the commit.
         kind: `model` or `dataset`.
-        replaced: whether a path of the revision is deleted where the folder does not hold it.
-        description: more about it.
-        create_pr: whether the commit is proposed in a pull request.
-        patience: of the tries.
+        replaced: whether a path of the repository is deleted if the folder does not have it.
+        description: body of the commit message.
+        create_pr: whether the commit is proposed as a pull request.
+        patience: how often failed calls are retried.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-
-    # The Hub's own file, by which it knows large ones, stays.
+    # The Hub's own list of large files is never deleted.
     kept = {*files, ".gitattributes"}
     parents: list[str] = []
 
     def commit() -> Committed:
-        # With its parent named, what another one commits in the meantime is a conflict and no loss.
+        # With an explicit parent, a concurrent commit is a conflict and not overwritten.
         parent = str(api.repo_info(repository, repo_type=kind, revision=revision).sha)
         parents.append(parent)
-        there = api.list_repo_files(repository, repo_type=kind, revision=parent)
+        existing = api.list_repo_files(repository, repo_type=kind, revision=parent)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
-            *(CommitOperationDelete(path) for path in there if path not in kept and replaced(path)),
+            *(CommitOperationDelete(path) for path in existing if path not in kept and replaced(path)),
         ]
-        made = api.create_commit(
+        info = api.create_commit(
             repository,
             operations,
             commit_message=message,
@@ -175,8 +180,8 @@ def commit_folder(
             parent_commit=parent,
             create_pr=create_pr,
         )
-        # A commit whose answer was lost stands before the next try, which then has nothing to do.
-        return Committed(made, str(made.oid) != parents[0])
+        # If the response to a successful commit was lost, the retry changes nothing and returns that commit.
+        return Committed(info, str(info.oid) != parents[0])
 
     is_new = revision != MAIN and not patience(lambda: api.revision_exists(repository, revision, repo_type=kind))
     if is_new:
@@ -185,21 +190,25 @@ def commit_folder(
         return patience(commit)
     except BaseException:
         if is_new:
-            # Where the Hub is gone altogether, the branch stays as main is, and the next try finds it.
+            # If the Hub is unreachable, the branch stays a copy of main; the next attempt uses it.
             with suppress(Exception):
                 api.delete_branch(repository, branch=revision, repo_type=kind)
         raise
 
 
 def checkpoints(api: HfApi, repository: str, patience: Patience = PATIENT) -> list[Checkpoint]:
-    """The checkpoints that a repository has as branches or tags, by stage and step; without `main`."""
+    """The checkpoints among a repository's branches and tags except `main`, sorted by stage and step."""
     refs = patience(lambda: api.list_repo_refs(repository))
     named = [(ref.name, str(ref.target_commit)) for ref in (*refs.branches, *refs.tags) if ref.name != MAIN]
-    found = [patience(partial(_checkpoint, api, repository, name, commit)) for name, commit in named]
-    return sorted((one for one in found if one is not None), key=lambda one: (one.stage, one.step, one.revision))
+    parsed = [patience(partial(_checkpoint, api, repository, name, commit)) for name, commit in named]
+    return sorted(
+        (checkpoint for checkpoint in parsed if checkpoint is not None),
+        key=lambda checkpoint: (checkpoint.stage, checkpoint.step, checkpoint.revision),
+    )
 
 
 def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Checkpoint | None:
+    """Parses training.json of a revision, or the revision's name if it has no such file."""
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
@@ -207,122 +216,7 @@ def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Chec
         last = json.loads(Path(path).read_text(encoding="utf-8"))["stages"][-1]
         return Checkpoint(revision, commit, str(last["stage"]), int(last["steps"]), int(last["tokens"]))
     except EntryNotFoundError:
-        named = _NAMED_STEP.fullmatch(revision)
-        if named is None:
-            return None
-        step = int(named["number"]) * (1000 if named["thousands"] else 1)
-        return Checkpoint(revision, commit, named["stage"], step, None)
+        name = CheckpointName.parse(revision)
+        return None if name is None or not name.stage else Checkpoint(revision, commit, name.stage, name.step, None)
     except (ValueError, KeyError, TypeError, IndexError):
         return None
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether another try may go through: a server in trouble, a broken connection, a commit in between."""
-    status = _status(error)
-    if isinstance(error, RuntimeError) and status in _OF_STORAGE:
-        return True
-    return status in _PASSING if status is not None else _is_broken_connection(error)
-
-
-def check_name(repository: str) -> None:
-    """Whether `--repo` can be the name of a repository.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise UsageError(f"--repo {repository}: {error}") from error
-    if "/" not in repository:
-        raise UsageError(f"--repo {repository}: write ORG/NAME.")
-
-
-@contextmanager
-def in_one_line(repository: str) -> Iterator[None]:
-    """Turns what the Hub, its client or the way to it says into a `UsageError` of one line, with the way out."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except UsageError:
-        raise
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError) as error:
-        raise UsageError(f"{repository}: {explain(error)}") from error
-    except Exception as error:
-        if not _is_broken_connection(error):
-            raise
-        raise UsageError(f"{repository}: {explain(error)}") from error
-
-
-def explain(error: BaseException) -> str:
-    """An error of the Hub's in one line, with the way out; nothing of a request's headers stands in it."""
-    from huggingface_hub import errors
-
-    told: tuple[tuple[type[BaseException], str], ...] = (
-        (errors.GatedRepoError, "it is gated: ask for access on its page, and log in (hf auth login)."),
-        (errors.RevisionNotFoundError, "there is no such revision."),
-        (errors.EntryNotFoundError, "there is no such file."),
-        (
-            errors.RepositoryNotFoundError,
-            "no such repository, or one that the token may not see. Check the name, and log in (hf auth login).",
-        ),
-        (errors.OfflineModeIsEnabled, "the Hub is needed, and HF_HUB_OFFLINE forbids it. Unset it."),
-        (errors.LocalTokenNotFoundError, "there is no token. Log in (hf auth login), or set HF_TOKEN."),
-    )
-    for cause in _causes(error):
-        for kind, line in told:
-            if isinstance(cause, kind):
-                return line
-    status = _status(error)
-    if status == 401:
-        return "the Hub does not know the token (401). Log in (hf auth login), or set HF_TOKEN."
-    if status == 403:
-        return "the token may not do that there (403). Log in with one that may (hf auth login), or name another."
-    if status in (409, 412):
-        return f"another commit came in between ({status})."
-    if status == 429:
-        return "too many requests for now (429)."
-    if status is not None:
-        if status >= 500:
-            return f"the Hub answers {status}. Run the same command again: it goes on from there."
-        said = next((str(found) for one in _causes(error) if (found := getattr(one, "server_message", None))), "")
-        return f"the Hub answers {status}{': ' if said else '.'}{' '.join(said.split())}"
-    if _is_broken_connection(error):
-        last = [*_causes(error)][-1]
-        return f"the connection broke ({type(last).__name__}). Run the same command again: it goes on from there."
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it: the client wraps those of uploads."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__
-
-
-def _response(error: BaseException) -> Any:
-    return next((found for one in _causes(error) if (found := getattr(one, "response", None)) is not None), None)
-
-
-def _status(error: BaseException) -> int | None:
-    return getattr(_response(error), "status_code", None)
-
-
-def _retry_after(error: BaseException) -> float | None:
-    wait = getattr(_response(error), "headers", {}).get("Retry-After", "")
-    return float(wait) if wait.isdigit() else None
-
-
-def _is_broken_connection(error: BaseException) -> bool:
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
-
-    # The client's HTTP library calls everything that goes wrong an HTTPError, answers of the server included.
-    return _status(error) is None and any(
-        isinstance(cause, (HTTPError, ConnectionError, TimeoutError)) and not isinstance(cause, OfflineModeIsEnabled)
-        for cause in _causes(error)
-    )

@@ -1,9 +1,9 @@
-"""Uses a saved model with transformers alone, in a process of its own. Run as a file, never imported.
+"""Loads a saved model with transformers alone. Run as a script in a separate process, never imported.
 
-Proof that a saved model needs nothing of this package: `python -I plain_reload.py` reads `{"model": DIR, "texts":
-[…], "top_k": N, "custom_code": BOOL, "rows": [[id, …], …], "logits": FILE}` as JSON from its input and writes the
-fill-mask pipeline's answers as JSON, each text's as a list of `{"token_str", "token", "score"}`. Where `logits` names
-a file, the logits of each row of ids are saved there in float32, as safetensors `row-0`, `row-1`, …
+It proves that a saved model does not need this package. `python -I plain_reload.py` reads `{"model": DIR,
+"texts": […], "top_k": N, "custom_code": BOOL, "rows": [[id, …], …], "logits": FILE}` as JSON from standard input. It
+writes the output of the fill-mask pipeline as JSON: a list of `{"token_str", "token", "score"}` per text. If `logits`
+names a file, the float32 logits of each row of ids are saved there in safetensors format as `row-0`, `row-1`, ….
 """
 
 import json
@@ -26,7 +26,7 @@ if request.get("logits"):
 
     with torch.inference_mode():
         logits = [model(input_ids=torch.tensor([row])).logits[0].contiguous() for row in request["rows"]]
-    save_file({f"row-{number}": found for number, found in enumerate(logits)}, request["logits"])
+    save_file({f"row-{number}": row_logits for number, row_logits in enumerate(logits)}, request["logits"])
 if any(name.split(".")[0] == "llm_jp_modernbert" for name in sys.modules):
-    sys.exit("llm_jp_modernbert was imported, so this proves nothing")
+    sys.exit("llm_jp_modernbert was imported, so the check is invalid")
 json.dump({"class": type(model).__name__, "module": type(model).__module__, "answers": answers}, sys.stdout)

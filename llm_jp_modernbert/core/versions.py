@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def library_versions(libraries: Iterable[str]) -> dict[str, str]:
-    """The installed versions by library; libraries that are not installed are left out."""
+    """The installed versions by library; libraries that are not installed are omitted."""
     versions = {}
     for library in libraries:
         try:

@@ -1,13 +1,13 @@
-"""Registration with transformers' Auto classes, in the way that transformers registers its own: by name.
+"""Lazy registration with transformers' Auto classes.
 
-`import llm_jp_modernbert` must register the model, yet cost nothing to a command that only prints its help. The public
-`AutoModel.register` wants the classes themselves, and with them torch. So our names are entered in the tables of names
-that transformers resolves on first use, once the module that holds a table has been executed, by whomever.
+`import llm_jp_modernbert` registers the model, but must not import torch, so that `--help` is instant. The public
+`AutoModel.register` needs the classes themselves, and our modeling module cannot be imported while transformers
+executes `modeling_auto`, which that module imports. So class names are entered in the private tables in which
+transformers keeps the names of its own classes, right after the module that defines a table has been executed.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
@@ -20,45 +20,45 @@ from llm_jp_modernbert.modeling.custom_code import CONFIG, HEADS
 MODEL_TYPE = "llm-jp-modernbert"
 
 
-def _name_config(auto: ModuleType) -> None:
+def _add_config(auto: ModuleType) -> None:
     auto.CONFIG_MAPPING_NAMES[MODEL_TYPE] = CONFIG
     auto.CONFIG_MAPPING._mapping[MODEL_TYPE] = CONFIG
-    _point_to_this_package(auto.CONFIG_MAPPING)
+    _use_this_package(auto.CONFIG_MAPPING)
 
 
-def _name_models(auto: ModuleType) -> None:
+def _add_models(auto: ModuleType) -> None:
     for auto_class, head in HEADS.items():
-        _name_class(getattr(auto, auto_class)._model_mapping, head)
+        _add_class(getattr(auto, auto_class)._model_mapping, head)
 
 
-def _name_tokenizer(auto: ModuleType) -> None:
-    # As for transformers' own ModernBERT: the file decides, whatever class is written beside it. What `LlmJpTokenizer`
-    # saves is a plain fast tokenizer.
-    _name_class(auto.TOKENIZER_MAPPING, "PreTrainedTokenizerFast")
+def _add_tokenizer(auto: ModuleType) -> None:
+    # As for transformers' ModernBERT, tokenizer.json is loaded whatever class tokenizer_config.json names:
+    # `LlmJpTokenizer` saves a plain fast tokenizer.
+    _add_class(auto.TOKENIZER_MAPPING, "PreTrainedTokenizerFast")
     auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.add(MODEL_TYPE)
 
 
-def _name_class(mapping: Any, class_name: str) -> None:
+def _add_class(mapping: Any, class_name: str) -> None:
     mapping._config_mapping[MODEL_TYPE] = CONFIG
     mapping._reverse_config_mapping[CONFIG] = MODEL_TYPE
     mapping._model_mapping[MODEL_TYPE] = class_name
-    _point_to_this_package(mapping)
+    _use_this_package(mapping)
 
 
-def _point_to_this_package(mapping: Any) -> None:
-    """Where transformers would import `transformers.models.llm_jp_modernbert`, it finds this package's lazy names."""
+def _use_this_package(mapping: Any) -> None:
+    """Makes transformers look names up in this package instead of `transformers.models.llm_jp_modernbert`."""
     mapping._modules[MODEL_TYPE.replace("-", "_")] = sys.modules["llm_jp_modernbert"]
 
 
 _TABLES: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _name_config,
-    "transformers.models.auto.modeling_auto": _name_models,
-    "transformers.models.auto.tokenization_auto": _name_tokenizer,
+    "transformers.models.auto.configuration_auto": _add_config,
+    "transformers.models.auto.modeling_auto": _add_models,
+    "transformers.models.auto.tokenization_auto": _add_tokenizer,
 }
 
 
 class _TableFinder(MetaPathFinder):
-    """Finds the modules of the tables as Python would, and has our names entered once they have been executed."""
+    """Finds the modules in `_TABLES` as Python does, but loads them with `_TableLoader`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -78,10 +78,10 @@ class _TableLoader(importlib.machinery.SourceFileLoader):
 
 
 def register() -> None:
-    """Enter our names in the tables that are imported already, and in the others when they will be."""
-    for name, enter in _TABLES.items():
+    """Register this package's classes with the Auto classes, now or when transformers' tables are imported."""
+    for name, add in _TABLES.items():
         if name in sys.modules:
-            enter(sys.modules[name])
+            add(sys.modules[name])
     if not any(isinstance(finder, _TableFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _TableFinder())
 
@@ -89,20 +89,20 @@ def register() -> None:
 def register_for_modernbert() -> None:
     """Let `AutoModel*.from_pretrained` return this package's classes for every `modernbert` checkpoint.
 
-    Their configuration stays plain: what is saved is a `modernbert` checkpoint again. A configuration that is made
-    from nothing (`AutoConfig.for_model("modernbert")`) has this package's defaults and model type instead.
-    `unregister_for_modernbert` undoes it.
+    Such models are saved as `modernbert` checkpoints again. A configuration created without a checkpoint
+    (`AutoConfig.for_model("modernbert")`) has this package's defaults and model type instead.
+    Call `unregister_for_modernbert` to undo it.
     """
+    from transformers import CONFIG_MAPPING
+
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
-    _registered_configs()["modernbert"] = LlmJpModernBertConfig
+    # `AutoConfig.register` refuses a class whose model_type differs.
+    CONFIG_MAPPING.register("modernbert", LlmJpModernBertConfig, exist_ok=True)
 
 
 def unregister_for_modernbert() -> None:
     """Undo `register_for_modernbert`: `modernbert` checkpoints load as transformers' own classes again."""
-    _registered_configs().pop("modernbert", None)
+    from transformers import CONFIG_MAPPING, ModernBertConfig
 
-
-def _registered_configs() -> dict[str, Any]:
-    """What `AutoConfig.register` fills; it outranks the table of names, but refuses to replace a known model type."""
-    return importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING._extra_content
+    CONFIG_MAPPING.register("modernbert", ModernBertConfig, exist_ok=True)

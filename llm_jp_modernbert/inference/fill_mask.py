@@ -1,4 +1,4 @@
-"""Candidates for the masked tokens of texts."""
+"""Predicts the masked tokens of texts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MASK_ALIASES = ("[MASK]", "<mask>", "{mask}")
-"""What may stand for a tokenizer's own mask token in a text."""
+"""Spellings of the mask in a text, besides the tokenizer's own mask token."""
 
-# Texts are read together up to about this many tokens.
 _TOKENS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token in the place of a mask.
+    """A predicted token.
 
     Attributes:
-        text: the token as it reads.
-        token: the token as the vocabulary has it.
+        text: readable text of the token.
+        token: the token in the vocabulary.
         token_id: its id.
-        probability: the model's, from 0 to 1.
+        probability: from 0 to 1.
     """
 
     text: str
@@ -45,7 +44,7 @@ class FilledText:
 
     Attributes:
         text: the text, with the tokenizer's mask token.
-        masks: for each mask in reading order, its candidates from the likeliest down. Several masks are predicted
+        masks: for each mask in reading order, its candidates in descending order of probability. Masks are predicted
             independently of each other.
     """
 
@@ -53,17 +52,12 @@ class FilledText:
     masks: tuple[tuple[Candidate, ...], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
+        """Converts to plain values for JSON."""
         return asdict(self)
-
-    def filled(self, mask_token: str) -> str:
-        """The text with the likeliest candidate in every place."""
-        parts = self.text.split(mask_token)
-        return parts[0] + "".join(best[0].text + part for best, part in zip(self.masks, parts[1:], strict=True))
 
 
 def with_mask_token(text: str, mask_token: str) -> str:
-    """A text with the tokenizer's mask token in the place of `[MASK]`, `<mask>` and `{mask}`."""
+    """Replaces `[MASK]`, `<mask>` and `{mask}` by the tokenizer's mask token."""
     for alias in MASK_ALIASES:
         text = text.replace(alias, mask_token)
     return text
@@ -77,34 +71,34 @@ def fill_masks(
     Args:
         model: a masked language model.
         tokenizer: its tokenizer.
-        texts: texts with one mask or more, written as the tokenizer's mask token or one of `MASK_ALIASES`.
-        top_k: candidates per mask.
+        texts: texts with at least one mask, written as the tokenizer's mask token or one of `MASK_ALIASES`.
+        top_k: number of candidates per mask.
 
     Raises:
-        UsageError: a text without a mask or longer than the model reads, a tokenizer without a mask token, or a
-            `top_k` that is not between 1 and the size of the vocabulary.
-        ValueError: the tokenizer is not the model's.
+        UsageError: a text has no mask or exceeds the context length, the tokenizer has no mask token, or `top_k` is
+            not between 1 and the vocabulary size.
+        ValueError: the tokenizer does not fit the model.
     """
     from llm_jp_modernbert.tokenization import check_fits
 
     check_fits(tokenizer, model.config)
     if not 1 <= top_k <= len(tokenizer):
-        raise UsageError(f"top-k is {top_k}; it must be from 1 to {len(tokenizer)}, the size of the vocabulary.")
+        raise UsageError(f"top-k is {top_k}; it must be from 1 to {len(tokenizer)}, the vocabulary size.")
     if tokenizer.mask_token is None:
         raise UsageError(f"the tokenizer {tokenizer.name_or_path} has no mask token. Name another with --tokenizer.")
-    written = [with_mask_token(text, tokenizer.mask_token) for text in texts]
-    encoded = [_encode(text, number, model, tokenizer) for number, text in enumerate(written, start=1)]
+    masked = [with_mask_token(text, tokenizer.mask_token) for text in texts]
+    encoded = [_encode(text, number, model, tokenizer) for number, text in enumerate(masked, start=1)]
     results = []
     for batch in batches([len(ids) for ids in encoded], _TOKENS_PER_BATCH):
         rows = [encoded[index] for index in batch]
-        masks = [[place for place, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
-        for index, logits in zip(batch, masked_logits(model, rows, masks), strict=True):
-            results.append(FilledText(written[index], _candidates(tokenizer, logits, top_k)))
+        positions = [[index for index, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
+        for index, logits in zip(batch, masked_logits(model, rows, positions), strict=True):
+            results.append(FilledText(masked[index], _candidates(tokenizer, logits, top_k)))
     return results
 
 
 def render(result: FilledText, mask_token: str) -> RenderableType:
-    """One table of candidates for each mask of a text."""
+    """A table of candidates for each mask of a text."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -121,9 +115,8 @@ def render(result: FilledText, mask_token: str) -> RenderableType:
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """A token as it reads in the midst of a text; bytes of a character and blanks as the vocabulary has them."""
+    """Readable text of a token; bytes and whitespace are shown as in the vocabulary."""
     token = str(tokenizer.convert_ids_to_tokens(token_id))
-    # Between two others a token keeps its space, which decoding takes from the start of a text.
     text = str(tokenizer.decode([token_id]))
     if not text.strip() or not text.isprintable() or "\ufffd" in text:
         return token
@@ -134,24 +127,26 @@ def _encode(text: str, number: int, model: PreTrainedModel, tokenizer: PreTraine
     where = f"text {number} ({text[:20]}{'…' if text[20:] else ''})"
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     if tokenizer.mask_token_id not in ids:
-        raise UsageError(f"{where} has no mask. Write {' or '.join(MASK_ALIASES)} in the place of the missing token.")
+        raise UsageError(f"{where} has no mask. Write {' or '.join(MASK_ALIASES)} for the missing token.")
     limit = min(getattr(model.config, "max_position_embeddings", None) or len(ids), tokenizer.model_max_length)
     if len(ids) > limit:
-        raise UsageError(f"{where} has {len(ids):,} tokens, but the model reads {limit:,} at most. Shorten it.")
+        raise UsageError(f"{where} has {len(ids):,} tokens, but the context length is {limit:,}. Shorten it.")
     return ids
 
 
 def _candidates(
     tokenizer: PreTrainedTokenizerBase, logits: torch.Tensor, top_k: int
 ) -> tuple[tuple[Candidate, ...], ...]:
-    # A vocabulary may be padded beyond the tokenizer's: nothing there is a token.
+    # The vocabulary may be padded beyond the tokenizer's: padding rows are not tokens.
     best = logits[:, : len(tokenizer)].topk(top_k)
     log_sum = logits.logsumexp(-1, keepdim=True)
     probabilities = (best.values - log_sum).exp().tolist()
     return tuple(
         tuple(
-            Candidate(readable(tokenizer, token_id), str(tokenizer.convert_ids_to_tokens(token_id)), token_id, share)
-            for token_id, share in zip(ids, shares, strict=True)
+            Candidate(
+                readable(tokenizer, token_id), str(tokenizer.convert_ids_to_tokens(token_id)), token_id, probability
+            )
+            for token_id, probability in zip(ids, row, strict=True)
         )
-        for ids, shares in zip(best.indices.tolist(), probabilities, strict=True)
+        for ids, row in zip(best.indices.tolist(), probabilities, strict=True)
     )

@@ -1,174 +1,135 @@
-"""Masked language models and their tokenizers by name: a directory, a repository, or a repository at a revision."""
+"""Loads masked language models and tokenizers from a local path, a repository, or a repository at a revision."""
 
 from __future__ import annotations
 
-import os
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.references import ModelReference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Checkpoints of these types are loaded as this package's classes.
 OUR_MODEL_TYPES = ("modernbert", "llm-jp-modernbert")
+"""Model types that are loaded as this package's classes."""
 
 _CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.yaml"]
 
 
-def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`ORG/NAME@REVISION` as `(ORG/NAME, REVISION)`; a path that exists stays whole, but for `~`.
-
-    Args:
-        name: a directory, or a repository with or without a revision.
-        revision: the revision, where it is given apart from the name.
-
-    Raises:
-        UsageError: two different revisions, or one of a path on this machine.
-    """
-    name = os.path.expanduser(name)
-    if not os.path.exists(name) and "@" in name:
-        repository, _, of_name = name.rpartition("@")
-        if revision not in (None, of_name):
-            raise UsageError(f"{name} names revision {of_name!r}, but --revision says {revision!r}. Give one of them.")
-        name, revision = repository, of_name
-    if revision is not None and os.path.exists(name):
-        raise UsageError(f"{name} lies on this machine, where there is no revision {revision!r}. Name a repository.")
-    return name, revision
-
-
 def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint, downloaded where it is a repository's.
+    """The local folder of a checkpoint, downloaded if necessary.
 
     Args:
-        name: a directory, a repository, or a repository at a revision (`ORG/NAME@REVISION`).
+        name: local path, repository, or `ORG/NAME@REVISION`.
 
     Raises:
-        UsageError: no such directory, and no repository to be had.
+        UsageError: the path is not a model, or the repository cannot be downloaded.
     """
-    check_model_directory(split_revision(name)[0])
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    reference = ModelReference.parse(name)
+    reference.check_model()
+    if reference.is_local:
+        return reference.path
     from huggingface_hub import snapshot_download
 
-    repository, revision = split_revision(name)
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_CHECKPOINT_FILES))
+        folder = snapshot_download(reference.name, revision=reference.revision, allow_patterns=_CHECKPOINT_FILES)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{name}: no such directory, and no repository to be had. {_line(error)}") from error
+        raise UsageError(
+            f"{name}: no such directory, and the repository cannot be downloaded. {first_line(error)}"
+        ) from error
+    return Path(folder)
 
 
 def load_masked_lm(
     name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None
 ) -> PreTrainedModel:
-    """Loads a model with its vocabulary head, ready for inference.
+    """Loads a masked language model for inference.
 
-    A `modernbert` or `llm-jp-modernbert` checkpoint becomes this package's class, any other what transformers makes
-    of it.
+    `modernbert` and `llm-jp-modernbert` checkpoints are loaded as this package's class, others through
+    `AutoModelForMaskedLM`.
 
     Args:
-        name: a directory, a repository, or a repository at a revision (`ORG/NAME@REVISION`).
-        revision: branch, tag or commit of a repository, where the name does not say it.
+        name: local path, repository, or `ORG/NAME@REVISION`.
+        revision: branch, tag or commit of the repository, if the name does not have one.
         dtype: `"auto"` (as saved), `"float32"`, `"bfloat16"` or `"float16"`.
-        device: such as `"cpu"` or `"cuda"`; by default a GPU where there is one.
+        device: such as `"cpu"` or `"cuda"`; by default a GPU if there is one.
 
     Raises:
-        UsageError: no such model, one without such a head, or two different revisions.
+        UsageError: the model is missing, has no masked language modeling head, or two different revisions are given.
     """
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
-    name, revision = split_revision(name, revision)
-    check_model_directory(name)
-    place = usable_device(device)
+    reference = ModelReference.parse(name, revision)
+    reference.check_model()
+    device = usable_device(device)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        ours = config.model_type in OUR_MODEL_TYPES
-        chosen: Any = LlmJpModernBertForMaskedLM if ours else AutoModelForMaskedLM
-        kind = dtype if dtype == "auto" else getattr(torch, dtype)
-        model, report = chosen.from_pretrained(name, revision=revision, dtype=kind, output_loading_info=True)
+        config = AutoConfig.from_pretrained(reference.name, revision=reference.revision)
+        model_class: Any = LlmJpModernBertForMaskedLM
+        if config.model_type not in OUR_MODEL_TYPES:
+            model_class = AutoModelForMaskedLM
+        model, info = model_class.from_pretrained(
+            reference.name,
+            revision=reference.revision,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            output_loading_info=True,
+        )
     except loading_errors() as error:
-        raise UsageError(
-            f"{_named(name, revision)}: cannot be loaded as a masked language model. {_line(error)}"
-        ) from error
-    missing = sorted(report["missing_keys"])
+        raise UsageError(f"{reference}: cannot be loaded as a masked language model. {first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
     if missing:
         raise UsageError(
-            f"{_named(name, revision)}: the checkpoint lacks {len(missing)} weights of a masked language model "
+            f"{reference}: the checkpoint lacks {len(missing)} weights of a masked language model "
             f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}). Give a checkpoint with a vocabulary head."
         )
-    return model.eval().to(place)
+    return model.eval().to(device)
 
 
 def loading_errors() -> tuple[type[Exception], ...]:
-    """What transformers raises for a model that cannot be loaded; pickled weights that would run code are among them:
-    torch reads tensors alone (`weights_only=True`)."""
-    import pickle
-
+    """The errors that transformers raises for a model that cannot be loaded."""
     from safetensors import SafetensorError
 
-    # transformers raises a RuntimeError for weights of other shapes than the configuration says.
+    # RuntimeError: weights have other shapes than the configuration. UnpicklingError: torch refuses unsafe pickles.
     return OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Loads a model's tokenizer; that of an llm-jp model in its encoder form, with text around masks read right.
+    """Loads the tokenizer of a model. For llm-jp models this is `LlmJpTokenizer`, which handles text around masks.
 
     Args:
-        name: a directory or repository with a tokenizer, a repository at a revision (`ORG/NAME@REVISION`), or a
-            SentencePiece `.model` file of llm-jp-tokenizer.
-        revision: branch, tag or commit of a repository, where the name does not say it.
+        name: local path, repository, `ORG/NAME@REVISION`, or a SentencePiece `.model` file of llm-jp-tokenizer.
+        revision: branch, tag or commit of the repository, if the name does not have one.
 
     Raises:
-        UsageError: there is no tokenizer, or two different revisions.
+        UsageError: there is no tokenizer, or two different revisions are given.
     """
     from transformers import AutoTokenizer
 
     from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer
 
-    name, revision = split_revision(name, revision)
-    if os.path.isfile(name):
-        return build_tokenizer(name)
+    reference = ModelReference.parse(name, revision)
+    if reference.path.is_file():
+        return build_tokenizer(reference.name)
     try:
-        return LlmJpTokenizer.from_pretrained(name, revision=revision)
+        return LlmJpTokenizer.from_pretrained(reference.name, revision=reference.revision)
     except ValueError as not_llm_jp:
-        # Another family's tokenizer is as it is.
         try:
-            return AutoTokenizer.from_pretrained(name, revision=revision)
+            return AutoTokenizer.from_pretrained(reference.name, revision=reference.revision)
         except (OSError, ValueError, KeyError, AttributeError):
             raise UsageError(
-                f"{_named(name, revision)}: no tokenizer found. {_line(not_llm_jp)} Name one with --tokenizer."
+                f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Name one with --tokenizer."
             ) from not_llm_jp
 
 
-def check_model_directory(name: str) -> None:
-    """A path that does not exist is told from a repository: transformers would only say that neither was found.
-
-    Raises:
-        UsageError: it is a path, and no directory of a model.
-    """
-    path = Path(name).expanduser()
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if path.is_file():
-        raise UsageError(f"{name} is a file. Name the directory that holds config.json and the weights.")
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(
-                f"{name} holds no config.json, so it is no model. Name a directory that save_pretrained wrote."
-            )
-    elif looks_like_path:
-        raise UsageError(f"{name}: no such directory. Name a model's directory or its repository (ORG/NAME).")
-
-
 def usable_device(device: str | None) -> str:
-    """The device that is named, or by default a GPU where there is one.
+    """Checks a device; without one, chooses a GPU if there is one.
 
     Raises:
-        UsageError: it is not to be had.
+        UsageError: the device is not available.
     """
     import torch
 
@@ -177,14 +138,16 @@ def usable_device(device: str | None) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"--device {device}: not to be had here. {_line(error)}") from error
+        raise UsageError(f"--device {device}: not available here. {first_line(error)}") from error
     return device
 
 
-def _named(name: str, revision: str | None) -> str:
-    return name if revision is None else f"{name}@{revision}"
+def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """`ModelReference.parse` as a pair of name and revision."""
+    reference = ModelReference.parse(name, revision)
+    return reference.name, reference.revision
 
 
-def _line(error: BaseException) -> str:
-    """The first line of what a library says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def check_model_directory(name: str) -> None:
+    """`ModelReference.check_model` of a name."""
+    ModelReference.parse(name).check_model()

@@ -1,10 +1,9 @@
-"""Masked language models for single sentences on a CPU: weights in 16 bits, everything else in float32.
+"""Faster masked language models for single sentences on a CPU: packed float16 weights, float32 computation.
 
-With a sentence of ten tokens, what takes time is reading the weights. In float16 there is half as much to read, and in
-torch's packed form they are read in the order in which they are used. They are made float32 again on the way into the
-product, which is summed in float32, so that nothing but the rounding of weights, to 11 bits, differs from the plain
-model. What was measured and rejected, by the first candidates over the fill-mask prompts: bfloat16 (8 bits; changes
-1 to 2 % of them) and int8 (weights alone up to 2 %, activations as well up to 3 %).
+For a sentence of ten tokens, most of the time goes into reading the weights. float16 halves the bytes, and torch's
+packed layout stores them in the order of use. They are converted to float32 for the matrix product, so the only
+difference to the float32 model is the rounding of weights to 11 bits. Measured on the fill-mask prompts and rejected:
+bfloat16 (8 bits) changes 1 to 2 % of the first candidates, int8 weights up to 2 %, and int8 activations too up to 3 %.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .loading import OUR_MODEL_TYPES, load_masked_lm
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Of torch's engines for packed weights, those that hold float16 and compute in float32.
+# The engines of torch.backends.quantized with float16 weights and float32 computation.
 _ENGINES = ("x86", "fbgemm")
 
 
@@ -29,7 +28,7 @@ class HalfPrecisionLinear(nn.Module):
     """A linear layer with packed float16 weights, for inference.
 
     Args:
-        linear: the float32 layer that it does the same as.
+        linear: the float32 layer to convert.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -42,43 +41,43 @@ class HalfPrecisionLinear(nn.Module):
         return torch.ops.quantized.linear_dynamic_fp16(inputs, self.packed)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        raise UsageError("a model with packed weights cannot be saved. Save the one that it was made of.")
+        raise UsageError("a model with packed weights cannot be saved. Save the original model.")
 
 
 def load_fast_masked_lm(name: str, revision: str | None = None) -> PreTrainedModel:
-    """Loads a ModernBERT with its vocabulary head for inference on a CPU, with packed float16 weights.
+    """Loads a ModernBERT masked language model for inference on a CPU, with packed float16 weights.
 
     Args:
-        name: a directory, a repository, or a repository at a revision (`ORG/NAME@REVISION`).
-        revision: branch, tag or commit of a repository, where the name does not say it.
+        name: local path, repository, or `ORG/NAME@REVISION`.
+        revision: branch, tag or commit of the repository, if the name does not have one.
 
     Raises:
-        UsageError: as `load_masked_lm` and `pack_weights`.
+        UsageError: for the reasons of `load_masked_lm` and `pack_weights`.
     """
     return pack_weights(load_masked_lm(name, revision, dtype="float32", device="cpu"))
 
 
 def pack_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """Puts packed float16 weights in the place of a model's linear layers.
+    """Replaces the linear layers of a model by layers with packed float16 weights.
 
-    It is changed in place, and afterwards gives logits, but neither losses nor checkpoints.
+    The model is changed in place. It then computes logits, but no losses, and cannot be saved.
 
     Args:
         model: a float32 model of this package on a CPU, in evaluation mode.
 
     Raises:
-        UsageError: another model, a weight beyond float16's range, or a processor that torch has no such layers for.
+        UsageError: unsupported model or processor, or a weight outside of float16's range.
     """
     if model.config.model_type not in OUR_MODEL_TYPES:
         raise UsageError(
-            f"{model.name_or_path}: --fast is for ModernBERT, and this is {model.config.model_type}. Leave it out."
+            f"{model.name_or_path}: --fast is for ModernBERT, and this is {model.config.model_type}. Drop --fast."
         )
     if torch.backends.quantized.engine not in _ENGINES:
-        raise UsageError("--fast needs an x86 processor with AVX2. Leave it out, or try --dtype bfloat16.")
+        raise UsageError("--fast needs an x86 processor with AVX2. Drop it, or try --dtype bfloat16.")
     largest = float(torch.stack([weight.detach().abs().max() for weight in model.parameters()]).max())
-    # Not "greater", which what is no number never is.
+    # `not <=` instead of `>`, so that NaN is refused.
     if not largest <= torch.finfo(torch.float16).max:
-        raise UsageError(f"{model.name_or_path}: weights up to {largest:.0e} do not fit float16. Leave out --fast.")
+        raise UsageError(f"{model.name_or_path}: weights up to {largest:.0e} do not fit float16. Drop --fast.")
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):

@@ -1,4 +1,4 @@
-"""A masked language model as ONNX, which onnxruntime runs without torch."""
+"""Exports masked language models to ONNX, for onnxruntime without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,78 +20,85 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "onnx"
 TOLERANCE = 1e-3
-"""How far logits in onnxruntime may be from those of torch."""
+"""Largest allowed difference between logits in onnxruntime and in torch."""
 LEAST_AGREEMENT = 0.5
-"""The share of masked tokens for which int8 must give the same first candidate as float32."""
+"""Least share of masked tokens for which int8 and float32 have the same first candidate."""
+
+LARGEST_FILE = 1_900_000_000
+"""Largest size in bytes of weights in the `.onnx` file itself: a protocol buffer holds at most 2 GB."""
 
 INPUTS, OUTPUTS = ("input_ids", "attention_mask"), ("logits", "last_hidden_state")
 
-# Batch, tokens, and how many the last row is shorter by. The window of local layers is passed in most of them.
+# Batch size, length, and padding of the last row. Most lengths exceed the window of local attention.
 _SHAPES = ((1, 7, 0), (2, 130, 0), (1, 600, 0), (3, 33, 20), (2, 300, 170))
-# A protocol buffer holds 2 GB; weights of a larger model stand in a file of their own.
-_LARGEST_FILE = 1_900_000_000
-# Every so many of the fill-mask test's prompts are enough to see what int8 does.
+# int8 is tested on every fourth prompt of the fill-mask test.
 _PROMPT_STEP = 4
 
 
-def export_onnx(folder: Path, int8: bool = False, tell: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Writes `onnx/model.onnx` beside a saved masked language model, and compares it with torch.
+def export_onnx(folder: Path, int8: bool = False) -> list[Path]:
+    """Writes `onnx/model.onnx` into the directory of a masked language model, and compares its logits with torch.
 
-    Its inputs are `input_ids` and `attention_mask`, int64 `(batch, length)` of any size; its outputs `logits`
-    `(batch, length, vocabulary)` and `last_hidden_state` `(batch, length, hidden)`, float32. The same model gives the
-    same bytes.
+    The inputs are `input_ids` and `attention_mask`, int64 `(batch, length)` of any size. The outputs are float32
+    `logits` `(batch, length, vocabulary)` and `last_hidden_state` `(batch, length, hidden)`. Exporting the same model
+    twice gives the same bytes.
 
     Args:
-        folder: a checkpoint of `save_pretrained` in either format; for int8 with its tokenizer.
-        int8: whether to write `onnx/model_int8.onnx` as well, with weights in 8 bits (dynamic quantisation).
-        tell: is told in a line what was found of each file.
+        folder: a saved model in either format; int8 also needs its tokenizer.
+        int8: whether to write `onnx/model_int8.onnx` too, with int8 weights (dynamic quantisation).
 
     Returns:
-        The files: those, and `.data` beside each where a model is too large for one file.
+        The written files, including a `.data` file for each model that exceeds 2 GB.
 
     Raises:
-        UsageError: a package is missing; no masked language model; logits that are further than 1e-3 from torch's;
-            or int8 weights that change every second prediction. Nothing is written then.
+        UsageError: a package is missing; the folder holds no masked language model; logits differ from torch's by more
+            than 1e-3; or int8 changes more than half of the predictions. Nothing is written then.
     """
     ort = _onnxruntime()
     model = load_masked_lm(str(folder), dtype="float32", device="cpu")
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder) as aside:
-        file, quantized = Path(aside) / "model.onnx", Path(aside) / "model_int8.onnx"
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder) as temporary:
+        file, quantized = Path(temporary) / "model.onnx", Path(temporary) / "model_int8.onnx"
         _export(_plain(model), file)
         session = _session(ort, file)
         difference = largest_difference(session, model)
         if not difference <= TOLERANCE:
-            raise UsageError(f"{FOLDER}/{file.name}: logits are {difference:.0e} from torch's, more than {TOLERANCE}.")
-        longest = max(length for _, length, _ in _shapes(model))
-        tell(f"{FOLDER}/{file.name}: logits within {difference:.0e} of torch's, up to {longest} tokens")
+            raise UsageError(
+                f"{FOLDER}/{file.name}: logits differ from torch's by {difference:.0e}, more than {TOLERANCE}."
+            )
+        logger.info("%s/%s: logits differ from torch's by at most %.0e", FOLDER, file.name, difference)
         if int8:
             _quantize(file, quantized)
             same, masks = agreement(session, _session(ort, quantized), folder)
-            found = f"the first candidate is that of float32 for {same} of {masks} masks"
+            result = f"{FOLDER}/{quantized.name}: same first candidate as float32 for {same} of {masks} masks"
             if same < LEAST_AGREEMENT * masks:
-                raise UsageError(f"{FOLDER}/{quantized.name}: {found}. Export it without int8.")
-            tell(f"{FOLDER}/{quantized.name}: {found}")
+                raise UsageError(f"{result}. Export without int8.")
+            logger.info(result)
         (folder / FOLDER).mkdir(exist_ok=True)
-        return [path.replace(folder / FOLDER / path.name) for path in sorted(Path(aside).iterdir())]
+        return [path.replace(folder / FOLDER / path.name) for path in sorted(Path(temporary).iterdir())]
 
 
 def largest_difference(session: Any, model: PreTrainedModel) -> float:
-    """The largest difference between logits in onnxruntime and in torch, over batches of several shapes.
+    """The largest absolute difference of logits in onnxruntime and in torch, over batches of several shapes.
 
     Args:
         session: an `onnxruntime.InferenceSession`.
-        model: the masked language model that it was made from.
+        model: the exported masked language model.
     """
     import torch
 
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for batch, length, missing in _shapes(model):
+    limit = model.config.max_position_embeddings
+    for batch, longest, padding in _SHAPES:
+        length = min(longest, limit)
+        if padding >= length:
+            continue
         ids = torch.randint(model.config.vocab_size, (batch, length), generator=generator)
         mask = torch.ones_like(ids)
-        mask[-1, length - missing :] = 0
+        mask[-1, length - padding :] = 0
         with torch.inference_mode():
             expected = model(input_ids=ids, attention_mask=mask).logits
         logits, hidden = session.run(list(OUTPUTS), {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
@@ -102,11 +109,11 @@ def largest_difference(session: Any, model: PreTrainedModel) -> float:
 
 
 def agreement(first: Any, second: Any, folder: Path) -> tuple[int, int]:
-    """How often two sessions have the same first candidate for a mask, and the number of masks.
+    """Counts the masks of the fill-mask test for which two sessions have the same first candidate, and all masks.
 
     Args:
-        first, second: `onnxruntime.InferenceSession`s of one model.
-        folder: the model, with its tokenizer.
+        first, second: `onnxruntime.InferenceSession`s.
+        folder: the model directory with its tokenizer.
     """
     from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS
     from llm_jp_modernbert.inference.fill_mask import with_mask_token
@@ -116,10 +123,10 @@ def agreement(first: Any, second: Any, folder: Path) -> tuple[int, int]:
     for line in PROMPTS.read_text(encoding="utf-8").splitlines()[::_PROMPT_STEP]:
         encoded = tokenizer(with_mask_token(json.loads(line)["text"], str(tokenizer.mask_token)), return_tensors="np")
         inputs = {name: encoded[name].astype(np.int64) for name in INPUTS}
-        places = inputs["input_ids"] == tokenizer.mask_token_id
-        best, other = (session.run(["logits"], inputs)[0][places].argmax(-1) for session in (first, second))
-        same += int((best == other).sum())
-        masks += len(best)
+        is_mask = inputs["input_ids"] == tokenizer.mask_token_id
+        ours, theirs = (session.run(["logits"], inputs)[0][is_mask].argmax(-1) for session in (first, second))
+        same += int((ours == theirs).sum())
+        masks += len(ours)
     return same, masks
 
 
@@ -140,14 +147,8 @@ def _session(ort: Any, file: Path) -> Any:
     return ort.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
-def _shapes(model: PreTrainedModel) -> Iterator[tuple[int, int, int]]:
-    """The batches to compare, as far as the model reads them."""
-    limit = model.config.max_position_embeddings
-    return ((batch, min(length, limit), missing) for batch, length, missing in _SHAPES if missing < limit)
-
-
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
-    """transformers' own model with the same weights: padded batches have no layout that depends on the data."""
+    """transformers' model with the same weights: it computes on padded batches, whose shapes can be exported."""
     from transformers import ModernBertForMaskedLM
 
     with tempfile.TemporaryDirectory() as saved:
@@ -167,7 +168,7 @@ def _export(model: Any, file: Path) -> None:
             hidden = self.model.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             return self.model.decoder(self.model.head(hidden)), hidden
 
-    # Two tensors: of one, given twice, the exporter would make one input.
+    # Two separate tensors: the exporter merges inputs that are the same tensor.
     examples = (torch.ones(2, 16, dtype=torch.long), torch.ones(2, 16, dtype=torch.long))
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     with _quietly():
@@ -181,13 +182,13 @@ def _export(model: Any, file: Path) -> None:
             dynamic_shapes=(axes, axes),
         )
         assert program is not None
-        _forget_origin(program.model)
+        _remove_metadata(program.model)
         size = sum(parameter.nbytes for parameter in model.parameters())
-        program.save(file, external_data=size > _LARGEST_FILE)
+        program.save(file, external_data=size > LARGEST_FILE)
 
 
-def _forget_origin(model: Any) -> None:
-    """Drops what torch notes about the source of every node: paths of this machine, other ones on another."""
+def _remove_metadata(model: Any) -> None:
+    """Removes torch's notes on the origin of every node, which contain paths of this machine."""
     for graph in (model.graph, *model.functions.values()):
         for node in graph.all_nodes():
             node.doc_string = None
@@ -205,15 +206,15 @@ def _quantize(file: Path, quantized: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     large = file.with_name(f"{file.name}.data").exists()
-    with _quietly(), tempfile.TemporaryDirectory() as aside:
-        # Else the vocabulary matrix, which is the embeddings transposed, would be made float32 again in every run.
-        prepared = Path(aside) / file.name
+    with _quietly(), tempfile.TemporaryDirectory() as temporary:
+        # Without it, the decoder (the transposed embeddings) is converted back to float32 in every run.
+        prepared = Path(temporary) / file.name
         quant_pre_process(file, prepared, skip_symbolic_shape=True, save_as_external_data=large)
         quantize_dynamic(
             prepared,
             quantized,
             per_channel=True,
-            # Weights of 7 bits: on processors without VNNI, sums of 8 bits overflow.
+            # 7-bit weights: without VNNI, 8-bit sums overflow.
             reduce_range=True,
             weight_type=QuantType.QInt8,
             use_external_data_format=large,
@@ -222,7 +223,7 @@ def _quantize(file: Path, quantized: Path) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the exporters have to say about the packages that they did not find."""
+    """Silences the exporters' warnings about optional packages."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

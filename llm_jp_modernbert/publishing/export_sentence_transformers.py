@@ -1,4 +1,4 @@
-"""Beside a saved model, what plain sentence-transformers needs to make embeddings with it."""
+"""Adds the files that sentence-transformers needs to a saved model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, first_line
 
 POOLINGS = ("mean", "cls")
 
-# What sentence-transformers saves beside the model and its tokenizer, which are there already.
+# Files of sentence-transformers, besides those of the model and the tokenizer.
 _FILES = (
     "modules.json",
     "config_sentence_transformers.json",
@@ -20,21 +20,20 @@ _FILES = (
 
 
 def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
-    """Lets `SentenceTransformer(folder)` load a saved model as an encoder of texts.
+    """Makes a saved model loadable by `SentenceTransformer(folder)`.
 
-    Texts are cut at as many tokens as model and tokenizer allow, and compared by cosine. Of a native checkpoint,
-    sentence-transformers wants `trust_remote_code=True` where this package is not imported.
+    Texts are truncated to the context length and compared by cosine similarity. Without this package, native
+    checkpoints need `trust_remote_code=True`.
 
     Args:
-        folder: a checkpoint of `save_pretrained`, with its tokenizer; its own files stay as they are.
-        pooling: `"mean"` of the tokens, or `"cls"`, the first one.
+        folder: a saved model with its tokenizer; existing files are not changed.
+        pooling: `"mean"` of the token embeddings, or `"cls"` for the first token.
 
     Returns:
-        The files that were added, as paths below the folder.
+        The added files, relative to the folder.
 
     Raises:
-        UsageError: an unknown pooling, a folder that holds no model with a tokenizer, or sentence-transformers is
-            missing.
+        UsageError: unknown pooling, the folder holds no model with a tokenizer, or sentence-transformers is missing.
     """
     if pooling not in POOLINGS:
         raise UsageError(f"pooling {pooling!r}: choose {' or '.join(POOLINGS)}.")
@@ -43,12 +42,12 @@ def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
         from sentence_transformers.sentence_transformer import modules
     except ImportError as error:
         raise UsageError(
-            "the export for sentence-transformers needs it, 5.4 or later: pip install 'llm-jp-modernbert[eval]'."
+            "the export needs sentence-transformers 5.4 or later: pip install 'llm-jp-modernbert[eval]'."
         ) from error
     try:
         transformer = modules.Transformer(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder}: cannot be loaded as an encoder. {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{folder}: cannot be loaded as an encoder. {first_line(error)}") from error
     parts = [transformer, modules.Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
     with tempfile.TemporaryDirectory() as saved:
         SentenceTransformer(modules=parts, device="cpu").save_pretrained(saved, create_model_card=False)

@@ -1,42 +1,46 @@
-"""A release from the Hub onto this machine: downloaded, held against its sums, and told what it is."""
+"""Downloads a model from the Hub and verifies its checksums."""
 
 from __future__ import annotations
 
+import filecmp
 import json
-import os
+import logging
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import git_blob, read_config, sha256
-from llm_jp_modernbert.core.hub import MAIN, PATIENT, TRAINING, Patience, in_one_line
+from llm_jp_modernbert.core.files import atomic_directory, check_vacant, read_config, sha256
+from llm_jp_modernbert.core.hub import MAIN, PATIENT, TRAINING, Patience
+from llm_jp_modernbert.core.hub_errors import one_line_errors
 
 from .staging import CARD, MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoSibling
 
-# Files that can run code when they are loaded; whoever wants them has other ways.
+logger = logging.getLogger(__name__)
+
+# Formats that can run code when they are loaded.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack", "*.joblib")
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was pulled.
+    """Result of a download.
 
     Attributes:
         name: `ORG/NAME@REVISION`.
-        commit: what the revision was.
-        folder: where the files are.
-        checked: files whose sums are the Hub's.
-        listed: files whose sums are those of the release's own list; None where it has none.
-        left_out: files that were not downloaded, since loading them could run code.
+        commit: commit that the revision points to.
+        folder: local directory of the files.
+        checked: number of files that match the Hub's checksums.
+        listed: number of files that match the release's manifest; None if it has none.
+        skipped: files that were not downloaded, because loading them could run code.
     """
 
     name: str
@@ -44,7 +48,7 @@ class Pulled:
     folder: Path
     checked: int
     listed: int | None
-    left_out: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 def pull(
@@ -54,29 +58,29 @@ def pull(
     patience: Patience = PATIENT,
     api: HfApi | None = None,
 ) -> Pulled:
-    """Downloads a model and checks every file.
+    """Downloads a model and verifies every file.
 
     Args:
         repository: `ORG/NAME`.
         revision: branch, tag or commit; `main` by default.
-        out: a folder to copy it to; without it, it stays in the cache, where `from_pretrained` finds it offline.
-        patience: of the tries.
-        api: the client; by default as the environment says.
+        out: directory to copy the files to; by default they stay in the cache, where `from_pretrained` finds them.
+        patience: how often failed calls are retried.
+        api: the client; by default configured by the environment.
 
     Raises:
-        UsageError: it cannot be had, a file is not what the Hub or the release says, or `out` holds something else.
+        UsageError: the model cannot be downloaded, a checksum differs, or `out` has different contents.
     """
     from huggingface_hub import HfApi
 
     api = api or HfApi()
     name = f"{repository}@{revision or MAIN}"
-    with in_one_line(name):
-        info = patience(lambda: api.model_info(repository, revision=revision or MAIN, files_metadata=True))
-        siblings = [one for one in info.siblings or () if not _is_pickle(one.rfilename)]
-        _check_names(name, [one.rfilename for one in siblings])
-        if "config.json" not in {one.rfilename for one in siblings}:
-            raise UsageError(f"{name} holds no config.json, so it is no model.")
-        # By its name, so that the cache knows the revision by it, too, when the Hub is away.
+    with one_line_errors(name):
+        info = patience(lambda: api.model_info(repository, revision=revision or MAIN))
+        paths = [sibling.rfilename for sibling in info.siblings or ()]
+        _check_paths(name, paths)
+        if "config.json" not in paths:
+            raise UsageError(f"{name} holds no config.json, so it is not a model.")
+        # By revision, not by commit, so that the cache also resolves the revision offline.
         folder = Path(
             patience(
                 lambda: api.snapshot_download(repository, revision=revision or MAIN, ignore_patterns=list(_PICKLES))
@@ -84,135 +88,119 @@ def pull(
         )
         commit = str(info.sha)
         if folder.name != commit:
-            raise UsageError(f"{name} changed while it was downloaded. Run the same command again.")
-        for sibling in siblings:
-            _check(api, repository, commit, folder, sibling, patience)
-    listed = _check_list(folder)
-    left_out = tuple(one.rfilename for one in info.siblings or () if _is_pickle(one.rfilename))
+            raise UsageError(f"{name} changed during the download. Run the same command again.")
+        checked = _verify(api, repository, commit, folder, patience)
+    listed = _verify_manifest(folder)
     if out is not None:
-        _copy(folder, [one.rfilename for one in siblings], out)
-    return Pulled(name, commit, out or folder, len(siblings), listed, left_out)
+        _copy(folder, [path for path in paths if not _is_pickle(path)], out)
+    skipped = tuple(path for path in paths if _is_pickle(path))
+    return Pulled(name, commit, out or folder, checked, listed, skipped)
 
 
 def _is_pickle(path: str) -> bool:
     return any(fnmatch(path, pattern) for pattern in _PICKLES)
 
 
-def _check_names(name: str, paths: Sequence[str]) -> None:
+def _check_paths(name: str, paths: Sequence[str]) -> None:
     for path in paths:
         pure = PurePosixPath(path.replace("\\", "/"))
         if pure.is_absolute() or ".." in pure.parts or ":" in path:
-            raise UsageError(f"{name} has a file {path!r}, which would be written outside of its folder. Not pulled.")
+            raise UsageError(f"{name} has a file {path!r}, which would be written outside of its directory.")
 
 
-def _check(api: HfApi, repository: str, commit: str, folder: Path, sibling: RepoSibling, patience: Patience) -> None:
-    """Compares a file with the sum that the Hub has of it; one that is wrong is downloaded once more."""
-    path = sibling.rfilename
-    if _is_right(folder / path, sibling):
-        return
-    patience.say(f"{path} is not what the Hub lists (another sum): downloading it again.")
-    patience(lambda: api.hf_hub_download(repository, path, revision=commit, force_download=True))
-    if not _is_right(folder / path, sibling):
-        # What is known to be wrong must not be what is found offline later.
-        os.unlink((folder / path).resolve())
-        (folder / path).unlink(missing_ok=True)
+def _verify(api: HfApi, repository: str, commit: str, folder: Path, patience: Patience) -> int:
+    """Compares all files with the Hub's checksums and counts them; corrupted files are downloaded once more."""
+    verify = partial(api.verify_repo_checksums, repository, revision=commit, local_dir=folder)
+    result = patience(verify)
+    missing = [path for path in result.missing_paths if not _is_pickle(path)]
+    if missing:
+        raise UsageError(f"{repository}: the download is incomplete: {missing[0]} is missing. Run the command again.")
+    if not result.mismatches:
+        return result.checked_count
+    for mismatch in result.mismatches:
+        logger.warning("%s does not match the Hub's checksum. Downloading it again.", mismatch["path"])
+        patience(partial(api.hf_hub_download, repository, mismatch["path"], revision=commit, force_download=True))
+    result = patience(verify)
+    for mismatch in result.mismatches:
+        # A corrupted file must not stay in the cache.
+        path = folder / mismatch["path"]
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+    if result.mismatches:
+        names = ", ".join(mismatch["path"] for mismatch in result.mismatches)
         raise UsageError(
-            f"{repository}: {path} is not what the Hub lists, twice. It was removed; try again, from another network "
-            "if it stays so."
+            f"{repository}: {names} failed the checksum twice and was removed. Try again, or use another network."
         )
+    return result.checked_count
 
 
-def _is_right(path: Path, sibling: RepoSibling) -> bool:
-    if sibling.lfs is not None:
-        return sha256(path) == sibling.lfs.sha256
-    return sibling.blob_id is None or git_blob(path) == sibling.blob_id
-
-
-def _check_list(folder: Path) -> int | None:
-    """Compares the files with the release's own list, where there is one."""
+def _verify_manifest(folder: Path) -> int | None:
+    """Compares the files with the release's manifest and counts them; None if there is no manifest."""
     if not (folder / MANIFEST).is_file():
         return None
     listed = read_manifest(folder / MANIFEST)
     for path, expected in listed.items():
         if not (folder / path).is_file():
-            raise UsageError(f"{folder}: {path} is missing, though {MANIFEST} lists it. The release is not complete.")
-        # People edit cards on the Hub's pages.
+            raise UsageError(f"{folder}: {path} is missing, but {MANIFEST} lists it. The release is incomplete.")
+        # Cards may be edited on the Hub's website.
         if path != CARD and sha256(folder / path) != expected["sha256"]:
-            raise UsageError(f"{folder}: {path} is not what {MANIFEST} lists: it was changed after the release.")
+            raise UsageError(f"{folder}: {path} differs from {MANIFEST}: it was changed after the release.")
     return len(listed)
 
 
 def _copy(folder: Path, paths: Sequence[str], out: Path) -> None:
-    """Copies files out of the cache, all of them or none."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if out.is_dir() and all((out / path).is_file() and _same(folder / path, out / path) for path in paths):
-            return
-        raise UsageError(f"--out {out} holds something else. Name another folder, or remove it.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    """Copies files from the cache, all or none; an equal existing copy is kept."""
+    if all((out / path).is_file() and filecmp.cmp(folder / path, out / path, shallow=False) for path in paths):
+        return
+    check_vacant(out, "--out")
+    with atomic_directory(out) as new:
         for path in paths:
-            (aside / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / path, aside / path)
-        aside.chmod(0o755)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, new / path)
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """What a model's folder holds, in words, by what they are about."""
+    """Describes a model directory: type, weights, shape, context length, training, licence and results."""
     from huggingface_hub import ModelCard
 
     config = read_config(folder)
     facts = {"model type": str(config.get("model_type"))}
     if "auto_map" in config:
-        facts["code"] = "brings code of its own: needs trust_remote_code=True, or this package"
+        facts["code"] = "has custom code: needs trust_remote_code=True, or this package"
     parameters, dtypes = _weights(folder)
-    if parameters:
-        facts["weights"] = f"{parameters:,} parameters, {', '.join(dtypes)}"
-    else:
-        facts["weights"] = "none in safetensors"
-    shape = {"num_hidden_layers": "layers", "hidden_size": "wide", "vocab_size": "tokens in the vocabulary"}
-    counts = {word: config.get(key) for key, word in shape.items()}
-    facts["shape"] = ", ".join(f"{count:,} {word}" for word, count in counts.items() if isinstance(count, int))
+    facts["weights"] = f"{parameters:,} parameters, {', '.join(dtypes)}" if parameters else "no safetensors files"
+    labels = {"num_hidden_layers": "layers", "hidden_size": "hidden size", "vocab_size": "vocabulary size"}
+    facts["shape"] = ", ".join(f"{label} {config[key]:,}" for key, label in labels.items() if key in config)
     if isinstance(config.get("max_position_embeddings"), int):
-        facts["reads"] = f"{config['max_position_embeddings']:,} tokens at most"
+        facts["context length"] = f"{config['max_position_embeddings']:,} tokens"
     facts |= _training(folder)
     if (folder / CARD).is_file():
         card = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
         if card.license:
             facts["licence"] = str(card.license)
         if card.eval_results:
-            facts["results"] = f"{len(card.eval_results):,} figures in its card"
+            facts["results"] = f"{len(card.eval_results):,} scores in the model card"
     return facts
 
 
 def _weights(folder: Path) -> tuple[int, list[str]]:
-    """Parameters, and the kinds of numbers that they are, from the headers of the weights."""
+    """Number of parameters and their data types, read from the headers of the weights."""
     from safetensors import safe_open
 
     parameters, dtypes = 0, set()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "np") as weights:
-            for name in weights.keys():  # noqa: SIM118 - no mapping
-                part = weights.get_slice(name)
-                count = 1
-                for size in part.get_shape():
-                    count *= size
-                parameters += count
-                dtypes.add(str(part.get_dtype()))
+            for name in weights.keys():  # noqa: SIM118 - not a mapping
+                tensor = weights.get_slice(name)
+                parameters += math.prod(tensor.get_shape())
+                dtypes.add(str(tensor.get_dtype()))
     return parameters, sorted(dtypes)
 
 
 def _training(folder: Path) -> dict[str, str]:
     try:
         stages: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["stages"]
-        told = [f"{one['stage']}: {one['steps']:,} steps, {one['tokens']:,.0f} tokens" for one in stages]
+        lines = [f"{stage['stage']}: {stage['steps']:,} steps, {stage['tokens']:,.0f} tokens" for stage in stages]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {"training": "; ".join(told)}
+    return {"training": "; ".join(lines)}

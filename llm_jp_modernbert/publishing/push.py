@@ -1,4 +1,4 @@
-"""`push_to_hub` of this package's models and tokenizers: the same files as a release, in the same one commit."""
+"""`push_to_hub` of this package's models and tokenizers: the files of a release in one commit."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def push(
     tags: list[str] | None = None,
     **saving: Any,
 ) -> CommitInfo:
-    """What `push_to_hub` of a model or a tokenizer does; a repository without a card gets one with a model.
+    """Implements `push_to_hub` of models and tokenizers. A model also gets a card if the repository has none.
 
     Args:
         saved: the model or tokenizer.
-        repo_id: `ORG/NAME`, or a name of one's own; made where it is not there.
-        format: of a model, `plain` or `native`.
+        repo_id: `ORG/NAME`, or a name in the user's own namespace; created if missing.
+        format: format of a model, `plain` or `native`; None for a tokenizer.
         commit_message: title of the commit.
-        commit_description: more of it.
-        private: whether a new repository is made private.
-        token: in the place of the one that is logged in.
-        revision: a branch.
-        create_pr: whether a pull request is opened instead.
-        tags: for a new card.
-        **saving: for `save_pretrained`, such as `max_shard_size`.
+        commit_description: body of the commit message.
+        private: whether a new repository is private.
+        token: access token; by default that of `hf auth login`.
+        revision: branch; created if missing.
+        create_pr: whether the commit is proposed as a pull request.
+        tags: tags of a new card.
+        **saving: arguments of `save_pretrained`, such as `max_shard_size`.
 
     Raises:
-        huggingface_hub.errors.HfHubHTTPError: the Hub does not take it.
-        UsageError: a public repository was to be private.
+        huggingface_hub.errors.HfHubHTTPError: the Hub refuses the upload.
+        UsageError: `private` is set, but the repository is public.
     """
     from huggingface_hub import HfApi
     from transformers.utils.hub import create_and_tag_model_card
@@ -55,17 +55,16 @@ def push(
     api = HfApi(token=token)
     name = create_repository(api, repo_id, private)
     is_model = format is not None
-    with TemporaryDirectory() as aside:
-        folder = Path(aside)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         if is_model:
             saved.save_pretrained(folder, format=format, **saving)
-            if type(saved).__name__.endswith("ForMaskedLM"):
-                if not api.file_exists(name, staging.CARD, revision=revision or MAIN):
-                    staging.stage_license(staging.DEFAULT_LICENSE, None, folder)
-                    staging.write_card(folder, name, tags=tags or ())
-            else:
-                # What a fine-tuned model is for, its user knows: transformers' own card leaves room for it.
+            if not type(saved).__name__.endswith("ForMaskedLM"):
+                # Only the user knows the task of a fine-tuned model: transformers' card leaves it open.
                 create_and_tag_model_card(name, tags, token=token).save(folder / staging.CARD)
+            elif not api.file_exists(name, staging.CARD, revision=revision or MAIN):
+                staging.stage_license(staging.DEFAULT_LICENSE, None, folder)
+                staging.write_card(folder, name, tags=tags or ())
         else:
             saved.save_pretrained(folder)
         return commit_folder(
@@ -74,7 +73,7 @@ def push(
             name,
             revision or MAIN,
             commit_message or f"Upload {'model' if is_model else 'tokenizer'}",
-            # The list of an earlier release is true no more.
+            # The manifest of an earlier release is no longer valid.
             replaced=lambda path: path == staging.MANIFEST or (is_model and is_weights(path)),
             description=commit_description,
             create_pr=create_pr,

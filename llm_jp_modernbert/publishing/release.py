@@ -1,26 +1,25 @@
-"""A ModernBERT model on the Hub: put together, checked, and sent in one commit.
+"""Releases of ModernBERT models: staged in a directory, checked, and uploaded in one commit.
 
-Nothing is sent before the staged folder was loaded by transformers in a process that knows nothing of this package,
-gave the source's logits, filled masks, and has a card whose metadata the Hub reads.
+Nothing is uploaded before the staged model has passed its checks: transformers loads it in a process without this
+package, its logits equal the source's, it fills masks, and the Hub accepts its card's metadata.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core import hub
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config
+from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_masked_lm, load_tokenizer
 
 from . import staging
+from .options import ReleaseOptions
 from .release_check import check
 
 if TYPE_CHECKING:
@@ -32,56 +31,19 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.model_cards.facts import Example, Exports
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
-
-@dataclass(frozen=True)
-class ReleaseOptions:
-    """What is released, and how.
-
-    Attributes:
-        source: a model's directory: a run, a checkpoint, or what `save_pretrained` wrote.
-        repository: `ORG/NAME`.
-        revision: a branch of it.
-        private: whether the repository is made private; one that is there and public is then refused.
-        dry_run: a folder to write the release to; nothing is sent then.
-        format: `plain` for everyone's transformers, `native` for this package's model type, with its code.
-        dtype: of the weights: `auto` (as they are), `float32` or `bfloat16`.
-        max_shard_size: weights beyond it go into several files.
-        results: folder of results that `evaluate` wrote.
-        license: as the Hub names it.
-        datasets: Hub ids of the training data.
-        base_model: Hub id of the model that it was made from.
-        pooling: of a sentence-transformers export; None for none.
-        onnx: whether an ONNX file is exported.
-        int8: whether a quantised one is, too.
-    """
-
-    source: Path
-    repository: str
-    revision: str = hub.MAIN
-    private: bool = False
-    dry_run: Path | None = None
-    format: str = "plain"
-    dtype: str = "auto"
-    max_shard_size: str = "5GB"
-    results: Path | None = None
-    license: str = staging.DEFAULT_LICENSE
-    datasets: tuple[str, ...] = ()
-    base_model: str | None = None
-    pooling: str | None = None
-    onnx: bool = False
-    int8: bool = False
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Released:
-    """What became of a release.
+    """Result of a release.
 
     Attributes:
-        files: their sizes in bytes, by path.
-        commit: on the Hub; None for a dry run.
-        is_new: whether it was made now; an unchanged release makes none.
-        examples: masks that the release filled in a process without this package.
-        difference: greatest difference of its logits to the source's.
+        files: sizes in bytes by path.
+        commit: commit on the Hub; None for a dry run.
+        is_new: whether the commit is new; an unchanged release makes none.
+        examples: masks filled by the release in a process without this package.
+        difference: largest absolute difference of its logits to the source's.
     """
 
     files: dict[str, int]
@@ -92,41 +54,38 @@ class Released:
 
 
 def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfApi | None = None) -> Released:
-    """Stages a model, checks it, and sends it.
+    """Stages a model, checks it, and uploads it.
 
     Args:
-        options: see there.
-        patience: of the tries to reach the Hub; its `say` is told of each stage as well.
-        api: the client; by default as the environment says.
+        options: the model, the repository, and the contents of the release.
+        patience: how often failed calls to the Hub are retried.
+        api: the client; by default configured by the environment.
 
     Raises:
-        UsageError: the source is no such model, a check failed, or the Hub does not take it. Nothing was sent where a
-            check failed, and nothing is half there.
+        UsageError: the source is unsupported, a check fails, or the Hub refuses the upload. The repository is then
+            unchanged.
     """
     from huggingface_hub import HfApi
 
-    api, say = api or HfApi(), patience.say
+    api = api or HfApi()
     _check_options(options)
-    with _staging_folder(options.dry_run) as folder:
-        say(f"{options.source}: staging as {options.format}")
+    replace = options.dry_run is not None and (options.dry_run / staging.MANIFEST).is_file()
+    with staging.staging_folder(options.dry_run, replace=replace) as folder:
+        logger.info("%s: staging the release in the %s format", options.source, options.format)
         model, tokenizer = _stage_model(options, folder)
-        exports = _export(options, folder, say)
-        say("loading it with transformers alone, and comparing logits")
+        exports = _export(options, folder)
+        logger.info("Loading the release with transformers alone and comparing logits")
         examples, difference = check(model, tokenizer, folder, options.format)
         rows = _stage_results(options, folder)
-        checkpoints: Sequence[Checkpoint] = ()
-        if options.dry_run is None:
-            with hub.in_one_line(options.repository):
-                checkpoints = _known_checkpoints(api, options.repository, patience)
         staging.write_card(
             folder,
             options.repository,
             tokenizer,
             license=options.license,
-            datasets=options.datasets,
+            datasets=tuple(options.datasets),
             base_model=options.base_model,
             rows=rows,
-            checkpoints=checkpoints,
+            checkpoints=_known_checkpoints(api, options, patience),
             exports=exports,
             examples=examples,
         )
@@ -138,7 +97,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         }
         if options.dry_run is not None:
             return Released(files, None, True, examples, difference)
-        say(f"sending {sum(files.values()) / 1e6:,.1f} MB to {options.repository}")
+        logger.info("Uploading %.1f MB to %s", sum(files.values()) / 1e6, options.repository)
         committed = send(api, folder, options.repository, options.revision, options.private, patience)
     return Released(files, str(committed.info.oid), committed.is_new, examples, difference)
 
@@ -151,31 +110,31 @@ def send(
     private: bool = False,
     patience: Patience = hub.PATIENT,
 ) -> hub.Committed:
-    """Sends a staged release in one commit, in which the release before it goes.
+    """Uploads a staged release in one commit, which also deletes the files of the previous release.
 
     Args:
         api: the client.
         folder: the staged release.
-        repository: `ORG/NAME`; made where it is not there.
-        revision: a branch of it.
-        private: whether the repository is made private.
-        patience: of the tries.
+        repository: `ORG/NAME`; created if missing.
+        revision: branch of the repository; created if missing.
+        private: whether the repository must be private.
+        patience: how often failed calls are retried.
 
     Raises:
-        UsageError: the Hub does not take it, or cannot be reached; the revision is then as it was.
+        UsageError: the Hub refuses the upload or is unreachable. The revision is then unchanged.
     """
-    with hub.in_one_line(repository):
+    with one_line_errors(repository):
         hub.create_repository(api, repository, private or None, patience=patience)
         replaced = _replaced(api, repository, revision, patience)
         return hub.commit_folder(api, folder, repository, revision, replaced=replaced, patience=patience)
 
 
 def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
-    """Makes a release of a training checkpoint's snapshot: its card, with the checkpoints before it, and its licence.
+    """Adds a card that lists the earlier checkpoints, a licence and a manifest to a snapshot of a training checkpoint.
 
     Args:
         api: the client.
-        repository: `ORG/NAME`, which is there.
+        repository: `ORG/NAME`, which must exist.
         folder: the snapshot.
     """
     staging.make_public(folder)
@@ -185,49 +144,34 @@ def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
     staging.write_manifest(folder)
 
 
+def is_weights(path: str) -> bool:
+    """Whether a path in a repository holds weights of the model. A new release replaces all of them."""
+    return "/" not in path and path.endswith((".safetensors", ".safetensors.index.json"))
+
+
 def _check_options(options: ReleaseOptions) -> None:
     hub.check_name(options.repository)
     if not options.source.is_dir():
-        raise UsageError(f"{options.source}: no such directory. Name that of a run, a checkpoint or a saved model.")
+        raise UsageError(
+            f"{options.source}: no such directory. Name the directory of a run, a checkpoint or a saved model."
+        )
     if not (options.source / "config.json").is_file():
-        runs = sorted(options.source.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
-        hint = f" Its last checkpoint is {runs[-1]}." if runs else ""
-        raise UsageError(f"{options.source} holds no config.json, so it is no model.{hint}")
+        checkpoints = sorted(options.source.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        hint = f" Its last checkpoint is {checkpoints[-1]}." if checkpoints else ""
+        raise UsageError(f"{options.source} holds no config.json, so it is not a model.{hint}")
     if not any(options.source.glob("*.safetensors")):
-        raise UsageError(f"{options.source} holds no weights in safetensors, and no others are released.")
-    config = read_config(options.source)
-    if config.get("model_type") not in OUR_MODEL_TYPES:
-        raise UsageError(f"{options.source} is a {config.get('model_type')} model; ModernBERT models are released.")
-    if options.format == "native" and (options.onnx or options.pooling):
-        raise UsageError("--format native: exports are of plain releases. Leave --onnx and --sentence-transformers.")
+        raise UsageError(f"{options.source} holds no weights in safetensors format. Other formats are not supported.")
+    model_type = read_config(options.source).get("model_type")
+    if model_type not in OUR_MODEL_TYPES:
+        raise UsageError(f"{options.source} is a {model_type} model. Only ModernBERT models can be released.")
+    if options.format == "native" and (options.onnx or options.sentence_transformers):
+        raise UsageError("--format native has no exports. Drop --onnx and --sentence-transformers, or use plain.")
     if options.int8 and not options.onnx:
-        raise UsageError("--int8 is a form of the ONNX export: add --onnx.")
-
-
-@contextmanager
-def _staging_folder(dry_run: Path | None) -> Iterator[Path]:
-    """A folder that goes away, or that becomes the dry run's once all is well."""
-    if dry_run is None:
-        with TemporaryDirectory(prefix="release-") as folder:
-            yield Path(folder)
-        return
-    is_taken = dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir()))
-    if is_taken and not (dry_run / staging.MANIFEST).is_file():
-        raise UsageError(f"--dry-run {dry_run} holds something else than a release. Name another folder.")
-    dry_run.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(mkdtemp(prefix=f".{dry_run.name}.", dir=dry_run.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        if dry_run.exists():
-            shutil.rmtree(dry_run)
-        os.replace(aside, dry_run)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        raise UsageError("--int8 needs --onnx: add --onnx.")
 
 
 def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBertForMaskedLM, PreTrainedTokenizerBase]:
-    """Writes weights, configuration and tokenizer, and what training wrote; returns the source in float32."""
+    """Writes weights, configuration, tokenizer and training files; returns the source in float32."""
     source = str(options.source)
     model: Any = load_masked_lm(source, dtype=options.dtype, device="cpu")
     tokenizer = load_tokenizer(source)
@@ -240,21 +184,21 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBert
     return model.float(), tokenizer
 
 
-def _export(options: ReleaseOptions, folder: Path, say: Callable[[str], Any]) -> Exports:
+def _export(options: ReleaseOptions, folder: Path) -> Exports:
     from llm_jp_modernbert.model_cards.facts import Exports
 
     onnx: list[Path] = []
     if options.onnx:
         from .export_onnx import export_onnx
 
-        say("exporting to ONNX")
-        onnx = export_onnx(folder, options.int8, say)
-    if options.pooling is not None:
+        logger.info("Exporting to ONNX")
+        onnx = export_onnx(folder, options.int8)
+    if options.sentence_transformers:
         from .export_sentence_transformers import add_sentence_transformers
 
         add_sentence_transformers(folder, options.pooling)
     paths = tuple(path.relative_to(folder).as_posix() for path in onnx)
-    return Exports(paths, options.pooling is not None, options.pooling or "mean")
+    return Exports(paths, options.sentence_transformers, options.pooling)
 
 
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
@@ -267,17 +211,21 @@ def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
     return staging.stage_results(Results(options.results), {revision}, options.repository, folder)
 
 
-def _known_checkpoints(api: HfApi, repository: str, patience: Patience) -> list[Checkpoint]:
+def _known_checkpoints(api: HfApi, options: ReleaseOptions, patience: Patience) -> list[Checkpoint]:
+    """The checkpoints of the repository; none for a dry run, which uses no network."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    try:
-        return hub.checkpoints(api, repository, patience)
-    except RepositoryNotFoundError:
+    if options.dry_run is not None:
         return []
+    with one_line_errors(options.repository):
+        try:
+            return hub.checkpoints(api, options.repository, patience)
+        except RepositoryNotFoundError:
+            return []
 
 
 def _replaced(api: HfApi, repository: str, revision: str, patience: Patience) -> Callable[[str], bool]:
-    """What goes with a new release: whatever the one before it listed, and weights, which may only stand once."""
+    """A predicate for the files of the previous release: those in its manifest, and all weights."""
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
     listed: set[str] = set()
@@ -287,8 +235,3 @@ def _replaced(api: HfApi, repository: str, revision: str, patience: Patience) ->
     except (EntryNotFoundError, RevisionNotFoundError, UsageError):
         pass
     return lambda path: path in listed or path == staging.MANIFEST or is_weights(path)
-
-
-def is_weights(path: str) -> bool:
-    """Whether a path of a repository is one of a model's weights, which may stand there in one form alone."""
-    return "/" not in path and path.endswith((".safetensors", ".safetensors.index.json"))

@@ -1,4 +1,4 @@
-"""The proof of a release: transformers alone loads it, computes what the source computes, and fills masks."""
+"""Check of a staged release: transformers alone loads it, computes the source's logits, and fills masks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
-# Differences of logits that other orders of summing explain, as a share of the largest logit.
+# Allowed difference of logits, as a share of the largest logit: floating-point sums in another order.
 _TOLERANCE = 1e-3
-# Tokens of the longest row on which logits are compared.
+# Tokens in the longest row on which logits are compared.
 _LONG_ROW = 1024
 _TOP = 3
 
@@ -27,19 +27,19 @@ _TOP = 3
 def check(
     model: LlmJpModernBertForMaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path, format: str
 ) -> tuple[list[Example], float]:
-    """Loads a staged model in a clean process, fills masks with it, and compares its logits with the source's.
+    """Loads a staged model in a process without this package, fills masks, and compares logits with the source's.
 
     Args:
-        model: the source.
+        model: the source model.
         tokenizer: its tokenizer.
         folder: the staged model.
-        format: in which it was staged.
+        format: format of the staged model, `plain` or `native`.
 
     Returns:
-        The filled masks, and the greatest difference of logits.
+        The filled masks, and the largest absolute difference of logits.
 
     Raises:
-        UsageError: transformers cannot use it, or it computes something else.
+        UsageError: transformers cannot load the model, or its logits differ.
     """
     import torch
     from safetensors.torch import load_file
@@ -50,27 +50,29 @@ def check(
     inner = [token for row in rows for token in row[1:-1]]
     repeated = inner * (longest // len(inner) + 1)
     rows.append([rows[0][0], *repeated[: longest - 2], rows[0][-1]])
-    with TemporaryDirectory() as aside:
-        file = Path(aside) / "logits.safetensors"
+    with TemporaryDirectory() as temporary:
+        file = Path(temporary) / "logits.safetensors"
         answers = reload_alone(folder, texts, _TOP, rows, file, custom_code=format == "native")["answers"]
-        theirs = load_file(file)
-        difference = 0.0
-        for number, row in enumerate(rows):
-            with torch.inference_mode():
-                ours = model(input_ids=torch.tensor([row])).logits[0].float()
-            found = theirs[f"row-{number}"]
-            if found.shape != ours.shape:
-                raise UsageError(f"{folder}: the release has logits {tuple(found.shape)}, not {tuple(ours.shape)}.")
-            gap = float((found - ours).abs().max())
-            if not gap <= _TOLERANCE * max(1.0, float(ours.abs().max())):
-                raise UsageError(
-                    f"{folder}: on {len(row):,} tokens the release's logits are up to {gap:.3g} off the source's. "
-                    "Nothing was sent."
-                )
-            difference = max(difference, gap)
+        released = load_file(file)
+    largest = 0.0
+    for number, row in enumerate(rows):
+        with torch.inference_mode():
+            expected = model(input_ids=torch.tensor([row])).logits[0].float()
+        logits = released[f"row-{number}"]
+        if logits.shape != expected.shape:
+            raise UsageError(
+                f"{folder}: the release has logits of shape {tuple(logits.shape)}, not {tuple(expected.shape)}."
+            )
+        difference = float((logits - expected).abs().max())
+        if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise UsageError(
+                f"{folder}: on {len(row):,} tokens the release's logits are up to {difference:.3g} off the source's. "
+                "Nothing was uploaded."
+            )
+        largest = max(largest, difference)
     examples = [
-        # A blank by itself is shown as vocabularies write it.
-        Example(text, [(one["token_str"].strip() or "▁", one["score"]) for one in found])
-        for text, found in zip(texts, answers, strict=True)
+        # A token of whitespace is shown as in the vocabulary.
+        Example(text, [(candidate["token_str"].strip() or "▁", candidate["score"]) for candidate in candidates])
+        for text, candidates in zip(texts, answers, strict=True)
     ]
-    return examples, difference
+    return examples, largest

@@ -1,10 +1,9 @@
-"""Datasets go to the Hub as they were made: tokenised corpora, and prompts of the fill-mask test.
+"""Releases of datasets: tokenised corpora, and prompts of the fill-mask test.
 
-A corpus stays Arrow, the streaming format that `tokenize-corpus` writes. `datasets` reads its rows about twice as fast
-as those of Parquet, since nothing has to be decoded; the Hub's viewer reads both. Shards are linked and not
-written again, so that a release takes no room and no change of a library changes its bytes; and a repository that was
-downloaded is a tokenised corpus. The price is its size: ids in Parquet take less than half of it. Prompts are JSON
-lines, which people read as well.
+A corpus stays in Arrow's streaming format, as `tokenize-corpus` writes it. `datasets` reads it about twice as fast as
+Parquet, because nothing is decoded, and the Hub's viewer supports both. Shards are linked, not rewritten: a release
+needs no disk space, its bytes do not depend on library versions, and a downloaded repository is a tokenised corpus
+again. The price is size: token ids in Parquet need less than half of it. Prompts are JSON Lines, which are readable.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.clean_process import stream_alone
@@ -28,8 +26,11 @@ from llm_jp_modernbert.core.hub import (
     check_name,
     commit_folder,
     create_repository,
-    in_one_line,
 )
+from llm_jp_modernbert.core.hub_errors import one_line_errors
+
+from .options import DEFAULT_LICENSE, DatasetOptions
+from .staging import CARD, stage_license, staging_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -37,9 +38,8 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.tasks.fill_mask import Prompt
 
 FILL_MASK = "fill-mask"
-"""Names the prompts that come with this package."""
+"""Value of `source` for the prompts of this package."""
 
-CARD = "README.md"
 DATA = "data"
 PROMPTS = "prompts.jsonl"
 
@@ -48,88 +48,57 @@ UNKNOWN_LICENSE = "unknown"
 
 @dataclass(frozen=True)
 class _Contents:
-    """What is released.
+    """Contents of a dataset.
 
     Attributes:
-        source: as the user named it.
-        split: of `datasets`.
-        suffix: of the files of the split.
-        streamed: what `stream_alone` must find.
-        license: where the user names none.
-        languages: where the user names none.
-        corpus: its manifest, as others may see it; None for prompts.
-        prompts: none for a corpus.
+        source: name given by the user.
+        split: split of `datasets`.
+        suffix: suffix of the split's files.
+        expected: the counts that `stream_alone` must return.
+        license: default licence.
+        languages: default languages.
+        corpus: public manifest of a tokenised corpus; None for prompts.
+        prompts: prompts; empty for a corpus.
     """
 
     source: str
     split: str
     suffix: str
-    streamed: dict[str, Any]
+    expected: dict[str, Any]
     license: str
     languages: tuple[str, ...]
     corpus: dict[str, Any] | None = None
     prompts: Sequence[Prompt] = ()
 
 
-@dataclass(frozen=True)
-class DatasetOptions:
-    """What is released, and how.
-
-    Attributes:
-        source: folder that `tokenize-corpus` wrote, `fill-mask` for the prompts of this package, or a JSON-lines file
-            of prompts.
-        repository: `ORG/NAME`.
-        revision: branch of it.
-        private: whether a repository that is not there yet is made private; one that is public is then refused.
-        license: a Hub licence id; by default that of this package's prompts, else `unknown`.
-        languages: ISO 639 codes; by default Japanese, with English for this package's prompts.
-        dry_run: a folder to leave the staged files in, in the place of sending them.
-    """
-
-    source: str
-    repository: str
-    revision: str = MAIN
-    private: bool = False
-    license: str | None = None
-    languages: tuple[str, ...] = ()
-    dry_run: Path | None = None
-
-
 def release_dataset(
     options: DatasetOptions, patience: Patience = PATIENT, api: HfApi | None = None
 ) -> Committed | None:
-    """Stages a dataset with its card, streams it with `datasets` alone, and sends it in one commit.
+    """Stages a dataset with its card, streams it with `datasets` alone, and uploads it in one commit.
 
     Args:
-        options: see there.
-        patience: of the tries.
-        api: the client; by default as the environment says.
+        options: the dataset and the repository.
+        patience: how often failed calls to the Hub are retried.
+        api: the client; by default configured by the environment.
 
     Returns:
-        The commit, and whether it was made now: an unchanged dataset makes none. None for a dry run.
+        The commit; None for a dry run. An unchanged dataset makes no new commit.
 
     Raises:
-        UsageError: the source is no such dataset or not whole, the Hub cannot be reached or does not take it, or
+        UsageError: the source is not such a dataset or is damaged, the Hub refuses the upload or is unreachable, or
             `dry_run` is not empty.
     """
     from huggingface_hub import HfApi
 
-    dry_run = options.dry_run
     check_name(options.repository)
-    if dry_run is not None and dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
-        raise UsageError(f"--dry-run {dry_run}: is not empty. Name another folder.")
     contents = _contents_of(options.source)
-    if dry_run is not None:
-        dry_run.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=None if dry_run is None else dry_run.parent, prefix=".release-") as aside:
-        folder = Path(aside) / "staged"
+    with staging_folder(options.dry_run) as folder:
         _stage(contents, folder, options)
         _check(contents, folder)
-        if dry_run is not None:
-            os.replace(folder, dry_run)
+        if options.dry_run is not None:
             return None
         client = api or HfApi()
-        with in_one_line(options.repository):
+        with one_line_errors(options.repository):
             create_repository(client, options.repository, options.private or None, "dataset", patience)
             return commit_folder(
                 client,
@@ -138,7 +107,7 @@ def release_dataset(
                 options.revision,
                 message="Tokenised corpus" if contents.corpus else "Fill-mask prompts",
                 kind="dataset",
-                replaced=_is_ours,
+                replaced=_is_replaced,
                 patience=patience,
             )
 
@@ -153,22 +122,22 @@ def _contents_of(source: str) -> _Contents:
     ours = source == FILL_MASK
     if not ours and not path.is_file():
         raise UsageError(
-            f"{source}: no such folder or file. Name a folder that tokenize-corpus wrote, {FILL_MASK} for the prompts "
-            "of this package, or a JSON-lines file of prompts."
+            f"{source}: no such file or directory. Name an output directory of tokenize-corpus, {FILL_MASK} for the "
+            "prompts of this package, or a JSON Lines file of prompts."
         )
     prompts = read_prompts(OURS if ours else path)
     columns = ["id", "category", "text", "answers"]
-    streamed = {
+    expected = {
         "columns": columns,
         "rows": len(prompts),
         "items": {"answers": sum(len(prompt.answers) for prompt in prompts)},
     }
-    license, languages = ("apache-2.0", ("ja", "en")) if ours else (UNKNOWN_LICENSE, ("ja",))
-    return _Contents(source, "test", ".jsonl", streamed, license, languages, prompts=prompts)
+    license, languages = (DEFAULT_LICENSE, ("ja", "en")) if ours else (UNKNOWN_LICENSE, ("ja",))
+    return _Contents(source, "test", ".jsonl", expected, license, languages, prompts=prompts)
 
 
 def _corpus(folder: Path) -> _Contents:
-    """A tokenised corpus that is whole, with a manifest that names no folder of this machine."""
+    """Reads and checks the manifest of a tokenised corpus, without local paths."""
     from llm_jp_modernbert.inference.loading import load_tokenizer
     from llm_jp_modernbert.training.data.encoding import vocabulary_hash
     from llm_jp_modernbert.training.data.readers import MANIFEST
@@ -177,36 +146,36 @@ def _corpus(folder: Path) -> _Contents:
     if not (folder / MANIFEST).is_file():
         if (folder / DATA).is_dir() and (folder / TOKENIZER).is_dir():
             raise UsageError(
-                f"{folder}: a tokenised corpus that is not finished. Run the same tokenize-corpus command again: it "
-                "goes on from there."
+                f"{folder}: an unfinished tokenised corpus. Run the same tokenize-corpus command again to resume."
             )
         raise UsageError(
-            f"{folder}: no tokenised corpus, which has a {MANIFEST}. Name one that tokenize-corpus wrote."
+            f"{folder} holds no {MANIFEST}, so it is not a tokenised corpus. Name an output directory of "
+            "tokenize-corpus."
         )
     try:
         manifest = _public(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
         listed = {shard["file"] for source in manifest["sources"] for shard in source["shards"]}
-        totals, made_with = manifest["totals"], manifest["tokenizer"]
-        streamed = {
+        totals = manifest["totals"]
+        expected = {
             "columns": ["input_ids", "characters", "row"],
             "rows": totals["documents"],
             "sums": {"characters": totals["characters"]},
             "items": {"input_ids": totals["tokens"]},
         }
-        vocabulary = made_with["sha256"]
+        vocabulary = manifest["tokenizer"]["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder / MANIFEST}: not what tokenize-corpus writes ({error!r}).") from error
-    there = {file.name for file in (folder / DATA).glob("*.arrow")}
-    for name in sorted(listed ^ there):
-        fault = "is listed, but not there" if name in listed else "is there, but not listed"
+        raise UsageError(f"{folder / MANIFEST}: not a manifest of tokenize-corpus ({error!r}).") from error
+    existing = {file.name for file in (folder / DATA).glob("*.arrow")}
+    for name in sorted(listed ^ existing):
+        fault = "is missing, but listed" if name in listed else "exists, but is not listed"
         raise UsageError(f"{folder / DATA / name}: {fault} in {MANIFEST}. Tokenise the corpus again.")
     if vocabulary_hash(load_tokenizer(str(folder / TOKENIZER))) != vocabulary:
-        raise UsageError(f"{folder / TOKENIZER}: not the tokenizer that {MANIFEST} names. Tokenise the corpus again.")
-    return _Contents(str(folder), "train", ".arrow", streamed, UNKNOWN_LICENSE, ("ja",), corpus=manifest)
+        raise UsageError(f"{folder / TOKENIZER}: differs from the tokenizer in {MANIFEST}. Tokenise the corpus again.")
+    return _Contents(str(folder), "train", ".arrow", expected, UNKNOWN_LICENSE, ("ja",), corpus=manifest)
 
 
 def _public(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest whose sources are called by the names of their files."""
+    """A manifest with file names instead of local paths."""
     sources = []
     for source in manifest["sources"]:
         path, name = source["path"], Path(source["path"]).name
@@ -218,9 +187,7 @@ def _public(manifest: dict[str, Any]) -> dict[str, Any]:
 def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
     from llm_jp_modernbert.model_cards.dataset_card import DatasetFacts, dataset_card
 
-    from .staging import stage_license
-
-    (folder / DATA).mkdir(parents=True)
+    (folder / DATA).mkdir()
     if contents.corpus is None:
         _stage_prompts(contents.prompts, folder)
     else:
@@ -231,10 +198,10 @@ def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
         repository=options.repository,
         revision=None if options.revision == MAIN else options.revision,
         license=license,
-        languages=options.languages or contents.languages,
+        languages=tuple(options.languages) or contents.languages,
         split=contents.split,
         files=f"{DATA}/*{contents.suffix}",
-        rows=contents.streamed["rows"],
+        rows=contents.expected["rows"],
         size=sum(file.stat().st_size for file in (folder / DATA).iterdir()),
         corpus=contents.corpus,
         prompts=contents.prompts,
@@ -256,33 +223,32 @@ def _stage_corpus(source: Path, manifest: dict[str, Any], folder: Path) -> None:
     from llm_jp_modernbert.training.data.tokenize_corpus import TOKENIZER
 
     for shard in sorted((source / DATA).glob("*.arrow")):
-        _link(shard.resolve(), folder / DATA / shard.name)
+        link = folder / DATA / shard.name
+        try:
+            os.link(shard.resolve(), link)
+        except OSError:  # another file system
+            link.symlink_to(shard.resolve())
     shutil.copytree(source / TOKENIZER, folder / TOKENIZER)
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _link(file: Path, link: Path) -> None:
-    """Shards are large: they are linked, and between two file systems by name."""
-    try:
-        os.link(file, link)
-    except OSError:
-        link.symlink_to(file)
-
-
 def _check(contents: _Contents, folder: Path) -> None:
-    """Streams what is staged as anyone would, and counts."""
-    found = stream_alone(folder, contents.split, contents.source)
-    for what, wanted in contents.streamed.items():
-        # Of sums and the like, those that are known.
-        got = {name: found[what].get(name) for name in wanted} if isinstance(wanted, dict) else found[what]
-        if got != wanted:
-            raise UsageError(f"{contents.source}: streamed, its {what} are {got}, and should be {wanted}.")
+    """Streams the staged dataset without this package and compares the counts."""
+    streamed = stream_alone(folder, contents.split, contents.source)
+    for quantity, expected in contents.expected.items():
+        actual = streamed[quantity]
+        if isinstance(expected, dict):
+            actual = {column: actual.get(column) for column in expected}
+        if actual != expected:
+            raise UsageError(f"{contents.source}: streaming gives {quantity} {actual}, expected {expected}.")
     if contents.corpus is not None:
-        vocabulary, largest = contents.corpus["tokenizer"]["vocabulary"], found["largest"]["input_ids"]
+        vocabulary, largest = contents.corpus["tokenizer"]["vocabulary"], streamed["largest"]["input_ids"]
         if largest >= vocabulary:
-            raise UsageError(f"{contents.source}: holds id {largest:,}, and its tokenizer has {vocabulary:,} tokens.")
+            raise UsageError(
+                f"{contents.source}: contains token id {largest:,}, but its tokenizer has {vocabulary:,} tokens."
+            )
 
 
-def _is_ours(path: str) -> bool:
-    """Whether an earlier release may have left a file that this one does not hold."""
+def _is_replaced(path: str) -> bool:
+    """Whether a file of the previous release is deleted if this release does not have it."""
     return path.startswith((f"{DATA}/", "tokenizer/")) or path in ("manifest.json", "LICENSE")

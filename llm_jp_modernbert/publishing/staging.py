@@ -1,15 +1,16 @@
-"""What a release consists of, put together in a folder before anything is sent.
+"""Contents of a release, written to a directory before anything is uploaded.
 
-Weights in safetensors, configuration, tokenizer, recipe and log of the training, results and their plots, exports,
-licence, model card, and `release.json`, which lists all of it with SHA-256 sums. A release that is put together twice
-from the same things has the same bytes: nothing in it tells the time.
+Weights in safetensors format, configuration, tokenizer, training recipe and log, results with plots, exports, licence,
+model card, and `release.json`, which lists all files with their SHA-256 sums. Staging the same inputs twice gives the
+same bytes: no file contains a date.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -18,8 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import read_config, sha256, write_whole
+from llm_jp_modernbert.core.files import atomic_directory, check_vacant, read_config, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
+from llm_jp_modernbert.core.references import is_local_path
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
@@ -27,155 +29,174 @@ from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot
 from llm_jp_modernbert.model_cards.plots import PATH as TRAINING_PLOT
 from llm_jp_modernbert.model_cards.plots import plot_training
 
+from .options import DEFAULT_LICENSE as DEFAULT_LICENSE
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MANIFEST = "release.json"
-"""The file of a release that lists the others."""
+"""File of a release that lists the other files."""
 
 RECIPE = "recipe.yaml"
 RESULTS = "results"
 ASSETS = "assets"
 CARD = "README.md"
 LICENSE = "LICENSE"
-DEFAULT_LICENSE = "apache-2.0"
 
 _TEMPLATES = files("llm_jp_modernbert.model_cards") / "templates"
-# Keys of a recipe whose values are places on the machine that trained: others learn the names alone.
-_PLACES = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from", "resume_from_checkpoint")
+# Recipe keys that hold paths on the training machine; only file names are published.
+_PATH_KEYS = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from", "resume_from_checkpoint")
+
+
+@contextmanager
+def staging_folder(dry_run: Path | None, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a temporary directory, which is renamed to `dry_run` if the block succeeds, and deleted without one.
+
+    Args:
+        dry_run: the directory to write; None for a temporary one.
+        replace: whether an existing `dry_run` is replaced.
+
+    Raises:
+        UsageError: `dry_run` is not empty, and `replace` is false.
+    """
+    if dry_run is None:
+        with TemporaryDirectory(prefix="release-") as temporary:
+            yield Path(temporary)
+        return
+    if not replace:
+        check_vacant(dry_run, "--dry-run")
+    with atomic_directory(dry_run, replace=replace) as folder:
+        yield folder
 
 
 def stage_training(source: Path, folder: Path) -> None:
-    """Copies what training wrote about itself; places on the machine become names."""
+    """Copies the training log, the recipe and the list of averaged checkpoints, without local paths."""
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
 
-    for name in (TRAINING, PROVENANCE):
+    for name in (TRAINING, PROVENANCE, RECIPE):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    if (source / RECIPE).is_file():
-        shutil.copyfile(source / RECIPE, folder / RECIPE)
-        make_public(folder)
+    make_public(folder)
 
 
 def make_public(folder: Path) -> None:
-    """Takes the folders of this machine out of a recipe that is staged already."""
+    """Removes directories of this machine from a staged recipe, if there is one."""
     if (folder / RECIPE).is_file():
         write_whole(folder / RECIPE, public_recipe((folder / RECIPE).read_text(encoding="utf-8")))
 
 
 def public_recipe(recipe: str) -> str:
-    """A recipe without the folders of the machine that it ran on."""
+    """A recipe in YAML with local paths reduced to their last part."""
     import yaml
 
     settings = yaml.safe_load(recipe)
-    for key in _PLACES:
-        # True is no place: it says to go on from whatever is there.
+    for key in _PATH_KEYS:
+        # resume_from_checkpoint may be a boolean.
         if settings.get(key) not in (None, "", True, False):
-            settings[key] = _named(settings[key])
+            settings[key] = _public_name(settings[key])
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def _named(place: Any) -> Any:
-    if isinstance(place, list):
-        return [_named(one) for one in place]
-    if isinstance(place, Mapping):
-        return {**place, "path": _named(place["path"])}
-    text = str(place)
-    # ORG/NAME stays; a path of more parts, or an absolute one, is of this machine.
-    is_repository = text.count("/") == 1 and not text.startswith(("/", "~", ".")) and not Path(text).exists()
-    return text if is_repository else Path(text).name
+def _public_name(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_public_name(item) for item in value]
+    if isinstance(value, Mapping):
+        return {**value, "path": _public_name(value["path"])}
+    return Path(str(value)).name if is_local_path(str(value)) else str(value)
 
 
 def stage_results(measured: Results, belongs: Collection[str], name: str, folder: Path) -> list[Row]:
-    """Copies the rows of a model's results, under its public name, and draws their plots.
+    """Copies the results of a model under its public name, and plots them.
 
     Args:
-        measured: all results.
-        belongs: revisions and names that are the model's, as `Row.revision` and `Row.model` have them.
-        name: what the release is called.
-        folder: of the release.
+        measured: results of this and other models.
+        belongs: values of `Row.revision` and `Row.model` that identify the model.
+        name: name of the release.
+        folder: the staged release.
 
     Returns:
-        The rows.
+        The rows of the model.
 
     Raises:
-        UsageError: none is the model's, or there is no library to plot with.
+        UsageError: there are no results of the model, or matplotlib is missing.
     """
     from llm_jp_modernbert.evaluation.report.plots import is_plotted, plot_all
 
     rows: list[Row] = []
     others: set[str] = set()
-    with TemporaryDirectory() as aside:
+    with TemporaryDirectory() as temporary:
         for path in measured.files():
-            found = read_rows(path)
-            if not found:
+            measured_rows = read_rows(path)
+            if not measured_rows:
                 continue
-            if not {found[0].revision, found[0].model} & set(belongs):
-                others.add(found[0].model)
+            first = measured_rows[0]
+            if not {first.revision, first.model} & set(belongs):
+                others.add(first.model)
                 continue
-            public = [replace(row, model=name) for row in found]
+            public = [replace(row, model=name) for row in measured_rows]
             rows += public
-            for target in (folder / RESULTS, Path(aside)):
-                write_rows(target / found[0].task / model_folder(name) / path.name, public)
+            copy = Path(first.task) / model_folder(name) / path.name
+            write_rows(folder / RESULTS / copy, public)
+            write_rows(Path(temporary) / copy, public)
             if instances_of(path).is_file():
-                # What plots need, and no release: texts of datasets stand there.
-                copy = Path(aside) / found[0].task / model_folder(name) / path.name
-                shutil.copyfile(instances_of(path), instances_of(copy))
+                # The plots need the examples; the release omits them, since they quote the datasets.
+                shutil.copyfile(instances_of(path), instances_of(Path(temporary) / copy))
         if not rows:
-            known = f" It holds those of {', '.join(sorted(others))}." if others else ""
+            known = f" It holds results of {', '.join(sorted(others))}." if others else ""
             raise UsageError(f"--results {measured.folder}: no result of this model's weights.{known}")
         if any(is_plotted(row.task, row.protocol) for row in rows):
-            plot_all(Results(aside), folder / ASSETS)
+            plot_all(Results(temporary), folder / ASSETS)
     return rows
 
 
 def stage_license(license: str, source: Path | None, folder: Path) -> None:
-    """The licence's text: the source's own, or that of a licence whose text comes with this package."""
-    known = _TEMPLATES / "licenses" / f"{license}.txt"
-    for text in (known if source is None else source / LICENSE, known):
+    """Writes the text of the licence: the source's own file, or the text in this package, if there is one."""
+    template = _TEMPLATES / "licenses" / f"{license}.txt"
+    for text in (template if source is None else source / LICENSE, template):
         if text.is_file():
             write_whole(folder / LICENSE, text.read_bytes())
             return
 
 
 def write_card(
-    folder: Path, name: str, tokenizer: PreTrainedTokenizerBase | None = None, tags: Sequence[str] = (), **told: Any
+    folder: Path, name: str, tokenizer: PreTrainedTokenizerBase | None = None, tags: Sequence[str] = (), **fields: Any
 ) -> None:
-    """Writes the card of a staged model, the plot of its training, and its results in the Hub's newer form.
+    """Writes the card of a staged model, a plot of its training, and its results as `.eval_results` files.
 
     Args:
-        folder: with weights and configuration, and what training wrote about itself, if it is there.
-        name: of the release.
-        tokenizer: its tokenizer, where that is known.
-        tags: further ones.
-        **told: fields of `facts.ModelFacts` that no file in the folder tells.
+        folder: the staged model, with training log and recipe if they exist.
+        name: name of the release.
+        tokenizer: tokenizer of the model, if it has one.
+        tags: additional tags.
+        **fields: fields of `ModelFacts` that are not read from the folder.
 
     Raises:
-        UsageError: the card is not what the Hub reads.
+        UsageError: the Hub would refuse the card's metadata.
     """
     config = read_config(folder)
     training = folder / TRAINING
     stages = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else None
-    # A machine that trains need not have what plots are drawn with.
+    # matplotlib is optional on training machines.
     can_plot = find_spec("matplotlib") is not None
+    tokenizer_facts: dict[str, Any] = {}
+    if tokenizer is not None:
+        tokenizer_facts = {
+            "vocabulary_size": len(tokenizer),
+            "mask_token": tokenizer.mask_token,
+            "model_max_length": tokenizer.model_max_length,
+        }
     facts = ModelFacts(
         name=name,
         config=config,
         format="plain" if config["model_type"] == "modernbert" else "native",
         dtype=str(config.get("dtype", "float32")),
-        tokenizer={}
-        if tokenizer is None
-        else {
-            "vocabulary_size": len(tokenizer),
-            "mask_token": tokenizer.mask_token,
-            "model_max_length": tokenizer.model_max_length,
-        },
+        tokenizer=tokenizer_facts,
         training=stages,
         recipe_file=RECIPE if (folder / RECIPE).is_file() else None,
         curve=plot_training(stages, folder) if stages and can_plot else None,
         plots=_pictures(folder),
         remarks=_remarks(folder),
-        **told,
+        **fields,
     )
     card = model_card(facts)
     card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *tags]))
@@ -192,7 +213,7 @@ def _remarks(folder: Path) -> tuple[str, ...]:
         return ()
     parts = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     names = ", ".join(f"{part['name']} (step {part['step']})" for part in parts)
-    return (f"Its weights are the mean of those of {len(parts)} checkpoints: {names}.",)
+    return (f"The weights are the mean of {len(parts)} checkpoints: {names}.",)
 
 
 def _pictures(folder: Path) -> list[Plot]:
@@ -201,7 +222,7 @@ def _pictures(folder: Path) -> list[Plot]:
 
 
 def write_manifest(folder: Path) -> None:
-    """Lists the files of a release with sizes and SHA-256 sums; to be called when all others are there."""
+    """Lists the files of a release with sizes and SHA-256 sums. Call it last."""
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -211,20 +232,20 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The files that a manifest lists, by path.
+    """Reads the `size` and `sha256` of each file from a manifest.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the file is not a manifest.
     """
     try:
         files: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["files"]
-        if not all({"size", "sha256"} <= set(one) for one in files.values()):
+        if not all({"size", "sha256"} <= set(entry) for entry in files.values()):
             raise KeyError("size, sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: no list of a release ({error}).") from error
+        raise UsageError(f"{path}: not the manifest of a release ({error}).") from error
     return files
 
 
 def everyday_masks() -> list[str]:
-    """The sentences, each with one `[MASK]`, that every release fills, for its card."""
+    """Sentences with one `[MASK]` each, which every release fills for its card."""
     return (_TEMPLATES / "everyday_masks.txt").read_text(encoding="utf-8").splitlines()

@@ -258,7 +258,7 @@ def test_an_interrupt_that_python_forgets_is_raised_again() -> None:
     [
         (["--tasks", "jnlp"], "no such task"),
         (["--tasks", ","], "names no task"),
-        (["--tasks", "similarity", "--device", "cuda:99"], "--device cuda:99: not to be had here"),
+        (["--tasks", "similarity", "--device", "cuda:99"], "--device cuda:99: not available here"),
         (["--tasks", "jsts", "--data-dir", "nowhere"], "no such folder"),
         (["--tasks", "fill-mask", "--prompts", "nowhere.jsonl"], "no such file"),
         (["--tasks", "similarity", "--pooling", "max"], "--pooling max"),

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: what comes before and behind the `@` of a repository."""
+"""Loading of models and tokenizers from `ORG/NAME@REVISION` and from local paths."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typer.testing import CliRunner, Result
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.loading import checkpoint_folder, load_masked_lm, load_tokenizer, split_revision
+from llm_jp_modernbert.inference.loading import checkpoint_folder, load_masked_lm, load_tokenizer
 from llm_jp_modernbert.tokenization import build_tokenizer
 
 REPOSITORY = "org/model"
-# Of each revision, the bias of every prediction and a token that it alone has.
+# For each revision, the bias of all predictions and a token that no other revision has.
 REVISIONS = {"main": (0.0, "<main>"), "step-10": (10.0, "<ten>"), "refs/pr/1": (1.0, "<one>")}
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the Hub as a download leaves it, with three revisions of one repository."""
+    """A Hub cache with three downloaded revisions of one repository."""
     folder = tmp_path_factory.mktemp("cache")
     repository = folder / "models--org--model"
     for number, (revision, (bias, token)) in enumerate(REVISIONS.items()):
@@ -47,29 +47,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers and huggingface_hub find that cache, and nothing else."""
+    """Makes transformers and huggingface_hub use that cache offline."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-
-
-def test_split_revision(tmp_path: Path) -> None:
-    assert split_revision("org/model") == ("org/model", None)
-    assert split_revision("~/model") == (str(Path.home() / "model"), None)
-    assert split_revision("org/model", "v1") == ("org/model", "v1")
-    assert split_revision("org/model@v1") == split_revision("org/model@v1", "v1") == ("org/model", "v1")
-    assert split_revision("org/model@refs/pr/1") == ("org/model", "refs/pr/1")
-    with pytest.raises(UsageError, match="names revision 'v1', but --revision says 'v2'"):
-        split_revision("org/model@v1", "v2")
-    folder = tmp_path / "model@home"
-    folder.mkdir()
-    assert split_revision(str(folder)) == (str(folder), None)
-    for name, revision in ((f"{folder}@v1", None), (str(folder), "v1")):
-        with pytest.raises(UsageError, match="model@home lies on this machine, where there is no revision 'v1'"):
-            split_revision(name, revision)
 
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("revision", [None, *REVISIONS])
-def test_every_loader_reads_the_revision(revision: str | None) -> None:
+def test_all_loaders_read_the_revision_in_the_name(revision: str | None) -> None:
     bias, token = REVISIONS[revision or "main"]
     name = REPOSITORY if revision is None else f"{REPOSITORY}@{revision}"
     assert load_masked_lm(name).decoder.bias.eq(bias).all()
@@ -79,7 +63,7 @@ def test_every_loader_reads_the_revision(revision: str | None) -> None:
 
 
 @pytest.mark.usefixtures("hub")
-def test_revision_apart_from_the_name() -> None:
+def test_revision_argument() -> None:
     assert load_masked_lm(REPOSITORY, "step-10").decoder.bias.eq(10.0).all()
     assert "<ten>" in load_tokenizer(REPOSITORY, "step-10").get_vocab()
     for load in (load_masked_lm, load_tokenizer):
@@ -89,39 +73,39 @@ def test_revision_apart_from_the_name() -> None:
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("load", [load_masked_lm, load_tokenizer, build_tokenizer, checkpoint_folder])
-def test_no_such_revision(load: Callable[[str], Any]) -> None:
+def test_missing_revision_is_one_line(load: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="org/model") as raised:
-        load(f"{REPOSITORY}@nowhere")
+        load(f"{REPOSITORY}@missing")
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_directories_with_an_at_sign(tmp_path: Path) -> None:
+def test_directory_with_an_at_sign_has_no_revision(tmp_path: Path) -> None:
     folder = str(write_checkpoint(tmp_path / "model@home"))
     assert load_masked_lm(folder).name_or_path == folder
     for load in (load_tokenizer, build_tokenizer):
         assert load(folder)(TEXTS[0]).input_ids[0] == 5
     assert checkpoint_folder(folder) == Path(folder)
-
-
-def test_no_such_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such directory"):
-        checkpoint_folder(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="model@home is a local path and has no revision 'v1'"):
+        load_masked_lm(folder, "v1")
+    for load in (load_masked_lm, checkpoint_folder):
+        with pytest.raises(UsageError, match="model@home@v1: no such directory"):
+            load(f"{folder}@v1")
 
 
 @pytest.mark.usefixtures("hub")
-def test_commands_take_revisions(tmp_path: Path) -> None:
-    """The mean of 10 and 1, one from a repository's revision each; and a tokenizer beside another model."""
+def test_commands_accept_revisions(tmp_path: Path) -> None:
+    """`average` of biases 10 and 1 is 5.5; `tokenizer` and `fill-mask` load the tokenizer of a revision."""
     names = [f"{REPOSITORY}@step-10", f"{REPOSITORY}@refs/pr/1"]
     run(["average", *names, "--out", str(tmp_path / "mean")])
     assert load_file(tmp_path / "mean" / "model.safetensors")["decoder.bias"].eq(5.5).all()
     run(["tokenizer", "--from", f"{REPOSITORY}@step-10", "--out", str(tmp_path / "tokenizer")])
     assert "<ten>" in (tmp_path / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
-    shown = run(["fill-mask", names[0], TEXTS[0].replace("ご飯", "[MASK]"), "--tokenizer", names[1]])
-    assert "candidate" in shown.stdout
+    result = run(["fill-mask", names[0], TEXTS[0].replace("ご飯", "[MASK]"), "--tokenizer", names[1]])
+    assert "candidate" in result.stdout
 
 
 def run(arguments: list[str]) -> Result:
-    """The command's result, which is a success."""
+    """Runs a command that must succeed."""
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return result

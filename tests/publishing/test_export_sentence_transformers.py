@@ -1,4 +1,4 @@
-"""What sentence-transformers makes of an exported model, where this package is not to be had."""
+"""sentence-transformers loads an exported model without this package and gives the embeddings of this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_jp_modernbert.evaluation.encoders.embeddings import embedder_of
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.publishing.export_sentence_transformers import add_sentence_transformers
 
-# The last one is longer than the model reads.
+# The last one exceeds the context length.
 SENTENCES = [*TEXTS, "猫" * 200]
 
 ALONE = (
@@ -32,31 +32,31 @@ request, answers = json.load(sys.stdin), []
 for folder, trust in request["models"]:
     model = SentenceTransformer(folder, device="cpu", trust_remote_code=trust)
     vectors = model.encode(request["sentences"], show_progress_bar=False)
-    similar = model.similarity(vectors[:1], vectors)
-    answers.append([model.max_seq_length, vectors.tolist(), similar.tolist()])
+    similarities = model.similarity(vectors[:1], vectors)
+    answers.append([model.max_seq_length, vectors.tolist(), similarities.tolist()])
 json.dump(answers, sys.stdout)
 """
 )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """All files of a directory by path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def encode_alone(models: list[tuple[Path, bool]], home: Path) -> list[Any]:
-    """Longest input, vectors and similarities of each model."""
+    """Context length, embeddings and similarities of each model in a process without this package."""
     request = {"models": [(str(folder), trust) for folder, trust in models], "sentences": SENTENCES}
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-I", "-c", ALONE]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    answers: list[Any] = json.loads(done.stdout)
+    run = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    answers: list[Any] = json.loads(run.stdout)
     return answers
 
 
-def test_plain_sentence_transformers_gives_our_vectors(tmp_path: Path) -> None:
-    """Mean and first token, plain and native: the vectors of the evaluations, which take the same model as a whole."""
+def test_embeddings_equal_those_of_the_evaluation(tmp_path: Path) -> None:
+    """For both poolings and both formats."""
     cases = [("plain", "mean"), ("plain", "cls"), ("native", "mean")]
     folders = []
     for checkpoint_format, pooling in cases:
@@ -68,19 +68,19 @@ def test_plain_sentence_transformers_gives_our_vectors(tmp_path: Path) -> None:
         assert all(after[name] == before[name] for name in before)
         folders.append(folder)
     models = [(folder, kind == "native") for folder, (kind, _) in zip(folders, cases, strict=True)]
-    for folder, (_, pooling), (longest, found, similar) in zip(
+    for folder, (_, pooling), (context_length, embeddings, similarities) in zip(
         folders, cases, encode_alone(models, tmp_path / "home"), strict=True
     ):
-        assert longest == 64
-        vectors = np.array(found) / np.linalg.norm(found, axis=1, keepdims=True)
+        assert context_length == 64
+        vectors = np.array(embeddings) / np.linalg.norm(embeddings, axis=1, keepdims=True)
         expected = EvaluatedModel(ModelName(str(folder), device="cpu", dtype="float32"))
         np.testing.assert_allclose(vectors, embedder_of(expected, pooling).encode(SENTENCES), atol=1e-6)
-        # `auto` takes the model's own pooling, and cosine is its similarity.
+        # `auto` uses the pooling in the export; the similarity is the cosine.
         np.testing.assert_allclose(vectors, embedder_of(expected, "auto").encode(SENTENCES), atol=1e-6)
-        np.testing.assert_allclose(similar, vectors[:1] @ vectors.T, atol=1e-6)
+        np.testing.assert_allclose(similarities, vectors[:1] @ vectors.T, atol=1e-6)
 
 
-def test_same_model_same_files(tmp_path: Path) -> None:
+def test_export_is_reproducible(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     add_sentence_transformers(folder)
     first = contents(folder)
@@ -88,7 +88,7 @@ def test_same_model_same_files(tmp_path: Path) -> None:
     assert contents(folder) == first
 
 
-def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_exports_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"pooling 'max': choose mean or cls\."):
         add_sentence_transformers(tmp_path, "max")
     with pytest.raises(UsageError, match="cannot be loaded as an encoder"):

@@ -1,4 +1,4 @@
-"""`push_to_hub` puts there what a release does."""
+"""`push_to_hub` uploads the files of a release."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from llm_jp_modernbert import (
 )
 from llm_jp_modernbert.publishing import push
 from llm_jp_modernbert.publishing import release as module
-from llm_jp_modernbert.publishing.release import ReleaseOptions, release
+from llm_jp_modernbert.publishing.options import ReleaseOptions
+from llm_jp_modernbert.publishing.release import release
 
 
 @pytest.fixture(autouse=True)
-def to_this_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What checks releases costs a process of its own.
-    monkeypatch.setattr(module, "check", lambda model, tokenizer, folder, form: ([], 0.0))
+def use_loopback_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The check of a release in a separate process is slow.
+    monkeypatch.setattr(module, "check", lambda model, tokenizer, folder, format: ([], 0.0))
     monkeypatch.setattr("huggingface_hub.HfApi", lambda token=None: HfApi(hub.url, token or hub.token))
     monkeypatch.setattr(push, "PATIENT", QUICK)
 
@@ -40,8 +41,8 @@ def files(hub: LoopbackHub, name: str) -> dict[str, bytes]:
     return {path: hub.read(name, path) for path in hub.repositories["model", name].find("main").files}
 
 
-def test_the_same_files_as_a_release(hub: LoopbackHub, source: Path) -> None:
-    model, tokenizer = (kind.from_pretrained(source) for kind in (LlmJpModernBertForMaskedLM, LlmJpTokenizer))
+def test_pushed_files_equal_those_of_a_release(hub: LoopbackHub, source: Path) -> None:
+    model, tokenizer = (loader.from_pretrained(source) for loader in (LlmJpModernBertForMaskedLM, LlmJpTokenizer))
     model.config.checkpoint_format = "native"
     model.push_to_hub(NAME, private=True)
     tokenizer.push_to_hub(NAME)
@@ -56,7 +57,7 @@ def test_the_same_files_as_a_release(hub: LoopbackHub, source: Path) -> None:
     assert (card.data.license, card.data.pipeline_tag) == ("apache-2.0", "fill-mask")
 
 
-def test_a_card_that_is_there_stays(hub: LoopbackHub, source: Path) -> None:
+def test_existing_card_is_kept(hub: LoopbackHub, source: Path) -> None:
     release(ReleaseOptions(source, NAME), QUICK, HfApi(hub.url, token=hub.token))
     before = files(hub, NAME)
     register_for_modernbert()
@@ -64,18 +65,18 @@ def test_a_card_that_is_there_stays(hub: LoopbackHub, source: Path) -> None:
         model = AutoModelForMaskedLM.from_pretrained(source)
     finally:
         unregister_for_modernbert()
-    model.push_to_hub(NAME, commit_message="Again", max_shard_size="30KB")
+    model.push_to_hub(NAME, commit_message="Second", max_shard_size="30KB")
     after = files(hub, NAME)
     assert after["README.md"] == before["README.md"]
-    # The list is of the release; the weights stand there once.
+    # The manifest of the release is outdated, and its weights are replaced.
     assert "release.json" not in after
     assert "model.safetensors" not in after
     assert "model.safetensors.index.json" in after
     history = hub.repositories["model", NAME]
-    assert history.history(history.find("main"))[0].title == "Again"
+    assert history.history(history.find("main"))[0].title == "Second"
 
 
-def test_heads_tags_and_refusals(hub: LoopbackHub, source: Path) -> None:
+def test_classification_model_tags_and_permission(hub: LoopbackHub, source: Path) -> None:
     model = LlmJpModernBertForSequenceClassification.from_pretrained(source)
     model.push_to_hub(NAME, tags=["reviews"], revision="v1")
     repository = hub.repositories["model", NAME]

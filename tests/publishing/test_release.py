@@ -1,4 +1,4 @@
-"""A release is complete, loads where this package is unknown, and comes back as it went."""
+"""Releases are complete, load without this package, and are downloaded unchanged."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from transformers import ModernBertForMaskedLM
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub import checkpoints
 from llm_jp_modernbert.publishing import release as module
-from llm_jp_modernbert.publishing.release import ReleaseOptions, release
+from llm_jp_modernbert.publishing import staging
+from llm_jp_modernbert.publishing.options import ReleaseOptions
+from llm_jp_modernbert.publishing.release import release
 
 USE = f"""
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 model = AutoModelForMaskedLM.from_pretrained("{NAME}", trust_remote_code=CODE)
 tokenizer = AutoTokenizer.from_pretrained("{NAME}", trust_remote_code=CODE)
 fill = pipeline("fill-mask", model="{NAME}", trust_remote_code=CODE)
-print(type(model).__name__, [one["token"] for one in fill("今日のご飯は" + tokenizer.mask_token + "である。")])
+candidates = fill("今日のご飯は" + tokenizer.mask_token + "である。")
+print(type(model).__name__, [candidate["token"] for candidate in candidates])
 """
 
 
@@ -38,8 +41,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what costs a process of its own, for tests that are of something else."""
-    monkeypatch.setattr(module, "check", lambda model, tokenizer, folder, form: ([], 0.0))
+    """Skips the check in a separate process, which is slow."""
+    monkeypatch.setattr(module, "check", lambda model, tokenizer, folder, format: ([], 0.0))
 
 
 @pytest.fixture
@@ -47,37 +50,38 @@ def options(source: Path) -> ReleaseOptions:
     return ReleaseOptions(source, NAME)
 
 
-def test_the_whole_round(hub: LoopbackHub, api: HfApi, options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
+def test_release_is_complete_and_loads_without_this_package(
+    hub: LoopbackHub, api: HfApi, options: ReleaseOptions, source: Path, tmp_path: Path
+) -> None:
     options = replace(options, private=True, results=write_results(tmp_path / "results", source))
     released = release(options, QUICK, api)
     repository = hub.repositories["model", NAME]
     assert released.is_new
     assert repository.visibilities == ["private"]
     assert [commit.title for commit in repository.history(repository.find("main"))] == ["Release", "initial commit"]
-    # Weights and tokenizer are the source's, to the byte.
     for name in ("model.safetensors", "tokenizer.json"):
         assert hub.read(NAME, name) == (source / name).read_bytes()
     listed = json.loads(hub.read(NAME, "release.json"))["files"]
-    for path, about in listed.items():
-        assert about["sha256"] == hashlib.sha256(hub.read(NAME, path)).hexdigest()
+    for path, entry in listed.items():
+        assert entry["sha256"] == hashlib.sha256(hub.read(NAME, path)).hexdigest()
     assert {*listed, "release.json", ".gitattributes"} == set(repository.find("main").files)
-    # Of the results the model's own, under its public name, without examples and places on this machine.
-    everything = b"".join(hub.read(NAME, path) for path in repository.find("main").files if "tokenizer" not in path)
-    assert str(tmp_path).encode() not in everything
-    assert "秘密の例文".encode() not in everything
-    (measured,) = ModelCard(hub.read(NAME, "README.md").decode()).data.eval_results[:1]
-    assert (measured.metric_type, measured.metric_value) == ("top1_accuracy", 0.25)
+    # Only this model's results, under its public name, without examples and local paths.
+    contents = b"".join(hub.read(NAME, path) for path in repository.find("main").files if "tokenizer" not in path)
+    assert str(tmp_path).encode() not in contents
+    assert "秘密の例文".encode() not in contents
+    (score,) = ModelCard(hub.read(NAME, "README.md").decode()).data.eval_results[:1]
+    assert (score.metric_type, score.metric_value) == ("top1_accuracy", 0.25)
     assert any(path.startswith("assets/fill-mask") for path in listed)
-    # Whoever never heard of this package, and later has no network.
-    told = in_process(USE.replace("CODE", "False"), hub, tmp_path / "home")
-    assert told.startswith("ModernBertForMaskedLM")
+    # A process without this package, online and then offline.
+    output = in_process(USE.replace("CODE", "False"), hub, tmp_path / "home")
+    assert output.startswith("ModernBertForMaskedLM")
     hub.down()
     offline = "import os; os.environ['HF_HUB_OFFLINE'] = '1'\n"
-    assert in_process(offline + USE.replace("CODE", "False"), hub, tmp_path / "home") == told
+    assert in_process(offline + USE.replace("CODE", "False"), hub, tmp_path / "home") == output
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_an_unchanged_release_makes_no_commit(api: HfApi, options: ReleaseOptions) -> None:
+def test_unchanged_release_makes_no_commit(api: HfApi, options: ReleaseOptions) -> None:
     first = release(options, QUICK, api)
     again = release(options, QUICK, api)
     assert (first.is_new, again.is_new) == (True, False)
@@ -86,22 +90,20 @@ def test_an_unchanged_release_makes_no_commit(api: HfApi, options: ReleaseOption
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_an_earlier_release_had_goes_with_it(hub: LoopbackHub, api: HfApi, options: ReleaseOptions) -> None:
+def test_files_of_the_previous_release_are_deleted(hub: LoopbackHub, api: HfApi, options: ReleaseOptions) -> None:
     release(replace(options, max_shard_size="30KB"), QUICK, api)
     assert "model.safetensors.index.json" in api.list_repo_files(NAME)
     api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id=NAME)
     release(replace(options, dtype="bfloat16"), QUICK, api)
     files = api.list_repo_files(NAME)
     assert [path for path in files if "safetensors" in path] == ["model.safetensors"]
-    # What somebody else put there stays.
+    # Files that no release wrote are kept.
     assert hub.read(NAME, "notes.txt") == b"mine"
     assert json.loads(hub.read(NAME, "config.json"))["dtype"] == "bfloat16"
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_weights_are_rounded_and_no_more(
-    hub: LoopbackHub, options: ReleaseOptions, source: Path, tmp_path: Path
-) -> None:
+def test_dtype_only_rounds_the_weights(options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
     release(replace(options, dtype="bfloat16", dry_run=tmp_path / "staged"), QUICK)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "staged"))
     assert ours.keys() == theirs.keys()
@@ -109,26 +111,34 @@ def test_weights_are_rounded_and_no_more(
     assert ModernBertForMaskedLM.from_pretrained(tmp_path / "staged").dtype == torch.bfloat16
 
 
-def test_native_brings_its_code(hub: LoopbackHub, api: HfApi, options: ReleaseOptions, tmp_path: Path) -> None:
+def test_native_release_loads_with_its_own_code(
+    hub: LoopbackHub, api: HfApi, options: ReleaseOptions, tmp_path: Path
+) -> None:
     release(replace(options, format="native"), QUICK, api)
-    alone = in_process(USE.replace("CODE", "True"), hub, tmp_path / "home")
-    packaged = "import llm_jp_modernbert\n" + USE.replace("CODE", "False")
-    assert in_process(packaged, hub, tmp_path / "home", refuse=False) == alone
-    assert alone.startswith("LlmJpModernBertForMaskedLM")
+    with_code = in_process(USE.replace("CODE", "True"), hub, tmp_path / "home")
+    with_package = "import llm_jp_modernbert\n" + USE.replace("CODE", "False")
+    assert in_process(with_package, hub, tmp_path / "home", refuse=False) == with_code
+    assert with_code.startswith("LlmJpModernBertForMaskedLM")
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_revision_leaves_main_alone(hub: LoopbackHub, api: HfApi, options: ReleaseOptions) -> None:
+def test_release_of_a_revision_does_not_change_main(hub: LoopbackHub, api: HfApi, options: ReleaseOptions) -> None:
     release(replace(options, revision="stage1-step-500"), QUICK, api)
     repository = hub.repositories["model", NAME]
     assert set(repository.find("main").files) == {".gitattributes"}
     assert "model.safetensors" in repository.find("stage1-step-500").files
-    (found,) = checkpoints(api, NAME, QUICK)
-    assert (found.stage, found.step, found.commit) == ("stage1", 500, repository.branches["stage1-step-500"])
+    (checkpoint,) = checkpoints(api, NAME, QUICK)
+    assert (checkpoint.stage, checkpoint.step, checkpoint.commit) == (
+        "stage1",
+        500,
+        repository.branches["stage1-step-500"],
+    )
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_dry_run_is_the_release(hub: LoopbackHub, api: HfApi, options: ReleaseOptions, tmp_path: Path) -> None:
+def test_dry_run_writes_the_files_of_the_release(
+    hub: LoopbackHub, api: HfApi, options: ReleaseOptions, tmp_path: Path
+) -> None:
     staged = tmp_path / "staged"
     release(replace(options, dry_run=staged), QUICK)
     assert hub.log == []
@@ -136,24 +146,24 @@ def test_a_dry_run_is_the_release(hub: LoopbackHub, api: HfApi, options: Release
     files = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
     assert files | {".gitattributes"} == set(hub.repositories["model", NAME].find("main").files)
     assert all(hub.read(NAME, path) == (staged / path).read_bytes() for path in files)
-    # A second one takes its place; what is no release is left alone.
+    # A second dry run replaces the first, but no other directory.
     release(replace(options, dry_run=staged), QUICK)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="is not empty"):
         release(replace(options, dry_run=tmp_path / "mine"), QUICK)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_a_failed_check_sends_nothing(
+def test_failed_check_uploads_nothing(
     hub: LoopbackHub, api: HfApi, options: ReleaseOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def spoil(options: ReleaseOptions, folder: Path, say: object) -> None:
+    def damage_weights(license: str, source: Path, folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
         weights["model.layers.1.attn.Wo.weight"] *= 1.5
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
-    monkeypatch.setattr(module, "_export", spoil)
+    monkeypatch.setattr(staging, "stage_license", damage_weights)
     with pytest.raises(UsageError, match="off the source's"):
         release(options, QUICK, api)
     with pytest.raises(UsageError, match="off the source's"):
@@ -163,13 +173,13 @@ def test_a_failed_check_sends_nothing(
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_recipes_name_no_folders(options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
+def test_recipe_contains_no_local_paths(options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
     run = write_source(tmp_path / "run")
     recipe = {
         "stage": "stage1",
         "train_data": ["/home/somebody/corpus/*.jsonl.gz", {"path": "org/texts", "weight": 2}],
         "tokenizer": "../private/tokenizer",
-        "output_dir": "/scratch/runs/one",
+        "output_dir": "/scratch/runs/nano",
         "init_from": None,
         "resume_from_checkpoint": "/scratch/runs/private/checkpoint-100",
     }
@@ -179,7 +189,7 @@ def test_recipes_name_no_folders(options: ReleaseOptions, source: Path, tmp_path
         "stage": "stage1",
         "train_data": ["*.jsonl.gz", {"path": "org/texts", "weight": 2}],
         "tokenizer": "tokenizer",
-        "output_dir": "one",
+        "output_dir": "nano",
         "init_from": None,
         "resume_from_checkpoint": "checkpoint-100",
     }
@@ -191,14 +201,14 @@ def test_recipes_name_no_folders(options: ReleaseOptions, source: Path, tmp_path
     [
         ({"repository": "name"}, "write ORG/NAME"),
         ({"repository": "org/na me"}, "--repo org/na me"),
-        ({"source": Path("nowhere")}, "no such directory"),
+        ({"source": Path("missing")}, "no such directory"),
         ({"int8": True}, "add --onnx"),
-        ({"format": "native", "onnx": True}, "exports are of plain releases"),
-        ({"results": Path("nowhere")}, "no such folder of results"),
+        ({"format": "native", "onnx": True}, "has no exports"),
+        ({"results": Path("missing")}, "no such folder of results"),
         ({"license": "my-own"}, "my-own"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_invalid_options_are_reported_in_one_line(
     options: ReleaseOptions, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
@@ -207,7 +217,7 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "staged").exists()
 
 
-def test_sources_that_are_no_models(options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
+def test_unsupported_sources_are_reported(options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-7").mkdir()
     with pytest.raises(UsageError, match=r"last checkpoint is .*checkpoint-7"):
         release(replace(options, source=tmp_path), QUICK)
@@ -226,7 +236,7 @@ def test_sources_that_are_no_models(options: ReleaseOptions, source: Path, tmp_p
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_results_of_another_model_are_refused(options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
+def test_missing_results_of_the_model_are_reported(options: ReleaseOptions, source: Path, tmp_path: Path) -> None:
     other = write_source(tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     save_file({name: 2 * value for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
@@ -235,18 +245,23 @@ def test_results_of_another_model_are_refused(options: ReleaseOptions, source: P
         release(replace(options, source=other, results=results, dry_run=tmp_path / "staged"), QUICK)
 
 
-def test_the_commands(hub: LoopbackHub, source: Path, tmp_path: Path) -> None:
+def test_commands(hub: LoopbackHub, source: Path, tmp_path: Path) -> None:
     environment = hub.environment(tmp_path / "home")
-    done = command(["release", str(source), "--repo", NAME, "--revision", "stage1-step-7"], environment)
-    assert done.returncode == 0, done.stderr
-    assert f"Released as {NAME}@stage1-step-7" in done.stdout
-    assert hub.token not in done.stdout + done.stderr
-    done = command(["checkpoints", NAME, "--json"], environment)
-    assert [one["step"] for one in json.loads(done.stdout)] == [7]
-    done = command(["fill-mask", f"{NAME}@stage1-step-7", "今日のご飯は[MASK]である。", "--json"], environment)
-    assert done.returncode == 0, done.stderr
-    # A public repository does not become a private release.
-    done = command(["release", str(source), "--repo", NAME, "--private"], environment)
-    assert done.returncode == 1
-    assert "is public already" in done.stderr or "is public" in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 3
+    run = command(["release", str(source), "--repo", NAME, "--revision", "stage1-step-7"], environment)
+    assert run.returncode == 0, run.stderr
+    assert f"Released as {NAME}@stage1-step-7" in run.stdout
+    assert "comparing logits" in run.stderr
+    assert hub.token not in run.stdout + run.stderr
+    run = command(["checkpoints", NAME, "--json"], environment)
+    assert [checkpoint["step"] for checkpoint in json.loads(run.stdout)] == [7]
+    run = command(["checkpoints", NAME], environment)
+    assert f"Load one as {NAME}@stage1-step-7." in run.stdout
+    run = command(["pull", f"{NAME}@stage1-step-7", "--out", str(tmp_path / "model")], environment)
+    assert run.returncode == 0, run.stderr
+    assert "files match the Hub's checksums" in run.stdout
+    run = command(["fill-mask", f"{NAME}@stage1-step-7", "今日のご飯は[MASK]である。", "--json"], environment)
+    assert run.returncode == 0, run.stderr
+    # --private does not publish in an existing public repository.
+    run = command(["release", str(source), "--repo", NAME, "--private"], environment)
+    assert run.returncode == 1
+    assert "is public" in run.stderr.splitlines()[-1]

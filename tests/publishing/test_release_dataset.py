@@ -1,4 +1,4 @@
-"""Datasets reach the Hub whole or not at all, and come back as they were, to people without this package as well."""
+"""Dataset releases are complete or absent, and load unchanged with and without this package."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub import Committed, Patience
 from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS
 from llm_jp_modernbert.model_cards.dataset_card import size_category
-from llm_jp_modernbert.publishing.release_dataset import DatasetOptions, release_dataset
+from llm_jp_modernbert.publishing.options import DatasetOptions
+from llm_jp_modernbert.publishing.release_dataset import release_dataset
 from llm_jp_modernbert.training.data.readers import Document, find_files, read_rows
 from llm_jp_modernbert.training.data.tokenize_corpus import TokenizeOptions, tokenize_corpus
 
 CORPUS, TEST = "org/corpus", "org/fill-mask"
 
-# Run without this package: `-I` leaves the working directory and PYTHONPATH out.
+# Runs without this package: `-I` ignores the working directory and PYTHONPATH.
 PLAIN = """
 import json, sys
 from datasets import load_dataset
 corpus = load_dataset("org/corpus", split="train", streaming=True)
 prompts = load_dataset("org/fill-mask", split="test", streaming=True)
 json.dump({"corpus": list(corpus), "prompts": list(prompts), "columns": corpus.column_names,
-           "answers": repr(prompts.features["answers"]), "whole": len(load_dataset("org/corpus", split="train")),
+           "answers": repr(prompts.features["answers"]), "rows": len(load_dataset("org/corpus", split="train")),
            "ours": [name for name in sys.modules if name.startswith("llm_jp_modernbert")]}, sys.stdout)
 """
 
@@ -59,11 +60,11 @@ def digests(data):
     check_tokenized_with(sources, tokenizer)
     masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
     batches = BatchStream(BlockMaker(sources, settings, tokenizer), masking, lambda step: 4).batches()
-    found = [next(batches) for _ in range(60)]
+    first = [next(batches) for _ in range(60)]
     return [hashlib.sha256(b["input_ids"].numpy().tobytes() + b["labels"].numpy().tobytes()).hexdigest()
-            for b in found]
+            for b in first]
 
-def refused(call):
+def error_of(call):
     try:
         call()
     except ValueError as error:
@@ -74,30 +75,30 @@ json.dump({
     "local": digests(local),
     "hub": digests("org/corpus"),
     "revision": digests("org/corpus@main"),
-    "train": refused(lambda: check_tokenized_with(sources_of("org/corpus", "text"), other)),
-    "held out": refused(lambda: read_held_out("org/corpus", "text", settings, other, 100)),
+    "train": error_of(lambda: check_tokenized_with(sources_of("org/corpus", "text"), other)),
+    "held out": error_of(lambda: read_held_out("org/corpus", "text", settings, other, 100)),
     "prompts": [[p.id, p.category, p.text, list(p.answers)] for p in prompts.examples],
     "named": [prompts.name, prompts.revision, prompts.split],
-    "no prompts": refused(lambda: FillMask.for_options(Options(prompts=Path("org/corpus"))).load()),
-    "nowhere": refused(lambda: FillMask.for_options(Options(prompts=Path("org/nowhere"))).load()),
+    "no prompts": error_of(lambda: FillMask.for_options(Options(prompts=Path("org/corpus"))).load()),
+    "missing": error_of(lambda: FillMask.for_options(Options(prompts=Path("org/missing"))).load()),
 }, sys.stdout)
 """
 
 
 @dataclass
 class World:
-    """A Hub with two datasets, and what they were made of."""
+    """A Hub with a corpus and a prompt dataset, and their sources."""
 
     hub: LoopbackHub
     folder: Path
     texts: Path
     tokenizer: Path
     corpus: Path
-    first: str = ""
+    first_commit: str = ""
 
     def release(self, source: Path | str, repository: str, **options: Any) -> Committed | None:
         client = HfApi(endpoint=self.hub.url, token=self.hub.token)
-        patience = Patience(lambda line: None, waits=(0.01, 0.01))
+        patience = Patience(waits=(0.01, 0.01))
         return release_dataset(DatasetOptions(str(source), repository, **options), patience, client)
 
     def files(self, repository: str, revision: str = "main") -> dict[str, bytes]:
@@ -125,58 +126,59 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     texts = runs.write_corpus(folder / "texts")
     tokenizer = runs.write_tokenizer(folder / "tokenizer", texts)
     with (texts / "2.jsonl").open("a", encoding="utf-8") as file:
-        file.write('no JSON\n{"text": " "}\n')
+        file.write('not JSON\n{"text": " "}\n')
     with pytest.MonkeyPatch.context() as patch, LoopbackHub(folder / "hub") as hub:
-        # The client of this process was told to stay offline.
+        # The tests run offline; this Hub is local.
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        made = World(hub, folder, texts, tokenizer, tokenized(texts, tokenizer, folder / "tokenized"))
-        first = made.release(made.corpus, CORPUS, license="cc-by-sa-4.0")
+        world = World(hub, folder, texts, tokenizer, tokenized(texts, tokenizer, folder / "tokenized"))
+        first = world.release(world.corpus, CORPUS, license="cc-by-sa-4.0")
         assert first is not None
-        made.first = first.info.oid
-        made.release("fill-mask", TEST)
-        yield made
+        world.first_commit = first.info.oid
+        world.release("fill-mask", TEST)
+        yield world
 
 
-def test_rows_come_back_without_this_package(world: World) -> None:
-    found = world.python(PLAIN)
+def test_datasets_load_without_this_package(world: World) -> None:
+    loaded = world.python(PLAIN)
     rows = [row for path in find_files([str(world.texts)]) for row in read_rows(path)]
     documents = [row for row in rows if isinstance(row, Document)]
-    ids = AutoTokenizer.from_pretrained(world.tokenizer)([one.text for one in documents], add_special_tokens=False)
-    assert found["corpus"] == [
-        {"input_ids": row, "characters": len(one.text), "row": one.row}
-        for row, one in zip(ids["input_ids"], documents, strict=True)
+    texts = [document.text for document in documents]
+    ids = AutoTokenizer.from_pretrained(world.tokenizer)(texts, add_special_tokens=False)
+    assert loaded["corpus"] == [
+        {"input_ids": row, "characters": len(document.text), "row": document.row}
+        for row, document in zip(ids["input_ids"], documents, strict=True)
     ]
-    assert found["columns"] == ["input_ids", "characters", "row"]
-    assert found["whole"] == len(documents)
-    assert found["prompts"] == [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-    assert found["answers"] == "List(Value('string'))"
-    assert found["ours"] == []
+    assert loaded["columns"] == ["input_ids", "characters", "row"]
+    assert loaded["rows"] == len(documents)
+    assert loaded["prompts"] == [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+    assert loaded["answers"] == "List(Value('string'))"
+    assert loaded["ours"] == []
 
 
-def test_training_and_measuring_read_the_same(world: World, tmp_path: Path) -> None:
+def test_training_and_evaluation_read_the_released_data(world: World, tmp_path: Path) -> None:
     other = runs.write_tokenizer(tmp_path / "other", runs.write_corpus(tmp_path / "texts", documents=9))
-    found = world.python(TRAINING, str(world.corpus), str(world.tokenizer), str(other))
-    assert found["hub"] == found["local"] == found["revision"]
-    assert len(set(found["local"])) == 60
+    outputs = world.python(TRAINING, str(world.corpus), str(world.tokenizer), str(other))
+    assert outputs["hub"] == outputs["local"] == outputs["revision"]
+    assert len(set(outputs["local"])) == 60
     for part in ("train", "held out"):
-        assert found[part].startswith(
+        assert outputs[part].startswith(
             "org/corpus was tokenized with tokenizer, not with the tokenizer of this run. Download"
         )
-        assert "hf download org/corpus --repo-type dataset --include 'tokenizer/*'" in found[part]
-        assert "\n" not in found[part]
+        assert "hf download org/corpus --repo-type dataset --include 'tokenizer/*'" in outputs[part]
+        assert "\n" not in outputs[part]
     expected = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-    assert found["prompts"] == [[row["id"], row["category"], row["text"], row["answers"]] for row in expected]
-    assert found["named"] == [TEST, world.hub.repositories["dataset", TEST].branches["main"], "test"]
-    for part in ("no prompts", "nowhere"):
-        assert "cannot be had from the Hub" in found[part]
-        assert found[part].endswith("Name a file of prompts by --prompts.")
-        assert "\n" not in found[part]
+    assert outputs["prompts"] == [[row["id"], row["category"], row["text"], row["answers"]] for row in expected]
+    assert outputs["named"] == [TEST, world.hub.repositories["dataset", TEST].branches["main"], "test"]
+    for part in ("no prompts", "missing"):
+        assert "cannot be had from the Hub" in outputs[part]
+        assert outputs[part].endswith("Name a file of prompts by --prompts.")
+        assert "\n" not in outputs[part]
 
 
-def test_all_of_it_in_one_commit_and_no_place_of_this_machine(world: World) -> None:
+def test_release_is_one_commit_without_local_paths(world: World) -> None:
     repository = world.hub.repositories["dataset", CORPUS]
-    first = repository.find(world.first)
+    first = repository.find(world.first_commit)
     assert first is not None
     assert [commit.title for commit in repository.history(first)] == ["Tokenised corpus", "initial commit"]
     files = world.files(CORPUS, first.oid)
@@ -186,16 +188,16 @@ def test_all_of_it_in_one_commit_and_no_place_of_this_machine(world: World) -> N
     assert len(shards) > 3
     assert shards.items() | tokenizer.items() <= files.items()
     for content in [*files.values(), *world.files(TEST).values()]:
-        for place in (world.folder, Path.home(), Path(sys.prefix), Path(__file__).parents[2]):
-            assert str(place).encode() not in content
+        for path in (world.folder, Path.home(), Path(sys.prefix), Path(__file__).parents[2]):
+            assert str(path).encode() not in content
     manifest = json.loads((world.corpus / "manifest.json").read_text())
-    sent = json.loads(files["manifest.json"])
-    assert {**sent, "sources": None} == {**manifest, "sources": None}
-    assert [source["path"] for source in sent["sources"]] == ["0.jsonl", "1.jsonl", "2.jsonl"]
-    assert sent["sources"][2]["problems"][0].startswith("2.jsonl, row 41: not JSON")
+    released = json.loads(files["manifest.json"])
+    assert {**released, "sources": None} == {**manifest, "sources": None}
+    assert [source["path"] for source in released["sources"]] == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    assert released["sources"][2]["problems"][0].startswith("2.jsonl, row 41: not JSON")
 
 
-def test_cards_say_what_is_there(world: World) -> None:
+def test_cards_describe_the_contents(world: World) -> None:
     totals = json.loads((world.corpus / "manifest.json").read_text())["totals"]
     card = DatasetCard(world.files(CORPUS)["README.md"].decode())
     assert (card.data.license, card.data.language, card.data.size_categories) == ("cc-by-sa-4.0", ["ja"], ["n<1K"])
@@ -213,31 +215,30 @@ def test_cards_say_what_is_there(world: World) -> None:
     assert world.files(TEST)["LICENSE"].decode().strip().startswith("Apache License")
 
 
-def test_unchanged_is_no_commit_and_less_is_less(world: World, tmp_path: Path) -> None:
+def test_unchanged_corpus_makes_no_commit_and_removed_shards_are_deleted(world: World, tmp_path: Path) -> None:
     before = len(world.hub.repositories["dataset", CORPUS].commits)
-    # Made once more, from the same texts.
     again = tokenized(world.texts, world.tokenizer, tmp_path / "again")
-    made = world.release(again, CORPUS, license="cc-by-sa-4.0")
-    assert made is not None
-    assert (made.is_new, made.info.oid) == (False, world.first)
+    committed = world.release(again, CORPUS, license="cc-by-sa-4.0")
+    assert committed is not None
+    assert (committed.is_new, committed.info.oid) == (False, world.first_commit)
     assert len(world.hub.repositories["dataset", CORPUS].commits) == before
 
     smaller = tokenized(world.texts / "0.jsonl", world.tokenizer, tmp_path / "smaller", shard_tokens=10**6)
-    made = world.release(smaller, CORPUS, revision="smaller")
-    assert made is not None
-    assert made.is_new
+    committed = world.release(smaller, CORPUS, revision="smaller")
+    assert committed is not None
+    assert committed.is_new
     assert [path for path in world.files(CORPUS, "smaller") if path.startswith("data/")] == [
         "data/00000-0-00000.arrow"
     ]
     assert 'revision="smaller"' in world.files(CORPUS, "smaller")["README.md"].decode()
-    assert world.hub.repositories["dataset", CORPUS].branches["main"] == world.first
+    assert world.hub.repositories["dataset", CORPUS].branches["main"] == world.first_commit
 
 
-def test_a_dry_run_sends_nothing_and_takes_no_room(world: World, tmp_path: Path) -> None:
-    asked = len(world.hub.log)
+def test_dry_run_uploads_nothing_and_links_shards(world: World, tmp_path: Path) -> None:
+    requests = len(world.hub.log)
     assert world.release(world.corpus, "org/dry", dry_run=tmp_path / "new" / "dry") is None
-    assert len(world.hub.log) == asked
-    # What was staged is a tokenised corpus.
+    assert len(world.hub.log) == requests
+    # The staged directory is a tokenised corpus.
     shards = find_files([str(tmp_path / "new" / "dry")])
     assert [Path(shard).name for shard in shards] == [path.name for path in sorted((world.corpus / "data").iterdir())]
     assert all(Path(shard).samefile(world.corpus / "data" / Path(shard).name) for shard in shards)
@@ -246,8 +247,8 @@ def test_a_dry_run_sends_nothing_and_takes_no_room(world: World, tmp_path: Path)
         world.release(world.corpus, "org/dry", dry_run=tmp_path / "new" / "dry")
 
 
-def test_own_prompts_by_the_command_private_from_the_first_request(world: World, tmp_path: Path) -> None:
-    rows = [{"text": "空が[MASK]い。", "answers": ["青", "あお"]}, {"text": "|<b>[MASK]", "note": "left out"}]
+def test_command_releases_own_prompts_privately(world: World, tmp_path: Path) -> None:
+    rows = [{"text": "空が[MASK]い。", "answers": ["青", "あお"]}, {"text": "|<b>[MASK]", "note": "ignored"}]
     source = tmp_path / "own.jsonl"
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     world.hub.fail("POST", "/commit/", 503, times=1)
@@ -265,7 +266,7 @@ def test_own_prompts_by_the_command_private_from_the_first_request(world: World,
     assert world.hub.token not in run.stdout + run.stderr
 
 
-def test_a_hub_that_fails_is_one_line_and_changes_nothing(world: World) -> None:
+def test_failing_hub_is_one_line_and_changes_nothing(world: World) -> None:
     main = world.hub.repositories["dataset", TEST].branches["main"]
     fault = world.hub.fail("POST", "/commit/", 500, times=None)
     with pytest.raises(UsageError, match=rf"^{TEST}: the Hub answers 500\. Run the same command again.*$"):
@@ -273,7 +274,7 @@ def test_a_hub_that_fails_is_one_line_and_changes_nothing(world: World) -> None:
     world.hub.mend()
     assert fault.happened == 3
     assert world.hub.repositories["dataset", TEST].branches == {"main": main}
-    with pytest.raises(UsageError, match=rf"^{TEST} is public, and --private was asked for\."):
+    with pytest.raises(UsageError, match=rf"^{TEST} is public, but --private is set\."):
         world.release("fill-mask", TEST, private=True)
 
 
@@ -284,7 +285,7 @@ def change_total(corpus: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def cut(corpus: Path) -> None:
+def truncate_shard(corpus: Path) -> None:
     shard = max((corpus / "data").iterdir(), key=lambda path: path.stat().st_size)
     content = shard.read_bytes()
     shard.unlink()
@@ -300,34 +301,39 @@ def change_tokenizer(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
-        (lambda corpus: (corpus / "manifest.json").unlink(), "is not finished.*goes on from there"),
-        (lambda corpus: shutil.rmtree(corpus / "data") or (corpus / "manifest.json").unlink(), "no tokenised corpus"),
-        (lambda corpus: next((corpus / "data").iterdir()).unlink(), "is listed, but not there"),
-        (lambda corpus: (corpus / "data" / "more.arrow").touch(), "more.arrow: is there, but not listed"),
-        (lambda corpus: (corpus / "manifest.json").write_text("{}"), "not what tokenize-corpus writes"),
-        (change_tokenizer, "not the tokenizer that manifest.json names"),
-        (change_total, r"its items are \{'input_ids': \d+\}, and should be"),
-        (cut, "datasets alone cannot stream it|and should be"),
+        (lambda corpus: (corpus / "manifest.json").unlink(), "unfinished tokenised corpus.*again to resume"),
+        (
+            lambda corpus: shutil.rmtree(corpus / "data") or (corpus / "manifest.json").unlink(),
+            "is not a tokenised corpus",
+        ),
+        (lambda corpus: next((corpus / "data").iterdir()).unlink(), "is missing, but listed"),
+        (lambda corpus: (corpus / "data" / "more.arrow").touch(), "more.arrow: exists, but is not listed"),
+        (lambda corpus: (corpus / "manifest.json").write_text("{}"), "not a manifest of tokenize-corpus"),
+        (change_tokenizer, "differs from the tokenizer in manifest.json"),
+        (change_total, r"streaming gives items \{'input_ids': \d+\}, expected"),
+        (truncate_shard, "datasets alone cannot stream it|, expected"),
     ],
 )
-def test_what_is_not_whole_is_not_sent(world: World, tmp_path: Path, damage: Callable[[Path], Any], said: str) -> None:
+def test_damaged_corpus_is_not_released(
+    world: World, tmp_path: Path, damage: Callable[[Path], Any], message: str
+) -> None:
     corpus = Path(shutil.copytree(world.corpus, tmp_path / "corpus"))
     damage(corpus)
-    asked = len(world.hub.log)
-    with pytest.raises(UsageError, match=said) as caught:
+    requests = len(world.hub.log)
+    with pytest.raises(UsageError, match=message) as caught:
         world.release(corpus, "org/damaged")
     assert "\n" not in str(caught.value)
     assert str(corpus) in str(caught.value)
-    assert len(world.hub.log) == asked
+    assert len(world.hub.log) == requests
 
 
-def test_names_that_are_none(world: World, tmp_path: Path) -> None:
+def test_invalid_names_are_reported(world: World, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--repo name: write ORG/NAME"):
         world.release("fill-mask", "name")
-    with pytest.raises(UsageError, match="no such folder or file"):
-        world.release(tmp_path / "nothing", "org/name")
+    with pytest.raises(UsageError, match="no such file or directory"):
+        world.release(tmp_path / "missing", "org/name")
 
 
 @pytest.mark.parametrize(
@@ -341,5 +347,5 @@ def test_names_that_are_none(world: World, tmp_path: Path) -> None:
         (10**12, "n>1T"),
     ],
 )
-def test_size_categories_are_the_hubs(rows: int, name: str) -> None:
+def test_size_categories_equal_those_of_the_hub(rows: int, name: str) -> None:
     assert size_category(rows) == name

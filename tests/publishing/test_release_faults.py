@@ -1,4 +1,4 @@
-"""Whatever goes wrong between here and the Hub ends in success after another try, or in one clear line."""
+"""Failures of the Hub or the network end in success after a retry, or in a one-line error."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PUSHES = [
     ("PUT", "/lfs/"),
     ("POST", "/commit/"),
 ]
-PASSING: list[Any] = [429, 500, 503, "cut", "lost"]
+TRANSIENT: list[Any] = [429, 500, 503, "cut", "lost"]
 pytestmark = pytest.mark.usefixtures("impatient")
 
-FINAL = {401: "the Hub does not know the token", 403: "the token may not do that there"}
+FINAL = {401: "the Hub does not know the token", 403: "the token lacks the permission"}
 
 
 @pytest.fixture(scope="module")
@@ -40,36 +40,36 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def titles(hub: LoopbackHub) -> list[str]:
+def commit_titles(hub: LoopbackHub) -> list[str]:
     repository = hub.repositories.get(("model", NAME))
     if repository is None or "main" not in repository.branches:
         return []
     return [commit.title for commit in repository.history(repository.find("main"))]
 
 
-def is_whole(hub: LoopbackHub, staged: Path, revision: str = "main") -> bool:
+def is_complete(hub: LoopbackHub, staged: Path, revision: str = "main") -> bool:
     files = {path.relative_to(staged).as_posix(): path for path in staged.rglob("*") if path.is_file()}
-    there = set(hub.repositories["model", NAME].find(revision).files)
-    return there == {*files, ".gitattributes"} and all(
+    existing = set(hub.repositories["model", NAME].find(revision).files)
+    return existing == {*files, ".gitattributes"} and all(
         hub.read(NAME, name, revision) == path.read_bytes() for name, path in files.items()
     )
 
 
-@pytest.mark.parametrize("how", PASSING)
+@pytest.mark.parametrize("how", TRANSIENT)
 @pytest.mark.parametrize(("method", "path"), PUSHES)
-def test_what_passes_is_tried_again(
+def test_transient_failures_of_a_push_are_retried(
     hub: LoopbackHub, api: HfApi, staged: Path, method: str, path: str, how: Any
 ) -> None:
     fault = hub.fail(method, path, how, headers={"Retry-After": "0"} if how == 429 else None)
     assert send(api, staged, NAME, patience=QUICK).is_new
     assert fault.happened == 1
-    assert is_whole(hub, staged)
-    assert titles(hub) == ["Release", "initial commit"]
+    assert is_complete(hub, staged)
+    assert commit_titles(hub) == ["Release", "initial commit"]
 
 
 @pytest.mark.parametrize("status", FINAL)
 @pytest.mark.parametrize(("method", "path"), [PUSHES[0], PUSHES[2], PUSHES[5]])
-def test_what_does_not_pass_is_one_line_and_no_release(
+def test_permanent_failure_is_one_line_and_changes_nothing(
     hub: LoopbackHub, api: HfApi, staged: Path, method: str, path: str, status: int
 ) -> None:
     hub.fail(method, path, status, times=None)
@@ -80,35 +80,34 @@ def test_what_does_not_pass_is_one_line_and_no_release(
     assert FINAL[status] in message or "no such repository" in message
     assert "\n" not in message
     assert hub.token not in message
-    assert titles(hub) in ([], ["initial commit"])
+    assert commit_titles(hub) in ([], ["initial commit"])
     hub.mend()
     send(api, staged, NAME, patience=QUICK)
-    assert is_whole(hub, staged)
+    assert is_complete(hub, staged)
 
 
-def test_a_push_that_never_goes_through_goes_on_later(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
+def test_failed_push_resumes_without_uploading_large_files_again(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
     hub.fail("POST", "/commit/", 500, times=None)
     with pytest.raises(UsageError, match=r"the Hub answers 500\. Run the same command again"):
         send(api, staged, NAME, patience=QUICK)
-    assert titles(hub) == ["initial commit"]
+    assert commit_titles(hub) == ["initial commit"]
     hub.mend()
-    sent = [request for request in hub.log if request.method == "PUT"]
-    assert sent
+    uploads = [request for request in hub.log if request.method == "PUT"]
+    assert uploads
     send(api, staged, NAME, patience=QUICK)
-    # The large files were there already.
-    assert [request for request in hub.log if request.method == "PUT"] == sent
-    assert is_whole(hub, staged)
+    assert [request for request in hub.log if request.method == "PUT"] == uploads
+    assert is_complete(hub, staged)
 
 
 @pytest.mark.parametrize("how", ["cut-body", "corrupt", "slow"])
-def test_uploads_that_break_or_arrive_wrong(hub: LoopbackHub, api: HfApi, staged: Path, how: str) -> None:
+def test_broken_uploads_are_repeated(hub: LoopbackHub, api: HfApi, staged: Path, how: str) -> None:
     fault = hub.fail("PUT", "/lfs/", how)
     send(api, staged, NAME, patience=QUICK)
     assert fault.happened == 1
-    assert is_whole(hub, staged)
+    assert is_complete(hub, staged)
 
 
-def test_another_commit_in_between_is_kept(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
+def test_concurrent_commit_is_kept(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
     api.create_repo(NAME)
     api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id=NAME)
     fault = hub.fail("POST", "/commit/", 412)
@@ -117,16 +116,18 @@ def test_another_commit_in_between_is_kept(hub: LoopbackHub, api: HfApi, staged:
     assert hub.read(NAME, "notes.txt") == b"mine"
 
 
-def test_a_branch_whose_commit_fails_is_gone(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
+def test_new_branch_is_deleted_if_its_commit_fails(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
     hub.fail("POST", "/commit/v1", 403, times=None)
     with pytest.raises(UsageError):
         send(api, staged, NAME, "v1", patience=QUICK)
     assert list(hub.repositories["model", NAME].branches) == ["main"]
 
 
-def test_without_a_token(hub: LoopbackHub, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_without_permission_is_reported(
+    hub: LoopbackHub, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "missing"))
     for token in (False, "hf_a_secret", hub.guest_token):
         with pytest.raises(UsageError) as caught:
             send(HfApi(endpoint=hub.url, token=token), staged, NAME, patience=QUICK)
@@ -149,23 +150,29 @@ def test_without_a_token(hub: LoopbackHub, staged: Path, tmp_path: Path, monkeyp
         ("model.safetensors", "slow"),
     ],
 )
-def test_pulls_that_break_are_mended(hub: LoopbackHub, api: HfApi, staged: Path, path: str, how: Any) -> None:
+def test_transient_failures_of_a_pull_are_retried(
+    hub: LoopbackHub, api: HfApi, staged: Path, path: str, how: Any
+) -> None:
     send(api, staged, NAME, patience=QUICK)
-    # Of a file the HEAD says little: what breaks is its download.
+    # Files are hit in their GET request, not in the HEAD request before.
     method = "GET" if "safetensors" in path or "json" in path else PULL
     fault = hub.fail(method, path, how, headers={"Retry-After": "0"} if how == 429 else None)
     pulled = pull(NAME, patience=QUICK, api=api)
     assert fault.happened == 1
-    for name, about in json.loads((staged / "release.json").read_text())["files"].items():
-        assert (pulled.folder / name).stat().st_size == about["size"]
+    listed = json.loads((staged / "release.json").read_text())["files"]
+    for name, entry in listed.items():
+        assert (pulled.folder / name).stat().st_size == entry["size"]
         assert (pulled.folder / name).read_bytes() == (staged / name).read_bytes()
-    assert pulled.listed == len(json.loads((staged / "release.json").read_text())["files"])
+    assert pulled.listed == len(listed)
+    assert pulled.checked == len(hub.repositories["model", NAME].find("main").files)
 
 
-def test_what_stays_wrong_is_not_kept(hub: LoopbackHub, api: HfApi, staged: Path, tmp_path: Path) -> None:
+def test_corrupted_file_is_reported_and_removed_from_the_cache(
+    hub: LoopbackHub, api: HfApi, staged: Path, tmp_path: Path
+) -> None:
     send(api, staged, NAME, patience=QUICK)
     hub.fail("GET", "model.safetensors", "corrupt", times=None)
-    with pytest.raises(UsageError, match=r"model\.safetensors is not what the Hub lists, twice"):
+    with pytest.raises(UsageError, match=r"model\.safetensors failed the checksum twice"):
         pull(NAME, out=tmp_path / "out", patience=QUICK, api=api)
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
@@ -179,13 +186,13 @@ def test_what_stays_wrong_is_not_kept(hub: LoopbackHub, api: HfApi, staged: Path
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
-        ("org/nothing", None, "no such repository"),
-        (NAME, "nowhere", "there is no such revision"),
+        ("org/missing", None, "no such repository"),
+        (NAME, "missing", "there is no such revision"),
         ("org/na me", None, "org/na me"),
         (NAME, "empty", "holds no config.json"),
     ],
 )
-def test_pulling_what_is_not_there(
+def test_missing_model_is_reported(
     hub: LoopbackHub, api: HfApi, staged: Path, name: str, revision: str | None, message: str
 ) -> None:
     api.create_repo(NAME)
@@ -195,7 +202,7 @@ def test_pulling_what_is_not_there(
     assert "\n" not in str(caught.value)
 
 
-def test_pulling_into_a_folder_that_holds_something(
+def test_pull_keeps_an_equal_copy_and_refuses_other_contents(
     hub: LoopbackHub, api: HfApi, staged: Path, tmp_path: Path
 ) -> None:
     send(api, staged, NAME, patience=QUICK)
@@ -205,30 +212,30 @@ def test_pulling_into_a_folder_that_holds_something(
     pull(NAME, out=out, patience=QUICK, api=api)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     (out / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="is not empty"):
         pull(NAME, out=out, patience=QUICK, api=api)
     assert (out / "config.json").read_text() == "{}"
 
 
-def test_files_that_would_land_elsewhere_or_run_code(
+def test_pull_skips_pickles_and_refuses_paths_outside_of_the_directory(
     hub: LoopbackHub, api: HfApi, staged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(api, staged, NAME, patience=QUICK)
     api.upload_file(path_or_fileobj=b"\x80\x04N.", path_in_repo="training_args.bin", repo_id=NAME)
     pulled = pull(NAME, patience=QUICK, api=api)
-    assert pulled.left_out == ("training_args.bin",)
+    assert pulled.skipped == ("training_args.bin",)
     assert not (pulled.folder / "training_args.bin").exists()
-    listing = api.model_info(NAME, files_metadata=True)
-    listing.siblings[0].rfilename = "../../elsewhere"
+    listing = api.model_info(NAME)
+    listing.siblings[0].rfilename = "../../outside"
     monkeypatch.setattr(api, "model_info", lambda *args, **kwargs: listing)
-    with pytest.raises(UsageError, match="outside of its folder"):
+    with pytest.raises(UsageError, match="outside of its directory"):
         pull(NAME, patience=QUICK, api=api)
 
 
-def test_a_release_that_was_changed_afterwards(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
+def test_pull_reports_files_that_differ_from_the_manifest(hub: LoopbackHub, api: HfApi, staged: Path) -> None:
     send(api, staged, NAME, patience=QUICK)
     api.upload_file(path_or_fileobj=b"---\nlicense: mit\n---\n", path_in_repo="README.md", repo_id=NAME)
     assert pull(NAME, patience=QUICK, api=api).listed is not None
     api.upload_file(path_or_fileobj=b'{"model_type": "modernbert"}', path_in_repo="config.json", repo_id=NAME)
-    with pytest.raises(UsageError, match=r"config\.json is not what release\.json lists"):
+    with pytest.raises(UsageError, match=r"config\.json differs from release\.json"):
         pull(NAME, patience=QUICK, api=api)

@@ -1,4 +1,4 @@
-"""For code that runs where this package is unknown."""
+"""Code that makes this package impossible to import."""
 
 REFUSE = """
 import sys
@@ -12,4 +12,4 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 """
-"""The beginning of a program in which importing this package is an error."""
+"""First lines of a program in which importing this package raises."""

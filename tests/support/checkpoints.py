@@ -1,4 +1,4 @@
-"""Small checkpoints to run the command on."""
+"""Small checkpoints with random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = [
 
 
 def write_checkpoint(path: Path, checkpoint_format: str = "plain", texts: Sequence[str] = TEXTS) -> Path:
-    """A model with random weights, large enough to have opinions, and its tokenizer, made of the texts."""
+    """Saves a model whose random weights give distinct predictions, and a tokenizer trained on the texts."""
     tokenizer = train_stand_in(list(texts) * 20, vocab_size=305)
     torch.manual_seed(0)
     model = LlmJpModernBertForMaskedLM(

@@ -1,4 +1,4 @@
-"""A small release, and a Hub to send it to, for several files of tests."""
+"""Helpers of the release tests: a model, its results, and commands in a separate process."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from llm_jp_modernbert.core.hub import Patience
 from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Run
 
 NAME = "org/name"
-QUICK = Patience(say=lambda line: None, waits=(0.01, 0.01, 0.01))
-"""Patience that costs no time."""
+QUICK = Patience(waits=(0.01, 0.01, 0.01))
+"""Retries without waiting."""
 
 
 def write_source(folder: Path) -> Path:
-    """A model to release."""
+    """Writes a model to release."""
     return write_checkpoint(folder)
 
 
 def write_results(folder: Path, model: Path) -> Path:
-    """Results of it, and of another."""
+    """Writes results of the model and of another one."""
     from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 
     results = Results(folder)
@@ -35,30 +35,27 @@ def write_results(folder: Path, model: Path) -> Path:
         ("other/model", "0" * 40, 0.75),
     ):
         run = Run("fill-mask", name, revision, "improved", {}, 0, "fill-mask prompts", "sha256:1", "test", 4)
-        measured = [Measurement("top1_accuracy", value), Measurement("top1_accuracy", value, subset="facts")]
-        results.write(run, measured, [{"id": "1", "text": "秘密の例文", "rank": 1}])
+        scores = [Measurement("top1_accuracy", value), Measurement("top1_accuracy", value, subset="facts")]
+        results.write(run, scores, [{"id": "1", "text": "秘密の例文", "rank": 1}])
     return folder
 
 
 def in_process(code: str, hub: LoopbackHub, home: Path, refuse: bool = True, token: str | None = None) -> str:
-    """What a Python process prints that talks to the Hub; by default one without this package."""
+    """Runs code in a process that uses the Hub, by default without this package, and returns its output."""
     environment = {**os.environ, **hub.environment(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if token is not None:
         environment["HF_TOKEN"] = token
-    return _run([sys.executable, "-c", (REFUSE if refuse else "") + code], environment).stdout
+    arguments = [sys.executable, "-c", (REFUSE if refuse else "") + code]
+    run = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def command(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Runs `llm-jp-modernbert` in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "llm_jp_modernbert", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "200", **environment},
     )
-
-
-def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(arguments, capture_output=True, text=True, env=dict(environment))
-    assert done.returncode == 0, done.stderr
-    return done

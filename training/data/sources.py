@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from llm_jp_modernbert.core.hub import explain, is_passing
+from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 
 from ..recipe.arguments import Data
@@ -249,4 +249,4 @@ def _is_data_error(error: Exception) -> bool:
     """Whether an error is due to the data or the Hub rather than to a bug."""
     from datasets.exceptions import DatasetsError
 
-    return isinstance(error, (DatasetsError, OSError, ValueError)) or is_passing(error)
+    return isinstance(error, (DatasetsError, OSError, ValueError)) or is_transient(error)

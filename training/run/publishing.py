@@ -18,7 +18,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llm_jp_modernbert.core.hub import Patience, commit_folder, create_repository, explain, is_passing
+from llm_jp_modernbert.core.hub import Patience, commit_folder, create_repository
+from llm_jp_modernbert.core.hub_errors import explain, is_transient
 
 from ..recipe.arguments import PretrainingArguments
 from .checkpoints import folder_of, step_of
@@ -148,7 +149,7 @@ class RevisionPublisher:
             try:
                 self._push(snapshot)
             except Exception as error:  # nothing that happens here may end the training
-                if not is_passing(error):
+                if not is_transient(error):
                     self._say(
                         f"{self.repository}: {snapshot.name} cannot be pushed: {explain(error)} "
                         f"It stays in {snapshot}."
@@ -179,7 +180,7 @@ class RevisionPublisher:
             self._pushing = revision
         try:
             # The waits between tries are this thread's own.
-            once = Patience(self._say, ())
+            once = Patience(waits=())
             create_repository(self._api, self.repository, self._private, patience=once)
             if self._prepare is not None:
                 self._prepare(self._api, self.repository, taken)

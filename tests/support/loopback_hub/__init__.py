@@ -1,40 +1,41 @@
-"""A Hub on this machine that really stores repositories, for tests of pushing and pulling.
+"""A local server with the API of the Hub, which stores repositories, for tests of uploads and downloads.
 
     with LoopbackHub(folder) as hub:
         HfApi(endpoint=hub.url, token=hub.token).create_repo("org/name")
         subprocess.run(command, env={**os.environ, **hub.environment(home)})
 
-Repositories (models and datasets) are kept in `folder`: contents under their SHA-256, and one JSON file for each
-repository. A second LoopbackHub over the same folder has the same repositories.
+Models and datasets are stored in `folder`: file contents by their SHA-256, and one JSON file per repository. A second
+LoopbackHub on the same folder has the same repositories.
 
-Who asks: `hub.token` belongs to the owner of everything, `hub.guest_token` to somebody who may only read what is
-public; without a token one is nobody; any other token is refused with 401.
+Users: `hub.token` belongs to the owner of all repositories, `hub.guest_token` to a user who may only read public ones.
+Requests without a token are anonymous; other tokens are refused with 401.
 
-What was asked: `hub.log` lists every request (method, path, query, range, whether there was a token, status of the
-answer), `hub.requests` the same as lines "GET /path". Tokens are not kept.
+Requests: `hub.log` lists every request (method, path, query, range, whether it had a token, status of the response),
+`hub.requests` the same as lines "GET /path". Tokens are not logged.
 
-What is there: `hub.repositories["model", "org/name"]` has `branches`, `tags`, `commits`, `find(revision)`,
-`history(commit)`, `private` and `visibilities`, all that it ever had, the one at its creation first. `hub.read(name,
-path, revision, kind)` is the content of a file. `hub.gate(name)` makes it gated.
+Repositories: `hub.repositories["model", "org/name"]` has `branches`, `tags`, `commits`, `find(revision)`,
+`history(commit)`, `private` and `visibilities`, the list of all its visibilities since its creation.
+`hub.read(name, path, revision, kind)` returns the content of a file. `hub.gate(name)` makes a repository gated.
 
-What goes wrong: `hub.down()` drops every connection until `hub.up()`, and
+Failures: `hub.down()` drops every connection until `hub.up()`, and
 
     fault = hub.fail("PUT", "/lfs/", 503, times=2, after=1, headers={"Retry-After": "1"})
 
-lets the first matching request pass and hits the next two. `method` is a regular expression for the whole method
-("GET|HEAD"), `path` one that is searched for in the path without its query, percent signs decoded. `times=None` goes
-on until `hub.mend()`, which takes every fault away. One request is hit by one fault, the first made. What `how` means:
+skips the first matching request and makes the next two fail. `method` is a regular expression for the whole method
+("GET|HEAD"), `path` one that is searched for in the decoded path without the query. `times=None` lasts until
+`hub.mend()`, which removes all faults. Each request is hit by at most one fault, the oldest. Values of `how`:
 
-    a status     is answered, with `headers`; nothing took effect. `{"X-Error-Code": "GatedRepo"}` says more.
-    "cut"        the connection is closed after the request, without an answer; nothing took effect.
-    "cut-body"   of GET, half of the content is sent; of others, half of the body is read; then it is closed.
-    "lost"       what was asked takes effect, then the connection is closed without an answer.
-    "corrupt"    of GET, a byte in the middle of the content is changed, length and headers are not; of others, the
-                 same happens to the body on its way in.
-    "slow"       waits `seconds` before each eighth of the body that comes in (before each chunk of a chunked one),
-                 or where there is none before each eighth of the content that goes out.
+    a status     is the response, with `headers`; the request has no effect. `{"X-Error-Code": "GatedRepo"}` adds a
+                 code.
+    "cut"        closes the connection without a response; the request has no effect.
+    "cut-body"   closes the connection after half of the content (GET) or after half of the request's body (others).
+    "lost"       processes the request, and closes the connection without a response.
+    "corrupt"    changes a byte in the middle of the content (GET) or of the request's body (others); length and
+                 headers are unchanged.
+    "slow"       waits `seconds` before each eighth of the request's body (before each chunk of a chunked one), or of
+                 the response's content if the request has no body.
 
-`fault.happened` counts how often it hit, `hub.faults_left()` how many hits of all faults are still to come.
+`fault.happened` counts the failed requests, `hub.faults_left()` the failures of all faults that are still pending.
 """
 
 from .faults import Fault

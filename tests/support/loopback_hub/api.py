@@ -1,4 +1,4 @@
-"""What the Hub answers, as its client 2.4 asks."""
+"""The Hub's API, as far as huggingface_hub 2.4 uses it in the tests."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _BIG = 1_000_000
 
 
 def answer(call: Call) -> Answer:
-    """The answer to a request.
+    """Computes the response to a request.
 
     Raises:
-        Refusal: the request is refused.
+        Refusal: the request fails.
     """
-    _ = call.user  # A wrong token is refused whatever is asked.
+    _ = call.user  # An invalid token is refused for all paths.
     for methods, pattern, action in _ROUTES:
-        found = re.fullmatch(pattern, call.path)
-        if found and call.method in methods.split("|"):
-            named = {name: value if value is None else unquote(value) for name, value in found.groupdict().items()}
-            given = action(call, **named)
-            return given if isinstance(given, Answer) else json_answer(given)
+        match = re.fullmatch(pattern, call.path)
+        if match and call.method in methods.split("|"):
+            groups = {name: value if value is None else unquote(value) for name, value in match.groupdict().items()}
+            result = action(call, **groups)
+            return result if isinstance(result, Answer) else json_answer(result)
     raise Refusal(404, "Sorry, we can't find the page you are looking for.")
 
 
@@ -46,34 +46,34 @@ def _whoami(call: Call) -> Any:
 
 
 def _validate(call: Call) -> Any:
-    asked = call.json()
-    errors, warnings = cards.problems(asked["content"], asked.get("repoType") or "model")
-    told = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
-    return json_answer(told, 400 if errors else 200)
+    body = call.json()
+    errors, warnings = cards.problems(body["content"], body.get("repoType") or "model")
+    result = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
+    return json_answer(result, 400 if errors else 200)
 
 
 def _create(call: Call) -> Any:
     call.must_write()
-    asked = call.json()
-    kind, name = _named(call, asked)
+    body = call.json()
+    kind, name = _kind_and_name(call, body)
     url = f"{call.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
     if (kind, name) in call.hub.repositories:
         return json_answer({"error": f"You already created this {kind} repo", "url": url}, 409)
-    private = asked.get("private") or asked.get("visibility") == "private"
+    private = body.get("private") or body.get("visibility") == "private"
     call.hub.create(kind, name, "private" if private else "public")
     return {"url": url, "name": name, "id": name}
 
 
 def _delete(call: Call) -> Any:
     call.must_write()
-    kind, name = _named(call, call.json())
+    kind, name = _kind_and_name(call, call.json())
     call.repository(kind, name)
     call.hub.delete(kind, name)
     return {}
 
 
-def _named(call: Call, asked: dict[str, Any]) -> tuple[str, str]:
-    kind, parts = asked.get("type") or "model", (asked.get("organization") or call.hub.user, asked["name"])
+def _kind_and_name(call: Call, body: dict[str, Any]) -> tuple[str, str]:
+    kind, parts = body.get("type") or "model", (body.get("organization") or call.hub.user, body["name"])
     if kind not in ("model", "dataset") or any(not re.fullmatch(r"[\w][\w.-]*", part) for part in parts):
         raise Refusal(400, f"Invalid repo type or name: {kind} {'/'.join(parts)}")
     return kind, "/".join(parts)
@@ -81,13 +81,13 @@ def _named(call: Call, asked: dict[str, Any]) -> tuple[str, str]:
 
 def _settings(call: Call, kind: str, name: str) -> Any:
     call.must_write()
-    repository, asked = call.repository(kind, name), call.json()
-    if "private" in asked:
-        asked["visibility"] = "private" if asked["private"] else "public"
-    if "visibility" in asked:
-        repository.visibilities.append(asked["visibility"])
-    if "gated" in asked:
-        repository.gated = bool(asked["gated"])
+    repository, body = call.repository(kind, name), call.json()
+    if "private" in body:
+        body["visibility"] = "private" if body["private"] else "public"
+    if "visibility" in body:
+        repository.visibilities.append(body["visibility"])
+    if "gated" in body:
+        repository.gated = bool(body["gated"])
     repository.save()
     return {}
 
@@ -104,33 +104,33 @@ def _auth_check(call: Call, kind: str, name: str, write: str | None) -> Any:
 
 def _preupload(call: Call, kind: str, name: str, revision: str) -> Any:
     call.must_write()
-    there = call.commit(kind, name, revision).files
-    answers = []
+    existing = call.commit(kind, name, revision).files
+    modes = []
     for file in call.json()["files"]:
         path, sample = file["path"], base64.b64decode(file.get("sample", ""))
         lfs = path.endswith(_LFS) or file["size"] > _BIG or b"\0" in sample
-        told = {"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
-        if path in there:
-            told["oid"] = there[path].sha if there[path].lfs else there[path].oid
-        answers.append(told)
-    return {"files": answers}
+        mode = {"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+        if path in existing:
+            mode["oid"] = existing[path].sha if existing[path].lfs else existing[path].oid
+        modes.append(mode)
+    return {"files": modes}
 
 
 def _lfs_batch(call: Call, name: str, kind: str | None) -> Any:
     call.must_write()
-    repository, asked, objects = call.repository(kind, name), call.json(), []
-    if asked.get("operation") != "upload" or asked.get("hash_algo", "sha256") != "sha256":
+    repository, body, objects = call.repository(kind, name), call.json(), []
+    if body.get("operation") != "upload" or body.get("hash_algo", "sha256") != "sha256":
         raise Refusal(422, "only uploads by SHA-256")
-    for item in asked["objects"]:
+    for item in body["objects"]:
         oid, size = item["oid"], item["size"]
-        told = {"oid": oid, "size": size}
+        described: dict[str, Any] = {"oid": oid, "size": size}
         if not re.fullmatch("[0-9a-f]{64}", oid):
-            told["error"] = {"code": 422, "message": "Invalid oid"}
+            described["error"] = {"code": 422, "message": "Invalid oid"}
         elif oid not in repository.objects:
             address = uuid.uuid4().hex
             call.hub.uploads[address] = (kind or "models", name, oid, size)
-            told["actions"] = {"upload": {"href": f"{call.hub.url}/lfs/{oid}/{address}", "header": {}}}
-        objects.append(told)
+            described["actions"] = {"upload": {"href": f"{call.hub.url}/lfs/{oid}/{address}", "header": {}}}
+        objects.append(described)
     return json_answer(
         {"transfer": "basic", "objects": objects}, headers={"Content-Type": "application/vnd.git-lfs+json"}
     )
@@ -140,9 +140,9 @@ def _lfs_put(call: Call, oid: str, address: str) -> Any:
     kind, name, expected, size = call.hub.uploads.get(address, ("", "", "", 0))
     repository = call.hub.repositories.get((kind.rstrip("s"), name))
     if repository is None or expected != oid:
-        raise Refusal(403, "no such upload was agreed on")
+        raise Refusal(403, "unknown upload URL")
     if len(call.body) != size or hashlib.sha256(call.body).hexdigest() != oid:
-        raise Refusal(400, f"BadDigest: the content is not the one of {size} bytes that was announced")
+        raise Refusal(400, f"BadDigest: the content differs from the announced {size} bytes")
     call.hub.store(call.body)
     if oid not in repository.objects:
         repository.objects.append(oid)
@@ -153,8 +153,8 @@ def _lfs_put(call: Call, oid: str, address: str) -> Any:
 def _make_commit(call: Call, kind: str, name: str, revision: str) -> Any:
     call.must_write()
     repository = call.repository(kind, name)
-    if call.asks("create_pr"):
-        raise Refusal(400, "pull requests are not served here")
+    if call.has_flag("create_pr"):
+        raise Refusal(400, "pull requests are not supported")
     if revision not in repository.branches:
         raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
     before = repository.commits[repository.branches[revision]]
@@ -177,8 +177,8 @@ def _make_commit(call: Call, kind: str, name: str, revision: str) -> Any:
                 raise ValueError(f"unknown operation {key!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise Refusal(400, f"not a commit: {error}") from None
-    made = repository.commit(revision, title, files, message)
-    return {"commitOid": made.oid, "commitUrl": f"{call.hub.url}/{name}/commit/{made.oid}", "success": True}
+    oid = repository.commit(revision, title, files, message).oid
+    return {"commitOid": oid, "commitUrl": f"{call.hub.url}/{name}/commit/{oid}", "success": True}
 
 
 def _path(value: dict[str, Any]) -> str:
@@ -191,10 +191,10 @@ def _path(value: dict[str, Any]) -> str:
 def _pointed(call: Call, repository: Repository, value: dict[str, Any]) -> File:
     if value["oid"] not in repository.objects:
         raise Refusal(400, f"LFS pointer pointed to a file that does not exist: {value['path']}")
-    found = call.hub.pointer(value["oid"])
-    if found.size != value.get("size", found.size):
+    file = call.hub.pointer(value["oid"])
+    if file.size != value.get("size", file.size):
         raise Refusal(400, f"LFS pointer has another size than its file: {value['path']}")
-    return found
+    return file
 
 
 def _without(files: dict[str, File], path: str, folder: bool) -> dict[str, File]:
@@ -214,7 +214,7 @@ def _branch(call: Call, kind: str, name: str, revision: str) -> Any:
     repository = call.repository(kind, name)
     if call.method == "DELETE":
         if revision == "main":
-            raise Refusal(403, "the main branch stays")
+            raise Refusal(403, "the main branch cannot be deleted")
         return _drop(repository, repository.branches, revision)
     if revision in repository.branches:
         raise Refusal(409, f"Reference already exists: refs/heads/{revision}")
@@ -249,8 +249,8 @@ def _refs(call: Call, kind: str, name: str) -> Any:
     def listed(folder: str, refs: dict[str, str]) -> list[dict[str, str]]:
         return [{"name": ref, "ref": f"refs/{folder}/{ref}", "targetCommit": oid} for ref, oid in sorted(refs.items())]
 
-    found = {"branches": listed("heads", repository.branches), "tags": listed("tags", repository.tags), "converts": []}
-    return {**found, "pullRequests": []} if call.asks("include_prs") else found
+    refs = {"branches": listed("heads", repository.branches), "tags": listed("tags", repository.tags), "converts": []}
+    return {**refs, "pullRequests": []} if call.has_flag("include_prs") else refs
 
 
 def _commits(call: Call, kind: str, name: str, revision: str) -> Any:
@@ -259,13 +259,13 @@ def _commits(call: Call, kind: str, name: str, revision: str) -> Any:
     return _page(
         call,
         [
-            {"id": made.oid, "title": made.title, "message": made.message, "authors": authors, "date": made.date}
-            for made in history
+            {"id": item.oid, "title": item.title, "message": item.message, "authors": authors, "date": item.date}
+            for item in history
         ],
     )
 
 
-# What is there
+# Contents
 
 
 def _info(call: Call, kind: str, name: str, revision: str = "main") -> Any:
@@ -278,7 +278,7 @@ def _info(call: Call, kind: str, name: str, revision: str = "main") -> Any:
             card = {}
     siblings = []
     for path, file in sorted(commit.files.items()):
-        described = _described(file) if call.asks("blobs") else {}
+        described = _described(file) if call.has_flag("blobs") else {}
         siblings.append({"rfilename": path, **{name: described[name] for name in described if name != "oid"}})
     return {
         "_id": hashlib.sha1(f"{kind}/{name}".encode()).hexdigest()[:24],
@@ -301,13 +301,13 @@ def _info(call: Call, kind: str, name: str, revision: str = "main") -> Any:
 
 
 def _described(file: File) -> dict[str, Any]:
-    """A file as listings show it."""
+    """A file in listings."""
     lfs = {"oid": file.sha, "sha256": file.sha, "size": file.size, "pointerSize": file.pointer_size}
     return {"oid": file.oid, "blobId": file.oid, "size": file.size, **({"lfs": lfs} if file.lfs else {})}
 
 
 def _entry(commit: Commit, path: str, expand: bool) -> dict[str, Any] | None:
-    """A file or folder as listings show it; None where there is neither."""
+    """A file or folder in listings; None if it does not exist."""
     if path in commit.files:
         described = _described(commit.files[path])
         del described["blobId"]
@@ -330,16 +330,16 @@ def _tree(call: Call, kind: str, name: str, revision: str, folder: str | None) -
     for path in sorted(commit.files):
         if path.startswith(prefix):
             inner = path[len(prefix) :].split("/")
-            depth = len(inner) if call.asks("recursive") else 1
+            depth = len(inner) if call.has_flag("recursive") else 1
             paths |= {prefix + "/".join(inner[: count + 1]): None for count in range(depth)}
     if prefix and not paths:
         message = f"{folder} does not exist on {revision}"
         raise Refusal(404, message, "EntryNotFound", {"X-Repo-Commit": commit.oid})
-    return _page(call, [_entry(commit, path, call.asks("expand")) for path in paths])
+    return _page(call, [_entry(commit, path, call.has_flag("expand")) for path in paths])
 
 
 def _page(call: Call, entries: list[Any]) -> Answer:
-    """A part of a list, and where the next one is."""
+    """One page of a list, with a link to the next."""
     first = int(call.query.get("cursor", ["0"])[0])
     last = first + min(call.hub.page_size, int(call.query.get("limit", [call.hub.page_size])[0]))
     if last >= len(entries):
@@ -351,12 +351,12 @@ def _page(call: Call, entries: list[Any]) -> Answer:
 def _paths_info(call: Call, kind: str, name: str, revision: str) -> Any:
     commit = call.commit(kind, name, revision)
     if "json" in call.headers.get("Content-Type", ""):
-        asked, expand = call.json()["paths"], bool(call.json().get("expand"))
+        paths, expand = call.json()["paths"], bool(call.json().get("expand"))
     else:
         form = parse_qs(call.body.decode())
-        asked, expand = form.get("paths", []), form.get("expand", ["false"])[0].lower() == "true"
-    found = [_entry(commit, path.strip("/"), expand) for path in asked]
-    return [entry for entry in found if entry]
+        paths, expand = form.get("paths", []), form.get("expand", ["false"])[0].lower() == "true"
+    entries = [_entry(commit, path.strip("/"), expand) for path in paths]
+    return [entry for entry in entries if entry]
 
 
 def _resolve(call: Call, name: str, revision: str, path: str, kind: str | None) -> Any:
@@ -374,13 +374,13 @@ def _resolve(call: Call, name: str, revision: str, path: str, kind: str | None) 
     }
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{file.sha}"', "X-Linked-Size": str(file.size)}
-    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("Range") or "")
-    if asked is None or asked[0] == "bytes=-":
+    span = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("Range") or "")
+    if span is None or span[0] == "bytes=-":
         return Answer(200, content, headers)
-    if asked[1]:
-        first, last = int(asked[1]), min(file.size - 1, int(asked[2] or file.size))
+    if span[1]:
+        first, last = int(span[1]), min(file.size - 1, int(span[2] or file.size))
     else:
-        first, last = max(0, file.size - int(asked[2])), file.size - 1
+        first, last = max(0, file.size - int(span[2])), file.size - 1
     if first > last:
         return Answer(416, b"", {"Content-Range": f"bytes */{file.size}"})
     return Answer(206, content[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{file.size}"})

@@ -1,4 +1,4 @@
-"""Requests as the Hub understands them: who asks, what they may see, and what answers and refusals look like."""
+"""Requests, permissions, and responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """A status, a content and headers."""
+    """A response: status, content and headers."""
 
     status: int
     content: bytes
@@ -22,19 +22,19 @@ class Answer(NamedTuple):
 
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
-    """An answer in JSON."""
+    """A JSON response."""
     return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
 
 class Refusal(Exception):
-    """Ends a request with a status, a message and, where the Hub has one, its code for the error."""
+    """Ends a request with a status, a message and the Hub's error code, if it has one."""
 
     def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers or {}
 
     def answer(self) -> Answer:
-        """The answer that says so."""
+        """The error response."""
         line = " ".join(str(self).encode("ascii", "replace").decode().split())
         headers = {"X-Error-Message": line, "X-Error-Code": self.code, "Content-Type": "application/json"}
         headers = {name: value for name, value in {**headers, **self.headers}.items() if value}
@@ -43,7 +43,7 @@ class Refusal(Exception):
 
 @dataclass
 class Call:
-    """One request; its path still has its percent signs."""
+    """A request. Its path is percent-encoded."""
 
     hub: LoopbackHub
     method: str
@@ -54,7 +54,7 @@ class Call:
 
     @property
     def user(self) -> str | None:
-        """Whose token it brings."""
+        """Name of the user, by the token; None without a token."""
         token = self.headers.get("Authorization")
         if token is None:
             return None
@@ -65,42 +65,42 @@ class Call:
 
     @property
     def is_owner(self) -> bool:
-        """Whether it may write."""
+        """Whether the user may write."""
         return self.user == self.hub.user
 
-    def asks(self, name: str) -> bool:
-        """Whether a flag of the query is set."""
+    def has_flag(self, name: str) -> bool:
+        """Whether a flag of the query string is set."""
         return self.query.get(name, ["false"])[0].lower() in ("true", "1")
 
     def json(self) -> Any:
-        """The body."""
+        """The request's body, parsed as JSON."""
         try:
             return json.loads(self.body or b"{}")
         except ValueError:
-            raise Refusal(400, "the body is no JSON") from None
+            raise Refusal(400, "the body is not JSON") from None
 
     def must_write(self) -> None:
-        """Refuses whoever may not."""
+        """Raises unless the user may write."""
         if self.user is None:
             raise Refusal(401, "Invalid username or password.")
         if not self.is_owner:
             raise Refusal(403, "you have no rights to write here")
 
     def repository(self, kind: str | None, name: str, contents: bool = False) -> Repository:
-        """A repository that one may see, or whose contents one may read."""
-        found = self.hub.repositories.get(((kind or "models").rstrip("s"), name))
-        if found is None or (found.private and not self.is_owner):
+        """A repository that the user may see; with `contents`, also read."""
+        repository = self.hub.repositories.get(((kind or "models").rstrip("s"), name))
+        if repository is None or (repository.private and not self.is_owner):
             if self.user is None:
                 raise Refusal(401, "Invalid username or password.", "RepoNotFound")
             raise Refusal(404, "Repository not found", "RepoNotFound")
-        if contents and found.gated and not self.is_owner:
+        if contents and repository.gated and not self.is_owner:
             message = f"Access to {name} is restricted"
             raise Refusal(401 if self.user is None else 403, message, "GatedRepo")
-        return found
+        return repository
 
     def commit(self, kind: str | None, name: str, revision: str, contents: bool = False) -> Commit:
-        """What a revision names."""
-        found = self.repository(kind, name, contents).find(revision)
-        if found is None:
+        """The commit of a revision."""
+        commit = self.repository(kind, name, contents).find(revision)
+        if commit is None:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return found
+        return commit

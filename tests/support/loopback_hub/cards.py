@@ -7,21 +7,21 @@ from typing import Any
 
 import yaml
 
-# Fields that are a text, a list of texts, or either.
+# Fields that are a string, a list of strings, or either.
 _TEXTS = ("license", "license_name", "license_link", "library_name", "pipeline_tag", "pretty_name", "mask_token")
 _LISTS = ("tags", "task_categories", "task_ids")
 _EITHER = ("language", "datasets", "metrics", "base_model", "size_categories", "source_datasets")
 
 
 def metadata(card: str) -> dict[str, Any]:
-    """The YAML block at the head of a card; empty where there is none.
+    """The YAML block at the start of a card; empty if there is none.
 
     Raises:
-        ValueError: it is no mapping, or no YAML.
+        ValueError: it is not valid YAML, or not a mapping.
     """
-    found = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
+    match = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
     try:
-        data = yaml.safe_load(found[1]) if found else {}
+        data = yaml.safe_load(match[1]) if match else {}
     except yaml.YAMLError as error:
         raise ValueError(f"invalid YAML: {error}") from error
     if data is not None and not isinstance(data, dict):
@@ -30,7 +30,7 @@ def metadata(card: str) -> dict[str, Any]:
 
 
 def problems(card: str, kind: str) -> tuple[list[str], list[str]]:
-    """Errors and warnings of a card of a model or dataset."""
+    """Errors and warnings for the card of a model or dataset."""
     try:
         data = metadata(card)
     except ValueError as error:
@@ -60,7 +60,7 @@ def _texts(value: Any) -> bool:
 
 
 def _index(models: Any) -> list[str]:
-    """Errors of a model-index: models with a name and results, each of a task, a dataset and metrics."""
+    """Errors of a model-index: models with name and results; results with task, dataset and metrics."""
     errors: list[str] = []
     for where, model in _items(models, "model-index", errors):
         _required(model, where, ("name",), errors)
@@ -78,7 +78,7 @@ def _index(models: Any) -> list[str]:
 
 
 def _items(value: Any, where: str, errors: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a list with their places; what is none is an error."""
+    """The objects in a list with their paths; other items are errors."""
     if not isinstance(value, list):
         errors.append(f'"{where}" must be an array')
         return []

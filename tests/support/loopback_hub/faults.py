@@ -1,4 +1,4 @@
-"""What a test wants to go wrong, and when."""
+"""Failures that a test requests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _WAYS = ("cut", "cut-body", "lost", "corrupt", "slow")
 
 @dataclass
 class Fault:
-    """Hits requests that match, after some and a number of times.
+    """Makes matching requests fail.
 
     Args:
         method, path: regular expressions.
-        how: a status, or one of the ways that the package's docstring lists.
-        times: how often; None for always.
-        after: how many matching requests pass before.
-        headers: of the answer, where `how` is a status.
-        seconds: each wait, where it is "slow".
+        how: a status, or a kind of failure in the package's docstring.
+        times: number of failures; None for no limit.
+        after: number of matching requests that succeed before.
+        headers: headers of the response, if `how` is a status.
+        seconds: duration of each wait, if `how` is "slow".
     """
 
     method: str
@@ -37,11 +37,11 @@ class Fault:
 
     @property
     def left(self) -> int:
-        """How many hits are still to come; of a fault that goes on, whether it has ever hit."""
+        """Number of pending failures; without a limit, 1 until the first one."""
         return int(self.happened == 0) if self.times is None else self.times - self.happened
 
     def strikes(self, method: str, path: str) -> bool:
-        """Whether a request is hit; counts it."""
+        """Whether a request fails; counts the request."""
         if self.happened == self.times or not re.fullmatch(self.method, method) or not re.search(self.path, path):
             return False
         if self.after > 0:
@@ -52,29 +52,29 @@ class Fault:
 
 
 class Faults:
-    """The faults of a server, in the order they were made."""
+    """The faults of a server, oldest first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._all: list[Fault] = []
 
     def add(self, fault: Fault) -> Fault:
-        """Takes another one."""
+        """Adds a fault."""
         with self._lock:
             self._all.append(fault)
         return fault
 
     def clear(self) -> None:
-        """Takes all away."""
+        """Removes all faults."""
         with self._lock:
             self._all.clear()
 
     def left(self) -> int:
-        """How many hits are still to come."""
+        """Number of pending failures."""
         with self._lock:
             return sum(fault.left for fault in self._all)
 
     def strike(self, method: str, path: str) -> Fault | None:
-        """The fault that hits a request."""
+        """The fault that a request meets, if any."""
         with self._lock:
             return next((fault for fault in self._all if fault.strikes(method, path)), None)

@@ -1,4 +1,4 @@
-"""The server: connections, and what goes wrong with them."""
+"""The HTTP server, including failing connections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .storage import Storage
 
 @dataclass
 class Request:
-    """What was asked. `status` is None where no answer was given."""
+    """A logged request. `status` is None if there was no response."""
 
     method: str
     path: str
@@ -31,10 +31,10 @@ class Request:
 
 
 class LoopbackHub(Storage):
-    """The server; a context manager. The package's docstring says what it can do.
+    """The server, a context manager; see the package's docstring.
 
     Args:
-        folder: where repositories are stored.
+        folder: directory of the repositories.
     """
 
     token = "hf_loopback_token"
@@ -46,7 +46,7 @@ class LoopbackHub(Storage):
         self.log: list[Request] = []
         self.is_down = False
         self.page_size = 1000
-        # What the owner of an upload's address may upload: kind and name of a repository, SHA-256 and size.
+        # Kind and name of the repository, SHA-256 and size by upload URL.
         self.uploads: dict[str, tuple[str, str, str, int]] = {}
         self.faults = Faults()
         self.closed = threading.Event()
@@ -59,7 +59,7 @@ class LoopbackHub(Storage):
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Connections that are still open get no answers either.
+        # Open connections get no responses either.
         self.is_down = True
         self.closed.set()
         self._server.shutdown()
@@ -67,7 +67,7 @@ class LoopbackHub(Storage):
 
     @property
     def requests(self) -> list[str]:
-        """Methods and paths of what was asked."""
+        """Method and path of each request."""
         return [f"{request.method} {request.path}" for request in self.log]
 
     def down(self) -> None:
@@ -75,7 +75,7 @@ class LoopbackHub(Storage):
         self.is_down = True
 
     def up(self) -> None:
-        """Answers again."""
+        """Accepts connections again."""
         self.is_down = False
 
     def fail(
@@ -93,21 +93,21 @@ class LoopbackHub(Storage):
         return self.faults.add(Fault(method, path, how, times, after, headers or {}, seconds))
 
     def mend(self) -> None:
-        """Takes all faults away."""
+        """Removes all faults."""
         self.faults.clear()
 
     def faults_left(self) -> int:
-        """How many hits of faults are still to come."""
+        """Number of pending failures."""
         return self.faults.left()
 
     def gate(self, repository: str, kind: str = "model") -> None:
-        """Makes the contents of a repository its owner's alone, while everybody sees that it is there."""
+        """Restricts the contents of a repository to its owner; the repository stays visible."""
         with self.lock:
             self.repositories[kind, repository].gated = True
             self.repositories[kind, repository].save()
 
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """Variables that make a new process talk to this Hub, as its owner or with another token."""
+        """Environment variables that make a process use this Hub, by default as the owner."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -124,17 +124,17 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Cut(Exception):
-    """The connection ends here."""
+    """Closes the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
-    # Header and content are written apart: without this the second waits for the first's acknowledgement.
+    # Otherwise the content waits until the header is acknowledged.
     disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Suppresses the log on standard error."""
 
     def do_GET(self) -> None:
         try:
@@ -160,21 +160,21 @@ class _Handler(BaseHTTPRequestHandler):
         if how == "cut":
             raise _Cut
         if fault and isinstance(fault.how, int):
-            found = Refusal(fault.how, "a fault that a test asked for", headers=fault.headers).answer()
+            response = Refusal(fault.how, "a fault requested by a test", headers=fault.headers).answer()
         else:
             call = Call(self.hub, self.command, url.path, parse_qs(url.query), self.headers, body)
             with self.hub.lock:
                 try:
-                    found = answer(call)
+                    response = answer(call)
                 except Refusal as refusal:
-                    found = refusal.answer()
+                    response = refusal.answer()
         if how == "lost":
             raise _Cut
-        request.status = found.status
-        self._send(found, fault, slowly=how == "slow" and not body)
+        request.status = response.status
+        self._send(response, fault, slowly=how == "slow" and not body)
 
     def _body(self, fault: Fault | None) -> bytes:
-        """What was sent; of an upload that a fault hits, on its way."""
+        """Reads the request's body, with the failures of a fault."""
         how = fault.how if fault else None
         chunked = self.headers.get("Transfer-Encoding") == "chunked"
         sizes = self._chunks() if chunked else _eighths(int(self.headers.get("Content-Length") or 0))
@@ -204,19 +204,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read(self, size: int) -> bytes:
         content = self.rfile.read(size)
-        # Whoever hangs up in the middle of a request has not made it.
+        # An incomplete request has no effect.
         if len(content) < size:
             raise _Cut
         return content
 
-    def _send(self, found: Answer, fault: Fault | None, slowly: bool) -> None:
-        content, how = found.content, fault.how if fault else None
+    def _send(self, response: Answer, fault: Fault | None, slowly: bool) -> None:
+        content, how = response.content, fault.how if fault else None
         if self.command == "HEAD" and how == "cut-body":
             raise _Cut
         if fault and slowly and (self.command == "HEAD" or not content):
             self.hub.closed.wait(fault.seconds)
-        self.send_response(found.status)
-        for name, value in {"Content-Length": str(len(content)), **found.headers}.items():
+        self.send_response(response.status)
+        for name, value in {"Content-Length": str(len(content)), **response.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
@@ -237,12 +237,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _eighths(size: int) -> list[int]:
-    """Eight parts of a size; none of nothing."""
+    """Sizes of eight parts; an empty list for size 0."""
     bounds = [size * count // 8 for count in range(9)]
     return [after - before for before, after in pairwise(bounds)] if size else []
 
 
 def _damaged(content: bytes) -> bytes:
-    """A content with another byte in its middle."""
+    """The content with its middle byte changed."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :] if content else content

@@ -1,4 +1,4 @@
-"""Repositories in a folder: their contents, commits, branches and tags."""
+"""Storage of repositories: contents, commits, branches and tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIRST_DAY = datetime(2025, 1, 1)
 
 
 class File(NamedTuple):
-    """A content: its SHA-256, its size in bytes, git's id of it, and whether git holds only a pointer to it."""
+    """A file: SHA-256, size in bytes, git's id, and whether it is stored with LFS."""
 
     sha: str
     size: int
@@ -24,13 +24,13 @@ class File(NamedTuple):
 
     @property
     def pointer_size(self) -> int:
-        """The bytes of the pointer."""
+        """Size of the LFS pointer in bytes."""
         return len(_pointer(self.sha, self.size))
 
 
 @dataclass
 class Commit:
-    """A state of a repository: the file at every path."""
+    """A commit: the files by path, and its metadata."""
 
     oid: str
     parent: str | None
@@ -42,13 +42,13 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A repository, and what its branches and tags point to.
+    """A repository.
 
     Args:
-        path: the file it is written to.
-        visibilities: "public" or "private": all it ever had, the present one last.
-        gated: whether its contents are only for those who were let in.
-        objects: SHA-256 of the LFS objects that were uploaded to it, in a commit or not yet.
+        path: file that stores it.
+        visibilities: all visibilities since its creation, "public" or "private"; the current one is the last.
+        gated: whether access to its contents is restricted.
+        objects: SHA-256 of all uploaded LFS objects, also of those in no commit.
     """
 
     path: Path
@@ -61,34 +61,34 @@ class Repository:
 
     @property
     def private(self) -> bool:
-        """Whether only its owner sees it."""
+        """Whether only its owner may see it."""
         return self.visibilities[-1] == "private"
 
     def find(self, revision: str) -> Commit | None:
-        """The commit that a branch, a tag or an id names."""
+        """The commit of a branch, a tag or an id."""
         revision = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
         return self.commits.get(self.branches.get(revision) or self.tags.get(revision) or revision)
 
     def commit(self, branch: str, title: str, files: dict[str, File], message: str = "") -> Commit:
-        """Adds a commit to a branch, as the Hub does even where nothing changes: it is for the client to see that."""
+        """Adds a commit to a branch, also if nothing changes: as on the Hub, the client avoids empty commits."""
         parent = self.branches.get(branch)
         content = json.dumps([parent, title, sorted(files.items()), len(self.commits)])
         date = (_FIRST_DAY + timedelta(minutes=len(self.commits))).isoformat(timespec="milliseconds") + "Z"
-        made = Commit(hashlib.sha1(content.encode()).hexdigest(), parent, title, message, date, files)
-        self.commits[made.oid] = made
-        self.branches[branch] = made.oid
+        commit = Commit(hashlib.sha1(content.encode()).hexdigest(), parent, title, message, date, files)
+        self.commits[commit.oid] = commit
+        self.branches[branch] = commit.oid
         self.save()
-        return made
+        return commit
 
     def history(self, commit: Commit) -> list[Commit]:
-        """A commit and those before it."""
-        found = [commit]
-        while (parent := found[-1].parent) is not None:
-            found.append(self.commits[parent])
-        return found
+        """A commit and its ancestors, newest first."""
+        commits = [commit]
+        while (parent := commits[-1].parent) is not None:
+            commits.append(self.commits[parent])
+        return commits
 
     def save(self) -> None:
-        """Writes everything but the contents."""
+        """Writes all data except file contents."""
         state = asdict(self)
         del state["path"]
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class Repository:
 
     @classmethod
     def load(cls, path: Path) -> Repository:
-        """What was saved."""
+        """Reads a saved repository."""
         state = json.loads(path.read_bytes())
         commits = {
             oid: Commit(**{**commit, "files": {name: File(*file) for name, file in commit["files"].items()}})
@@ -106,7 +106,7 @@ class Repository:
 
 
 class Storage:
-    """A folder of repositories by kind ("model" or "dataset") and name."""
+    """Repositories by kind ("model" or "dataset") and name, stored in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.blobs = folder, folder / "blobs"
@@ -117,25 +117,25 @@ class Storage:
             self.repositories[path.parts[-3], f"{path.parts[-2]}/{path.stem}"] = Repository.load(path)
 
     def create(self, kind: str, name: str, visibility: str) -> Repository:
-        """A new repository, with the first commit that every repository has."""
+        """Creates a repository with its initial commit."""
         path = self.folder / "repositories" / kind / f"{name}.json"
-        made = Repository(path, [visibility])
-        made.commit("main", "initial commit", {".gitattributes": self.store(b"*.safetensors filter=lfs\n")})
-        self.repositories[kind, name] = made
-        return made
+        repository = Repository(path, [visibility])
+        repository.commit("main", "initial commit", {".gitattributes": self.store(b"*.safetensors filter=lfs\n")})
+        self.repositories[kind, name] = repository
+        return repository
 
     def delete(self, kind: str, name: str) -> None:
-        """Forgets a repository."""
+        """Deletes a repository."""
         self.repositories.pop((kind, name)).path.unlink()
 
     def read(self, repository: str, path: str, revision: str = "main", kind: str = "model") -> bytes:
-        """What a repository holds at a path."""
+        """The content of a file in a repository."""
         commit = self.repositories[kind, repository].find(revision)
         assert commit is not None
         return self.content(commit.files[path].sha)
 
     def content(self, sha: str) -> bytes:
-        """A stored content."""
+        """A stored content by its SHA-256."""
         return (self.blobs / sha).read_bytes()
 
     def store(self, content: bytes, lfs: bool = False) -> File:
@@ -160,6 +160,6 @@ def _git_id(content: bytes) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,101 @@
+"""Options of `release` and `release-dataset`, as Python arguments and as command-line options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llm_jp_modernbert.core.hub import MAIN
+
+DEFAULT_LICENSE = "apache-2.0"
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """Options of a model release."""
+
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Model directory: a training run, a checkpoint, or a directory that save_pretrained wrote."
+        ),
+    ]
+    repository: Annotated[str, typer.Option("--repo", help="Repository on the Hub (ORG/NAME); created if missing.")]
+    revision: Annotated[str, typer.Option(help="Branch of the repository; created if missing.")] = MAIN
+    private: Annotated[
+        bool, typer.Option("--private", help="Create a private repository; an existing public one is an error.")
+    ] = False
+    dry_run: Annotated[Path | None, typer.Option(help="Write the release to this directory and upload nothing.")] = (
+        None
+    )
+    format: Annotated[
+        Literal["plain", "native"],
+        typer.Option(
+            help="plain: a ModernBERT checkpoint that transformers loads without this package. native: this package's "
+            "model type with its code, loaded with trust_remote_code."
+        ),
+    ] = "plain"
+    results: Annotated[
+        Path | None, typer.Option(help="Results directory of the evaluate command; adds the model's scores and plots.")
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="Data type of the weights; auto keeps the source's.")
+    ] = "auto"
+    max_shard_size: Annotated[str, typer.Option(help="Weights larger than this are split into several files.")] = "5GB"
+    license: Annotated[str, typer.Option(help="Licence identifier of the Hub.")] = DEFAULT_LICENSE
+    datasets: Annotated[
+        list[str],
+        typer.Option("--dataset", help="Training dataset on the Hub, for the model card. Repeatable."),
+    ] = field(default_factory=list)
+    base_model: Annotated[
+        str | None, typer.Option(help="Model on the Hub that training started from, for the model card.")
+    ] = None
+    sentence_transformers: Annotated[
+        bool, typer.Option("--sentence-transformers", help="Add the files that SentenceTransformer loads.")
+    ] = False
+    pooling: Annotated[
+        Literal["mean", "cls"], typer.Option(help="Pooling of token embeddings with --sentence-transformers.")
+    ] = "mean"
+    onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX file; its logits are compared with torch's.")] = (
+        False
+    )
+    int8: Annotated[bool, typer.Option("--int8", help="With --onnx: also add an int8 quantised ONNX file.")] = False
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Options of a dataset release."""
+
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Output directory of tokenize-corpus, `fill-mask` for the prompts of this package, or a JSON Lines "
+            "file of prompts."
+        ),
+    ]
+    repository: Annotated[str, typer.Option("--repo", help="Repository on the Hub (ORG/NAME); created if missing.")]
+    revision: Annotated[str, typer.Option(help="Branch of the repository; created if missing.")] = MAIN
+    private: Annotated[
+        bool, typer.Option("--private", help="Create a private repository; an existing public one is an error.")
+    ] = False
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Licence identifier of the Hub, such as cc-by-sa-4.0. By default that of this package's prompts, and "
+            "unknown for other data."
+        ),
+    ] = None
+    languages: Annotated[
+        list[str],
+        typer.Option(
+            "--language",
+            help="ISO 639 code of a language in the texts. By default ja, and ja and en for this package's prompts. "
+            "Repeatable.",
+        ),
+    ] = field(default_factory=list)
+    dry_run: Annotated[Path | None, typer.Option(help="Write the dataset to this directory and upload nothing.")] = (
+        None
+    )
