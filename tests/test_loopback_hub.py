@@ -1,4 +1,4 @@
-"""The Hub of the tests does to its clients what the real one does, and goes wrong when it is told to."""
+"""The tests' local Hub serves huggingface_hub, transformers and datasets, and fails on request."""
 
 from __future__ import annotations
 
@@ -47,52 +47,51 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def commits(api: HfApi) -> int:
+def count_commits(api: HfApi) -> int:
     return len(api.list_repo_commits(NAME))
 
 
-def asked(hub: LoopbackHub, method: str, part: str) -> list[int | None]:
+def statuses_of(hub: LoopbackHub, method: str, part: str) -> list[int | None]:
     return [request.status for request in hub.log if request.method == method and part in request.path]
 
 
-def test_what_is_uploaded_comes_back(hub: LoopbackHub, api: HfApi, folder: Path, tmp_path: Path) -> None:
+def test_uploaded_files_are_downloaded_unchanged(hub: LoopbackHub, api: HfApi, folder: Path, tmp_path: Path) -> None:
     api.create_repo(NAME)
-    made = api.upload_folder(repo_id=NAME, folder_path=folder)
+    commit = api.upload_folder(repo_id=NAME, folder_path=folder)
     api.create_tag(NAME, tag="v1")
     api.create_branch(NAME, branch="stage1/step-7", revision="v1")
     api.create_commit(
         NAME,
         [CommitOperationAdd("sub/two.json", b"2"), CommitOperationDelete("config.json")],
         commit_message="two",
-        parent_commit=made.oid,
+        parent_commit=commit.oid,
     )
-    # Another server over the same folder has it all.
-    with LoopbackHub(tmp_path / "hub") as again:
-        api = HfApi(endpoint=again.url, token=again.token)
-        taken = Path(api.snapshot_download(NAME, revision="stage1/step-7", local_dir=tmp_path / "taken"))
-        assert {name: (taken / name).read_bytes() for name in FILES} == FILES
-        # huggingface_hub's own check of sizes and hashes
-        checked = api.verify_repo_checksums(NAME, revision="v1", local_dir=taken)
-        assert (checked.mismatches, checked.missing_paths) == ([], [])
+    # Another server on the same folder has the same repositories.
+    with LoopbackHub(tmp_path / "hub") as second:
+        api = HfApi(endpoint=second.url, token=second.token)
+        downloaded = Path(api.snapshot_download(NAME, revision="stage1/step-7", local_dir=tmp_path / "downloaded"))
+        assert {name: (downloaded / name).read_bytes() for name in FILES} == FILES
+        verified = api.verify_repo_checksums(NAME, revision="v1", local_dir=downloaded)
+        assert (verified.mismatches, verified.missing_paths) == ([], [])
         refs = api.list_repo_refs(NAME)
         assert [ref.name for ref in refs.branches] == ["main", "stage1/step-7"]
-        assert [(ref.name, ref.target_commit) for ref in refs.tags] == [("v1", made.oid)]
+        assert [(ref.name, ref.target_commit) for ref in refs.tags] == [("v1", commit.oid)]
         assert [commit.title for commit in api.list_repo_commits(NAME)] == [
             "two",
             "Upload folder using huggingface_hub",
             "initial commit",
         ]
-        there = [".gitattributes", "README.md", "model.safetensors", "sub/two.json", "資料/図 1.json"]
-        assert sorted(api.list_repo_files(NAME)) == there
-        again.page_size = 2
+        paths = [".gitattributes", "README.md", "model.safetensors", "sub/two.json", "資料/図 1.json"]
+        assert sorted(api.list_repo_files(NAME)) == paths
+        second.page_size = 2
         listed = {entry.path: entry for entry in api.list_repo_tree(NAME, recursive=True, expand=True)}
-        assert sorted(listed) == sorted([*there, "sub", "資料"])
+        assert sorted(listed) == sorted([*paths, "sub", "資料"])
         lfs = listed["model.safetensors"].lfs
         assert (lfs.sha256, lfs.size) == (SHA, len(WEIGHTS))
         info = api.model_info(NAME, files_metadata=True)
         assert info.card_data.language == "ja"
         assert {file.rfilename: file.size for file in info.siblings}["model.safetensors"] == len(WEIGHTS)
-        assert HfFileSystem(endpoint=again.url, token=again.token).isdir(f"{NAME}/sub")
+        assert HfFileSystem(endpoint=second.url, token=second.token).isdir(f"{NAME}/sub")
         api.delete_branch(NAME, branch="stage1/step-7")
         api.delete_tag(NAME, tag="v1")
         with pytest.raises(RevisionNotFoundError):
@@ -104,32 +103,32 @@ def test_what_is_uploaded_comes_back(hub: LoopbackHub, api: HfApi, folder: Path,
     assert not (tmp_path / "hub" / "repositories" / "model" / f"{NAME}.json").exists()
 
 
-def test_contents_have_the_ids_that_git_gives_them(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
+def test_file_ids_equal_those_of_git(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
     api.create_repo(NAME)
     api.upload_folder(repo_id=NAME, folder_path=folder)
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA}\nsize {len(WEIGHTS)}\n"
     expected = [git_hash(FILES["README.md"]), git_hash(pointer.encode())]
-    found = api.get_paths_info(NAME, ["README.md", "model.safetensors"])
-    assert [file.blob_id for file in found] == expected
-    assert found[1].lfs is not None
-    assert found[1].lfs.pointer_size == len(pointer)
+    files = api.get_paths_info(NAME, ["README.md", "model.safetensors"])
+    assert [file.blob_id for file in files] == expected
+    assert files[1].lfs is not None
+    assert files[1].lfs.pointer_size == len(pointer)
 
 
-def test_what_is_there_is_not_sent_again(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
+def test_existing_files_are_not_uploaded_again(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
     api.create_repo(NAME)
     api.upload_folder(repo_id=NAME, folder_path=folder)
     api.upload_folder(repo_id=NAME, folder_path=folder)
-    assert commits(api) == 2
+    assert count_commits(api) == 2
     api.create_branch(NAME, branch="other", revision=api.list_repo_commits(NAME)[-1].commit_id)
     api.upload_folder(repo_id=NAME, folder_path=folder, revision="other")
-    assert asked(hub, "PUT", f"/lfs/{SHA}") == [200]
-    # Objects belong to a repository: another one that names them has to bring them.
+    assert statuses_of(hub, "PUT", f"/lfs/{SHA}") == [200]
+    # LFS objects belong to one repository: another one needs an upload of its own.
     api.create_repo("org/another")
     api.upload_folder(repo_id="org/another", folder_path=folder)
-    assert asked(hub, "PUT", f"/lfs/{SHA}") == [200, 200]
+    assert statuses_of(hub, "PUT", f"/lfs/{SHA}") == [200, 200]
 
 
-def test_a_commit_is_made_whole_or_not_at_all(hub: LoopbackHub, api: HfApi) -> None:
+def test_commits_are_atomic(hub: LoopbackHub, api: HfApi) -> None:
     api.create_repo(NAME)
     first = api.list_repo_commits(NAME)[0].commit_id
     adds = [CommitOperationAdd("a", b"a")]
@@ -141,9 +140,9 @@ def test_a_commit_is_made_whole_or_not_at_all(hub: LoopbackHub, api: HfApi) -> N
     header = {"key": "header", "value": {"summary": "x"}}
     pointer = {"key": "lfsFile", "value": {"path": "w", "algo": "sha256", "oid": SHA, "size": 1}}
     lines = "".join(json.dumps(line) + "\n" for line in (header, pointer))
-    sent = httpx2.post(url, content=lines, headers=token)
-    assert (sent.status_code, "does not exist" in sent.json()["error"]) == (400, True)
-    # Who hangs up before the end has asked for nothing, even where what came could be understood.
+    response = httpx2.post(url, content=lines, headers=token)
+    assert (response.status_code, "does not exist" in response.json()["error"]) == (400, True)
+    # A request that ends too early has no effect, even if its first part is valid.
     with socket.create_connection(("127.0.0.1", int(hub.url.rsplit(":", 1)[1]))) as connection:
         head = f"POST {url} HTTP/1.1\r\nAuthorization: {token['Authorization']}\r\nContent-Length: 9999\r\n\r\n"
         connection.sendall((head + json.dumps(header) + "\n").encode())
@@ -153,36 +152,38 @@ def test_a_commit_is_made_whole_or_not_at_all(hub: LoopbackHub, api: HfApi) -> N
     assert api.list_repo_files(NAME) == [".gitattributes"]
 
 
-def test_who_may_do_what(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
-    guest, nobody, wrong = (HfApi(endpoint=hub.url, token=token) for token in (hub.guest_token, False, "hf_wrong"))
+def test_permissions(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
+    guest, anonymous, invalid = (
+        HfApi(endpoint=hub.url, token=token) for token in (hub.guest_token, False, "hf_invalid")
+    )
     assert (api.whoami()["name"], guest.whoami()["name"]) == (hub.user, "guest")
     api.create_repo(NAME, private=True)
     api.create_repo(NAME, exist_ok=True)
     with pytest.raises(HfHubHTTPError, match="409"):
         api.create_repo(NAME)
     api.upload_folder(repo_id=NAME, folder_path=folder)
-    for other, status in ((guest, 404), (nobody, 401)):
-        with pytest.raises(RepositoryNotFoundError) as refused:
-            other.model_info(NAME)
-        assert refused.value.response.status_code == status
+    for client, status in ((guest, 404), (anonymous, 401)):
+        with pytest.raises(RepositoryNotFoundError) as error:
+            client.model_info(NAME)
+        assert error.value.response.status_code == status
     repository = hub.repositories["model", NAME]
     assert (repository.private, repository.visibilities) == (True, ["private"])
     api.update_repo_settings(NAME, private=False, gated="auto")
     assert repository.visibilities == ["private", "public"]
-    assert nobody.model_info(NAME).gated == "auto"
-    for other in (guest, nobody):
+    assert anonymous.model_info(NAME).gated == "auto"
+    for client in (guest, anonymous):
         with pytest.raises(GatedRepoError):
-            other.hf_hub_download(NAME, "config.json", cache_dir=folder)
+            client.hf_hub_download(NAME, "config.json", cache_dir=folder)
     api.update_repo_settings(NAME, gated=False)
-    assert Path(nobody.hf_hub_download(NAME, "config.json", cache_dir=folder)).read_bytes() == b"{}"
-    for other, status in ((guest, 403), (wrong, 401)):
-        with pytest.raises(HfHubHTTPError) as refused:
-            other.create_branch(NAME, branch="b")
-        assert refused.value.response.status_code == status
+    assert Path(anonymous.hf_hub_download(NAME, "config.json", cache_dir=folder)).read_bytes() == b"{}"
+    for client, status in ((guest, 403), (invalid, 401)):
+        with pytest.raises(HfHubHTTPError) as error:
+            client.create_branch(NAME, branch="b")
+        assert error.value.response.status_code == status
     with pytest.raises(HfHubHTTPError, match="401"):
-        wrong.model_info(NAME)
+        invalid.model_info(NAME)
     assert {request.has_token for request in hub.log} == {True, False}
-    assert not any(secret in repr(hub.log) for secret in (hub.token, hub.guest_token, "hf_wrong"))
+    assert not any(secret in repr(hub.log) for secret in (hub.token, hub.guest_token, "hf_invalid"))
 
 
 @pytest.mark.parametrize(
@@ -196,29 +197,29 @@ def test_who_may_do_what(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
         ("lines=1-2", 200, slice(None)),
     ],
 )
-def test_parts_of_a_file(hub: LoopbackHub, api: HfApi, folder: Path, header: str, status: int, part: slice) -> None:
+def test_range_requests(hub: LoopbackHub, api: HfApi, folder: Path, header: str, status: int, part: slice) -> None:
     api.create_repo(NAME)
     api.upload_folder(repo_id=NAME, folder_path=folder)
     url = f"{hub.url}/{NAME}/resolve/main/model.safetensors"
-    got = httpx2.get(url, headers={"Range": header})
-    assert (got.status_code, got.content) == (status, WEIGHTS[part])
+    response = httpx2.get(url, headers={"Range": header})
+    assert (response.status_code, response.content) == (status, WEIGHTS[part])
     if status == 206:
         first, end, _ = part.indices(len(WEIGHTS))
-        assert got.headers["Content-Range"] == f"bytes {first}-{end - 1}/{len(WEIGHTS)}"
+        assert response.headers["Content-Range"] == f"bytes {first}-{end - 1}/{len(WEIGHTS)}"
     head = httpx2.head(url)
     assert (head.headers["X-Linked-Etag"], head.headers["X-Linked-Size"]) == (f'"{SHA}"', str(len(WEIGHTS)))
     assert head.headers["X-Repo-Commit"] == api.model_info(NAME).sha
 
 
-def test_cards_are_checked(hub: LoopbackHub, api: HfApi) -> None:
+def test_card_metadata_is_validated(hub: LoopbackHub, api: HfApi) -> None:
     result = "{task: {type: fill-mask}, dataset: {type: d, name: d}, metrics: [{type: accuracy, value: 0.5}]}"
-    for text, complaint in (
+    for text, message in (
         ("language: [ja", "invalid YAML"),
         ("language: no", '"language" must be'),
         ("model-index: [{results: []}]", r"model-index\[0\].name"),
         (f"model-index: [{{name: m, results: [{result.replace(', value: 0.5', '')}]}}]", "value"),
     ):
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises(ValueError, match=message):
             api._validate_yaml(f"---\n{text}\n---\n")
     api._validate_yaml(f"---\nlanguage: ja\nmodel-index: [{{name: m, results: [{result}]}}]\n---\n")
     with pytest.warns(UserWarning, match="empty or missing"):
@@ -247,7 +248,7 @@ def download(api: HfApi, folder: Path, target: Path) -> None:
         (download, "GET", "/resolve/", "slow", [200]),
     ],
 )
-def test_the_client_gets_over_it(
+def test_client_recovers_from_transient_failures(
     hub: LoopbackHub,
     api: HfApi,
     folder: Path,
@@ -265,13 +266,13 @@ def test_the_client_gets_over_it(
     headers = {"Retry-After": "1"} if how == 429 else None
     fault = hub.fail(method, path, how, headers=headers, seconds=0.02)
     began = time.perf_counter()
-    job(api, folder, tmp_path / "taken")
+    job(api, folder, tmp_path / "downloaded")
     assert (fault.happened, hub.faults_left()) == (1, 0)
-    assert asked(hub, method, path) == statuses
+    assert statuses_of(hub, method, path) == statuses
     assert hub.read(NAME, "model.safetensors") == WEIGHTS
-    assert commits(api) == 2
+    assert count_commits(api) == 2
     if job is download:
-        assert (tmp_path / "taken" / "model.safetensors").read_bytes() == WEIGHTS
+        assert (tmp_path / "downloaded" / "model.safetensors").read_bytes() == WEIGHTS
     if how == "slow":
         assert time.perf_counter() - began >= 8 * 0.02
     resumed = [request.range for request in hub.log if request.status == 206]
@@ -279,7 +280,7 @@ def test_the_client_gets_over_it(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "how", "error", "made"),
+    ("method", "path", "how", "error", "commits"),
     [
         ("POST", "/repos/create", 401, HfHubHTTPError, 0),
         ("POST", "/preupload/", 403, HfHubHTTPError, 1),
@@ -292,8 +293,8 @@ def test_the_client_gets_over_it(
         ("POST", "/commit/", "lost", httpx2.TransportError, 2),
     ],
 )
-def test_a_push_that_fails_leaves_nothing_half_made(
-    hub: LoopbackHub, api: HfApi, folder: Path, method: str, path: str, how: Any, error: type[Exception], made: int
+def test_failed_push_leaves_no_partial_commit(
+    hub: LoopbackHub, api: HfApi, folder: Path, method: str, path: str, how: Any, error: type[Exception], commits: int
 ) -> None:
     fault = hub.fail(method, path, how)
 
@@ -304,32 +305,34 @@ def test_a_push_that_fails_leaves_nothing_half_made(
     with pytest.raises(error):
         push()
     assert fault.happened == 1
-    assert len(hub.repositories["model", NAME].commits if made else {}) == made
+    assert len(hub.repositories["model", NAME].commits if commits else {}) == commits
     push()
-    assert commits(api) == 2
+    assert count_commits(api) == 2
     assert {name: hub.read(NAME, name) for name in FILES} == FILES
 
 
-def test_bytes_can_be_wrong_where_everything_else_is_right(
+def test_corrupted_download_is_detected_by_checksums(
     hub: LoopbackHub, api: HfApi, folder: Path, tmp_path: Path
 ) -> None:
     api.create_repo(NAME)
     api.upload_folder(repo_id=NAME, folder_path=folder)
     hub.fail("GET", "model.safetensors", "corrupt")
-    api.snapshot_download(NAME, local_dir=tmp_path / "taken")
-    checked = api.verify_repo_checksums(NAME, local_dir=tmp_path / "taken")
-    assert [(wrong["path"], wrong["expected"]) for wrong in checked.mismatches] == [("model.safetensors", SHA)]
+    api.snapshot_download(NAME, local_dir=tmp_path / "downloaded")
+    verified = api.verify_repo_checksums(NAME, local_dir=tmp_path / "downloaded")
+    assert [(mismatch["path"], mismatch["expected"]) for mismatch in verified.mismatches] == [
+        ("model.safetensors", SHA)
+    ]
 
 
-def test_faults_come_when_they_are_due(hub: LoopbackHub) -> None:
-    hub.fail("GET|HEAD", "^/api/whoami", 503, times=2, after=1, headers={"X-Error-Code": "Due"})
+def test_faults_follow_their_schedule(hub: LoopbackHub) -> None:
+    hub.fail("GET|HEAD", "^/api/whoami", 503, times=2, after=1, headers={"X-Error-Code": "Scheduled"})
     always = hub.fail("GET", "whoami", 418, times=None)
     token = {"Authorization": f"Bearer {hub.token}"}
-    answers = []
+    responses = []
     for _ in range(4):
-        answers.append((httpx2.get(f"{hub.url}/api/whoami-v2", headers=token), hub.faults_left()))
-    assert [(answer.status_code, left) for answer, left in answers] == [(418, 2), (503, 1), (503, 0), (418, 0)]
-    assert answers[1][0].headers["X-Error-Code"] == "Due"
+        responses.append((httpx2.get(f"{hub.url}/api/whoami-v2", headers=token), hub.faults_left()))
+    assert [(response.status_code, left) for response, left in responses] == [(418, 2), (503, 1), (503, 0), (418, 0)]
+    assert responses[1][0].headers["X-Error-Code"] == "Scheduled"
     assert always.happened == 2
     hub.mend()
     assert httpx2.get(f"{hub.url}/api/whoami-v2", headers=token).status_code == 200
@@ -338,14 +341,14 @@ def test_faults_come_when_they_are_due(hub: LoopbackHub) -> None:
 
 
 def run(code: str, hub: LoopbackHub, home: Path) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **hub.environment(home)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
 
 
 _MODEL = """
@@ -365,9 +368,9 @@ config = ModernBertConfig(
 model = AutoModelForMaskedLM.from_config(config).eval()
 model.push_to_hub("org/name", private=True)
 tokenizer.push_to_hub("org/name")
-again = AutoModelForMaskedLM.from_pretrained("org/name").eval()
+loaded = AutoModelForMaskedLM.from_pretrained("org/name").eval()
 ids = torch.tensor([[3, 1, 4]])
-assert torch.equal(again(ids).logits, model(ids).logits)
+assert torch.equal(loaded(ids).logits, model(ids).logits)
 assert AutoTokenizer.from_pretrained("org/name").get_vocab() == tokenizer.get_vocab()
 print(len(pipeline("fill-mask", model="org/name")("[MASK]")))
 """
@@ -384,11 +387,11 @@ print(load_dataset("org/data", "few", split="test").num_rows)
 """
 
 
-def test_transformers_pushes_and_pulls(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_transformers_round_trip(hub: LoopbackHub, tmp_path: Path) -> None:
     assert run(_MODEL, hub, tmp_path / "home") == "5"
     assert hub.repositories["model", "org/name"].visibilities == ["private"]
 
 
-def test_datasets_pushes_and_pulls(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_datasets_round_trip(hub: LoopbackHub, tmp_path: Path) -> None:
     assert run(_DATASET, hub, tmp_path / "home") == "3"
     assert len(HfApi(endpoint=hub.url, token=False).dataset_info("org/data").card_data["configs"]) == 2

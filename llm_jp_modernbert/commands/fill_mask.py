@@ -17,8 +17,8 @@ def fill_mask(
     texts: Annotated[
         list[str],
         typer.Argument(
-            help="Texts with [MASK], <mask>, {mask} or the tokenizer's mask token. `-` reads one text per line from "
-            "standard input."
+            help="Texts with `[MASK]`, `<mask>`, `{mask}` or the tokenizer's mask token. `-` reads one text per line "
+            "from standard input."
         ),
     ],
     top_k: Annotated[int, typer.Option(help="Number of candidates per mask.", min=1)] = 5,
@@ -33,7 +33,10 @@ def fill_mask(
     ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Data type of the weights and the computation; auto keeps the checkpoint's."),
+        typer.Option(
+            metavar="<type>",
+            help="Data type of weights and computation: float32, bfloat16, float16, or auto for the checkpoint's.",
+        ),
     ] = "auto",
     fast: Annotated[
         bool,

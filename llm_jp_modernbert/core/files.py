@@ -48,7 +48,7 @@ def check_vacant(target: Path, option: str = "") -> None:
 
 @contextmanager
 def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yields a temporary directory beside `target` and renames it to `target` if the block succeeds.
+    """Yields a temporary directory next to `target` and renames it to `target` if the block succeeds.
 
     Args:
         target: the directory to write; missing parents are created.

@@ -62,7 +62,7 @@ def explain(error: BaseException) -> str:
             "no such repository, or the token has no access to it. Check the name, and log in (hf auth login).",
         ),
         (errors.OfflineModeIsEnabled, "the Hub is needed, but HF_HUB_OFFLINE is set. Unset it."),
-        (errors.LocalTokenNotFoundError, "there is no token. Log in (hf auth login), or set HF_TOKEN."),
+        (errors.LocalTokenNotFoundError, "no token found. Log in (hf auth login), or set HF_TOKEN."),
     )
     for cause in _causes(error):
         for kind, message in messages:

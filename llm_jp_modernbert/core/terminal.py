@@ -52,7 +52,7 @@ def lines_of_input(texts: Sequence[str]) -> list[str]:
     """The texts, with each `-` replaced by the non-blank lines of standard input.
 
     Raises:
-        UsageError: there is no text.
+        UsageError: no text is given.
     """
     lines: list[str] = []
     for text in texts:

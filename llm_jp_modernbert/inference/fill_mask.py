@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MASK_ALIASES = ("[MASK]", "<mask>", "{mask}")
-"""Spellings of the mask in a text, besides the tokenizer's own mask token."""
+"""Spellings of the mask in a text that are replaced by the tokenizer's mask token."""
 
 _TOKENS_PER_BATCH = 8192
 

@@ -105,7 +105,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         revision: branch, tag or commit of the repository, if the name does not have one.
 
     Raises:
-        UsageError: there is no tokenizer, or two different revisions are given.
+        UsageError: the tokenizer is missing, or two different revisions are given.
     """
     from transformers import AutoTokenizer
 

@@ -10,7 +10,7 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 
 POOLINGS = ("mean", "cls")
 
-# Files of sentence-transformers, besides those of the model and the tokenizer.
+# Files that sentence-transformers adds to those of the model and the tokenizer.
 _FILES = (
     "modules.json",
     "config_sentence_transformers.json",

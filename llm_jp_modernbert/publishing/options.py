@@ -42,7 +42,8 @@ class ReleaseOptions:
         Path | None, typer.Option(help="Results directory of the evaluate command; adds the model's scores and plots.")
     ] = None
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="Data type of the weights; auto keeps the source's.")
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(metavar="<type>", help="Data type of the weights: float32, bfloat16, or auto for the source's."),
     ] = "auto"
     max_shard_size: Annotated[str, typer.Option(help="Weights larger than this are split into several files.")] = "5GB"
     license: Annotated[str, typer.Option(help="Licence identifier of the Hub.")] = DEFAULT_LICENSE
@@ -57,7 +58,7 @@ class ReleaseOptions:
         bool, typer.Option("--sentence-transformers", help="Add the files that SentenceTransformer loads.")
     ] = False
     pooling: Annotated[
-        Literal["mean", "cls"], typer.Option(help="Pooling of token embeddings with --sentence-transformers.")
+        Literal["mean", "cls"], typer.Option(help="Pooling of token embeddings in SentenceTransformer.")
     ] = "mean"
     onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX file; its logits are compared with torch's.")] = (
         False

@@ -135,7 +135,7 @@ def _verify(api: HfApi, repository: str, commit: str, folder: Path, patience: Pa
 
 
 def _verify_manifest(folder: Path) -> int | None:
-    """Compares the files with the release's manifest and counts them; None if there is no manifest."""
+    """Compares the files with the release's manifest and counts them; None without a manifest."""
     if not (folder / MANIFEST).is_file():
         return None
     listed = read_manifest(folder / MANIFEST)

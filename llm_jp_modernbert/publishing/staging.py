@@ -118,7 +118,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
         The rows of the model.
 
     Raises:
-        UsageError: there are no results of the model, or matplotlib is missing.
+        UsageError: the model has no results, or matplotlib is missing.
     """
     from llm_jp_modernbert.evaluation.report.plots import is_plotted, plot_all
 

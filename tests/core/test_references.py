@@ -1,4 +1,4 @@
-"""Local paths, repositories and checkpoint names are told apart by one rule each."""
+"""Each rule for local paths, repositories and checkpoint names is implemented once."""
 
 from __future__ import annotations
 

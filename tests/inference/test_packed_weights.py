@@ -120,7 +120,7 @@ def test_nan_weights_are_refused(folder: Path) -> None:
 
 
 def test_processor_without_packed_weights_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.quantized, "engine", "none")
+    monkeypatch.setattr(torch.backends.quantized, "engine", "onednn")
     with pytest.raises(UsageError, match="--fast needs an x86 processor"):
         load_fast_masked_lm(str(folder))
 
