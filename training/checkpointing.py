@@ -132,7 +132,7 @@ def load_moments(optimizer: torch.optim.Optimizer, source: Path) -> None:
         CheckpointError: the optimizer state is missing or belongs to a different model.
     """
     if not (source / "optimizer.pt").is_file():
-        source = (checkpoints.newest_sound(source, logger.warning) if source.is_dir() else None) or source
+        source = (checkpoints.newest_sound(source) if source.is_dir() else None) or source
     try:
         state = torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -55,7 +55,7 @@ def pretrain(
 
     from .callbacks import ProbeCallback, ProgressCallback
     from .run.checkpoints import StopSignals
-    from .run.publishing import PublishCallback
+    from .run.publishing import RevisionPublisher
 
     main = recipe.process_index == 0
     _check_trackers(recipe)
@@ -68,7 +68,7 @@ def pretrain(
         trainer.add_callback(progress)
     if probes:
         trainer.add_callback(ProbeCallback(probes, recipe.probe_steps, trainer))
-    publisher = PublishCallback.from_arguments(recipe, run / "unpublished", prepare, logger.info) if main else None
+    publisher = RevisionPublisher.from_recipe(recipe, prepare) if main else None
     if publisher is not None:
         trainer.add_callback(publisher)
     if checkpoint is not None:
@@ -84,7 +84,8 @@ def pretrain(
         else:
             _save_final(trainer, run)
         if publisher is not None:
-            publisher.finish(hurry=stop.received is not None)
+            # After a signal, the scheduler ends the process within seconds.
+            publisher.finish(seconds=600.0 if stop.received is None else 10.0)
     return trainer
 
 
@@ -109,7 +110,7 @@ def _open_run(recipe: PretrainingArguments) -> Path | None:
     outcome: list[Any] = [None, None]
     if recipe.process_index == 0:
         try:
-            outcome[0] = open_run(recipe, logger.warning)
+            outcome[0] = open_run(recipe)
         except UsageError as error:
             outcome[1] = error
     if recipe.world_size > 1:

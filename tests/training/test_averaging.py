@@ -1,4 +1,4 @@
-"""The mean of checkpoints is the mean of their weights, and loads as they do."""
+"""An average holds the mean of the checkpoints' weights and loads in the same ways."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import tiny_config
 from transformers import AutoModelForMaskedLM, ModernBertForMaskedLM
 
-from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
-from llm_jp_modernbert.training.run.averaging import average_checkpoints, latest_checkpoints
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.training.run.averaging import average_checkpoints
+from llm_jp_modernbert.training.run.checkpoints import checkpoints
 
 
 def model(seed: int, hidden: int = 16) -> LlmJpModernBertForMaskedLM:
     torch.manual_seed(seed)
-    config = LlmJpModernBertConfig(
-        vocab_size=40, hidden_size=hidden, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
-    )
-    return LlmJpModernBertForMaskedLM(config)
+    return LlmJpModernBertForMaskedLM(tiny_config(vocab_size=40, hidden_size=hidden))
 
 
 @pytest.fixture
@@ -30,8 +29,8 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_the_mean_loads_in_plain_transformers(run: Path, tmp_path: Path) -> None:
-    out = average_checkpoints(latest_checkpoints(run, 3), tmp_path / "mean")
+def test_average_loads_in_plain_transformers(run: Path, tmp_path: Path) -> None:
+    out = average_checkpoints(checkpoints(run, last=3), tmp_path / "mean")
     loaded = AutoModelForMaskedLM.from_pretrained(out)
     assert type(loaded) is ModernBertForMaskedLM
     parts = [dict(model(step).named_parameters()) for step in (5, 10, 100)]
@@ -41,7 +40,7 @@ def test_the_mean_loads_in_plain_transformers(run: Path, tmp_path: Path) -> None
     assert steps == [5, None, None]
 
 
-def test_the_mean_of_native_checkpoints_has_their_code(tmp_path: Path) -> None:
+def test_average_of_native_checkpoints_contains_their_code(tmp_path: Path) -> None:
     for step in (1, 2):
         model(step).save_pretrained(tmp_path / f"{step}", format="native")
     out = average_checkpoints([tmp_path / "1", tmp_path / "2"], tmp_path / "mean")
@@ -50,25 +49,32 @@ def test_the_mean_of_native_checkpoints_has_their_code(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in out.glob("*.py")} == code
 
 
-def test_latest_is_by_number(run: Path) -> None:
-    assert [path.name for path in latest_checkpoints(run, 2)] == ["checkpoint-10", "checkpoint-100"]
+def test_latest_checkpoints_are_sorted_by_step(run: Path) -> None:
+    assert [path.name for path in checkpoints(run, last=2)] == ["checkpoint-10", "checkpoint-100"]
     with pytest.raises(ValueError, match="holds 3 checkpoints, not 4"):
-        latest_checkpoints(run, 4)
+        checkpoints(run, last=4)
 
 
-def test_sharded_equals_whole(run: Path, tmp_path: Path) -> None:
-    whole = average_checkpoints(latest_checkpoints(run, 2), tmp_path / "whole")
+def test_only_directories_named_by_a_step_are_checkpoints(run: Path) -> None:
+    for name in ("checkpoint-x", "checkpoint-step-7", "checkpoint-007", "damaged-checkpoint-9"):
+        (run / name).mkdir()
+    (run / "checkpoint-8").write_text("a file")
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-5", "checkpoint-10", "checkpoint-100"]
+
+
+def test_sharded_weights_give_the_same_average(run: Path, tmp_path: Path) -> None:
+    whole = average_checkpoints(checkpoints(run, last=2), tmp_path / "whole")
     for step in (10, 100):
         model(step).save_pretrained(tmp_path / "sharded" / f"{step}", format="plain", max_shard_size="2KB")
     assert len(list((tmp_path / "sharded" / "10").glob("*.safetensors"))) > 1
     sharded = average_checkpoints([tmp_path / "sharded" / "10", tmp_path / "sharded" / "100"], tmp_path / "mean")
-    one, other = (load_file(folder / "model.safetensors") for folder in (whole, sharded))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, sharded))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_mistakes(run: Path, tmp_path: Path) -> None:
-    good = latest_checkpoints(run, 2)
+def test_invalid_inputs_raise_and_write_nothing(run: Path, tmp_path: Path) -> None:
+    good = checkpoints(run, last=2)
     with pytest.raises(ValueError, match="at least two"):
         average_checkpoints(good[:1], tmp_path / "mean")
     with pytest.raises(ValueError, match=r"nowhere holds no config\.json"):

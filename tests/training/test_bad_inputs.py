@@ -123,12 +123,12 @@ def test_directory_of_another_run_raises(data: Data, tmp_path: Path, capsys: pyt
     runs.run(keys)
     line = fails(capsys, keys)
     assert "output_dir:" in line
-    assert "holds this run up to step 5. Go on with it by resume_from_checkpoint=true" in line
+    assert "holds this run up to step 5. Resume it with resume_from_checkpoint=true" in line
     line = fails(capsys, keys, "learning_rate=5e-4")
-    assert "output_dir: another run than that of" in line
+    assert "already contains a different run" in line
     assert "learning_rate: 0.001 then, 0.0005 now" in line
     line = fails(capsys, keys, "learning_rate=5e-4", "resume_from_checkpoint=true")
-    assert "resume_from_checkpoint: the recipe is another than that of" in line
+    assert "resume_from_checkpoint: the recipe differs from that of" in line
     assert "learning_rate: 0.001 then, 0.0005 now" in line
     # A run directory without checkpoints may be reused with a corrected recipe.
     line = fails(capsys, {**keys, "output_dir": str(tmp_path / "new")}, "tokenizer=/nowhere")
@@ -138,7 +138,7 @@ def test_directory_of_another_run_raises(data: Data, tmp_path: Path, capsys: pyt
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "diary.txt").write_text("x")
     line = fails(capsys, keys, f"output_dir={tmp_path / 'notes'}")
-    assert "is not empty, and no run of this command" in line
+    assert "is not empty and not a run directory" in line
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["diary.txt"]
 
 

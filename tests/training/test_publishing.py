@@ -1,10 +1,12 @@
-"""Checkpoints reach their revisions, whether or not the Hub is there all the time."""
+"""Checkpoints are pushed to their revisions, also after outages of the Hub and kills of the process."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,17 +26,41 @@ from llm_jp_modernbert.training.run.publishing import RevisionPublisher
 REPOSITORY = "org/name"
 
 
-def checkpoint(folder: Path, content: str) -> Path:
+def checkpoint(run: Path, step: int, content: str | None = None) -> Path:
+    folder = run / f"checkpoint-{step}"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_text(content)
-    (folder / "optimizer.pt").write_text("nobody else's")
+    (folder / "model.safetensors").write_text(content or f"weights of {step}")
+    (folder / "optimizer.pt").write_text("not published")
     return folder
 
 
-def publisher(hub: LoopbackHub, waiting: Path, say: Callable[[str], Any], token: str | None = None) -> Any:
-    api = HfApi(endpoint=hub.url, token=token or hub.token)
-    return RevisionPublisher(REPOSITORY, waiting, True, None, say, api, retry_seconds=(0.1,))
+def client(hub: LoopbackHub, token: str | None = None) -> HfApi:
+    return HfApi(endpoint=hub.url, token=token or hub.token)
+
+
+def publisher(hub: LoopbackHub, run: Path, **changes: Any) -> RevisionPublisher:
+    changes = {"private": True, "api": client(hub), "retry_seconds": 0.1, **changes}
+    return RevisionPublisher(REPOSITORY, run, "stage1", **changes)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def weights(hub: LoopbackHub, step: int) -> str:
+    return hub.read(REPOSITORY, "model.safetensors", f"stage1-step-{step}").decode()
+
+
+def commits(hub: LoopbackHub, revision: str) -> list[Any]:
+    repository = hub.repositories["model", REPOSITORY]
+    commit = repository.find(revision)
+    assert commit is not None
+    return list(repository.history(commit))
 
 
 def files(hub: LoopbackHub, revision: str) -> list[str]:
@@ -43,79 +69,113 @@ def files(hub: LoopbackHub, revision: str) -> list[str]:
     return sorted(commit.files)
 
 
-def test_every_revision_has_its_own_weights(hub: LoopbackHub, tmp_path: Path) -> None:
-    said: list[str] = []
-    pushing = publisher(hub, tmp_path / "waiting", said.append)
+def test_rotated_checkpoints_are_pushed_to_their_revisions(
+    hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pushing = publisher(hub, tmp_path)
     for step in (10, 20, 30):
-        folder = checkpoint(tmp_path / f"checkpoint-{step}", f"weights of {step}")
-        pushing.submit(folder, f"stage1-step-{step}")
-        # The run may rotate it away at once.
-        for file in folder.iterdir():
-            file.unlink()
+        folder = checkpoint(tmp_path, step)
+        pushing.submit(folder)
+        shutil.rmtree(folder)
     assert pushing.finish(30) == []
-    assert said == []
+    assert not caplog.records
     for step in (10, 20, 30):
-        assert hub.read(REPOSITORY, "model.safetensors", f"stage1-step-{step}") == f"weights of {step}".encode()
+        assert weights(hub, step) == f"weights of {step}"
         assert files(hub, f"stage1-step-{step}") == [".gitattributes", "config.json", "model.safetensors"]
     assert hub.repositories["model", REPOSITORY].private
-    assert list((tmp_path / "waiting").iterdir()) == []
+    assert list((tmp_path / "unpublished").iterdir()) == []
 
 
-def test_the_hub_may_be_away(hub: LoopbackHub, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_checkpoints_are_pushed_in_order_after_an_outage(
+    hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.down()
-    pushing = publisher(hub, tmp_path / "waiting", said.append)
+    pushing = publisher(hub, tmp_path)
     began = time.perf_counter()
-    pushing.submit(checkpoint(tmp_path / "a", "a"), "a")
-    pushing.submit(checkpoint(tmp_path / "b", "b"), "b")
+    # Not in the order of steps, and not in that of their names.
+    for step in (100, 20, 3):
+        pushing.submit(checkpoint(tmp_path, step))
     assert time.perf_counter() - began < 5
-    assert sorted(pushing.finish(1.5)) == ["a", "b"]
-    assert len(said) == 1
-    assert "cannot be reached" in said[0]
-    # The next process pushes what is left.
+    revisions = ["stage1-step-3", "stage1-step-20", "stage1-step-100"]
+    assert pushing.finish(1.5) == revisions
+    assert sum("cannot be reached" in record.message for record in caplog.records) == 1
+    for step in (3, 20, 100):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
     hub.up()
-    assert publisher(hub, tmp_path / "waiting", said.append).finish(30) == []
-    assert (hub.read(REPOSITORY, "model.safetensors", "a"), hub.read(REPOSITORY, "model.safetensors", "b")) == (
-        b"a",
-        b"b",
-    )
+    pushed: list[str] = []
+
+    def prepare(api: HfApi, repository: str, folder: Path) -> None:
+        pushed.append((folder / "model.safetensors").read_text())
+
+    # The next process finds the snapshots.
+    assert publisher(hub, tmp_path, prepare=prepare).finish(30) == []
+    assert pushed == [f"weights of {step}" for step in (3, 20, 100)]
+    assert [weights(hub, step) for step in (3, 20, 100)] == pushed
 
 
-def test_pushing_what_is_there_makes_no_commit(hub: LoopbackHub, tmp_path: Path) -> None:
-    for turn in range(2):
-        pushing = publisher(hub, tmp_path / "waiting", print)
-        pushing.submit(checkpoint(tmp_path / f"{turn}", "same"), "a")
+def test_running_publisher_recovers_from_an_outage(
+    hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "llm_jp_modernbert")
+    hub.down()
+    pushing = publisher(hub, tmp_path)
+    pushing.submit(checkpoint(tmp_path, 10))
+    wait_for(lambda: "cannot be reached" in caplog.text)
+    hub.up()
+    pushing.submit(checkpoint(tmp_path, 20))
+    assert pushing.finish(30) == []
+    assert [weights(hub, step) for step in (10, 20)] == ["weights of 10", "weights of 20"]
+    assert "is reachable again" in caplog.text
+
+
+def test_checkpoints_of_a_killed_process_are_found_by_the_next(hub: LoopbackHub, tmp_path: Path) -> None:
+    """A process killed after writing a checkpoint, but before submitting it, leaves no snapshot."""
+    pushing = publisher(hub, tmp_path)
+    pushing.submit(checkpoint(tmp_path, 10))
+    assert pushing.finish(30) == []
+    for step in (20, 30):
+        checkpoint(tmp_path, step)
+    # Interrupted while pushing.
+    os.rename(checkpoint(tmp_path / "other", 15), tmp_path / "unpublished" / ".stage1-step-15.pushing")
+    assert publisher(hub, tmp_path, steps=[10, 15, 30]).finish(30) == []
+    branches = hub.repositories["model", REPOSITORY].branches
+    assert sorted(branches) == ["main", "stage1-step-10", "stage1-step-15", "stage1-step-30"]
+    assert weights(hub, 15) == "weights of 15"
+
+
+def test_pushing_an_unchanged_checkpoint_makes_no_commit(hub: LoopbackHub, tmp_path: Path) -> None:
+    for _ in range(2):
+        pushing = publisher(hub, tmp_path)
+        pushing.submit(checkpoint(tmp_path, 10))
         assert pushing.finish(30) == []
-    repository = hub.repositories["model", REPOSITORY]
-    commit = repository.find("a")
-    assert commit is not None
-    assert len(repository.history(commit)) == 2
+    assert len(commits(hub, "stage1-step-10")) == 2
 
 
-def test_what_is_submitted_while_it_is_pushed_is_pushed_again(hub: LoopbackHub, tmp_path: Path) -> None:
-    pushing = publisher(hub, tmp_path / "waiting", print)
-    commit = pushing._api.create_commit
+def test_checkpoint_saved_again_during_its_push_is_pushed_again(hub: LoopbackHub, tmp_path: Path) -> None:
+    api = client(hub)
+    commit = api.create_commit
+    pushing = publisher(hub, tmp_path, api=api)
+    resubmitted = threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        if not (tmp_path / "second").exists():
-            pushing.submit(checkpoint(tmp_path / "second", "newer"), "a")
+        if not resubmitted.is_set():
+            resubmitted.set()
+            pushing.submit(checkpoint(tmp_path, 10, "newer"))
         return commit(*args, **kwargs)
 
-    pushing._api.create_commit = slow
-    pushing.submit(checkpoint(tmp_path / "first", "older"), "a")
+    api.create_commit = slow  # type: ignore[method-assign]
+    pushing.submit(checkpoint(tmp_path, 10, "older"))
     assert pushing.finish(30) == []
-    assert hub.read(REPOSITORY, "model.safetensors", "a") == b"newer"
+    assert weights(hub, 10) == "newer"
 
 
-def test_a_snapshot_that_cannot_be_taken_is_told(hub: LoopbackHub, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_failing_snapshot_is_a_warning(hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("x")
-    pushing = publisher(hub, tmp_path / "file" / "waiting", said.append)
-    pushing.submit(checkpoint(tmp_path / "a", "a"), "a")
-    assert "org/name: a cannot be pushed: Not a directory" in said[0]
+    publisher(hub, tmp_path / "file").submit(checkpoint(tmp_path, 10))
+    assert "org/name: stage1-step-10 cannot be pushed: Not a directory" in caplog.text
 
 
-def test_all_ranks_save_what_one_publishes(
+def test_publish_steps_are_saved_on_all_ranks(
     data: tuple[Path, Path], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "HfApi", lambda token: HfApi(endpoint=hub.url, token=hub.token))
@@ -124,41 +184,43 @@ def test_all_ranks_save_what_one_publishes(
     assert "stage1-step-7" in hub.repositories["model", REPOSITORY].branches
 
 
-def test_a_wrong_token_is_told_without_it(hub: LoopbackHub, tmp_path: Path) -> None:
-    said: list[str] = []
-    pushing = publisher(hub, tmp_path / "waiting", said.append, token="hf_a_secret")
-    pushing.submit(checkpoint(tmp_path / "a", "a"), "a")
-    assert pushing.finish(30) == ["a"]
-    assert len(said) == 1
-    assert "org/name: a cannot be pushed: the Hub does not know the token (401)" in said[0]
-    assert "secret" not in said[0]
+def test_invalid_token_is_a_warning_without_the_token(
+    hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pushing = publisher(hub, tmp_path, api=client(hub, "hf_a_secret"))
+    pushing.submit(checkpoint(tmp_path, 10))
+    assert pushing.finish(30) == ["stage1-step-10"]
+    (failure, left) = [record.message for record in caplog.records]
+    assert "org/name: stage1-step-10 cannot be pushed: " in failure
+    assert "token (401)" in failure
+    assert "stage1-step-10" in left
+    assert "secret" not in caplog.text
 
 
-def test_a_run_publishes_its_checkpoints(
+def test_run_publishes_its_checkpoints_with_cards(
     data: tuple[Path, Path], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "HfApi", lambda token: HfApi(endpoint=hub.url, token=hub.token))
-    monkeypatch.setattr(publishing, "_RETRY_SECONDS", (0.1,))
     changes = {"push_to_hub": True, "hub_model_id": REPOSITORY, "publish_steps": [7, 20, 40], "save_total_limit": 1}
     runs.run(runs.recipe(*data, tmp_path / "run", **changes), prepare=prepare_checkpoint)
     branches = hub.repositories["model", REPOSITORY].branches
     assert sorted(branches) == ["main", "stage1-step-20", "stage1-step-40", "stage1-step-7"]
     contents = [load(hub.read(REPOSITORY, "model.safetensors", f"stage1-step-{step}")) for step in (7, 20, 40)]
     embedding = "model.embeddings.tok_embeddings.weight"
-    assert len({weights[embedding].numpy().tobytes() for weights in contents}) == 3
+    assert len({tensors[embedding].numpy().tobytes() for tensors in contents}) == 3
     assert (
         hub.read(REPOSITORY, "model.safetensors", "stage1-step-40")
         == (tmp_path / "run" / "model.safetensors").read_bytes()
     )
-    # Each has a card, whose table names the ones before it, with steps and tokens.
+    # Every card lists the earlier checkpoints with steps and tokens.
     listed = checkpoints(HfApi(endpoint=hub.url, token=hub.token), REPOSITORY)
-    assert [one.step for one in listed] == [7, 20, 40]
+    assert [entry.step for entry in listed] == [7, 20, 40]
     card = hub.read(REPOSITORY, "README.md", "stage1-step-40").decode()
-    for one in listed[:2]:
-        (row,) = [line for line in card.splitlines() if line.startswith("|") and one.revision in line]
-        assert f"{one.step:,}" in row
-        assert one.tokens is not None
-        assert f"{one.tokens:,}" in row
+    for earlier in listed[:2]:
+        (row,) = [line for line in card.splitlines() if line.startswith("|") and earlier.revision in line]
+        assert f"{earlier.step:,}" in row
+        assert earlier.tokens is not None
+        assert f"{earlier.tokens:,}" in row
     everything = b"".join(hub.read(REPOSITORY, path, "stage1-step-40") for path in ("README.md", "recipe.yaml"))
     assert str(tmp_path).encode() not in everything
     code = (

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.training.run.checkpoints import CheckpointError
+from llm_jp_modernbert.training.run.checkpoints import CheckpointError, newest_sound
 from llm_jp_modernbert.training.run.run_directory import open_run
 
 
@@ -90,7 +90,7 @@ def test_resuming_requires_the_same_number_of_rows(data: tuple[Path, Path], tmp_
     parts = runs.recipe(*data, tmp_path / "parts")
     assert runs.run_apart(parts, kill=17) == [-signal.SIGKILL]
     again = {**parts, "resume_from_checkpoint": True, "per_device_train_batch_size": 2}
-    with pytest.raises(UsageError, match=r"the recipe is another than .*\(rows_per_step: 4 then, 2 now\)"):
+    with pytest.raises(UsageError, match=r"the recipe differs from that of .*\(rows_per_step: 4 then, 2 now\)"):
         runs.run(again)
     trainer = runs.run({**again, "gradient_accumulation_steps": 2}, tmp_path / "samples")
     assert trainer.state.global_step == 40
@@ -105,16 +105,20 @@ def test_process_uses_one_gpu(data: tuple[Path, Path], tmp_path: Path, monkeypat
     assert runs.run(keys).state.global_step == 2
 
 
-def test_extending_a_plateau_equals_a_longer_run(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_extending_a_plateau_equals_a_longer_run(
+    data: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     schedule = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 8}}
     long = runs.recipe(*data, tmp_path / "long", **schedule)
     runs.run(long)
     runs.run(runs.recipe(*data, tmp_path / "short", max_steps=20, save_total_limit=None, **schedule))
     plateau = tmp_path / "short" / "checkpoint-10"
     keys = {**long, "output_dir": str(tmp_path / "longer"), "resume_from_checkpoint": str(plateau)}
-    said: list[str] = []
-    assert open_run(runs.load(keys), said.append) == plateau
-    assert said == [f"{tmp_path / 'longer'} goes on from {plateau} by another recipe (max_steps: 20 then, 40 now)."]
+    assert open_run(runs.load(keys)) == plateau
+    (record,) = caplog.records
+    assert record.message == (
+        f"{tmp_path / 'longer'} resumes from {plateau} with a different recipe (max_steps: 20 then, 40 now)."
+    )
     runs.run(keys)
     runs.assert_equal_runs(tmp_path / "long", tmp_path / "longer")
 
@@ -130,7 +134,7 @@ def test_resuming_a_complete_run_only_saves_the_model(data: tuple[Path, Path], t
 
 
 def test_damaged_checkpoint_is_reported_and_the_previous_one_used(
-    data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs.run(runs.recipe(*data, tmp_path / "whole"))
     keys = runs.recipe(*data, tmp_path / "parts")
@@ -140,12 +144,8 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_used(
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     shutil.rmtree(tmp_path / "parts" / ".saving", ignore_errors=True)
-    said: list[str] = []
-    from llm_jp_modernbert.training.run.checkpoints import newest_sound
-
-    found = newest_sound(tmp_path / "parts", said.append)
-    assert found == tmp_path / "parts" / "checkpoint-15"
-    assert len(said) == 1
-    assert "checkpoint-20 is damaged: optimizer.pt is not what was written" in said[0]
+    assert newest_sound(tmp_path / "parts") == tmp_path / "parts" / "checkpoint-15"
+    (record,) = caplog.records
+    assert "checkpoint-20 is damaged: the SHA-256 sum of optimizer.pt differs" in record.message
     runs.run({**keys, "resume_from_checkpoint": True})
     runs.assert_equal_runs(tmp_path / "whole", tmp_path / "parts")

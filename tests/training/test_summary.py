@@ -1,4 +1,4 @@
-"""What training writes about itself: complete, equal however often it was stopped, and without local places."""
+"""training.json is complete, independent of interruptions, and free of local paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stages(folder: Path) -> list[dict[str, Any]]:
 
 
 def timeless(stage: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on the speed of the machine."""
+    """The entries that do not depend on the speed of the machine."""
     return {name: value for name, value in stage.items() if name != "seconds"}
 
 
@@ -32,7 +32,7 @@ def first(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return folder, runs.run(keys)
 
 
-def test_it_says_what_the_trainer_counted_and_logged(first: tuple[Path, Any], data: tuple[Path, Path]) -> None:
+def test_summary_equals_counts_and_log_of_the_trainer(first: tuple[Path, Any], data: tuple[Path, Path]) -> None:
     folder, trainer = first
     (stage,) = stages(folder)
     assert (stage["stage"], stage["steps"], stage["max_steps"]) == ("stage1", 40, 40)
@@ -50,13 +50,13 @@ def test_it_says_what_the_trainer_counted_and_logged(first: tuple[Path, Any], da
     assert {step for step, loss in held_out.items() if loss is not None} == {10, 20, 30, 40}
 
 
-def test_it_names_no_place_of_this_machine(first: tuple[Path, Any], data: tuple[Path, Path]) -> None:
+def test_summary_contains_no_local_path(first: tuple[Path, Any], data: tuple[Path, Path]) -> None:
     text = (first[0] / FILE).read_text(encoding="utf-8")
     assert str(data[0].parent) not in text
     assert str(first[0].parent) not in text
 
 
-def test_every_checkpoint_holds_it_under_its_seal(first: tuple[Path, Any]) -> None:
+def test_every_checkpoint_contains_the_summary_under_its_seal(first: tuple[Path, Any]) -> None:
     checkpoints = sorted(first[0].glob("checkpoint-*"))
     assert len(checkpoints) == 3
     for checkpoint in checkpoints:
@@ -66,7 +66,7 @@ def test_every_checkpoint_holds_it_under_its_seal(first: tuple[Path, Any]) -> No
         assert checkpoint.name == f"checkpoint-{stage['steps']}"
 
 
-def test_killed_and_resumed_says_the_same_and_still_knows_the_stage_before(
+def test_resumed_run_has_the_summary_of_an_uninterrupted_one_and_the_earlier_stage(
     first: tuple[Path, Any], data: tuple[Path, Path], tmp_path: Path
 ) -> None:
     before = shutil.copytree(first[0], tmp_path / "first", ignore=shutil.ignore_patterns("checkpoint-*"))
@@ -75,16 +75,16 @@ def test_killed_and_resumed_says_the_same_and_still_knows_the_stage_before(
     assert runs.run_apart(whole) == [0]
     parts = {**runs.recipe(*data, tmp_path / "parts", **changes), "resume_from_checkpoint": True}
     assert runs.run_apart(parts, kill=7) == [-signal.SIGKILL]
-    # The model that it began from is gone by now.
+    # The resumed run must not need the model that it started from.
     (before / FILE).unlink()
     assert runs.run_apart(parts) == [0]
-    found, expected = stages(tmp_path / "parts"), stages(tmp_path / "whole")
-    assert [stage["stage"] for stage in found] == ["stage1", "stage2"]
-    assert found[0] == expected[0] == stages(first[0])[0]
-    assert timeless(found[1]) == timeless(expected[1])
+    actual, expected = stages(tmp_path / "parts"), stages(tmp_path / "whole")
+    assert [stage["stage"] for stage in actual] == ["stage1", "stage2"]
+    assert actual[0] == expected[0] == stages(first[0])[0]
+    assert timeless(actual[1]) == timeless(expected[1])
 
 
-def test_sources_are_known_by_name_alone(tmp_path: Path) -> None:
+def test_local_paths_of_sources_are_reduced_to_names(tmp_path: Path) -> None:
     (tmp_path / "secret" / "corpus").mkdir(parents=True)
     data: list[Any] = [
         f"{tmp_path}/secret/corpus/",
@@ -103,7 +103,7 @@ def test_sources_are_known_by_name_alone(tmp_path: Path) -> None:
     assert data_names("texts.txt") == [{"name": "texts.txt"}]
 
 
-def test_emissions_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
+def test_emissions_are_summed_over_the_processes_of_a_run(tmp_path: Path) -> None:
     path = tmp_path / "emissions.csv"
     assert emissions_of(path) is None
     path.write_text("timestamp,run_id,emissions\n1,a,0.1\n2,a,0.25\n3,b,0.5\n")
@@ -112,26 +112,26 @@ def test_emissions_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
     assert emissions_of(path) is None
 
 
-def test_a_long_curve_is_thinned_but_keeps_what_was_held_out() -> None:
+def test_long_curve_is_thinned_but_keeps_evaluations() -> None:
     log: list[dict[str, Any]] = [{"step": step, "loss": 1 / step, "tokens": 10 * step} for step in range(1, 50_001)]
     log += [{"step": 25_001, "eval_loss": 0.5}, {"step": 25_001, "probe_masks_top1": 0.25}, {"step": 9, "epoch": 1.0}]
-    found = curve(log)
-    assert len({len(column) for column in found.values()}) == 1
-    assert len(found["step"]) <= 1001
-    place = found["step"].index(25_001)
-    assert (found["eval_loss"][place], found["probe_masks_top1"][place]) == (0.5, 0.25)
-    assert all(loss == 1 / step for step, loss in zip(found["step"], found["loss"], strict=True))
+    columns = curve(log)
+    assert len({len(column) for column in columns.values()}) == 1
+    assert len(columns["step"]) <= 1001
+    index = columns["step"].index(25_001)
+    assert (columns["eval_loss"][index], columns["probe_masks_top1"][index]) == (0.5, 0.25)
+    assert all(loss == 1 / step for step, loss in zip(columns["step"], columns["loss"], strict=True))
 
 
-def test_a_cpu_is_known_by_its_cores_alone() -> None:
-    found = hardware(2, "cpu")
-    assert (found["device"], found["devices"]) == ("CPU", 2)
-    assert found["cores"] >= 1
-    assert set(found) == {"device", "devices", "cores"}
+def test_cpu_is_described_by_its_cores() -> None:
+    cpu = hardware(2, "cpu")
+    assert (cpu["device"], cpu["devices"]) == ("CPU", 2)
+    assert cpu["cores"] >= 1
+    assert set(cpu) == {"device", "devices", "cores"}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"schema": 2, "stages": []}', '{"schema": 1, "stages": [1]}'])
-def test_another_file_of_that_name_is_told(tmp_path: Path, content: str) -> None:
+def test_invalid_file_raises(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(UsageError, match=FILE):
         read(tmp_path / FILE)

@@ -1,1 +1,1 @@
-"""The files of a run: checkpoints, run directory, published checkpoints, averaging."""
+"""Files of a run: checkpoints, run directory, published revisions, averages."""

@@ -1,72 +1,86 @@
-"""Checkpoints that are complete or absent, runs that know themselves again, and signals that ask for a last save.
+"""Checkpoints of a run: names, seals, removal of old ones, and stop signals.
 
-A checkpoint is written aside, sealed with a list of its files' sizes and SHA-256 sums, and renamed into place. Whoever
-resumes takes the newest that its seal confirms.
+A checkpoint is written into a staging directory, sealed with the sizes and SHA-256 sums of its files, and moved into
+place. Resuming uses the newest checkpoint whose files match its seal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import re
 import shutil
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from llm_jp_modernbert.core.files import sha256
+from llm_jp_modernbert.core.checkpoint_names import CheckpointName
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import replace_directory, sha256
 
 SEAL = "seal.json"
-"""The file of a checkpoint that lists the others; it is written last."""
+"""The file of a checkpoint that lists all other files. It is written last."""
 
-_FOLDER = re.compile(r"checkpoint-(\d+)")
+logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read; the message names it and the way out."""
+    """A checkpoint cannot be written or read. The message names it and the way out."""
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """The folder of a step's checkpoint; transformers' tools know it by this name."""
+    """Path of a step's checkpoint, named as Trainer names it."""
     return run / f"checkpoint-{step}"
 
 
 def staging(run: Path) -> Path:
-    """The folder of a run in which a checkpoint is put together."""
+    """The directory of a run in which checkpoints are assembled."""
     return run / ".saving"
 
 
-def step_of(checkpoint: Path) -> int:
-    """The optimizer steps that were taken when a checkpoint was written."""
-    found = _FOLDER.fullmatch(checkpoint.name)
-    return int(found.group(1)) if found else -1
+def step_of(checkpoint: Path) -> int | None:
+    """The step in a checkpoint's directory name; None if it is not named `checkpoint-STEP`."""
+    name = CheckpointName.parse(checkpoint.name)
+    return name.step if name is not None and checkpoint.name == f"checkpoint-{name.step}" else None
+
+
+def checkpoints(run: Path, last: int | None = None) -> list[Path]:
+    """The checkpoints of a run, sorted by step. Their seals are not checked.
+
+    Args:
+        run: run directory.
+        last: number of checkpoints to return, the newest ones; None for all.
+
+    Raises:
+        UsageError: there are fewer than `last` checkpoints.
+    """
+    steps = {step: path for path in run.glob("checkpoint-*") if path.is_dir() and (step := step_of(path)) is not None}
+    if last is not None and len(steps) < last:
+        raise UsageError(f"{run} holds {len(steps)} checkpoints, not {last}. Choose a smaller number.")
+    return [steps[step] for step in sorted(steps)][-(last or 0) :]
 
 
 def publish(partial: Path, checkpoint: Path) -> None:
-    """Seals a folder that is written out and renames it to what it is to be.
+    """Seals a complete checkpoint, writes it to disk and moves it into place.
 
     Args:
-        partial: the folder, on the same file system.
-        checkpoint: its final name; an older checkpoint of that name is replaced.
+        partial: directory of the checkpoint, on the same file system.
+        checkpoint: its final path; an existing checkpoint is replaced.
     """
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     seal = {str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
     (partial / SEAL).write_text(json.dumps({"files": seal}, indent=1) + "\n", encoding="utf-8")
+    # The content must reach the disk before the new name does.
     for path in (*files, partial / SEAL, *(path for path in partial.rglob("*") if path.is_dir()), partial):
         _sync(path)
-    replaced = checkpoint.with_name(f".{checkpoint.name}.replaced")
-    if checkpoint.exists():
-        os.replace(checkpoint, replaced)
-    os.replace(partial, checkpoint)
+    replace_directory(partial, checkpoint)
     _sync(checkpoint.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None where its seal confirms every file."""
+    """Compares a checkpoint with its seal and describes the first difference; None if all files match."""
     try:
         files = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
@@ -80,22 +94,12 @@ def damage(checkpoint: Path) -> str | None:
         if path.stat().st_size != expected["size"]:
             return f"{name} has {path.stat().st_size:,} bytes instead of {expected['size']:,}"
         if sha256(path) != expected["sha256"]:
-            return f"{name} is not what was written (other SHA-256)"
+            return f"the SHA-256 sum of {name} differs from {SEAL}"
     return None
 
 
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run by step, sound or not."""
-    return sorted((path for path in run.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()), key=step_of)
-
-
-def newest_sound(run: Path, warn: Callable[[str], Any]) -> Path | None:
-    """The newest checkpoint whose seal holds; damaged ones are set aside under another name.
-
-    Args:
-        run: the run's directory.
-        warn: is told of each damaged one.
-    """
+def newest_sound(run: Path) -> Path | None:
+    """The newest undamaged checkpoint of a run. Newer, damaged ones are renamed to `damaged-checkpoint-STEP`."""
     for checkpoint in reversed(checkpoints(run)):
         reason = damage(checkpoint)
         if reason is None:
@@ -103,42 +107,34 @@ def newest_sound(run: Path, warn: Callable[[str], Any]) -> Path | None:
         renamed = checkpoint.with_name(f"damaged-{checkpoint.name}")
         shutil.rmtree(renamed, ignore_errors=True)
         checkpoint.rename(renamed)
-        warn(f"{checkpoint} is damaged: {reason}. It is kept as {renamed.name}; the one before it is used.")
+        logger.warning(
+            "%s is damaged: %s. It was renamed to %s; the previous checkpoint is used.",
+            *(checkpoint, reason, renamed.name),
+        )
     return None
 
 
-def clear_partial(run: Path) -> None:
-    """Removes what an interrupted save left behind, and brings back what it was about to replace."""
-    for replaced in run.glob(".checkpoint-*.replaced"):
-        name = run / replaced.name.removeprefix(".").removesuffix(".replaced")
-        if not name.exists():
-            replaced.rename(name)
-        else:
-            shutil.rmtree(replaced, ignore_errors=True)
-    shutil.rmtree(staging(run), ignore_errors=True)
-
-
 def rotate(run: Path, limit: int | None, newest: Path, kept: Collection[int] = ()) -> None:
-    """Removes the oldest checkpoints down to a number, but never the one that was just written.
+    """Removes the oldest checkpoints of a run.
 
     Args:
-        run: the run's directory.
-        limit: how many may stay; None or 0 for all.
-        newest: the one that was just written.
-        kept: steps whose checkpoints stay, and are not counted.
+        run: run directory.
+        limit: maximum number of checkpoints to keep; None or 0 keeps all.
+        newest: the checkpoint that was just written; it is counted, but never removed.
+        kept: steps whose checkpoints are neither removed nor counted.
     """
     if not limit:
         return
-    older = [one for one in checkpoints(run) if one != newest and step_of(one) not in kept]
+    older = [path for path in checkpoints(run) if path != newest and step_of(path) not in kept]
     for checkpoint in older[: max(0, len(older) - (limit - 1))]:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 class StopSignals:
-    """Notes that SIGTERM or SIGUSR1 has arrived, which is how schedulers announce the end.
+    """Records SIGTERM and SIGUSR1, with which schedulers announce that they will end the process.
 
     Attributes:
-        received: name of the first signal, or None.
+        received: name of the first signal received, or None.
     """
 
     def __init__(self) -> None:
@@ -146,11 +142,11 @@ class StopSignals:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopSignals]:
-        """Listens within a `with` block; what was done about the signals before is done again after it."""
+        """Handles the signals inside a `with` block and restores the previous handlers after it."""
         names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
         try:
-            before = {name: signal.signal(getattr(signal, name), self._note) for name in names}
-        except ValueError:  # not in the main thread, where no signal arrives
+            before = {name: signal.signal(getattr(signal, name), self._record) for name in names}
+        except ValueError:  # only the main thread receives signals
             yield self
             return
         try:
@@ -159,12 +155,12 @@ class StopSignals:
             for name, handler in before.items():
                 signal.signal(getattr(signal, name), handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
 
 
 def _sync(path: Path) -> None:
-    """Has the file system write a file or folder out, so that a rename never comes before its content."""
+    """Flushes a file or directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,71 +1,84 @@
-"""A run's directory: whose it is, and where in it the run is to go on."""
+"""The run directory: which run it belongs to, and where that run resumes."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import recover_replaced
 
 from ..recipe.arguments import PretrainingArguments
 from ..recipe.loading import RECIPE, differences, fingerprint, render
-from .checkpoints import checkpoints, clear_partial, damage, newest_sound, step_of
+from .checkpoints import checkpoints, damage, newest_sound, staging, step_of
 
 RUN = "run.json"
-"""The file by which a run's directory is known again; it holds what decides what is trained."""
+"""The file that identifies a run: all recipe keys that affect the trained weights."""
+
+logger = logging.getLogger(__name__)
 
 
-def open_run(arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Path | None:
-    """Looks into a run's directory for the place to go on from, and makes it if need be; for one rank to call.
+def open_run(recipe: PretrainingArguments) -> Path | None:
+    """Creates or checks the run directory and finds the checkpoint to resume from. Only one rank must call it.
 
     Args:
-        arguments: the recipe.
-        warn: is told in one line what the user ought to know.
+        recipe: the recipe.
 
     Returns:
-        The checkpoint to go on from, or None to begin.
+        The checkpoint, or None to start from the beginning.
 
     Raises:
-        UsageError: the directory cannot be written, or holds something else, another run, or this one while it was
-            not said to go on; or a checkpoint is named that is not there, or damaged.
+        UsageError: the directory is not writable, holds other files or a different run, or holds this run but the
+            recipe does not resume it; or the requested checkpoint is missing or damaged.
     """
-    run = Path(arguments.output_dir)
+    run = Path(recipe.output_dir)
     _make_writable(run)
-    wanted = arguments.resume_from_checkpoint
+    resume = recipe.resume_from_checkpoint
     if (run / RUN).is_file():
-        clear_partial(run)
-        there = checkpoints(run)
-        # Where nothing was saved yet, nothing can be lost: the recipe may have been put right.
-        if there or (run / "config.json").is_file():
-            _check_same(run, arguments, bool(wanted))
-        if not wanted and there:
+        recover_replaced(run)
+        shutil.rmtree(staging(run), ignore_errors=True)
+        existing = checkpoints(run)
+        # Without checkpoints nothing can be lost, so the recipe may be corrected.
+        if existing or (run / "config.json").is_file():
+            changed = differences(_fingerprint_of(run), recipe)
+            if changed:
+                listed = "; ".join(changed[:5]) + ("; …" if changed[5:] else "")
+                problem = (
+                    f"resume_from_checkpoint: the recipe differs from that of {run}"
+                    if resume
+                    else f"output_dir: {run} already contains a different run"
+                )
+                raise UsageError(f"{problem} ({listed}). Use the same recipe, or a different output_dir.")
+        if not resume and existing:
             raise UsageError(
-                f"output_dir: {run} holds this run up to step {step_of(there[-1])}. Go on with it by "
-                "resume_from_checkpoint=true, or name another directory."
+                f"output_dir: {run} holds this run up to step {step_of(existing[-1])}. Resume it with "
+                "resume_from_checkpoint=true, or use a different directory."
             )
     elif any(run.iterdir()):
-        raise UsageError(f"output_dir: {run} is not empty, and no run of this command. Name another directory.")
-    if not wanted:
+        raise UsageError(f"output_dir: {run} is not empty and not a run directory. Use a different directory.")
+    if not resume:
         return None
-    if wanted is not True and str(wanted).lower() != "true":
-        return _named(Path(str(wanted)), run, arguments, warn)
-    found = newest_sound(run, warn)
-    if found is None:
-        warn(f"{run} holds no checkpoint yet: the run begins.")
-    return found
+    if str(resume).lower() != "true":
+        return _requested(Path(str(resume)), run, recipe)
+    checkpoint = newest_sound(run)
+    if checkpoint is None:
+        logger.warning("%s holds no checkpoint yet: training starts from the beginning.", run)
+    return checkpoint
 
 
-def claim_run(arguments: PretrainingArguments) -> None:
-    """Writes the recipe into a run's directory, which from then on is this run's; for one rank to call."""
-    run = Path(str(arguments.output_dir))
-    (run / RECIPE).write_text(render(arguments), encoding="utf-8")
-    (run / RUN).write_text(json.dumps(fingerprint(arguments), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def claim_run(recipe: PretrainingArguments) -> None:
+    """Writes the recipe and its fingerprint into the run directory. Only one rank must call it."""
+    run = Path(str(recipe.output_dir))
+    (run / RECIPE).write_text(render(recipe), encoding="utf-8")
+    (run / RUN).write_text(json.dumps(fingerprint(recipe), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _make_writable(run: Path) -> None:
+    """Creates the directory and checks that files can be written to it."""
     probe = run / f".writable-{os.getpid()}"
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -73,40 +86,33 @@ def _make_writable(run: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(
-            f"output_dir: {run} cannot be written: {error.strerror or error}. Name a directory on a disk with room "
-            "that you may write to."
+            f"output_dir: {run} cannot be written: {error.strerror or error}. Use a directory that you may write to, "
+            "on a disk with free space."
         ) from error
 
 
-def _check_same(run: Path, arguments: PretrainingArguments, resuming: bool) -> None:
-    changed = differences(_saved(run), arguments)
-    if changed:
-        listed = "; ".join(changed[:5]) + ("; …" if changed[5:] else "")
-        what = "resume_from_checkpoint: the recipe is another than" if resuming else "output_dir: another run than"
-        raise UsageError(
-            f"{what} that of {run} ({listed}). Go on with the recipe as it was, or name another output_dir."
-        )
-
-
-def _saved(run: Path) -> dict[str, Any]:
+def _fingerprint_of(run: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = json.loads((run / RUN).read_text(encoding="utf-8"))
         return saved
     except ValueError as error:
-        raise UsageError(f"{run / RUN} cannot be read. Name another directory.") from error
+        raise UsageError(f"{run / RUN} is not valid JSON. Use a different directory.") from error
 
 
-def _named(checkpoint: Path, run: Path, arguments: PretrainingArguments, warn: Callable[[str], Any]) -> Path:
+def _requested(checkpoint: Path, run: Path, recipe: PretrainingArguments) -> Path:
+    """Checks the checkpoint that the recipe names; it may belong to a different run."""
     if not checkpoint.is_dir():
-        raise UsageError(f"resume_from_checkpoint: {checkpoint} is no directory. Say true for the last checkpoint.")
+        raise UsageError(
+            f"resume_from_checkpoint: {checkpoint} is not a directory. Use true for the latest checkpoint."
+        )
     reason = damage(checkpoint)
     if reason is not None:
         raise UsageError(
-            f"resume_from_checkpoint: {checkpoint} is damaged: {reason}. Say true for the last sound one."
+            f"resume_from_checkpoint: {checkpoint} is damaged: {reason}. Use true for the latest undamaged one."
         )
-    other = checkpoint.parent
-    if not other.samefile(run) and (other / RUN).is_file():
-        changed = differences(_saved(other), arguments)
+    origin = checkpoint.parent
+    if not origin.samefile(run) and (origin / RUN).is_file():
+        changed = differences(_fingerprint_of(origin), recipe)
         if changed:
-            warn(f"{run} goes on from {checkpoint} by another recipe ({'; '.join(changed)}).")
+            logger.warning("%s resumes from %s with a different recipe (%s).", *(run, checkpoint, "; ".join(changed)))
     return checkpoint

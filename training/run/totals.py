@@ -1,4 +1,4 @@
-"""What a run has read and done so far, summed over its ranks."""
+"""Counts of a run: tokens, documents, time and what was skipped, summed over all ranks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class Totals:
     """Counts since the beginning of the run.
 
     Attributes:
-        tokens: read by the model, special tokens included and padding not.
-        padded_tokens: what they would be with every batch padded to its longest row.
-        room: what the rows could have held.
+        tokens: tokens that the model read, with special tokens but without padding.
+        padded_tokens: number of tokens if every batch were padded to its longest row.
+        room: number of tokens that would fit into the rows.
         labels: tokens that were predicted.
-        pieces: documents and parts of documents that were read.
+        pieces: documents and parts of documents that the model read.
         flops: floating-point operations, see `modeling.flops`.
-        documents: that were prepared for reading: those of all blocks begun.
-        characters: of these documents.
-        truncated_tokens: that were left out since their document was too long.
-        blank_rows: that were passed over.
-        broken_rows: that could not be read.
-        seconds: that training took, over all of its parts.
-        skipped_steps: whose loss was not finite.
+        documents: documents in all blocks that were started.
+        characters: characters of these documents.
+        truncated_tokens: tokens that were dropped because their document was too long.
+        blank_rows: blank rows that were skipped.
+        broken_rows: unreadable rows that were skipped.
+        seconds: training time in seconds, over all processes of the run.
+        skipped_steps: steps that were skipped because their loss was not finite.
     """
 
     tokens: float = 0
@@ -45,16 +45,16 @@ class Totals:
 
     @property
     def packing_efficiency(self) -> float:
-        """Share of the rows' room that held a token."""
+        """Fraction of the space in the rows that holds tokens."""
         return self.tokens / self.room if self.room else 0.0
 
     @property
     def padding_saved(self) -> float:
-        """Share of the padded batches that would have been padding."""
+        """Fraction of padded batches that would be padding."""
         return 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
 
     def add_batch(self, info: BatchInfo, flops: int) -> None:
-        """Counts a batch."""
+        """Adds a batch and its floating-point operations."""
         self.tokens += info.tokens
         self.padded_tokens += info.padded_tokens
         self.room += info.room
@@ -63,19 +63,19 @@ class Totals:
         self.flops += flops
 
     def add_block(self, block: Block) -> None:
-        """Counts what was read for a block."""
+        """Adds the counts of a block of documents."""
         for name, count in block.counts.items():
             setattr(self, name, getattr(self, name) + count)
 
     def add(self, values: Sequence[float]) -> None:
-        """Counts what `values` of another gave."""
+        """Adds counts in the order of the attributes, as `values` returns them."""
         for field, value in zip(fields(self), values, strict=True):
             setattr(self, field.name, getattr(self, field.name) + value)
 
     def values(self) -> list[float]:
-        """The counts in the order of the attributes."""
+        """The counts as a list, in the order of the attributes."""
         return list(asdict(self).values())
 
     def as_dict(self) -> dict[str, float]:
-        """The counts by name."""
+        """The counts as a dictionary."""
         return asdict(self)
