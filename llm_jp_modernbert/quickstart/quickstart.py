@@ -1,7 +1,7 @@
-"""From raw text to a small trained model that plain transformers loads, in minutes.
+"""Trains a small model from raw text with the `nano` recipes, and fills masks with plain transformers.
 
-Texts → tokenizer → packed rows → a short context → a long context → masked accuracy on held-out text → a saved
-`modernbert` checkpoint → five masks filled by transformers alone.
+Texts, tokenizer, training with a short and a long context, masked accuracy on held-out text, a saved `modernbert`
+checkpoint, and five masks filled in a process that does not import this package.
 """
 
 from __future__ import annotations
@@ -13,139 +13,298 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 
 from llm_jp_modernbert.core.clean_process import reload_alone
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import atomic_directory
 
-from . import data as corpus
 from . import screen
+from .data import (
+    JAPANESE,
+    Question,
+    Texts,
+    answerable,
+    embedded_questions,
+    embedded_texts,
+    held_out_questions,
+    own_texts,
+)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
     from llm_jp_modernbert.tokenization import LlmJpTokenizer
-    from llm_jp_modernbert.training.data.corpus import TokenizedCorpus
-    from llm_jp_modernbert.training.data.packing import PackedRows
-
-    from .training import Stage
+    from llm_jp_modernbert.training.data.validation import MaskedAccuracy
+    from llm_jp_modernbert.training.recipe.arguments import PretrainingArguments
+    from llm_jp_modernbert.training.trainer import PretrainingTrainer
 
 REPORT = "report.json"
-"""The file beside the model that says how it was made."""
+"""The file next to the model with settings, losses and measurements."""
 
 SHORT, LONG = 128, 1024
 """The two context lengths, in tokens."""
 
-# A vocabulary of a few thousand tokens is learned sooner than one that splits better.
-_STAND_IN_VOCABULARY = 2000
-# More rounds over the same text would be learned by heart.
-_MOST_EPOCHS = 40
+# Small vocabularies are learned faster than larger ones with fewer tokens per text.
+_VOCABULARY = 2000
+# Above this size the vocabulary takes most of the time, so the encoder must be smaller.
 _LARGE_VOCABULARY = 20_000
-_WIDER_THAN_NANO = {
-    "hidden_size": 192,
-    "intermediate_size": 288,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-}
-# Share of the time that goes to the long context.
+_WIDER_THAN_NANO = {"hidden_size": 192, "intermediate_size": 288, "num_hidden_layers": 6, "num_attention_heads": 6}
+# More epochs would only memorise the text.
+_MAX_EPOCHS = 40
+# Fraction of the training time for the long context.
 _LONG_SHARE = 0.2
-# Characters that are read per minute of training: more than a CPU can train on.
+# Characters to read per minute of training, more than a CPU can train on.
 _CHARACTERS_PER_MINUTE = 2_000_000
-_MOST_HELD_OUT_TOKENS = 12_000
+_MAX_HELD_OUT_TOKENS = 12_000
 
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """What is to be made of what.
+    """Options of the quickstart."""
 
-    Attributes:
-        data: files, folders and patterns; none for the corpus that comes with the package.
-        text_column: the JSON key or Parquet column that holds the text.
-        tokenizer: what `build_tokenizer` takes; None trains a small one.
-        out: directory to write to.
-        force: replace what an earlier quickstart wrote there.
-        minutes: time for training at most.
-        steps: steps at the short context, however long they take; a quarter as many follow at the long one. The same
-            number gives the same model wherever torch computes alike.
-        seed: seed of weights, order and masks.
-    """
+    files: Annotated[list[str], typer.Argument(help="Further files for --data, so that --data corpus/*.gz works.")] = (
+        field(default_factory=list)
+    )
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Your own texts: .jsonl, .txt (blank lines separate documents), either with .gz, or .parquet; a "
+            "directory of them, or a glob pattern in quotes. Repeatable. Default: a small corpus in this package.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
+    text_column: Annotated[str, typer.Option(help="JSON key or Parquet column that holds the text.")] = "text"
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="SentencePiece .model file of llm-jp-tokenizer, directory or repository. By default, a small "
+            "vocabulary is trained on the texts."
+        ),
+    ] = None
+    out: Annotated[Path, typer.Option(help="Directory to write the model to.")] = Path("quickstart-model")
+    force: Annotated[bool, typer.Option("--force", help="Replace the model of an earlier quickstart.")] = False
+    minutes: Annotated[float, typer.Option(help="Maximum training time in minutes.", min=0.01)] = 2.5
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of steps with the short context, instead of a time limit; a quarter as many follow with the "
+            "long context. Gives the same model on every run.",
+            min=1,
+        ),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of weights, data order and masks.", min=0)] = 0
 
-    data: tuple[str, ...] = ()
-    text_column: str = "text"
-    tokenizer: str | None = None
-    out: Path = Path("quickstart-model")
-    force: bool = False
-    minutes: float = 2.5
-    steps: int | None = None
-    seed: int = 0
+    @property
+    def patterns(self) -> list[str]:
+        """Paths and patterns of the user's own texts."""
+        return [*self.data, *self.files]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A training stage: a packaged recipe, and settings that differ from it."""
+
+    name: str
+    recipe: str
+    length: int
+    share: float
+    learning_rate: float
+    final_learning_rate: float
+
+
+_STAGES = (
+    _Stage("short context", "nano", SHORT, 1 - _LONG_SHARE, 2e-3, 0.1),
+    _Stage("long context", "nano-stage2", LONG, _LONG_SHARE, 5e-4, 0.0),
+)
 
 
 def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
-    """Makes a model.
+    """Trains, measures and saves a model.
 
     Args:
-        options: see there.
-        console: where progress and results are shown.
+        options: the options.
+        console: console for explanations and results.
 
     Returns:
-        The directory of the model, which holds `report.json` as well.
+        The directory with the model and `report.json`.
 
     Raises:
-        ValueError: whatever is wrong with the data, the tokenizer or the directory, in one line.
+        ValueError: data, tokenizer or output directory are unusable. The message is one line.
+
+    Example:
+        >>> run_quickstart(QuickstartOptions(out=Path("model"), minutes=1), Console())
     """
     began = time.perf_counter()
     _check_out(options.out, options.force)
+    texts = _read_texts(options, console)
+    # After the texts, so that mistakes in --data are reported without waiting for torch.
+    with console.status("Loading torch and transformers"):
+        from llm_jp_modernbert.core.terminal import quiet_libraries
+
+        quiet_libraries()
+    with TemporaryDirectory(prefix="quickstart-") as folder:
+        work = Path(folder)
+        tokenizer = _make_tokenizer(options, texts, work, console)
+        report, trainer = _train(options, texts, tokenizer, work, console)
+        screen.heading(console, 6, "Plain transformers fills five masks")
+        questions = answerable(embedded_questions(), tokenizer)
+        if options.patterns:
+            questions = held_out_questions(texts.held_out, tokenizer, texts.train) or questions
+        with atomic_directory(options.out, replace=True) as out:
+            trainer.model.cpu().save_pretrained(out, format="plain")
+            tokenizer.save_pretrained(out)
+            shutil.copy(Path(trainer.recipe.output_dir) / "training.json", out)
+            reloaded = reload_alone(out, [question.text for question in questions])
+            report["questions"] = _graded(questions, reloaded["answers"])
+            report["seconds"] = time.perf_counter() - began
+            (out / REPORT).write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    screen.answers(console, report["questions"], f"{reloaded['module'].split('.')[0]}.{reloaded['class']}")
+    example = questions[0].text if questions else "今日は[MASK]です。"
+    screen.end(console, options.out, report["seconds"], example)
+    return options.out
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """Checks the output directory before minutes of work."""
+    path = out.expanduser()
+    if path.is_file():
+        raise UsageError(f"--out {out} is a file. Name a directory for the model.")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / REPORT).is_file():
+            raise UsageError(f"--out {out} is not empty. Name a new directory.")
+        if not force:
+            raise UsageError(
+                f"--out {out} already holds a model of the quickstart. Name another directory, or add --force."
+            )
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"--out {out}: {parent} is not writable. Name a directory elsewhere.")
+
+
+def _read_texts(options: QuickstartOptions, console: Console) -> Texts:
     screen.heading(console, 1, "Texts")
-    texts = (
-        corpus.own_texts(options.data, options.text_column, round(options.minutes * _CHARACTERS_PER_MINUTE))
-        if options.data
-        else corpus.embedded_texts()
-    )
-    screen.texts(console, texts)
+    max_characters = round(options.minutes * _CHARACTERS_PER_MINUTE)
+    texts = own_texts(options.patterns, options.text_column, max_characters) if options.patterns else embedded_texts()
+    screen.line(console, f"Source: {texts.origin}")
+    if not texts.complete:
+        screen.line(console, "Only the first part of each file is read: there is no time to train on more.")
+    screen.line(console, f"Training: {len(texts.train):,} documents, {texts.characters:,} characters")
+    screen.line(console, f"Held out: {len(texts.held_out):,} documents, never trained on, to measure the model")
+    return texts
+
+
+def _make_tokenizer(options: QuickstartOptions, texts: Texts, work: Path, console: Console) -> LlmJpTokenizer:
+    """Loads or trains the tokenizer, and saves it with the texts for the recipes."""
+    from llm_jp_modernbert.tokenization import build_tokenizer, train_stand_in
 
     screen.heading(console, 2, "Tokenizer")
-    # Now, so that a mistake in the data is told without waiting for torch.
-    _import_heavy(console)
-    import torch
-    from transformers import set_seed
+    if options.tokenizer is not None:
+        tokenizer = build_tokenizer(options.tokenizer)
+    else:
+        with warnings.catch_warnings():
+            # Warns if few texts yield a smaller vocabulary, whose size is printed anyway.
+            warnings.simplefilter("ignore")
+            tokenizer = train_stand_in(texts.train, _VOCABULARY)
+    tokenizer.save_pretrained(work / "tokenizer")
+    for name, documents in (("train", texts.train), ("held-out", texts.held_out)):
+        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents]
+        (work / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", errors="surrogatepass")
+    origin = "trained on these texts" if options.tokenizer is None else options.tokenizer
+    screen.line(console, f"Vocabulary: {len(tokenizer):,} tokens ({origin})")
+    lines = [line.strip()[:30] for text in texts.held_out for line in text.splitlines()][:200]
+    example = max(lines, key=lambda line: len(JAPANESE.findall(line)))
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(example, add_special_tokens=False)["input_ids"])
+    screen.line(console, f"Example: {' '.join(tokens).strip('▁ ')}")
+    return tokenizer
 
-    from llm_jp_modernbert.training.data.masking import Masking
-    from llm_jp_modernbert.training.data.packing import pack
-    from llm_jp_modernbert.training.data.validation import MaskedValidation, unigram_baseline
 
-    tokenizer = _tokenizer(options.tokenizer, texts.train)
-    train = screen.tokenized(console, texts.train, tokenizer, "training text")
-    held_out = _beginning(screen.tokenized(console, texts.held_out, tokenizer, "held-out text"), _MOST_HELD_OUT_TOKENS)
-    screen.tokenizer(console, tokenizer, options.tokenizer is not None, texts, train, held_out)
+def _train(
+    options: QuickstartOptions, texts: Texts, tokenizer: LlmJpTokenizer, work: Path, console: Console
+) -> tuple[dict[str, Any], PretrainingTrainer]:
+    """Trains both stages and measures the model before and after each.
+
+    Returns:
+        The report, and the trainer of the last stage.
+    """
+    from llm_jp_modernbert.training.assembly import make_model, make_validation
+    from llm_jp_modernbert.training.data.corpus import from_documents
+    from llm_jp_modernbert.training.data.encoding import Encoder
+    from llm_jp_modernbert.training.data.validation import unigram_baseline
+    from llm_jp_modernbert.training.pretrain import pretrain
+    from llm_jp_modernbert.training.recipe.arguments import SPECIAL_TOKENS_PER_PIECE
+
+    train = from_documents(Encoder(tokenizer).encode(texts.train))
+    recipes = [
+        _recipe(options, stage, number, tokenizer, len(train.ids), work) for number, stage in enumerate(_STAGES)
+    ]
+    validation = make_validation(recipes[0], tokenizer)
+    assert validation is not None
+    baseline, most_frequent = unigram_baseline(train.ids, validation.targets)
 
     screen.heading(console, 3, "Model")
-    set_seed(options.seed)
-    model = _new_model(tokenizer, train)
-    if torch.cuda.is_available():
-        model.to("cuda")
-    masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
-    validation = MaskedValidation(held_out, masking, tokenizer.cls_token_id, tokenizer.sep_token_id)
-    baseline, most_frequent = unigram_baseline(train.ids, validation.targets)
-    rows = {length: pack(train, length, tokenizer.cls_token_id, tokenizer.sep_token_id) for length in (SHORT, LONG)}
-    screen.model(console, model, rows)
+    model = make_model(recipes[0], tokenizer)
+    screen.line(
+        console,
+        f"ModernBERT with {model.num_parameters():,} parameters: {model.config.num_hidden_layers} layers, hidden "
+        f"size {model.config.hidden_size}, on {recipes[0].device.type}",
+    )
 
-    stages = _stages(options, len(tokenizer), rows)
-    measured = {"untrained": {length: validation.measure(model, length) for length in rows}}
-    results = []
-    for number, stage in enumerate(stages):
-        screen.heading(console, 4 + number, f"Pre-training at {stage.name}")
-        results.append(screen.train(console, model, tokenizer, train, stage, number, options.seed))
-        measured[f"after {stage.name}"] = {length: validation.measure(model, length) for length in rows}
-        screen.trained(console, results[-1])
-    screen.accuracy(console, measured, baseline, str(tokenizer.decode([most_frequent])), len(validation.targets))
+    def measure(model: PreTrainedModel) -> dict[int, MaskedAccuracy]:
+        return {stage.length: validation.measure(model, stage.length) for stage in _STAGES}
 
-    screen.heading(console, 6, "Plain transformers fills five masks")
-    questions = _questions(options, texts, tokenizer)
+    def measure_untrained(model: PreTrainedModel, _: Any) -> dict[str, float]:
+        measured["untrained"] = measure(model)
+        return {}
+
+    measured: dict[str, dict[int, MaskedAccuracy]] = {}
+    stages, efficiency = [], {}
+    for number, (stage, recipe) in enumerate(zip(_STAGES, recipes, strict=True)):
+        screen.heading(console, 4 + number, f"Training with a {stage.name} ({stage.length:,} tokens)")
+        limit = "" if recipe.max_minutes is None else f", for at most {60 * recipe.max_minutes:.0f} seconds"
+        screen.line(
+            console,
+            f"Recipe {stage.recipe}: {recipe.max_steps:,} steps of {recipe.rows_per_step} × {stage.length:,} "
+            f"tokens{limit}",
+        )
+        trainer = pretrain(recipe, {} if measured else {"untrained": measure_untrained})
+        measured[f"after {stage.name}"] = measure(trainer.model)
+        totals = trainer.totals
+        # Counts tokens of the text only, without CLS and SEP.
+        epochs = (totals.tokens - SPECIAL_TOKENS_PER_PIECE * totals.pieces) / len(train.ids)
+        losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
+        efficiency[stage.length] = totals.packing_efficiency
+        screen.line(
+            console,
+            f"{trainer.state.global_step:,} steps, {totals.tokens:,.0f} tokens ({epochs:.1f} epochs) in "
+            f"{totals.seconds:.0f} seconds; rows {totals.packing_efficiency:.1%} full",
+        )
+        screen.losses(console, [loss for _, loss in losses])
+        stages.append(
+            {
+                "steps": trainer.state.global_step,
+                "seconds": totals.seconds,
+                "tokens": int(totals.tokens),
+                "epochs": epochs,
+                "losses": losses,
+                "settings": {
+                    "name": stage.name,
+                    "sequence_length": stage.length,
+                    "rows_per_step": recipe.rows_per_step,
+                    "steps": recipe.max_steps,
+                    "learning_rate": stage.learning_rate,
+                    "final_learning_rate": stage.final_learning_rate,
+                    "seconds": None if recipe.max_minutes is None else 60 * recipe.max_minutes,
+                },
+            }
+        )
+    screen.accuracy(console, measured, baseline, str(tokenizer.decode([most_frequent])))
     report = {
         "made_by": "llm-jp-modernbert quickstart",
         "seed": options.seed,
@@ -155,144 +314,65 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
             "documents": len(train),
             "characters": texts.characters,
             "tokens": len(train.ids),
-            "held_out_documents": len(held_out),
-            "held_out_tokens": len(held_out.ids),
+            "held_out_documents": len(validation.corpus),
+            "held_out_tokens": len(validation.corpus.ids),
         },
         "vocabulary": len(tokenizer),
-        "parameters": model.num_parameters(),
-        "packing_efficiency": {length: packed.efficiency for length, packed in rows.items()},
-        "stages": [result.as_dict() for result in results],
+        "parameters": trainer.model.num_parameters(),
+        "packing_efficiency": efficiency,
+        "stages": stages,
         "masked_accuracy": {
-            when: {length: asdict(result) for length, result in by_length.items()}
-            for when, by_length in measured.items()
+            name: {length: asdict(result) for length, result in results.items()} for name, results in measured.items()
         },
         "unigram_baseline": {"accuracy": baseline, "token_id": most_frequent},
     }
-    out = options.out.expanduser().absolute()
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
-    try:
-        fresh.mkdir(parents=True)
-        model.cpu().save_pretrained(fresh, format="plain")
-        tokenizer.save_pretrained(fresh)
-        reloaded = reload_alone(fresh, [question.text for question in questions])
-        report["questions"] = _marked(questions, reloaded["answers"])
-        report["seconds"] = time.perf_counter() - began
-        (fresh / REPORT).write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        _replace(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    screen.questions(console, report["questions"], f"{reloaded['module'].split('.')[0]}.{reloaded['class']}")
-    screen.farewell(console, options.out, report["seconds"], questions)
-    return options.out
+    return report, trainer
 
 
-def _check_out(out: Path, force: bool) -> None:
-    """Told before minutes of work, not after."""
-    path = out.expanduser()
-    if path.is_file():
-        raise UsageError(f"--out {out} is a file. Name a directory to write the model to.")
-    if path.is_dir() and any(path.iterdir()):
-        if not (path / REPORT).is_file():
-            raise UsageError(f"--out {out} is not empty. Name a new directory.")
-        if not force:
-            raise UsageError(
-                f"--out {out} holds a quickstart's model already. Name another directory, or add --force."
-            )
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError(f"--out {out}: {parent} cannot be written to. Name a directory elsewhere.")
+def _recipe(
+    options: QuickstartOptions, stage: _Stage, number: int, tokenizer: LlmJpTokenizer, tokens: int, work: Path
+) -> PretrainingArguments:
+    """The recipe of a stage; `tokens` is the size of the training text."""
+    from llm_jp_modernbert.training.recipe.loading import load_recipe
 
-
-def _replace(fresh: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    try:
-        fresh.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _import_heavy(console: Console) -> None:
-    with console.status("loading torch and transformers"):
-        import transformers
-
-    # The screen is the quickstart's own.
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
-def _tokenizer(source: str | None, texts: Sequence[str]) -> LlmJpTokenizer:
-    from llm_jp_modernbert.tokenization import build_tokenizer, train_stand_in
-
-    if source is not None:
-        return build_tokenizer(source)
-    with warnings.catch_warnings():
-        # Few texts yield fewer tokens; how many is on the screen anyway.
-        warnings.simplefilter("ignore")
-        return train_stand_in(texts, _STAND_IN_VOCABULARY)
-
-
-def _beginning(documents: TokenizedCorpus, tokens: int) -> TokenizedCorpus:
-    """As many documents as hold about so many tokens, at least one."""
-    from llm_jp_modernbert.training.data.corpus import TokenizedCorpus
-
-    count = max(1, int((documents.offsets[1:] <= tokens).sum()))
-    return TokenizedCorpus(documents.ids[: documents.offsets[count]], documents.offsets[: count + 1])
-
-
-def _new_model(tokenizer: LlmJpTokenizer, train: TokenizedCorpus) -> LlmJpModernBertForMaskedLM:
-    """A small model that knows how frequent every token is, and what stands beside it."""
-    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
-    from llm_jp_modernbert.training.data.cooccurrence import start_from_counts
-    from llm_jp_modernbert.training.recipe.shapes import SHAPE, model_config
-
-    # A large vocabulary costs most of the time: the encoder before it has to be the smaller.
-    larger = len(tokenizer) < _LARGE_VOCABULARY
-    settings = {SHAPE: "nano", "max_position_embeddings": LONG, **(_WIDER_THAN_NANO if larger else {})}
-    model = LlmJpModernBertForMaskedLM(model_config(settings, vocab_size=len(tokenizer)))
-    start_from_counts(model, train)
-    return model
-
-
-def _stages(options: QuickstartOptions, vocabulary: int, rows: dict[int, PackedRows]) -> list[Stage]:
-    """The short context and the long one."""
-    from .training import Stage
-
-    # The larger the vocabulary, the costlier a token: smaller batches leave more steps for the time.
-    tokens = 2048 if vocabulary < _LARGE_VOCABULARY else 1024
-    stages = [
-        Stage("short context", SHORT, tokens // SHORT, 1, learning_rate=2e-3, final_learning_rate=0.1),
-        Stage("long context", LONG, tokens // LONG, 1, learning_rate=5e-4),
-    ]
-    shares = (1 - _LONG_SHARE, _LONG_SHARE)
+    large = len(tokenizer) >= _LARGE_VOCABULARY
+    # Each token costs more with a large vocabulary; smaller batches leave time for more steps.
+    tokens_per_batch = 1024 if large else 2048
     if options.steps is not None:
-        counts = (options.steps, math.ceil(options.steps * _LONG_SHARE / (1 - _LONG_SHARE)))
-        return [replace(stage, steps=count) for stage, count in zip(stages, counts, strict=True)]
-    return [
-        replace(
-            stage,
-            steps=math.ceil(_MOST_EPOCHS * share * len(rows[stage.sequence_length]) / stage.rows_per_step),
-            seconds=60 * options.minutes * share,
-        )
-        for stage, share in zip(stages, shares, strict=True)
-    ]
+        max_steps = math.ceil(options.steps * stage.share / (1 - _LONG_SHARE))
+    else:
+        max_steps = math.ceil(_MAX_EPOCHS * stage.share * tokens / tokens_per_batch)
+    keys: dict[str, Any] = {
+        "stage": stage.name.replace(" ", "-"),
+        "output_dir": str(work / stage.recipe),
+        "tokenizer": str(work / "tokenizer"),
+        "train_data": str(work / "train.jsonl"),
+        "validation_data": str(work / "held-out.jsonl"),
+        "max_validation_tokens": _MAX_HELD_OUT_TOKENS,
+        "sequence_length": stage.length,
+        "tokens_per_batch": tokens_per_batch,
+        "max_steps": max_steps,
+        "max_minutes": None if options.steps is not None else options.minutes * stage.share,
+        "learning_rate": stage.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": stage.final_learning_rate},
+        "warmup_steps": 0.1,
+        "seed": len(_STAGES) * options.seed + number,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": max(1, min(5, max_steps // 20)),
+    }
+    if number:
+        # The slower rotation of nano-stage2 is for 8192 tokens; 1024 are learned better without it.
+        keys |= {"init_from": str(work / _STAGES[number - 1].recipe), "model": None}
+    else:
+        shape = {**({} if large else _WIDER_THAN_NANO), "max_position_embeddings": LONG}
+        keys |= {"probe_steps": [0], **{f"model.{name}": value for name, value in shape.items()}}
+    return load_recipe(stage.recipe, [f"{key}={json.dumps(value)}" for key, value in keys.items()])
 
 
-def _questions(
-    options: QuickstartOptions, texts: corpus.Texts, tokenizer: PreTrainedTokenizerBase
-) -> list[corpus.Question]:
-    """Of the embedded corpus its own questions; of the user's texts sentences that were held out."""
-    if not options.data:
-        return corpus.answerable(corpus.embedded_questions(), tokenizer)
-    held_out = corpus.held_out_questions(texts.held_out, tokenizer, texts.train)
-    return held_out or corpus.answerable(corpus.embedded_questions(), tokenizer)
-
-
-def _marked(questions: Sequence[corpus.Question], answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _graded(questions: Sequence[Question], answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The questions with the model's answers, in the form of the report."""
     return [
         {
             "text": question.text,

@@ -1,4 +1,4 @@
-"""The quickstart from end to end with next to no training, and the parts that it is made of."""
+"""The quickstart from end to end with a few training steps, and its parts."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def tokenizer() -> LlmJpTokenizer:
     return train_stand_in(SENTENCES, vocab_size=370)
 
 
-def test_from_text_to_a_model_that_transformers_loads(data: Path, tmp_path: Path) -> None:
+def test_quickstart_writes_a_model_that_transformers_loads(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "model"
-    options = QuickstartOptions(data=(str(data),), text_column="body", out=out, steps=2)
+    options = QuickstartOptions(data=[str(data)], text_column="body", out=out, steps=2)
     console = Console(record=True, width=120, force_terminal=False, quiet=False)
     run_quickstart(options, console)
     shown = console.export_text()
@@ -65,12 +65,11 @@ def test_from_text_to_a_model_that_transformers_loads(data: Path, tmp_path: Path
     assert "transformers.ModernBertForMaskedLM" in shown
     assert re.search(r"llm-jp-modernbert fill-mask \S*model '.*\[MASK\].*'", shown)
 
-    again = QuickstartOptions(data=(str(data),), text_column="body", out=out, steps=2)
     with pytest.raises(UsageError, match="add --force"):
-        run_quickstart(again, console)
+        run_quickstart(options, console)
 
 
-def test_only_a_quickstarts_model_is_replaced(tmp_path: Path) -> None:
+def test_force_replaces_only_models_of_the_quickstart(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(UsageError, match="is not empty"):
         run_quickstart(QuickstartOptions(out=tmp_path, force=True), Console(quiet=True))
@@ -79,7 +78,7 @@ def test_only_a_quickstarts_model_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "precious.txt").read_text() == "x"
 
 
-def test_the_embedded_corpus_holds_out_what_it_says() -> None:
+def test_embedded_held_out_text_is_not_in_the_training_text() -> None:
     texts = embedded_texts()
     training = "\n".join(texts.train)
     sentences = {s for text in texts.held_out for s in re.findall(r"[^。\n]{10,}。", text)}
@@ -90,17 +89,17 @@ def test_the_embedded_corpus_holds_out_what_it_says() -> None:
         assert not any(question.text.replace("[MASK]", answer) in training for answer in question.answers)
 
 
-def test_the_embedded_questions_can_be_answered() -> None:
+def test_embedded_questions_have_single_token_answers() -> None:
     tokenizer = train_stand_in(embedded_texts().train, 2000)
     assert len(answerable(embedded_questions(), tokenizer)) == 5
 
 
-def test_hold_out_goes_by_the_text() -> None:
+def test_hold_out_depends_on_the_text_alone() -> None:
     texts = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(4000)]
     train, held_out = hold_out([*texts, *texts[:100]])
     assert not set(train) & set(held_out)
     assert len(train) + len(held_out) == 4100
-    # One in twenty, to five standard deviations.
+    # One in twenty, within five standard deviations.
     assert abs(len(set(held_out)) - 200) < 5 * (4000 * 0.05 * 0.95) ** 0.5
     some_train, some_held_out = hold_out(texts[:1000])
     assert set(some_train) <= set(train)
@@ -108,26 +107,26 @@ def test_hold_out_goes_by_the_text() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_something_is_held_out_of_few(count: int) -> None:
+def test_few_documents_are_divided(count: int) -> None:
     train, held_out = hold_out([str(i) for i in range(count)])
     assert train
     assert held_out
 
 
-def test_one_document_is_too_few(tmp_path: Path) -> None:
+def test_single_document_raises(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("一つだけ\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"a\.txt: one document.*blank lines part documents"):
+    with pytest.raises(UsageError, match=r"a\.txt: only one document.*blank lines separate documents"):
         own_texts([str(tmp_path / "a.txt")], "text", 1000)
 
 
-def test_only_so_much_is_read(data: Path) -> None:
+def test_reading_stops_at_the_character_limit(data: Path) -> None:
     texts = own_texts([str(data)], "body", 200)
     assert not texts.complete
     assert texts.characters + sum(map(len, texts.held_out)) == 200
     assert own_texts([str(data)], "body", 10**6).complete
 
 
-def test_questions_from_held_out_text(tokenizer: LlmJpTokenizer) -> None:
+def test_held_out_questions_mask_one_token(tokenizer: LlmJpTokenizer) -> None:
     questions = held_out_questions(SENTENCES, tokenizer)
     assert len(questions) == 5
     for question in questions:
@@ -135,7 +134,7 @@ def test_questions_from_held_out_text(tokenizer: LlmJpTokenizer) -> None:
         assert question.text.replace("[MASK]", answer) in SENTENCES
         ids = tokenizer(question.text.replace("[MASK]", str(tokenizer.mask_token))).input_ids
         whole = tokenizer(question.text.replace("[MASK]", answer)).input_ids
-        # The hidden token, and nothing else, differs.
+        # Only the masked token differs.
         assert [i for i, (a, b) in enumerate(zip(ids, whole, strict=True)) if a != b] == [ids.index(3)]
     assert answerable(questions, tokenizer) == questions
     assert held_out_questions(reversed(SENTENCES), tokenizer) == questions
