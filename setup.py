@@ -70,6 +70,7 @@ setup(
         "evaluate>=0.4.6",
         "huggingface-hub>=1.33",
         "pyarrow>=26.0",
+        "pandas>=2.3",
         "numpy>=2.2",
         "pyyaml>=6.0.3",
         "jinja2>=3.1.6",

@@ -1,204 +1,167 @@
-"""`llm-jp-modernbert evaluate`: models × tasks × seeds, each measured once and kept."""
+"""`llm-jp-modernbert evaluate`: measures models × tasks × seeds, each once, and stores the results."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 
 from rich.console import Console
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.progress import progress_bar
+from llm_jp_modernbert.core.terminal import console
 
+from .data.options import Data, Options
 from .encoders.models import EvaluatedModel, ModelName
 from .interrupts import Interrupts
+from .options import EvaluateOptions
 from .report.results import Results, Row, Run, model_folder
-from .report.side_by_side import write_side_by_side
-from .tasks import jmteb
-from .tasks.alignment_uniformity import AlignmentUniformity
-from .tasks.fill_mask import FillMask, FillMaskPublishedTokenizer
-from .tasks.jglue import Jcola, JcommonsenseQA, Jnli, Jsts, Marc
-from .tasks.jsquad import Jsquad
-from .tasks.ner import Ner
-from .tasks.pseudo_perplexity import PseudoPerplexity
 from .tasks.ranks import rank, work_alone
-from .tasks.retrieval import SOURCES, Retrieval
-from .tasks.similarity import Similarity
-from .tasks.task import PROTOCOLS, Data, Options, Task
+from .tasks.registry import select, selectors
+from .tasks.task import Task
 
-TASKS: dict[str, Callable[[Options], Task]] = {
-    "fill-mask": FillMask.for_options,
-    "fill-mask-published-tokenizer": FillMaskPublishedTokenizer.for_options,
-    "pseudo-perplexity": PseudoPerplexity.for_options,
-    "retrieval": Retrieval.for_options,
-    **{f"retrieval:{source}": partial(Retrieval.for_options, source=source) for source in SOURCES},
-    "alignment-uniformity": AlignmentUniformity.for_options,
-    "similarity": Similarity.for_options,
-    **{task.name: task.for_options for task in (Jsts, Jnli, Jcola, Jsquad, JcommonsenseQA, Marc, Ner)},
-}
-"""Every task, as `--tasks` names it, but those of `jmteb`, which mteb names."""
+logger = logging.getLogger(__name__)
 
 _UNFINISHED = ".unfinished"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be measured.
-
-    Attributes:
-        models: which models, and how they compute.
-        tasks: names of `TASKS`.
-        options: for all tasks; its seed is replaced by each of `seeds`.
-        seeds: one measurement each.
-        out: the folder of results.
-    """
-
-    models: Sequence[ModelName]
-    tasks: Sequence[str]
-    options: Options
-    seeds: Sequence[int]
-    out: Path
-
-
-def evaluate(plan: Plan, console: Console) -> list[Row]:
-    """Measures what is not measured yet, and shows all of it.
-
-    A measurement that cannot be made is told, and the others go on. Interrupted, it keeps what is finished; the same
-    call goes on from there.
-
-    Returns:
-        The rows of all measurements, old and new.
+def models_of(options: EvaluateOptions) -> list[EvaluatedModel]:
+    """The models to measure.
 
     Raises:
-        UsageError: an unknown task, or a measurement could not be made.
-        SystemExit: 130 when it is interrupted.
+        UsageError: an invalid name, or an unavailable device.
     """
-    from .report.leaderboard import show
+    which = (options.revision, options.device, options.dtype, options.tokens_per_batch)
+    return [EvaluatedModel(ModelName(model, *which)) for model in options.models]
 
+
+def evaluate(options: EvaluateOptions) -> tuple[list[Row], list[str]]:
+    """Makes all measurements that have no result yet.
+
+    A failed measurement is logged, and the others continue. An interrupted call keeps finished measurements; the same
+    call resumes.
+
+    Returns:
+        The rows of all measurements, old and new, and the reasons of failed ones.
+
+    Raises:
+        UsageError: an unknown task or model.
+        SystemExit: with code 130 if interrupted.
+    """
     if rank():
-        console = Console(quiet=True)
-    makers = [maker for name in plan.tasks for maker in _makers(name)]
-    if not makers:
-        raise UsageError(f"--tasks names no task. Choose of {', '.join((*TASKS, *jmteb.BENCHMARKS))}.")
-    if plan.options.protocol not in PROTOCOLS:
-        raise UsageError(f"--protocol {plan.options.protocol}: choose {' or '.join(PROTOCOLS)}.")
-    for which in plan.models:
-        # A name that is wrong is told before anything is measured.
-        EvaluatedModel(which)
+        logger.setLevel(logging.ERROR)
+    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--tasks is empty. Choose from {', '.join(selectors())}.")
+    constructors = [constructor for name in names for constructor in select(name)]
+    # Invalid model names are reported before the first measurement. The models are loaded one after the other.
+    models_of(options)
     interrupts = Interrupts()
-    evaluation = _Evaluation(plan, console, interrupts.check)
+    evaluation = _Evaluation(options, interrupts.check)
     try:
         with interrupts:
-            for which in plan.models:
-                model = EvaluatedModel(which)
-                for make in makers:
-                    for seed in plan.seeds:
-                        evaluation.measure(model, make, replace(plan.options, seed=seed))
+            for name in options.models:
+                (model,) = models_of(replace(options, models=[name]))
+                for constructor in constructors:
+                    for seed in options.seed or (0,):
+                        evaluation.measure(model, constructor, options.for_seed(seed))
                         interrupts.check()
             evaluation.compare()
     except KeyboardInterrupt:
-        console.print(
-            f"Interrupted. What was finished is in {plan.out}; the same command goes on from there.", soft_wrap=True
-        )
+        logger.warning("Interrupted. Finished measurements are in %s; run the same command to resume.", options.out)
         raise SystemExit(130) from None
-    if rank():
-        return []
-    if evaluation.rows:
-        show(evaluation.rows, console)
-        console.print(f"Results are in {plan.out}.", soft_wrap=True)
-    if evaluation.failures:
-        told = " ".join(dict.fromkeys(evaluation.failures))
-        raise UsageError(f"{len(evaluation.failures)} measurements were not made: {told}")
-    return evaluation.rows
+    return ([], []) if rank() else (evaluation.rows, evaluation.failures)
 
 
 class _Evaluation:
-    """The course of one call: data that were read, rows that were found, measurements that failed."""
+    """State of one call: loaded data, rows and failures."""
 
-    def __init__(self, plan: Plan, console: Console, check_interrupts: Callable[[], None]) -> None:
-        self._plan = plan
+    def __init__(self, options: EvaluateOptions, check_interrupts: Callable[[], None]) -> None:
+        self._out = options.out
+        self._results = Results(options.out)
         self._check_interrupts = check_interrupts
-        self._console = console
-        self._results = Results(plan.out)
         self._data: dict[Task, Data | UsageError] = {}
-        self._gaps: dict[tuple[str, str], dict[str, Run]] = {}
+        self._comparable: dict[tuple[type[Task], str, str, str, int], dict[str, Run]] = {}
         self.rows: list[Row] = []
         self.failures: list[str] = []
 
-    def measure(self, model: EvaluatedModel, make: Callable[[Options], Task], options: Options) -> None:
-        """Makes one measurement, unless it is made already."""
+    def measure(self, model: EvaluatedModel, constructor: Callable[[Options], Task], options: Options) -> None:
+        """Makes one measurement, unless it has a result."""
         try:
-            task = make(options)
+            task = constructor(options)
             if rank() and not task.shared:
                 return
-            data = self._read(task)
+            data = self._load(task)
             run = _run(task, model, data)
             rows = self._results.find(run)
             if rows is not None:
-                self._console.print(f"{task.title} of {model.label}: done before", soft_wrap=True)
+                logger.info("%s of %s: already measured", task.title, model.label)
             else:
-                rows = self._make(model, task, data, run)
+                rows = self._measure(model, task, data, run)
         except (UsageError, OSError, RuntimeError) as error:
-            # Such as memory that does not suffice for one model of many.
+            # For example too little memory for one of several models.
             self.failures.append(str(error))
-            self._console.print(f"[red]not made:[/] {model.label}: {error}", highlight=False, soft_wrap=True)
+            logger.error("Failed: %s: %s", model.label, error)
             return
         self.rows += rows
-        if task.name == FillMask.name and rows:
-            group = self._gaps.setdefault((run.protocol, run.dataset_revision + str(run.examples)), {})
-            group[model.label] = run
+        if rows:
+            group = (type(task), run.task, run.protocol, run.dataset_revision, run.examples)
+            self._comparable.setdefault(group, {})[model.label] = run
 
     def compare(self) -> None:
-        """Writes what the models of this call put into the gaps of the same prompts."""
-        for (protocol, _), runs in self._gaps.items():
-            path = self._plan.out / FillMask.name / f"side-by-side-{protocol}.md"
-            write_side_by_side(path, {name: self._results.instances(run) for name, run in runs.items()})
-            self._console.print(f"Answers side by side: {path}", soft_wrap=True)
+        """Writes the outputs of the models side by side, for tasks that support it."""
+        for (task, name, protocol, *_), runs in self._comparable.items():
+            text = task.compare({label: self._results.instances(run) for label, run in runs.items()})
+            if text is not None:
+                path = self._out / name / f"side-by-side-{protocol}.md"
+                write_whole(path, text)
+                logger.info("Answers side by side: %s", path)
 
-    def _read(self, task: Task) -> Data:
-        # The tasks of two models are equal, so each reads its data once; so does a mistake in them.
+    def _load(self, task: Task) -> Data:
+        # Equal tasks of several models share their data, and the error if loading failed.
         if task not in self._data:
             try:
                 self._data[task] = task.load()
             except UsageError as error:
                 self._data[task] = error
-        found = self._data[task]
-        if isinstance(found, UsageError):
-            raise found
-        return found
+        data = self._data[task]
+        if isinstance(data, UsageError):
+            raise data
+        return data
 
-    def _make(self, model: EvaluatedModel, task: Task, data: Data, run: Run) -> list[Row]:
-        folder = self._plan.out / _UNFINISHED / run.task / f"{model_folder(run.model)}-{run.protocol}-{run.key}"
-        working = replace(task, options=replace(task.options, work_dir=folder))
-        with progress_bar(self._console, transient=True) as bar:
+    def _measure(self, model: EvaluatedModel, task: Task, data: Data, run: Run) -> list[Row]:
+        folder = self._out / _UNFINISHED / run.task / f"{model_folder(run.model)}-{run.protocol}-{run.key}"
+        resumable = replace(task, options=replace(task.options, work_dir=folder))
+        with progress_bar(Console(quiet=True) if rank() else console(), transient=True) as bar:
             shown = bar.add_task(f"{task.title} · {model.label}", total=1.0)
 
             def progress(share: float) -> None:
                 self._check_interrupts()
                 bar.update(shown, completed=share)
 
-            outcome = working.measure(model, data, progress)
+            outcome = resumable.measure(model, data, progress)
         if rank():
             return []
         rows = self._results.write(run, outcome.measurements, outcome.instances)
         shutil.rmtree(folder, ignore_errors=True)
-        _remove_empty(self._plan.out / _UNFINISHED)
-        self._console.print(
-            f"{task.title} of {model.label}: {len(rows)} figures on {run.examples:,} examples", soft_wrap=True
-        )
+        for path, _, _ in os.walk(self._out / _UNFINISHED, topdown=False):
+            # Directories of other measurements are not empty, or another process removes them.
+            with suppress(OSError):
+                os.rmdir(path)
+        logger.info("%s of %s: %d values on %s examples", task.title, model.label, len(rows), f"{run.examples:,}")
         return rows
 
 
 def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
     if not len(data.examples):
-        raise UsageError(f"{data.name}: holds no example.")
+        raise UsageError(f"{data.name}: contains no example.")
     settings = {**task.settings(), "dtype": model.dtype}
-    # What decides how embeddings are made is the model's own.
+    # The model's own files decide about `auto`.
     if settings.get("pooling") == "auto" and model.embedding_files:
         settings["embedding_files"] = model.embedding_files
     return Run(
@@ -218,24 +181,8 @@ def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
     )
 
 
-def _makers(name: str) -> list[Callable[[Options], Task]]:
-    if name.partition(":")[0] in jmteb.BENCHMARKS:
-        return jmteb.makers(name)
-    if name not in TASKS:
-        known = ", ".join((*TASKS, *jmteb.BENCHMARKS))
-        raise UsageError(f"--tasks {name}: no such task. Choose of {known}.")
-    return [TASKS[name]]
-
-
-def _remove_empty(folder: Path) -> None:
-    for path, _, _ in os.walk(folder, topdown=False):
-        # What is not empty stays, and another call may have removed the rest.
-        with suppress(OSError):
-            os.rmdir(path)
-
-
 def main() -> None:
-    """`accelerate launch -m llm_jp_modernbert.evaluation.evaluate …`."""
+    """Entry point of `accelerate launch -m llm_jp_modernbert.evaluation.evaluate …`."""
     from llm_jp_modernbert.core.entry_points import run_command
 
     work_alone()

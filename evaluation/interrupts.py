@@ -1,7 +1,7 @@
 """Ctrl-C that is not lost.
 
-An exception that a signal's handler raises while Python runs a finaliser or a callback of C code is printed and
-forgotten, and long work would go on. So it is noted as well, and raised anew by whoever next looks.
+An exception that a signal handler raises while Python runs a finaliser or a callback of C code is printed and
+discarded, and the program continues. `Interrupts` therefore records the signal, and raises again at the next check.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Any
 
 
 class Interrupts:
-    """Listens for SIGINT; a context manager. In a thread that may not, it does nothing."""
+    """Context manager that listens for SIGINT; does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self._received = False
-        self._before: Any = None
+        self._previous: Any = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+            self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
 
     def check(self) -> None:
-        """To be called now and then.
+        """To be called regularly.
 
         Raises:
-            KeyboardInterrupt: there was a SIGINT.
+            KeyboardInterrupt: SIGINT was received.
         """
         if self._received:
             raise KeyboardInterrupt
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self._received = True
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Labelled examples as rows with their place: from the Hub, the data folder, or the user's files to train on."""
+"""Labelled examples from the Hub, from the data folder, or from the user's training files."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..tasks.task import Options
+from .options import Options
 from .readers import find, fingerprint, hub_files, numbered_json_lines
 
 Place = str
-"""Where a row stands, for messages: a file and a line."""
+"""File and line of a row, for error messages."""
 
 JGLUE = "shunk031/JGLUE"
-"""The repository of JGLUE and JCoLA on the Hub."""
+"""Hub repository of JGLUE and JCoLA."""
 
 _PARQUET = "refs/convert/parquet"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one split of a task lies.
+    """Location of one split of a dataset.
 
     Attributes:
-        name: of the data, as results call it.
-        repository: on the Hub, of which the Hub's own Parquet files are read.
-        config: its configuration there.
-        pattern: of the local files, with their folder.
-        wanted: what to get where these are missing, and from where.
+        name: dataset name in results.
+        repository: Hub repository, read from the Parquet files that the Hub converts.
+        config: configuration in that repository.
+        pattern: glob pattern of the local files.
+        wanted: name and origin of the files, for the error message if they are missing.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows that were read, the name of their data, its revision, and the names of the user's files."""
+    """Rows of a split with their places; `train_files` names the user's files, if the rows come from them."""
 
     name: str
     revision: str
@@ -51,7 +51,7 @@ class Labelled:
 
 
 def lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Rows of a JSON-lines file."""
+    """Rows of a JSON-lines file with their places."""
     for number, row in numbered_json_lines(path):
         yield f"{path}, line {number}", row
 
@@ -62,45 +62,46 @@ def read_split(
     options: Options,
     read: Callable[[Path], Iterable[tuple[Place, dict[str, Any]]]] = lines,
 ) -> Labelled:
-    """The rows of a split.
+    """Reads the rows of a split.
 
     Args:
-        source: where it lies.
+        source: location of the split.
         split: `train` or `validation`.
         options: where to read from.
-        read: gives the rows of a file of the official layout.
+        read: reads one local file in the official layout.
 
     Raises:
-        UsageError: it cannot be had, or holds no row.
+        UsageError: the data are missing or empty.
     """
+    names: tuple[str, ...] = ()
     if split == "train" and options.train_files:
-        for path in options.train_files:
-            if not path.is_file():
-                raise UsageError(f"--train-file {path}: no such file.")
         files = list(options.train_files)
         names = tuple(path.name for path in files)
-    elif options.data_dir is None:
-        return _of_hub(source, split)
-    else:
+        for path in files:
+            if not path.is_file():
+                raise UsageError(f"--train-file {path}: no such file.")
+    elif options.data_dir is not None:
         files = find(options.data_dir, source.pattern, source.wanted)
-        names = ()
+    else:
+        return _from_hub(source, split)
     rows = [row for path in files for row in read(path)]
     if not rows:
-        raise UsageError(f"{files[0]}: holds no example.")
+        raise UsageError(f"{files[0]}: contains no example.")
     return Labelled(source.name, fingerprint(files), rows, names)
 
 
-def _of_hub(source: Source, split: str) -> Labelled:
+def _from_hub(source: Source, split: str) -> Labelled:
     from datasets import Dataset
 
-    folder, commit = hub_files(source.repository, f"{source.config}/{split}/*.parquet", _PARQUET)
-    files = sorted(folder.glob(f"{source.config}/{split}/*.parquet"))
+    pattern = f"{source.config}/{split}/*.parquet"
+    folder, commit = hub_files(source.repository, pattern, _PARQUET)
+    files = sorted(folder.glob(pattern))
     if not files:
         raise UsageError(f"dataset {source.repository} has no {split} split of {source.config} at {_PARQUET}.")
     table = Dataset.from_parquet([str(path) for path in files])
-    named = {key: feature for key, feature in table.features.items() if hasattr(feature, "int2str")}
+    labels = {key: feature for key, feature in table.features.items() if hasattr(feature, "int2str")}
     rows = []
     for number, row in enumerate(table, start=1):
-        named_row = {**row, **{key: feature.int2str(row[key]) for key, feature in named.items()}}
-        rows.append((f"{source.repository} {source.config}, {split} row {number}", named_row))
+        named = {**row, **{key: feature.int2str(row[key]) for key, feature in labels.items()}}
+        rows.append((f"{source.repository} {source.config}, {split} row {number}", named))
     return Labelled(source.name, commit, rows)

@@ -1,6 +1,6 @@
-"""The data of the evaluations: from the Hub, or from a folder that holds them in their official layout.
+"""Readers of the evaluation data: from the Hub, or from a folder with the official files.
 
-Local files are looked for anywhere below the folder, by the names that their publishers give them:
+Local files are searched for anywhere below the folder, by the names that their publishers use:
 
 * JSQuAD `jsquad-v1.*/valid-v1.*.json`, JaQuAD `jaquad_*.json[.gz]` (SQuAD's JSON);
 * MIRACL `topics.miracl-v1.0-ja-*.tsv[.gz]`, `qrels.miracl-v1.0-ja-*.tsv[.gz]` and its passages
@@ -25,28 +25,28 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
 
-from ..tasks.task import Data, Options
+from .options import Data, Options
 
 WIKIPEDIA = ("wikimedia/wikipedia", "20231101.ja")
 MIRACL = "miracl/miracl"
 MIRACL_CORPUS = "miracl/miracl-corpus"
 
-_JAQUAD = "jaquad_*.json*"
 _MIRACL_PASSAGES = "miracl-corpus-v1.0-ja/docs-*.jsonl*"
-_JSQUAD = "jsquad-v1.*/valid-v1.*.json"
-_DATA_DIR = "Name a folder that holds it by --data-dir."
-# Wikipedia is read in its order up to so many articles.
-_MOST_ARTICLES = 20_000
+_JAQUAD = "jaquad_*.json*"
+_JAQUAD_ORIGIN = "JaQuAD (github.com/SkelterLabsInc/JaQuAD)"
+_DATA_DIR = "Set --data-dir to a folder that contains it."
+# The first articles of Wikipedia are enough for every task.
+_MAX_ARTICLES = 20_000
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search task.
+    """A retrieval dataset.
 
     Attributes:
         corpus: passages by id.
         queries: questions by id.
-        relevant: for each question the grade of each passage that is relevant to it, from 1.
+        relevant: for each question, the grade (1 or higher) of each relevant passage.
     """
 
     corpus: dict[str, str]
@@ -54,97 +54,111 @@ class Search:
     relevant: dict[str, dict[str, int]] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class _SquadFiles:
+    """Files in SQuAD's JSON layout that can serve as a retrieval dataset."""
+
+    name: str
+    pattern: str
+    origin: str
+    split: str
+
+
+_SQUAD = {
+    "jsquad": _SquadFiles(
+        "JSQuAD", "jsquad-v1.*/valid-v1.*.json", "JSQuAD (github.com/yahoojapan/JGLUE)", "validation"
+    ),
+    "jaquad": _SquadFiles("JaQuAD", _JAQUAD, _JAQUAD_ORIGIN, "train"),
+}
+
+
 def documents(options: Options) -> Data:
-    """Texts of any length: the user's, JaQuAD's articles below the data folder, or the Japanese Wikipedia.
+    """Documents of any length: the user's texts, JaQuAD's articles in the data folder, or the Japanese Wikipedia.
 
     Raises:
-        UsageError: there are none.
+        UsageError: none are available.
     """
     if options.texts:
-        found = [text for path in options.texts for text in _texts_of(path)]
+        for path in options.texts:
+            if not path.is_file():
+                raise UsageError(f"--texts {path}: no such file.")
+        texts = [row["text"] for path in options.texts for row in _text_rows(path, "text")]
         names = tuple(path.name for path in options.texts)
-        return replace(_data("+".join(names), options.texts, "all", found), text_files=names)
+        return replace(_data("+".join(names), options.texts, "all", texts), text_files=names)
     if options.data_dir is not None:
-        files = find(options.data_dir, _JAQUAD, "JaQuAD (github.com/SkelterLabsInc/JaQuAD), or name texts by --texts")
+        files = find(options.data_dir, _JAQUAD, f"{_JAQUAD_ORIGIN}, or set --texts")
         articles = squad_articles(files)
         return _data("JaQuAD articles", files, "train", ["\n".join(contexts) for contexts in articles.values()])
-    rows, revision = hub_rows(WIKIPEDIA[0], WIKIPEDIA[1], "train", _MOST_ARTICLES)
+    rows, revision = hub_rows(WIKIPEDIA[0], WIKIPEDIA[1], "train", _MAX_ARTICLES)
     return Data("/".join(WIKIPEDIA), revision, "train", [row["text"] for row in rows])
 
 
 def passage_pairs(options: Options) -> Data:
-    """Pairs of passages that belong together, `(first, second)`.
+    """Pairs of related passages, `(first, second)`.
 
-    MIRACL's, as in the paper: for each training question with two relevant passages or more, the first two of them.
-    Where the data folder lacks MIRACL's passages, the first two paragraphs of each article of JaQuAD.
+    Like the paper, from MIRACL: the first two relevant passages of each training question that has two or more. If
+    the data folder lacks MIRACL's passages, the first two paragraphs of each JaQuAD article.
 
     Raises:
-        UsageError: neither can be had.
+        UsageError: neither is available.
     """
     if options.data_dir is None or holds(options.data_dir, "miracl"):
-        search = miracl(options, "train")
-        firsts = [list(relevant)[:2] for relevant in search.examples[0].relevant.values() if len(relevant) >= 2]
-        corpus = search.examples[0].corpus
-        return Data(search.name, search.revision, "train", [(corpus[one], corpus[other]) for one, other in firsts])
-    files = find(options.data_dir, _JAQUAD, "JaQuAD (github.com/SkelterLabsInc/JaQuAD) or MIRACL's passages")
-    pairs = [tuple(contexts[:2]) for contexts in squad_articles(files).values() if len(contexts) > 1]
-    return _data("JaQuAD paragraphs of one article", files, "train", pairs)
+        data = miracl(options, "train")
+        search: Search = data.examples[0]
+        pairs = [list(relevant)[:2] for relevant in search.relevant.values() if len(relevant) >= 2]
+        texts = [(search.corpus[first], search.corpus[second]) for first, second in pairs]
+        return Data(data.name, data.revision, "train", texts)
+    files = find(options.data_dir, _JAQUAD, f"{_JAQUAD_ORIGIN} or MIRACL's passages")
+    paragraphs = [tuple(contexts[:2]) for contexts in squad_articles(files).values() if len(contexts) > 1]
+    return _data("JaQuAD paragraphs of one article", files, "train", paragraphs)
 
 
 def questions(options: Options, name: str) -> Data:
-    """A search task; `examples` holds one `Search`.
+    """A retrieval dataset; `examples` contains one `Search`.
 
     Args:
-        options: where the data are.
+        options: where to read from.
         name: `jsquad`, `jaquad`, `miracl` or `beir`.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: the data are missing.
     """
     if name == "miracl":
         return miracl(options, "dev")
     if options.data_dir is None:
-        raise UsageError(f"retrieval on {name} reads local files: give --data-dir, a folder that holds them.")
+        raise UsageError(f"retrieval on {name} reads local files. {_DATA_DIR}")
     if name == "beir":
         return beir(options.data_dir)
-    pattern, where = (
-        (_JSQUAD, "JSQuAD (github.com/yahoojapan/JGLUE)")
-        if name == "jsquad"
-        else (_JAQUAD, "JaQuAD (github.com/SkelterLabsInc/JaQuAD)")
-    )
-    files = find(options.data_dir, pattern, where)
-    corpus: dict[str, str] = {}
-    queries: dict[str, str] = {}
-    relevant: dict[str, dict[str, int]] = {}
+    source = _SQUAD[name]
+    files = find(options.data_dir, source.pattern, source.origin)
+    search = Search({}, {}, {})
     ids: dict[str, str] = {}
-    for paragraph in _paragraphs(files):
-        # The same paragraph may stand in two places; it is one passage.
-        passage = ids.setdefault(paragraph["context"], f"p{len(ids)}")
-        corpus[passage] = paragraph["context"]
-        for question in paragraph["qas"]:
-            queries[question["id"]] = question["question"]
-            relevant[question["id"]] = {passage: 1}
-    split = "validation" if name == "jsquad" else "train"
-    return _search({"jsquad": "JSQuAD", "jaquad": "JaQuAD"}[name], files, split, Search(corpus, queries, relevant))
+    for article in (article for path in files for article in squad(path)):
+        for paragraph in article["paragraphs"]:
+            # Equal paragraphs are one passage.
+            passage = ids.setdefault(paragraph["context"], f"p{len(ids)}")
+            search.corpus[passage] = paragraph["context"]
+            for question in paragraph["qas"]:
+                search.queries[question["id"]] = question["question"]
+                search.relevant[question["id"]] = {passage: 1}
+    return _search(source.name, files, source.split, search)
 
 
 def holds(folder: Path, name: str) -> bool:
-    """Whether a folder holds the files of a search task, as `questions` names them."""
-    patterns = {"miracl": _MIRACL_PASSAGES, "jsquad": _JSQUAD, "jaquad": _JAQUAD, "beir": "queries.jsonl*"}
+    """Whether a folder contains the files of a retrieval dataset; names as in `questions`."""
+    patterns = {"miracl": _MIRACL_PASSAGES, "beir": "queries.jsonl*"}
     if not folder.is_dir():
         raise UsageError(f"--data-dir {folder}: no such folder.")
-    return bool(_below(folder, patterns[name]))
+    return bool(_below(folder, patterns[name] if name in patterns else _SQUAD[name].pattern))
 
 
 def beir(folder: Path) -> Data:
-    """A folder in BEIR's layout; the split is `test`, or the only one that there is."""
-    corpus_file, queries_file = (_one(folder, f"{part}.jsonl*") for part in ("corpus", "queries"))
+    """Reads a folder in BEIR's layout; the split is `test`, or the only one available."""
+    corpus_file, queries_file = (_single(folder, f"{part}.jsonl*") for part in ("corpus", "queries"))
     tables = sorted((corpus_file.parent / "qrels").glob("*.tsv"))
     tables = [table for table in tables if table.stem == "test"] or tables
     if len(tables) != 1:
-        raise UsageError(
-            f"{corpus_file.parent / 'qrels'}: there must be one test.tsv, and {len(tables)} tables are there."
-        )
+        raise UsageError(f"{corpus_file.parent / 'qrels'}: found {len(tables)} tables; expected one test.tsv.")
     corpus = {
         str(row["_id"]): " ".join(filter(None, (row.get("title"), row["text"])))
         for row in _text_rows(corpus_file, "_id", "text")
@@ -156,21 +170,21 @@ def beir(folder: Path) -> Data:
         if number == 1 and not columns[-1].isdigit():
             continue
         if len(columns) != 3 or not columns[2].lstrip("-").isdigit():
-            raise UsageError(f"{tables[0]}, line {number}: not query, passage and grade, parted by tabs.")
+            raise UsageError(f"{tables[0]}, line {number}: expected query, passage and grade, separated by tabs.")
         query, passage, grade = columns
         if passage not in corpus:
             raise UsageError(f"{tables[0]}, line {number}: passage {passage} is not in {corpus_file.name}.")
         if int(grade) > 0:
             relevant.setdefault(query, {})[passage] = int(grade)
-    kept = {query: text for query, text in queries.items() if query in relevant}
+    judged = {query: text for query, text in queries.items() if query in relevant}
     files = [corpus_file, queries_file, tables[0]]
-    return _search(corpus_file.parent.name, files, tables[0].stem, Search(corpus, kept, relevant))
+    return _search(corpus_file.parent.name, files, tables[0].stem, Search(corpus, judged, relevant))
 
 
 def miracl(options: Options, split: str) -> Data:
     """Questions, judgements and passages of MIRACL in Japanese.
 
-    The passages are those of the whole corpus for `dev`, and the judged relevant ones alone for `train`.
+    `dev` has the passages of the whole corpus, `train` only the relevant ones.
     """
     if options.data_dir is None:
         folder, revision = hub_files(MIRACL, f"miracl-v1.0-ja/*/*miracl-v1.0-ja-{split}.tsv")
@@ -179,40 +193,42 @@ def miracl(options: Options, split: str) -> Data:
         folder = corpus_folder = options.data_dir
         revision = ""
     wanted = "MIRACL's topics, judgements and passages (huggingface.co/datasets/miracl/miracl and miracl-corpus)"
-    topics = _one(folder, f"topics.miracl-v1.0-ja-{split}.tsv*", wanted)
-    judged = _one(folder, f"qrels.miracl-v1.0-ja-{split}.tsv*", wanted)
+    topics = _single(folder, f"topics.miracl-v1.0-ja-{split}.tsv*", wanted)
+    judgements = _single(folder, f"qrels.miracl-v1.0-ja-{split}.tsv*", wanted)
     passages = find(corpus_folder, _MIRACL_PASSAGES, wanted)
-    queries = dict(_cells(topics, 2))
+    queries = dict(_table(topics, 2))
     relevant: dict[str, dict[str, int]] = {}
-    for query, _, passage, grade in _cells(judged, 4):
+    for query, _, passage, grade in _table(judgements, 4):
         if grade.isdigit() and int(grade) > 0 and query in queries:
             relevant.setdefault(query, {})[passage] = int(grade)
-    needed = None if split == "dev" else {passage for found in relevant.values() for passage in found}
+    needed = {passage for grades in relevant.values() for passage in grades}
     corpus = {
         row["docid"]: f"{row['title']} {row['text']}"
         for path in passages
         for row in _text_rows(path, "docid", "title", "text")
-        if needed is None or row["docid"] in needed
+        if split == "dev" or row["docid"] in needed
     }
-    missing = next((passage for found in relevant.values() for passage in found if passage not in corpus), None)
+    missing = next((passage for grades in relevant.values() for passage in grades if passage not in corpus), None)
     if missing is not None:
-        raise UsageError(f"{passages[0].parent}: passage {missing} of {judged.name} is missing. Get all of {wanted}.")
+        raise UsageError(
+            f"{passages[0].parent}: passage {missing} of {judgements.name} is missing. Get all of {wanted}."
+        )
     search = Search(corpus, {query: text for query, text in queries.items() if query in relevant}, relevant)
     if revision:
         return Data(MIRACL, revision, split, [search])
-    return _search("MIRACL-ja", [topics, judged, *passages], split, search)
+    return _search("MIRACL-ja", [topics, judgements, *passages], split, search)
 
 
-def some(examples: Sequence[Any], most: int, seed: int) -> list[Any]:
-    """All examples, or so many of them drawn without replacement, in their order."""
-    if len(examples) <= most:
+def sample(examples: Sequence[Any], size: int, seed: int) -> list[Any]:
+    """At most `size` examples, drawn without replacement and kept in order."""
+    if len(examples) <= size:
         return list(examples)
-    drawn = np.random.default_rng(seed).choice(len(examples), most, replace=False)
+    drawn = np.random.default_rng(seed).choice(len(examples), size, replace=False)
     return [examples[index] for index in sorted(drawn.tolist())]
 
 
 def squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:
-    """Paragraphs of each article by its title, in their order, from files of SQuAD's JSON."""
+    """Paragraphs of each article by title, from files in SQuAD's JSON layout."""
     articles: dict[str, list[str]] = {}
     for path in files:
         for article in squad(path):
@@ -221,41 +237,47 @@ def squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:
 
 
 def squad(path: Path) -> list[dict[str, Any]]:
-    """The articles of a file of SQuAD's JSON.
+    """The articles of a file in SQuAD's JSON layout.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: another layout.
     """
     text = read(path)
     try:
         articles: list[dict[str, Any]] = json.loads(text)["data"]
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                if not isinstance(paragraph["context"], str) or not isinstance(paragraph["qas"], list):
-                    raise KeyError("context, qas")
+        for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
+            if not isinstance(paragraph["context"], str) or not isinstance(paragraph["qas"], list):
+                raise KeyError("context, qas")
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: not in SQuAD's JSON layout (data, paragraphs, context, qas): {error}.") from error
     return articles
 
 
 def find(folder: Path, pattern: str, what: str = "") -> list[Path]:
-    """Files below a folder whose path ends like a pattern, in the order of their names.
+    """Files below a folder that match a glob pattern, sorted.
 
     Raises:
-        UsageError: there is no such folder, or no such file in it.
+        UsageError: the folder is missing, or contains no such file.
     """
     if not folder.is_dir():
         raise UsageError(f"--data-dir {folder}: no such folder.")
     files = _below(folder, pattern)
     if not files:
-        raise UsageError(f"--data-dir {folder} holds no {pattern}." + (f" Get {what}." if what else ""))
+        raise UsageError(f"--data-dir {folder} contains no {pattern}." + (f" Get {what}." if what else ""))
     return files
 
 
 def _below(folder: Path, pattern: str) -> list[Path]:
-    # Unlike `Path.rglob`, this goes into folders that are links.
+    # Unlike `Path.rglob`, `iglob` follows symbolic links to folders.
     paths = [folder / name for name in iglob(f"**/{pattern}", root_dir=folder, recursive=True)]
     return sorted(path for path in paths if path.is_file())
+
+
+def _single(folder: Path, pattern: str, what: str = "") -> Path:
+    files = find(folder, pattern, what)
+    if len(files) > 1:
+        raise UsageError(f"--data-dir {folder} contains {len(files)} files {pattern}. Use a folder that has one.")
+    return files[0]
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -271,16 +293,16 @@ def json_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
 
     Args:
         path: the file.
-        keys: what each object must have.
+        keys: required keys of each object.
 
     Raises:
-        UsageError: a line is not such an object; it names the file and the line.
+        UsageError: a line is invalid; the message names file and line.
     """
     return (row for _, row in numbered_json_lines(path, *keys))
 
 
 def numbered_json_lines(path: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `json_lines`, each object with the number of its line, from 1."""
+    """Like `json_lines`, with the line number (from 1) of each object."""
     for number, line in enumerate(read(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -311,22 +333,25 @@ def hub_rows(
     repository: str,
     name: str | None,
     split: str,
-    most: int | None,
+    limit: int | None,
     revision: str | None = None,
     way_out: str = _DATA_DIR,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Rows of a dataset of the Hub, read as a stream, and the commit that they are of.
+    """Streams rows of a Hub dataset.
 
     Args:
         repository: `ORG/NAME`.
-        name: of the configuration.
-        split: of it.
-        most: rows that are enough; None for all.
+        name: configuration.
+        split: split name.
+        limit: maximum number of rows; None for all.
         revision: branch, tag or commit.
-        way_out: what to do where they cannot be had.
+        way_out: advice for the error message.
+
+    Returns:
+        The rows and the commit.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: the dataset cannot be read.
     """
     import datasets
     from huggingface_hub import HfApi
@@ -334,18 +359,21 @@ def hub_rows(
     try:
         commit = str(HfApi().dataset_info(repository, revision=revision).sha)
         stream = datasets.load_dataset(repository, name, split=split, revision=commit, streaming=True)
-        return list(stream if most is None else stream.take(most)), commit
+        return list(stream if limit is None else stream.take(limit)), commit
     except Exception as error:
         if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
             raise
-        raise UsageError(_no_hub(repository, error, way_out)) from error
+        raise UsageError(_unavailable(repository, error, way_out)) from error
 
 
 def hub_files(repository: str, pattern: str, revision: str | None = None) -> tuple[Path, str]:
-    """The files of a dataset of the Hub whose path is like a pattern: their folder, and the commit that they are of.
+    """Downloads the files of a Hub dataset that match a pattern.
+
+    Returns:
+        Their folder and the commit.
 
     Raises:
-        UsageError: they cannot be had.
+        UsageError: the download failed.
     """
     from huggingface_hub import snapshot_download
 
@@ -354,63 +382,44 @@ def hub_files(repository: str, pattern: str, revision: str | None = None) -> tup
     except Exception as error:
         if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
             raise
-        raise UsageError(_no_hub(repository, error)) from error
+        raise UsageError(_unavailable(repository, error)) from error
     return folder, folder.name
 
 
-def _no_hub(repository: str, error: Exception, way_out: str = _DATA_DIR) -> str:
-    return f"dataset {repository} cannot be had from the Hub ({explain(error).rstrip('.')}). {way_out}"
-
-
-def _texts_of(path: Path) -> Iterator[str]:
-    if not path.is_file():
-        raise UsageError(f"--texts {path}: no such file.")
-    return (row["text"] for row in _text_rows(path, "text"))
+def _unavailable(repository: str, error: Exception, way_out: str = _DATA_DIR) -> str:
+    return f"dataset {repository} cannot be loaded from the Hub ({explain(error).rstrip('.')}). {way_out}"
 
 
 def _text_rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON-lines file whose keys hold text, as a title does where there is one; `_id` may be a number."""
+    """Objects of a JSON-lines file whose keys are texts; `title` is optional and `_id` may be a number."""
     for number, row in numbered_json_lines(path, *keys):
         texts = {"title": row.get("title") or "", **{key: row[key] for key in keys if key != "_id"}}
-        wrong = next((key for key, text in texts.items() if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise UsageError(f"{path}, line {number}: {wrong!r} is no text.")
+        invalid = next((key for key, text in texts.items() if not isinstance(text, str)), None)
+        if invalid is not None:
+            raise UsageError(f"{path}, line {number}: {invalid!r} is not a text.")
         yield row
 
 
-def _cells(path: Path, columns: int) -> Iterator[list[str]]:
-    """Lines of a table, parted by tabs; the last column may hold some."""
+def _table(path: Path, columns: int) -> Iterator[list[str]]:
+    """Rows of a tab-separated table; the last column may contain tabs."""
     for number, line in enumerate(_lines(path), start=1):
         cells = line.split("\t", columns - 1)
         if len(cells) != columns:
-            raise UsageError(f"{path}, line {number}: not {columns} columns, parted by tabs.")
+            raise UsageError(f"{path}, line {number}: expected {columns} columns, separated by tabs.")
         yield cells
-
-
-def _paragraphs(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for path in files:
-        for article in squad(path):
-            yield from article["paragraphs"]
 
 
 def _lines(path: Path) -> Iterator[str]:
     return (line for line in read(path).split("\n") if line.strip())
 
 
-def _one(folder: Path, pattern: str, what: str = "") -> Path:
-    files = find(folder, pattern, what)
-    if len(files) > 1:
-        raise UsageError(f"--data-dir {folder} holds {len(files)} files {pattern}. Name a folder that holds one.")
-    return files[0]
-
-
 def _data(name: str, files: Sequence[Path], split: str, examples: Sequence[Any]) -> Data:
     if not examples:
-        raise UsageError(f"{files[0]}: holds nothing to measure on.")
+        raise UsageError(f"{files[0]}: contains no example.")
     return Data(name, fingerprint(files), split, examples)
 
 
 def _search(name: str, files: Sequence[Path], split: str, search: Search) -> Data:
     if not search.queries or not search.corpus:
-        raise UsageError(f"{files[0]}: holds no question with a relevant passage.")
+        raise UsageError(f"{files[0]}: contains no question with a relevant passage.")
     return Data(name, fingerprint(files), split, [search])

@@ -1,20 +1,18 @@
-"""Texts as unit vectors, through sentence-transformers, so that its users get the same numbers."""
+"""Text embeddings through sentence-transformers, so that its users get the same vectors."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
 from llm_jp_modernbert.inference.masked_logits import batches
-
-from ..tasks.task import Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -22,18 +20,16 @@ if TYPE_CHECKING:
     from .models import EvaluatedModel
 
 POOLINGS = ("auto", "mean", "cls", "last-K-layers")
-"""`auto` is a sentence-transformers model's own, and `mean` for any other; K is a number of layers."""
+"""`auto` is the pooling of a sentence-transformers model, and `mean` for others; K is a number of layers."""
 
-# The texts of a task are often those of the next one, too; more than so many are not kept.
-_KEPT_TEXTS = 20_000
+# Consecutive tasks often embed the same texts; larger sets are not cached.
+_MAX_CACHED_TEXTS = 20_000
 
-
-# Kept here, not by the models, which know nothing of embeddings; gone with them.
 _embedders: WeakKeyDictionary[EvaluatedModel, dict[str, Embedder]] = WeakKeyDictionary()
 
 
 def embedder_of(model: EvaluatedModel, pooling: str) -> Embedder:
-    """A model as an encoder of texts, loaded once for each pooling; see `Embedder`."""
+    """The `Embedder` of a model, loaded once for each pooling."""
     loaded = _embedders.setdefault(model, {})
     if pooling not in loaded:
         loaded[pooling] = Embedder(model, pooling)
@@ -41,30 +37,30 @@ def embedder_of(model: EvaluatedModel, pooling: str) -> Embedder:
 
 
 class Embedder:
-    """Encodes texts with one model.
+    """Embeds texts with one model.
 
     Args:
         model: any encoder.
         pooling: one of `POOLINGS`.
 
     Raises:
-        UsageError: an unknown pooling, more layers than there are, or sentence-transformers is missing.
+        UsageError: unknown pooling, too many layers, or sentence-transformers is not installed.
     """
 
     def __init__(self, model: EvaluatedModel, pooling: str = "auto") -> None:
         self.transformer = sentence_transformer(model, pooling)
         self._tokens_per_batch = model.tokens_per_batch
-        self._kept: dict[str, np.ndarray] = {}
+        self._cache: dict[str, np.ndarray] = {}
 
     def encode(
-        self, texts: Sequence[str], prompt: str | None = None, progress: Progress = lambda share: None
+        self, texts: Sequence[str], prompt: str | None = None, progress: Callable[[float], None] = lambda share: None
     ) -> np.ndarray:
-        """Unit vectors of texts; what is longer than the model reads is cut.
+        """Unit vectors of texts; texts longer than the model's maximum are truncated.
 
         Args:
-            texts: any number.
-            prompt: name of one of the model's own prompts, such as `query`, if it has one.
-            progress: is told the share of characters that are done.
+            texts: any number of texts.
+            prompt: name of one of the model's prompts, for example `query`; ignored if the model has none.
+            progress: called with the completed share, from 0 to 1.
 
         Returns:
             float32 `(texts, dimensions)`.
@@ -73,42 +69,42 @@ class Embedder:
             UsageError: an embedding is not finite.
         """
         key = hashlib.sha256("\0".join((prompt or "", *texts)).encode(errors="surrogatepass")).hexdigest()
-        if key not in self._kept:
-            found = self._encode(texts, prompt, progress)
-            if len(texts) > _KEPT_TEXTS:
-                return found
-            self._kept[key] = found
-        return self._kept[key]
+        if key not in self._cache:
+            vectors = self._encode(texts, prompt, progress)
+            if len(texts) > _MAX_CACHED_TEXTS:
+                return vectors
+            self._cache[key] = vectors
+        return self._cache[key]
 
-    def _encode(self, texts: Sequence[str], prompt: str | None, progress: Progress) -> np.ndarray:
+    def _encode(self, texts: Sequence[str], prompt: str | None, progress: Callable[[float], None]) -> np.ndarray:
+        if not texts:
+            raise UsageError("there are no texts to encode.")
         prompts = getattr(self.transformer, "prompts", None) or {}
-        written = [prompts.get(prompt or "", "") + text for text in texts]
-        # Characters stand in for tokens: cutting all texts twice would cost more than uneven batches do.
-        longest = self.transformer.max_seq_length or max(map(len, written))
-        lengths = [min(len(text), longest) + 2 for text in written]
-        order = sorted(range(len(written)), key=lambda index: -lengths[index])
-        vectors: np.ndarray | None = None
+        prompted = [prompts.get(prompt or "", "") + text for text in texts]
+        # Characters approximate tokens: tokenising twice would cost more than uneven batches.
+        longest = self.transformer.max_seq_length or max(map(len, prompted))
+        lengths = [min(len(text), longest) + 2 for text in prompted]
+        order = sorted(range(len(prompted)), key=lambda index: -lengths[index])
+        vectors = np.empty((len(texts), 0), np.float32)
         done, total = 0, sum(lengths)
         for batch in batches([lengths[index] for index in order], self._tokens_per_batch):
             indices = [order[place] for place in batch]
-            # Without `prompt=""` sentence-transformers would put its default prompt before texts that have theirs.
-            found = self.transformer.encode(
-                [written[index] for index in indices],
+            # `prompt=""` turns off sentence-transformers' default prompt: the texts already have theirs.
+            encoded = self.transformer.encode(
+                [prompted[index] for index in indices],
                 prompt="",
                 batch_size=len(indices),
                 show_progress_bar=False,
                 normalize_embeddings=True,
                 convert_to_numpy=True,
             )
-            if not np.isfinite(found).all():
+            if not np.isfinite(encoded).all():
                 raise UsageError("the model gives embeddings that are not finite. Try --dtype float32.")
-            if vectors is None:
-                vectors = np.empty((len(texts), found.shape[1]), np.float32)
-            vectors[indices] = found
+            if not vectors.size:
+                vectors = np.empty((len(texts), encoded.shape[1]), np.float32)
+            vectors[indices] = encoded
             done += sum(lengths[index] for index in indices)
             progress(done / total)
-        if vectors is None:
-            raise UsageError("there are no texts to encode.")
         return vectors
 
 
@@ -146,7 +142,7 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
             config_kwargs={"output_hidden_states": True, **common} if layers else common,
         )
     except loading_errors() as error:
-        raise UsageError(f"{model.name}: cannot be loaded as an encoder. {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{model.name}: cannot be loaded as an encoder. {first_line(error)}") from error
     finally:
         unregister_for_modernbert()
     width = transformer.get_embedding_dimension()
@@ -161,10 +157,10 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
 
 
 def _layers(pooling: str) -> int:
-    """The K of `last-K-layers`, and 0 for the others."""
+    """The K of `last-K-layers`, and 0 for other poolings."""
     if pooling in ("auto", "mean", "cls"):
         return 0
     number = pooling.removeprefix("last-").removesuffix("-layers")
     if pooling != f"last-{number}-layers" or not number.isdigit() or int(number) < 1:
-        raise UsageError(f"--pooling {pooling}: choose {', '.join(POOLINGS)}, K a number from 1.")
+        raise UsageError(f"--pooling {pooling}: choose {', '.join(POOLINGS)}, with a number K from 1.")
     return int(number)

@@ -1,10 +1,7 @@
-"""Tables of results: a row for each model, a column for each figure, never two kinds of measurement in one column."""
+"""Tables of results: a row per model, a column per kind of measurement."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
 import re
 import statistics
 import sys
@@ -15,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from .plots import trajectories
-from .results import Row, comparable_settings, differing_settings
+from .results import Row, comparable_settings, differing_settings, trajectories
 
 if TYPE_CHECKING:
+    import pandas
     from rich.console import Console
     from rich.table import Table
 
@@ -27,12 +24,20 @@ MISSING = "–"
 
 _NO_LIMIT = str(None)
 
-_SCALE_NOTE = "Shares and correlations are times 100."
+_SCALE_NOTE = "Shares and correlations are multiplied by 100."
+
+_BOLD = "font-weight: bold"
+_PAGE_STYLE = [
+    {"selector": "", "props": "border-collapse: collapse; font-family: sans-serif"},
+    {"selector": "td, th", "props": "padding: .3em .8em; text-align: right; border-bottom: 1px solid #ccc"},
+    {"selector": "th.row_heading", "props": "text-align: left"},
+]
+_LATEX_SYMBOLS = str.maketrans({"±": "$\\pm$", "↑": "$\\uparrow$", "↓": "$\\downarrow$", MISSING: "--"})
 
 
 @dataclass(frozen=True)
 class Column:
-    """What the figures of one column have in common: all but the model and the seed."""
+    """The common properties of the values of one column: everything but the model and the seed."""
 
     task: str
     dataset: str
@@ -43,21 +48,49 @@ class Column:
     protocol: str
     limit: str
     settings: tuple[tuple[str, str], ...]
+    train_files: tuple[str, ...]
     higher_is_better: bool
     scale: int
     averaged_with: tuple[str, ...]
 
     @property
     def heading(self) -> tuple[str, str]:
-        """Two lines."""
-        arrow = "↑" if self.higher_is_better else "↓"
-        return self.task, f"{self.metric} {arrow}"
+        """Two lines: the task, and the metric with its direction."""
+        return self.task, f"{self.metric} {'↑' if self.higher_is_better else '↓'}"
+
+    @property
+    def data(self) -> str:
+        """The dataset, with the user's training files if any."""
+        return f"{self.dataset} fine-tuned on {', '.join(self.train_files)}" if self.train_files else self.dataset
+
+    def format(self, value: float) -> str:
+        """A value as tables show it: one decimal if scaled by 100, else four digits."""
+        return f"{self.scale * value:,.{self.digits(value)}f}"
 
     def digits(self, value: float) -> int:
-        """Decimal places that a value is shown with: one of a hundred, else what makes four figures of it."""
+        """Decimal places of a value."""
         if self.scale == 100:
             return 1
         return next((places for places, limit in enumerate((1000, 100, 10)) if abs(value) >= limit), 3)
+
+
+def column_of(row: Row) -> Column:
+    """The column of a value."""
+    return Column(
+        task=row.task,
+        dataset=row.dataset,
+        dataset_revision=row.dataset_revision,
+        split=row.split,
+        examples=row.examples,
+        metric=row.metric,
+        protocol=row.protocol,
+        limit=str(row.settings.get("limit")),
+        settings=comparable_settings(row),
+        train_files=tuple(row.train_files),
+        higher_is_better=row.higher_is_better,
+        scale=row.scale,
+        averaged_with=tuple(row.averaged_with),
+    )
 
 
 def _setting(name: str, column: Column) -> str:
@@ -65,9 +98,9 @@ def _setting(name: str, column: Column) -> str:
     return "" if value is None else f"{name.replace('_', ' ')} {value}"
 
 
-# What may tell two columns of one heading apart; the first of these that do so are named.
-_TELLING: tuple[Callable[[Column], str], ...] = (
-    lambda column: column.dataset,
+# Descriptions that may distinguish columns with equal headings, the most readable first.
+_DISTINCTIONS: tuple[Callable[[Column], str], ...] = (
+    lambda column: column.data,
     lambda column: column.split,
     lambda column: f"{column.protocol} protocol",
     lambda column: "" if column.limit == _NO_LIMIT else f"limit {column.limit}",
@@ -78,14 +111,14 @@ _TELLING: tuple[Callable[[Column], str], ...] = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A model's figures under one column, one for each seed."""
+    """A model's values of one column, one per seed."""
 
     values: tuple[float, ...]
     baselines: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.values)
 
 
@@ -94,9 +127,9 @@ class Leaderboard:
     """The table.
 
     Attributes:
-        columns: in the order of tasks.
-        models: a row each.
-        cells: by model and column, where there is a figure.
+        columns: ordered by task.
+        models: one per row.
+        cells: by model and column; missing values are absent.
     """
 
     columns: list[Column]
@@ -104,42 +137,41 @@ class Leaderboard:
     cells: dict[tuple[str, Column], Cell]
 
     def text(self, model: str, column: Column, mode: str = "mean") -> str:
-        """What a cell reads: mean ± standard deviation over seeds, or the best of them."""
+        """Text of a cell: mean ± standard deviation over seeds, or the best seed."""
         cell = self.cells.get((model, column))
         if cell is None:
             return MISSING
-        shown = cell.mean
         if mode == "best":
-            shown = max(cell.values) if column.higher_is_better else min(cell.values)
-        scale, digits = column.scale, column.digits(shown)
-        several = mode == "mean" and len(cell.values) > 1
-        spread = f" ± {scale * statistics.stdev(cell.values):,.{digits}f}" if several else ""
-        return f"{scale * shown:,.{digits}f}{spread}"
+            return column.format(max(cell.values) if column.higher_is_better else min(cell.values))
+        text = column.format(cell.mean)
+        if len(cell.values) > 1:
+            deviation = column.scale * statistics.stdev(cell.values)
+            text += f" ± {deviation:,.{column.digits(cell.mean)}f}"
+        return text
 
     def heading(self, column: Column) -> tuple[str, ...]:
-        """The column's two lines, and a third where others have the same: what tells it from them."""
+        """The two lines of the column, and a third one that distinguishes it from columns with equal ones."""
         twins = [other for other in self.columns if other.heading == column.heading]
-        told: list[Callable[[Column], str]] = []
         names = sorted({name for twin in twins for name, _ in twin.settings})
         settings: list[Callable[[Column], str]] = [partial(_setting, name) for name in names]
-        for part in (*_TELLING, *settings):
-            if len({tuple(one(twin) for one in told) for twin in twins}) == len(twins):
+        chosen: list[Callable[[Column], str]] = []
+        for describe in (*_DISTINCTIONS, *settings):
+            if len({tuple(part(twin) for part in chosen) for twin in twins}) == len(twins):
                 break
-            if len({part(twin) for twin in twins}) > 1:
-                told.append(part)
-        return (*column.heading, ", ".join(one(column) for one in told)) if told else column.heading
+            if len({describe(twin) for twin in twins}) > 1:
+                chosen.append(describe)
+        return (*column.heading, ", ".join(part(column) for part in chosen)) if chosen else column.heading
 
     def baseline(self, column: Column) -> str | None:
-        """What the simplest guess reaches, where that is told."""
+        """The value of the simplest guess, if known."""
         for model in self.models:
             cell = self.cells.get((model, column))
             if cell and cell.baselines:
-                alone = Cell((cell.baselines[0],), ())
-                return Leaderboard([column], ["guess"], {("guess", column): alone}).text("guess", column)
+                return column.format(cell.baselines[0])
         return None
 
     def best(self, column: Column) -> list[str]:
-        """The models that lead a column; none where there is no other, or all are equal."""
+        """The leading models of a column; empty if all models are equal."""
         means = {model: self.cells[model, column].mean for model in self.models if (model, column) in self.cells}
         if len(set(means.values())) < 2:
             return []
@@ -148,62 +180,60 @@ class Leaderboard:
 
 
 def leaderboard(rows: Iterable[Row]) -> Leaderboard:
-    """The table of rows that are of whole datasets; rows of subsets are left to the files."""
-    values: dict[tuple[str, Column], dict[int, Row]] = {}
-    models: dict[str, set[str]] = {}
-    kept = [row for row in rows if not row.subset and row.value is not None]
-    for row in kept:
-        models.setdefault(row.model, set()).add(row.revision)
-    for row in kept:
-        # Two revisions of one model are two models.
-        name = row.model if len(models[row.model]) == 1 else f"{row.model}@{row.revision.removeprefix('sha256:')[:8]}"
-        values.setdefault((name, column_of(row)), {})[row.seed] = row
+    """The table of the values over whole datasets; values of subsets are only in the files."""
+    revisions: dict[str, set[str]] = {}
+    whole = [row for row in rows if not row.subset and row.value is not None]
+    for row in whole:
+        revisions.setdefault(row.model, set()).add(row.revision)
+    by_seed: dict[tuple[str, Column], dict[int, Row]] = {}
+    for row in whole:
+        # Two revisions of one name are two models.
+        suffix = f"@{row.revision.removeprefix('sha256:')[:8]}" if len(revisions[row.model]) > 1 else ""
+        by_seed.setdefault((row.model + suffix, column_of(row)), {})[row.seed] = row
     cells = {
         key: Cell(
-            tuple(float(row.value) for row in by_seed.values() if row.value is not None),
-            tuple(row.baseline for row in by_seed.values() if row.baseline is not None),
+            tuple(row.value for row in seeds.values() if row.value is not None),
+            tuple(row.baseline for row in seeds.values() if row.baseline is not None),
         )
-        for key, by_seed in values.items()
+        for key, seeds in by_seed.items()
     }
     cells |= _means_over_tasks(cells)
-    columns = sorted({column for _, column in cells}, key=_order)
-    return Leaderboard(columns, _in_order(list(dict.fromkeys(model for model, _ in cells))), cells)
-
-
-def _in_order(models: list[str]) -> list[str]:
-    """Models as they come, but checkpoints of one run by their steps, at the place of the first of them."""
+    models = list(dict.fromkeys(model for model, _ in cells))
+    # Checkpoints of a run are ordered by step, at the place of the first one.
     run_of = {model: run for run in trajectories(models) for model in run}
-    return list(dict.fromkeys(one for model in models for one in run_of.get(model, [model])))
+    models = list(dict.fromkeys(member for model in models for member in run_of.get(model, [model])))
+    return Leaderboard(sorted({column for _, column in cells}, key=_order), models, cells)
 
 
 def _order(column: Column) -> tuple[str | int, ...]:
-    # Parts of a task stand in the order of their numbers: 512 tokens before 1024.
+    # Numbers in a task's name are ordered by value: 512 tokens before 1024.
     task = re.sub(r"\d+", lambda number: number[0].zfill(9), column.task)
-    data = (column.protocol, task, column.dataset, column.dataset_revision, column.split)
-    return (*data, column.limit, column.examples, column.metric, *(part for pair in column.settings for part in pair))
+    settings = (part for pair in column.settings for part in pair)
+    data = (column.protocol, task, column.data, column.dataset_revision, column.split)
+    return (*data, column.limit, column.examples, column.metric, *settings)
 
 
 def _means_over_tasks(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
     """The mean of each model that has a value for every task of the mean."""
-    groups: dict[tuple[Any, ...], dict[str, tuple[Column, Cell]]] = {}
-    for (model, column), cell in cells.items():
+    groups: dict[tuple[Any, ...], dict[str, Column]] = {}
+    for model, column in cells:
         if column.averaged_with:
             group = (model, column.averaged_with, column.protocol, column.limit, column.settings)
-            groups.setdefault(group, {})[column.task] = (column, cell)
+            groups.setdefault(group, {})[column.task] = column
     means: dict[tuple[str, Column], Cell] = {}
-    for (model, tasks, *_), parts in groups.items():
-        if set(parts) == set(tasks):
-            columns, of_tasks = zip(*(parts[task] for task in tasks), strict=True)
-            column = replace(
+    for (model, tasks, *_), by_task in groups.items():
+        if set(by_task) == set(tasks):
+            columns = [by_task[task] for task in tasks]
+            mean = replace(
                 columns[0],
                 task=", ".join(tasks),
-                dataset=", ".join(one.dataset for one in columns),
-                dataset_revision="; ".join(one.dataset_revision for one in columns),
-                examples=sum(one.examples for one in columns),
+                dataset=", ".join(column.dataset for column in columns),
+                dataset_revision="; ".join(column.dataset_revision for column in columns),
+                examples=sum(column.examples for column in columns),
                 metric="mean",
                 averaged_with=(),
             )
-            means[model, column] = Cell((statistics.fmean(one.mean for one in of_tasks),), ())
+            means[model, mean] = Cell((statistics.fmean(cells[model, column].mean for column in columns),), ())
     return means
 
 
@@ -211,30 +241,135 @@ def render(table: Leaderboard, form: str, mode: str = "mean") -> str:
     """The table as text.
 
     Args:
-        table: what is shown.
+        table: the table.
         form: one of `FORMATS`.
         mode: `mean` or `best` over seeds.
 
     Raises:
-        UsageError: there is nothing to show, or no such form.
+        UsageError: the table is empty, or the format is unknown.
     """
     if not table.columns:
         raise UsageError("there are no results to show. Make some with `llm-jp-modernbert evaluate`.")
-    if form not in FORMATS:
+    writers = {"markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}
+    if form not in writers:
         raise UsageError(f"--format {form}: choose {', '.join(FORMATS)}.")
-    writer = {"markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}[form]
-    return writer(table, mode)
+    return writers[form](table, mode)
+
+
+def _frames(table: Leaderboard, mode: str) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """The texts of all cells, and whether each is among the best."""
+    import pandas
+
+    headings = [table.heading(column) for column in table.columns]
+    depth = max(map(len, headings))
+    columns = pandas.MultiIndex.from_tuples([(*heading, "", "")[:depth] for heading in headings])
+    texts = [[table.text(model, column, mode) for column in table.columns] for model in table.models]
+    leaders = [table.best(column) for column in table.columns]
+    best = [[model in leading for leading in leaders] for model in table.models]
+    return pandas.DataFrame(texts, table.models, columns), pandas.DataFrame(best, table.models, columns)
+
+
+def _markdown(table: Leaderboard, mode: str) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    texts, best = _frames(table, mode)
+    lines = [line(["model", *("<br>".join(filter(None, heading)) for heading in texts.columns)])]
+    lines.append(line(["---", *["---:"] * len(table.columns)]))
+    for model, cells, bold in zip(table.models, texts.to_numpy(), best.to_numpy(), strict=True):
+        lines.append(line([model, *(f"**{text}**" if top else text for text, top in zip(cells, bold, strict=True))]))
+    return "\n".join([*lines, "", *(f"* {note}" for note in _notes(table)), ""])
+
+
+def _latex(table: Leaderboard, mode: str) -> str:
+    texts, best = _frames(table, mode)
+    styled = texts.style.apply(lambda _: best.replace({True: _BOLD, False: ""}), axis=None).format(escape="latex")
+    for axis in (0, 1):
+        styled = styled.format_index(escape="latex", axis=axis)
+    columns = "l" + "r" * len(table.columns)
+    latex = styled.to_latex(column_format=columns, hrules=True, convert_css=True, sparse_columns=False)
+    notes = "".join(f"% {note}\n" for note in _notes(table))
+    return str(latex).translate(_LATEX_SYMBOLS) + notes
+
+
+def _html(table: Leaderboard, mode: str) -> str:
+    from html import escape
+
+    texts, best = _frames(table, mode)
+    styled = texts.style.apply(lambda _: best.replace({True: _BOLD, False: ""}), axis=None).format(escape="html")
+    for axis in (0, 1):
+        styled = styled.format_index(escape="html", axis=axis)
+    page = str(styled.set_table_styles(_PAGE_STYLE).to_html(doctype_html=True, sparse_columns=False))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table))
+    return page.replace("</body>", f"<ul>{notes}</ul>\n</body>")
+
+
+def _csv(table: Leaderboard, mode: str) -> str:
+    """One line per value, in full precision."""
+    import pandas
+
+    lines = []
+    for model in table.models:
+        for column in table.columns:
+            cell = table.cells.get((model, column), Cell((), ()))
+            best = max if column.higher_is_better else min
+            value = (best(cell.values) if mode == "best" else cell.mean) if cell.values else None
+            lines.append(
+                {
+                    "model": model,
+                    "task": column.task,
+                    "dataset": column.dataset,
+                    "dataset_revision": column.dataset_revision,
+                    "split": column.split,
+                    "examples": column.examples,
+                    "metric": column.metric,
+                    "higher_is_better": column.higher_is_better,
+                    "protocol": column.protocol,
+                    "limit": column.limit,
+                    "settings": "; ".join(f"{name} {setting}" for name, setting in column.settings),
+                    "train_files": "; ".join(column.train_files),
+                    "seeds": len(cell.values),
+                    "value": value,
+                    "standard_deviation": statistics.stdev(cell.values) if len(cell.values) > 1 else None,
+                    "baseline": cell.baselines[0] if cell.baselines else None,
+                }
+            )
+    return pandas.DataFrame(lines).to_csv(index=False)
+
+
+def _notes(table: Leaderboard) -> list[str]:
+    """A description of the data and settings of the columns, one per dataset."""
+    by_data: dict[Column, list[Column]] = {}
+    for column in table.columns:
+        data = replace(column, metric="", higher_is_better=True, scale=1, averaged_with=())
+        by_data.setdefault(data, []).append(column)
+    notes = []
+    for data, columns in by_data.items():
+        twins = [other.settings for other in by_data if _visible(other) == _visible(data)]
+        note = f"{data.task} ({', '.join(column.metric for column in columns)}): {data.data}"
+        note += f" ({data.dataset_revision}), {data.split}, {data.examples:,} examples, {data.protocol} protocol"
+        note += "" if data.limit == _NO_LIMIT else f", limit {data.limit}"
+        note += "".join(f", {setting}" for setting in differing_settings(data.settings, twins))
+        guesses = [f"{column.metric} {guess}" for column in columns if (guess := table.baseline(column)) is not None]
+        notes.append(f"{note}; majority baseline: {', '.join(guesses)}" if guesses else note)
+    if any(column.scale == 100 for column in table.columns):
+        notes.append(_SCALE_NOTE)
+    return notes
+
+
+def _visible(column: Column) -> tuple[str, ...]:
+    return column.task, column.data, column.split, column.protocol
 
 
 def show(rows: Iterable[Row], console: Console) -> None:
-    """The figures of a call on the screen: a row for each figure, a column for each model."""
+    """Prints the values of a call: a row for each metric, a column for each model."""
     from rich.measure import Measurement
 
     board = leaderboard(rows)
     screen = _screen(board, board.models)
-    wanted = Measurement.get(console, console.options.update(max_width=sys.maxsize), screen).maximum
-    if wanted > console.width:
-        # Names that are too long for headings stand above the table.
+    width = Measurement.get(console, console.options.update(max_width=sys.maxsize), screen).maximum
+    if width > console.width:
+        # Names too long for headings are listed above the table.
         numbers = [f"({number})" for number in range(1, len(board.models) + 1)]
         for number, model in zip(numbers, board.models, strict=True):
             console.print(f"{number} {model}", highlight=False, markup=False, soft_wrap=True)
@@ -245,12 +380,12 @@ def show(rows: Iterable[Row], console: Console) -> None:
 
 
 def _screen(board: Leaderboard, names: Sequence[str]) -> Table:
-    """The board with a row for each figure, below the name of its task."""
+    """The board with a row for each metric, grouped by task."""
     from rich.table import Table
     from rich.text import Text
 
     screen = Table(box=None)
-    screen.add_column("figure")
+    screen.add_column("metric")
     for name in names:
         screen.add_column(Text(name), justify="right", no_wrap=True)
     baselines = [board.baseline(column) for column in board.columns]
@@ -263,160 +398,9 @@ def _screen(board: Leaderboard, names: Sequence[str]) -> Table:
             screen.add_row(Text(task, style="bold"))
         best = board.best(column)
         cells = [Text(board.text(model, column), style="bold" if model in best else "") for model in board.models]
-        _, figure, *told = board.heading(column)
-        shown = Text(f"  {figure}")
-        for part in told or (column.split,):
-            shown.append(f"  {part}", style="dim")
-        screen.add_row(shown, *cells, *([Text(baseline or "")] if any(baselines) else []))
+        _, metric, *distinction = board.heading(column)
+        label = Text(f"  {metric}")
+        for part in distinction or (column.split,):
+            label.append(f"  {part}", style="dim")
+        screen.add_row(label, *cells, *([Text(baseline or "")] if any(baselines) else []))
     return screen
-
-
-def column_of(row: Row) -> Column:
-    """The column that a figure stands in."""
-    return Column(
-        row.task,
-        row.dataset,
-        row.dataset_revision,
-        row.split,
-        row.examples,
-        row.metric,
-        row.protocol,
-        str(row.settings.get("limit")),
-        comparable_settings(row),
-        row.higher_is_better,
-        row.scale,
-        tuple(row.averaged_with),
-    )
-
-
-def _table(table: Leaderboard, mode: str, bold: str) -> list[list[str]]:
-    best = {column: table.best(column) for column in table.columns}
-    return [
-        [
-            model,
-            *(
-                bold.format(table.text(model, column, mode))
-                if model in best[column]
-                else table.text(model, column, mode)
-                for column in table.columns
-            ),
-        ]
-        for model in table.models
-    ]
-
-
-def _shared_heading(column: Column) -> tuple[str, ...]:
-    return column.task, column.dataset, column.split, column.protocol
-
-
-def _notes(table: Leaderboard) -> list[str]:
-    """What the columns are of, those of the same data together."""
-    together: dict[Column, list[Column]] = {}
-    for column in table.columns:
-        together.setdefault(replace(column, metric="", higher_is_better=True, scale=1, averaged_with=()), []).append(
-            column
-        )
-    notes = []
-    for data, columns in together.items():
-        twins = [other.settings for other in together if _shared_heading(other) == _shared_heading(data)]
-        note = f"{data.task} ({', '.join(column.metric for column in columns)}): {data.dataset}"
-        note += f" ({data.dataset_revision}), {data.split}, {data.examples:,} examples, {data.protocol} protocol"
-        note += "" if data.limit == _NO_LIMIT else f", limit {data.limit}"
-        note += "".join(f", {setting}" for setting in differing_settings(data.settings, twins))
-        guesses = [f"{column.metric} {guess}" for column in columns if (guess := table.baseline(column)) is not None]
-        notes.append(f"{note}; majority baseline: {', '.join(guesses)}" if guesses else note)
-    if any(column.scale == 100 for column in table.columns):
-        notes.append(_SCALE_NOTE)
-    return notes
-
-
-def _markdown(table: Leaderboard, mode: str) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    heads = ["model", *("<br>".join(table.heading(column)) for column in table.columns)]
-    lines = [line(heads), line(["---", *["---:"] * len(table.columns)])]
-    lines += [line(cells) for cells in _table(table, mode, "**{}**")]
-    return "\n".join([*lines, "", *(f"* {note}" for note in _notes(table)), ""])
-
-
-_IN_LATEX = str.maketrans(
-    {
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "\\": "\\textbackslash{}",
-        "~": "\\textasciitilde{}",
-        "^": "\\textasciicircum{}",
-        "±": "$\\pm$",
-        "↑": "$\\uparrow$",
-        "↓": "$\\downarrow$",
-        MISSING: "--",
-    }
-)
-
-
-def _latex(table: Leaderboard, mode: str) -> str:
-    def escape(text: str) -> str:
-        return text.translate(_IN_LATEX)
-
-    best = {column: table.best(column) for column in table.columns}
-    lines = [f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}", "\\toprule"]
-    headings = [table.heading(column) for column in table.columns]
-    depth = max(map(len, headings))
-    for part in range(depth):
-        heads = ["model" if part == depth - 1 else "", *("".join(heading[part : part + 1]) for heading in headings)]
-        lines.append(" & ".join(map(escape, heads)) + " \\\\")
-    lines.append("\\midrule")
-    for model in table.models:
-        cells = [escape(model)]
-        for column in table.columns:
-            text = escape(table.text(model, column, mode))
-            cells.append(f"\\textbf{{{text}}}" if model in best[column] else text)
-        lines.append(" & ".join(cells) + " \\\\")
-    comments = [f"% {note}" for note in _notes(table)]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *comments, ""])
-
-
-def _csv(table: Leaderboard, mode: str) -> str:
-    """One line for each figure, in full precision."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = ["model", "task", "dataset", "dataset_revision", "split", "examples", "metric", "higher_is_better"]
-    writer.writerow([*names, "protocol", "limit", "settings", "seeds", "value", "standard_deviation", "baseline"])
-    for model in table.models:
-        for column in table.columns:
-            cell = table.cells.get((model, column))
-            values = cell.values if cell else ()
-            chosen = max if column.higher_is_better else min
-            value = "" if not cell else chosen(values) if mode == "best" else cell.mean
-            spread = statistics.stdev(values) if len(values) > 1 else ""
-            settings = "; ".join(f"{name} {setting}" for name, setting in column.settings)
-            what = [column.task, column.dataset, column.dataset_revision, column.split, column.examples, column.metric]
-            writer.writerow(
-                [
-                    *(model, *what, column.higher_is_better, column.protocol, column.limit, settings, len(values)),
-                    *(value, spread, cell.baselines[0] if cell and cell.baselines else ""),
-                ]
-            )
-    return out.getvalue()
-
-
-def _html(table: Leaderboard, mode: str) -> str:
-    def cells(tag: str, texts: Iterable[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
-
-    best = {column: table.best(column) for column in table.columns}
-    lines = [cells("th", ["model", *("<br>".join(map(html.escape, table.heading(one))) for one in table.columns)])]
-    for model in table.models:
-        texts = [html.escape(model)]
-        for column in table.columns:
-            text = html.escape(table.text(model, column, mode))
-            texts.append(f"<b>{text}</b>" if model in best[column] else text)
-        lines.append(cells("td", texts))
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(table))
-    style = "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse}"
-    style += "td,th{padding:.3em .8em;text-align:right;white-space:nowrap;border-bottom:1px solid #ccc}"
-    style += "td:first-child,th:first-child{text-align:left}ul{color:#555;font-size:.9em}"
-    head = f"<meta charset='utf-8'><title>Results</title><style>{style}</style>"
-    body = "\n".join(lines)
-    page = f"<head>{head}</head><body><table>\n{body}\n</table><ul>{notes}</ul></body>"
-    return f"<!doctype html>\n<html lang='ja'>{page}</html>\n"

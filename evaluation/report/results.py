@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from llm_jp_modernbert.core.checkpoint_names import CheckpointName
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.versions import library_versions
@@ -187,6 +188,16 @@ def differing_settings(settings: Iterable[tuple[str, str]], others: Iterable[Ite
         for name, value in settings
         if any(alternative.get(name) != value for alternative in alternatives)
     ]
+
+
+def trajectories(models: Sequence[str]) -> list[list[str]]:
+    """Checkpoints of one run ordered by step, for each run with two or more among the given names."""
+    runs: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for model in dict.fromkeys(models):
+        name = CheckpointName.parse(model)
+        if name is not None and name.origin:
+            runs.setdefault((name.origin, name.stage), []).append((name.step, model))
+    return [[model for _, model in sorted(steps)] for steps in runs.values() if len(steps) > 1]
 
 
 class Results:

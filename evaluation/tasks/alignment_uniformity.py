@@ -1,41 +1,49 @@
 """Alignment and uniformity of embeddings (Wang and Isola 2020), as in SimCSE (Gao et al. 2021).
 
 Paper's protocol: alignment over pairs of passages, uniformity over whole articles. Improved: uniformity over the
-passages of the pairs themselves, so that both figures are of the same texts.
+passages of the pairs, so that both values describe the same texts.
 
-Uniformity is the logarithm of U, the mean closeness exp(−2‖f(xᵢ) − f(xⱼ)‖²) of two texts. Texts are drawn anew for its
-interval, and what drawing changes is taken to first order (Hoeffding 1948): log U + 2 (mean hᵢ / U − 1), where hᵢ is
-the mean closeness of text i to the others.
+Uniformity is the logarithm of U, the mean closeness exp(−2‖f(xᵢ) − f(xⱼ)‖²) of two texts. Its confidence interval
+resamples texts with a first-order approximation (Hoeffding 1948): log U + 2 (mean hᵢ / U − 1), where hᵢ is the mean
+closeness of text i to the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..data import readers as datasets
+from llm_jp_modernbert.core.checkpoint_names import CheckpointName
+
+from ..data import readers
+from ..data.options import Data, Options
 from ..encoders.embeddings import embedder_of
 from ..metrics.intervals import bootstrap
-from ..report.results import Measurement
-from .task import Data, Options, Outcome, Progress, Task
+from ..report.plots import Measured, legend_below, panels_of
+from ..report.results import Measurement, trajectories
+from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..encoders.models import EvaluatedModel
 
-# Rows of the matrix of closeness that are held at a time.
+# Rows of the similarity matrix computed at a time.
 _ROWS = 1024
 
 
 @dataclass(frozen=True)
 class AlignmentUniformity(Task):
-    """Attributes are the settings.
+    """Lower is better for both.
 
     Attributes:
-        pairs: pairs at most.
-        articles: articles at most; 0 to take the pairs' passages.
-        pooling: of the embeddings.
+        pairs: maximum number of pairs.
+        articles: maximum number of articles; 0 to use the passages of the pairs.
+        pooling: pooling of the embeddings.
     """
 
     pairs: int = 2000
@@ -43,34 +51,38 @@ class AlignmentUniformity(Task):
     pooling: str = "auto"
 
     name: ClassVar[str] = "alignment-uniformity"
+    hub_task: ClassVar[str] = "sentence-similarity"
+    highlights: ClassVar[tuple[Highlight, ...]] = (
+        Highlight("alignment", "Alignment"),
+        Highlight("uniformity", "Uniformity"),
+    )
 
     @classmethod
     def for_options(cls, options: Options) -> AlignmentUniformity:
-        """With the protocol's settings."""
+        """Articles only in the paper's protocol."""
         articles = 4000 if options.protocol == "paper" else 0
-        most = options.limit
-        return cls(options, most or 2000, min(articles, most) if most else articles, options.pooling)
+        limit = options.limit
+        return cls(options, limit or 2000, min(articles, limit) if limit else articles, options.pooling)
 
     def load(self) -> Data:
-        """Pairs of passages, and behind them the articles, each as a tuple of one."""
-        found = datasets.passage_pairs(self.options)
-        pairs = datasets.some(found.examples, self.pairs, self.options.seed)
+        """Pairs of passages, followed by the articles as tuples of one text."""
+        data = readers.passage_pairs(self.options)
+        pairs = readers.sample(data.examples, self.pairs, self.options.seed)
         if not self.articles:
-            return Data(found.name, found.revision, found.split, pairs)
-        texts = datasets.documents(self.options)
-        articles = [(text,) for text in datasets.some(texts.examples, self.articles, self.options.seed)]
-        revision = f"{found.revision}+{texts.revision}"
-        name = f"{found.name} + {texts.name}"
-        return Data(name, revision, found.split, [*pairs, *articles], text_files=texts.text_files)
+            return Data(data.name, data.revision, data.split, pairs)
+        texts = readers.documents(self.options)
+        articles = [(text,) for text in readers.sample(texts.examples, self.articles, self.options.seed)]
+        name, revision = f"{data.name} + {texts.name}", f"{data.revision}+{texts.revision}"
+        return Data(name, revision, data.split, [*pairs, *articles], text_files=texts.text_files)
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """Both; lower is better."""
+        """Both values with confidence intervals."""
         from ..metrics.alignment.alignment import squared_distances
         from ..metrics.uniformity.uniformity import uniformity
 
         pairs = [example for example in data.examples if len(example) == 2]
         articles = [example[0] for example in data.examples if len(example) == 1]
-        # The same passage may be in two pairs; its distance to itself says nothing about the others.
+        # A passage of two pairs counts once: its distance to itself is not informative.
         texts = list(dict.fromkeys(text for example in data.examples for text in example))
         vectors = embedder_of(model, self.pooling).encode(texts, progress=progress)
         places = {text: place for place, text in enumerate(texts)}
@@ -81,47 +93,67 @@ class AlignmentUniformity(Task):
         seed = self.options.seed
         instances = [{"pair": number, "squared_distance": float(value)} for number, value in enumerate(distances)]
         instances += [{"text": number, "closeness": float(value)} for number, value in enumerate(closeness)]
-        measurements = [
-            Measurement(
-                "alignment",
-                float(distances.mean()),
-                False,
-                "",
-                len(pairs),
-                *bootstrap((distances,), lambda sample, axis: sample.mean(axis=axis), seed),
-            ),
-            Measurement(
-                "uniformity",
-                uniformity(spread),
-                False,
-                "",
-                len(spread),
-                *bootstrap((closeness,), lambda sample, axis: redrawn(closeness.mean(), sample.mean(axis=axis)), seed),
-            ),
-        ]
-        return Outcome(measurements, instances)
+        low, high = bootstrap((distances,), lambda sample, axis: sample.mean(axis=axis), seed)
+        alignment = Measurement("alignment", float(distances.mean()), False, "", len(pairs), low, high)
+        low, high = bootstrap(
+            (closeness,), lambda sample, axis: redrawn(closeness.mean(), sample.mean(axis=axis)), seed
+        )
+        return Outcome(
+            [alignment, Measurement("uniformity", uniformity(spread), False, "", len(spread), low, high)], instances
+        )
+
+    @classmethod
+    def plot(cls, measured: Sequence[Measured]) -> Figure:
+        """One point per model, with arrows along the checkpoints of a run."""
+        figure, (axes,) = panels_of(1)
+        points = {
+            model.model: (x, y)
+            for model in measured
+            if (x := model.value("uniformity")) is not None and (y := model.value("alignment")) is not None
+        }
+        labels = {model.model: model.label for model in measured}
+        runs = trajectories(list(points))
+        singles = [[model] for model in points if not any(model in run for run in runs)]
+        for number, run in enumerate((*runs, *singles)):
+            color = f"C{number}"
+            steps = [f"{name.step:,}" if (name := CheckpointName.parse(model)) else "" for model in (run[0], run[-1])]
+            label = labels[run[0]] if len(run) == 1 else f"{labels[run[0]]} → {steps[1]}"
+            xs, ys = zip(*(points[model] for model in run), strict=True)
+            axes.scatter(xs, ys, s=24, zorder=3, color=color, label=label)
+            for before, after in pairwise(run):
+                # The arrow head is above the points, so it stays visible between close ones.
+                arrow = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 2, "mutation_scale": 9}
+                axes.annotate("", points[after], points[before], arrowprops=arrow, zorder=4)
+            if len(run) > 1:
+                for model, step in zip((run[0], run[-1]), steps, strict=True):
+                    axes.annotate(step, points[model], (4, 5), textcoords="offset points", fontsize=7, color=color)
+        axes.margins(0.1)
+        axes.set_xlabel("uniformity (lower is better)")
+        axes.set_ylabel("alignment (lower is better)")
+        legend_below(figure, axes)
+        return figure
 
 
 def mean_closeness(vectors: np.ndarray) -> np.ndarray:
-    """Of each text the mean of exp(−2‖f(xᵢ) − f(xⱼ)‖²) over the others, `(texts,)`.
+    """Mean of exp(−2‖f(xᵢ) − f(xⱼ)‖²) over the other texts, for each text: float64 `(texts,)`.
 
     Args:
         vectors: unit vectors `(texts, dimensions)`, two or more.
     """
     exact = vectors.astype(np.float64)
-    found = np.empty(len(exact))
+    sums = np.empty(len(exact))
     for start in range(0, len(exact), _ROWS):
         # On the sphere ‖a − b‖² = 2 − 2 a·b.
-        found[start : start + _ROWS] = np.exp(4 * (exact[start : start + _ROWS] @ exact.T) - 4).sum(1)
-    # A text is as close to itself as can be, and that is no pair.
-    return (found - np.exp(4 * (exact * exact).sum(1) - 4)) / (len(exact) - 1)
+        sums[start : start + _ROWS] = np.exp(4 * (exact[start : start + _ROWS] @ exact.T) - 4).sum(1)
+    # Subtract each text's closeness to itself.
+    return (sums - np.exp(4 * (exact * exact).sum(1) - 4)) / (len(exact) - 1)
 
 
 def redrawn(mean: np.ndarray | float, drawn: np.ndarray | float) -> np.ndarray | float:
-    """Uniformity of texts that were drawn anew, to first order.
+    """First-order approximation of the uniformity of resampled texts.
 
     Args:
-        mean: closeness of all texts to one another, U.
-        drawn: mean of hᵢ over the texts that were drawn.
+        mean: mean closeness U of all texts.
+        drawn: mean of hᵢ over the resampled texts.
     """
     return np.log(mean) + 2 * (drawn / mean - 1)

@@ -1,51 +1,55 @@
-"""The fill-mask test: prompts with one gap each and the answers that are right.
+"""Fill-mask test: prompts with one gap each, and their correct answers.
 
-How an answer is scored, so that no tokenizer is hurt by its way of cutting or spacing:
+Answers are scored so that no tokenizer is penalised for its segmentation or spacing:
 
-* An answer that some token of the vocabulary reads as, whatever blanks or `##` it is written with, is scored on one
-  mask, by the best of these tokens; letters are compared in NFKC and without case.
+* An answer that equals a single token of the vocabulary (ignoring whitespace, `##`, NFKC variants and case) is scored
+  on one mask, by the best of the equal tokens.
 * Any other answer gets as many masks as it has tokens. They are filled from left to right with the answer's own
-  tokens, and the answer's rank is that of its worst token.
-* The rank of a prompt is the best of its answers' ranks; 1 is the first place. A token is behind those whose logits
-  are strictly greater.
+  tokens, and the answer's rank is the rank of its worst token.
+* The rank of a prompt is the best rank of its answers. Rank 1 is first; a token ranks behind the tokens with strictly
+  greater logits.
 
-`fill-mask-published-tokenizer` asks a llm-jp model the same through the normaliser of the tokenizer that was published
-with llm-jp-modernbert-base, which puts a `▁` after every mask: on the same weights, prompts and right tokens only what
-the model reads differs.
+`fill-mask-published-tokenizer` feeds an llm-jp model the same prompts through the normaliser of the tokenizer that was
+published with llm-jp-modernbert-base, which adds a `▁` after every mask. Weights, prompts and correct tokens are the
+same, so only the input differs.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.inference.fill_mask import readable
-from llm_jp_modernbert.inference.loading import split_revision
 from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_form
 
-from ..data.readers import fingerprint, hub_rows, json_lines, some
+from ..data.options import Data
+from ..data.readers import fingerprint, hub_rows, json_lines, sample
+from ..report.plots import Measured, legend_below, panels_of, short_labels
 from ..report.results import Measurement
-from .task import Data, Options, Outcome, Progress, Task
+from ..report.side_by_side import side_by_side
+from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from transformers import PreTrainedTokenizerBase
 
     from ..encoders.models import EvaluatedModel
 
 PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
+"""The packaged prompts."""
+
 GAP = "[MASK]"
 
 _TOP = 5
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
-# What looks like a repository and ends so is a file that is missing.
+# A missing file with one of these suffixes is not looked up on the Hub.
 _SUFFIXES = (".json", ".jsonl", ".gz")
 
 
@@ -54,10 +58,10 @@ class Prompt:
     """A text with one gap.
 
     Attributes:
-        id: its name.
-        category: such as `idioms`.
-        text: with `[MASK]` once.
-        answers: what may stand there; empty where nobody said.
+        id: unique name.
+        category: for example `idioms`.
+        text: contains `[MASK]` once.
+        answers: correct answers; empty if unknown.
     """
 
     id: str
@@ -68,84 +72,88 @@ class Prompt:
 
 @dataclass(frozen=True)
 class FillMask(Task):
-    """The same prompts in both protocols; the paper's prints answers side by side and scores nothing."""
+    """The same prompts in both protocols; the paper's prints answers without scoring them."""
 
     name: ClassVar[str] = "fill-mask"
-
-    @classmethod
-    def for_options(cls, options: Options) -> FillMask:
-        """With the protocol's settings."""
-        return cls(options)
+    hub_task: ClassVar[str] = "fill-mask"
+    highlights: ClassVar[tuple[Highlight, ...]] = (Highlight("top1_accuracy", "Fill-mask top-1"),)
 
     def load(self) -> Data:
-        """The prompts that come with the package, or the user's: a file, or a dataset of the Hub."""
+        """The packaged prompts, or the user's: a file, or a Hub dataset."""
         path = self.options.prompts or PROMPTS
-        if not path.exists() and _REPOSITORY.fullmatch(str(path)) and path.suffix not in _SUFFIXES:
-            name, revision = split_revision(str(path))
-            rows, found = hub_rows(name, None, "test", None, revision, "Name a file of prompts by --prompts.")
-            prompts = _prompts(rows, str(path), "row")
+        reference = ModelReference.parse(str(path))
+        if not reference.is_local and "/" in reference.name and path.suffix not in _SUFFIXES:
+            advice = "Set --prompts to a file of prompts."
+            rows, commit = hub_rows(reference.name, None, "test", None, reference.revision, advice)
+            name, prompts, revision = reference.name, _prompts(rows, str(path), "row"), commit
         else:
-            prompts, found = read_prompts(path), fingerprint([path])
             name = "fill-mask prompts" if path == PROMPTS else path.name
-        return Data(name, found, "test", some(prompts, self.options.limit or len(prompts), self.options.seed))
+            prompts, revision = read_prompts(path), fingerprint([path])
+        limit = self.options.limit or len(prompts)
+        return Data(name, revision, "test", sample(prompts, limit, self.options.seed))
 
-    def reading_tokenizer(self, model: EvaluatedModel) -> PreTrainedTokenizerBase:
-        """What cuts the prompts; the tokens that are right are those of the model's own tokenizer."""
+    def input_tokenizer(self, model: EvaluatedModel) -> PreTrainedTokenizerBase:
+        """Tokenizer of the prompts; the correct tokens always come from the model's own tokenizer."""
         return model.tokenizer
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """Top-1 and top-5 accuracy and mean reciprocal rank, of all and by category."""
-        masked_lm = model.masked_lm
-        gaps = _Gaps(model.tokenizer, self.reading_tokenizer(model), model.max_length)
+        """Top-1 and top-5 accuracy and mean reciprocal rank, over all prompts and by category."""
+        gaps = _Gaps(model.tokenizer, self.input_tokenizer(model), model.max_length)
         attempts = [attempt for prompt in data.examples for attempt in gaps.attempts(prompt)]
-        best: dict[str, int] = {}
-        top: dict[str, list[str]] = {}
-        ranks: dict[tuple[str, int], int] = {}
-        order = sorted(range(len(attempts)), key=lambda index: -len(attempts[index].row))
-        done = 0
-        for places in batches([len(attempts[index].row) for index in order], model.tokens_per_batch):
-            batch = [attempts[order[place]] for place in places]
-            found = masked_logits(masked_lm, [one.row for one in batch], [[one.position] for one in batch])
-            for attempt, logits in zip(batch, found, strict=True):
-                scores = logits[0, : len(model.tokenizer)]
-                if attempt.answer is None:
-                    top[attempt.prompt] = [
-                        readable(model.tokenizer, token) for token in scores.topk(_TOP).indices.tolist()
-                    ]
-                for answer, tokens in attempt.wanted.items():
-                    rank = min(1 + int((scores > scores[token]).sum()) for token in tokens)
-                    key = (attempt.prompt, answer)
-                    ranks[key] = max(rank, ranks.get(key, 0))
-            done += len(batch)
-            progress(done / len(attempts))
-        for (prompt, _), rank in ranks.items():
-            best[prompt] = min(rank, best.get(prompt, rank))
+        top, ranks = _run(model, attempts, progress)
         instances = [
             {
                 "id": prompt.id,
                 "category": prompt.category,
                 "text": prompt.text,
                 "answers": list(prompt.answers),
-                "rank": best.get(prompt.id),
+                "rank": min(ranks[prompt.id].values()) if prompt.id in ranks else None,
                 "top": top[prompt.id],
                 "truncated": gaps.truncated(prompt),
             }
             for prompt in data.examples
         ]
-        return Outcome(_figures(instances), instances)
+        return Outcome(_measurements(instances), instances)
+
+    @classmethod
+    def plot(cls, measured: Sequence[Measured]) -> Figure:
+        """Bars of the top-1 accuracy by category."""
+        categories = ["", *dict.fromkeys(row.subset for model in measured for row in model.rows if row.subset)]
+        figure, (axes,) = panels_of(1, height=1.2 + 0.11 * len(categories) * (len(measured) + 1))
+        height = 0.84 / len(measured)
+        for number, (model, label) in enumerate(zip(measured, short_labels(measured), strict=True)):
+            values = [100 * (model.value("top1_accuracy", category) or 0.0) for category in categories]
+            places = [place + (number + 0.5) * height - 0.42 for place in range(len(categories))]
+            bars = axes.barh(places, values, height, label=label)
+            axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=2)
+        axes.set_yticks(range(len(categories)), ["all", *(name.replace("_", " ") for name in categories[1:])])
+        axes.tick_params(axis="y", length=0)
+        for place in range(len(categories) - 1):
+            axes.axhline(place + 0.5, color="0.9", lw=0.8, zorder=0)
+        axes.set_ylim(len(categories) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("top-1 accuracy, %")
+        legend_below(figure, axes)
+        return figure
+
+    @classmethod
+    def compare(cls, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+        """The models' first answers side by side, as the paper prints them."""
+        return side_by_side(instances)
 
 
 @dataclass(frozen=True)
 class FillMaskPublishedTokenizer(FillMask):
-    """The test through the published tokenizer's defect; for llm-jp models alone."""
+    """The fill-mask test with the defect of the published tokenizer; for llm-jp models only."""
 
     name: ClassVar[str] = "fill-mask-published-tokenizer"
+    highlights: ClassVar[tuple[Highlight, ...]] = ()
 
-    def reading_tokenizer(self, model: EvaluatedModel) -> PreTrainedTokenizerBase:
+    def input_tokenizer(self, model: EvaluatedModel) -> PreTrainedTokenizerBase:
         """The model's tokenizer as it was published.
 
         Raises:
-            UsageError: it is no llm-jp tokenizer.
+            UsageError: not an llm-jp tokenizer.
         """
         tokenizer = model.tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -155,12 +163,12 @@ class FillMaskPublishedTokenizer(FillMask):
 
 
 def as_published(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy of a llm-jp tokenizer that reads text as the one published with llm-jp-modernbert-base does.
+    """A copy of an llm-jp tokenizer that behaves like the one published with llm-jp-modernbert-base.
 
-    Its normaliser takes each stretch of text between special tokens for a beginning, and puts a `▁` there.
+    Its normaliser treats each segment between special tokens as the start of a text, and adds a `▁` there.
 
     Args:
-        tokenizer: in its encoder form; left unchanged.
+        tokenizer: in its encoder form; not modified.
     """
     published = copy.deepcopy(tokenizer)
     published.backend_tokenizer.normalizer = decoder_form([(UNK, 0.0)]).normalizer
@@ -169,10 +177,10 @@ def as_published(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a JSON-lines file with `text` and, as far as they are known, `answers`, `category` and `id`.
+    """Reads a JSON-lines file of prompts with `text` and optionally `answers`, `category` and `id`.
 
     Raises:
-        UsageError: a line is no such prompt, or there is none.
+        UsageError: a line is not a prompt, or the file is empty.
     """
     if not path.is_file():
         raise UsageError(f"--prompts {path}: no such file.")
@@ -185,13 +193,13 @@ def _prompts(rows: Iterable[dict[str, Any]], source: str, unit: str) -> list[Pro
         where = f"{source}, {unit} {number}"
         text, answers = row.get("text"), row.get("answers", [])
         if not isinstance(text, str) or text.count(GAP) != 1:
-            raise UsageError(f"{where}: a prompt has {GAP} once.")
+            raise UsageError(f"{where}: 'text' must contain {GAP} once.")
         if not isinstance(answers, list) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
             raise UsageError(f"{where}: 'answers' must be a list of texts.")
         name = str(row.get("id", f"prompt-{number:03}"))
         prompts.append(Prompt(name, str(row.get("category", "all")), text, tuple(answers)))
     if not prompts:
-        raise UsageError(f"{source}: holds no prompt.")
+        raise UsageError(f"{source}: contains no prompt.")
     if len({prompt.id for prompt in prompts}) < len(prompts):
         raise UsageError(f"{source}: two prompts have the same id.")
     return prompts
@@ -199,74 +207,114 @@ def _prompts(rows: Iterable[dict[str, Any]], source: str, unit: str) -> list[Pro
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A row that is read, the mask that is looked at, and by answer the tokens that are right there."""
+    """An input row, the position of the mask to predict, and for each answer the correct tokens there.
+
+    `answer` is None for the row with a single mask, whose predictions are reported.
+    """
 
     prompt: str
     answer: int | None
     row: list[int]
     position: int
-    wanted: dict[int, list[int]]
+    correct: dict[int, list[int]]
+
+
+def _run(
+    model: EvaluatedModel, attempts: Sequence[_Attempt], progress: Progress
+) -> tuple[dict[str, list[str]], dict[str, dict[int, int]]]:
+    """Predicts all masks: the top answers of each prompt, and the rank of each of its answers."""
+    masked_lm = model.masked_lm
+    top: dict[str, list[str]] = {}
+    ranks: dict[str, dict[int, int]] = {}
+    done = 0
+    ordered = sorted(attempts, key=lambda attempt: -len(attempt.row))
+    for places in batches([len(attempt.row) for attempt in ordered], model.tokens_per_batch):
+        batch = [ordered[place] for place in places]
+        rows, positions = [attempt.row for attempt in batch], [[attempt.position] for attempt in batch]
+        for attempt, logits in zip(batch, masked_logits(masked_lm, rows, positions), strict=True):
+            scores = logits[0, : len(model.tokenizer)]
+            if attempt.answer is None:
+                top[attempt.prompt] = [
+                    readable(model.tokenizer, token) for token in scores.topk(_TOP).indices.tolist()
+                ]
+            for answer, tokens in attempt.correct.items():
+                rank = min(1 + int((scores > scores[token]).sum()) for token in tokens)
+                answers = ranks.setdefault(attempt.prompt, {})
+                answers[answer] = max(rank, answers.get(answer, 0))
+        done += len(batch)
+        progress(done / len(attempts))
+    return top, ranks
 
 
 class _Gaps:
-    """Prompts as token rows: one tokenizer cuts the answers, and another form of it may read the prompts."""
+    """Prompts as token rows.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, reading: PreTrainedTokenizerBase, longest: int) -> None:
+    Args:
+        tokenizer: tokenizes the answers.
+        input_tokenizer: tokenizes the prompts.
+        max_length: maximum tokens of a row.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, input_tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> None:
         self._tokenizer = tokenizer
-        self._reading = reading
-        self._longest = longest
+        self._input_tokenizer = input_tokenizer
+        self._max_length = max_length
         self._mask = int(tokenizer.mask_token_id)
 
     def attempts(self, prompt: Prompt) -> list[_Attempt]:
-        """The row with one mask, and for each answer of several tokens a row for each of them."""
+        """The row with one mask, and one row per token of each answer of several tokens."""
         pieces = {number: self._pieces(answer) for number, answer in enumerate(prompt.answers)}
-        single = {number: found[0] for number, found in pieces.items() if len(found) == 1}
+        single = {number: tokens[0] for number, tokens in pieces.items() if len(tokens) == 1}
         row, position = self._row(prompt, 1)
-        found = [_Attempt(prompt.id, None, row, position, single)]
+        attempts = [_Attempt(prompt.id, None, row, position, single)]
         for number, tokens in pieces.items():
             if number in single:
                 continue
             row, position = self._row(prompt, len(tokens))
-            for place, right in enumerate(tokens):
+            for place, correct in enumerate(tokens):
                 filled = list(row)
                 filled[position : position + place] = [token for (token,) in tokens[:place]]
-                found.append(_Attempt(prompt.id, number, filled, position + place, {number: right}))
-        return found
+                attempts.append(_Attempt(prompt.id, number, filled, position + place, {number: correct}))
+        return attempts
 
     def truncated(self, prompt: Prompt) -> bool:
-        """Whether the prompt is longer than the model reads, and was cut."""
-        return len(self._reading(self._written(prompt, 1), verbose=False)["input_ids"]) > self._longest
+        """Whether the prompt exceeds the model's maximum length and was truncated."""
+        return len(self._ids(prompt, 1)) > self._max_length
 
     @cached_property
     def _surfaces(self) -> dict[str, list[int]]:
         special = set(self._tokenizer.all_special_ids)
         texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
-        found: dict[str, list[int]] = {}
+        surfaces: dict[str, list[int]] = {}
         for token, text in enumerate(texts):
             if token not in special:
-                found.setdefault(_surface(text), []).append(token)
-        return found
+                surfaces.setdefault(_surface(text), []).append(token)
+        return surfaces
 
     def _pieces(self, answer: str) -> list[list[int]]:
-        """For each token of an answer the ids that are right."""
+        """Correct ids for each token of an answer."""
         known = self._surfaces.get(_surface(answer))
         if known:
             return [known]
         ids = self._tokenizer(f"{self._tokenizer.mask_token}{answer}", add_special_tokens=False)["input_ids"]
         return [[token] for token in ids[ids.index(self._mask) + 1 :]]
 
-    def _written(self, prompt: Prompt, masks: int) -> str:
-        return prompt.text.replace(GAP, str(self._tokenizer.mask_token) * masks)
+    def _ids(self, prompt: Prompt, masks: int) -> list[int]:
+        text = prompt.text.replace(GAP, str(self._tokenizer.mask_token) * masks)
+        ids: list[int] = self._input_tokenizer(text, verbose=False)["input_ids"]
+        return ids
 
     def _row(self, prompt: Prompt, masks: int) -> tuple[list[int], int]:
-        ids: list[int] = self._reading(self._written(prompt, masks), verbose=False)["input_ids"]
+        ids = self._ids(prompt, masks)
         if ids.count(self._mask) != masks:
-            raise UsageError(f"prompt {prompt.id}: the tokenizer reads {ids.count(self._mask)} masks, not {masks}.")
-        over = len(ids) - self._longest
-        if over > 0:
-            # What stands far before the gap goes first; the special tokens at the ends stay.
-            before = min(over, max(0, ids.index(self._mask) - self._longest // 2))
-            ids = [*ids[:1], *ids[1 + before : len(ids) - 1 - (over - before)], *ids[-1:]]
+            raise UsageError(f"prompt {prompt.id}: the tokenizer gives {ids.count(self._mask)} masks, not {masks}.")
+        excess = len(ids) - self._max_length
+        if excess > 0:
+            # Cut far before the gap first, then at the end; keep the special tokens.
+            before = min(excess, max(0, ids.index(self._mask) - self._max_length // 2))
+            ids = [*ids[:1], *ids[1 + before : len(ids) - 1 - (excess - before)], *ids[-1:]]
         return ids, ids.index(self._mask)
 
 
@@ -274,13 +322,11 @@ def _surface(text: str) -> str:
     return unicodedata.normalize("NFKC", text.removeprefix("##")).strip().casefold()
 
 
-def _figures(instances: Sequence[dict[str, Any]]) -> list[Measurement]:
+def _measurements(instances: Sequence[dict[str, Any]]) -> list[Measurement]:
     scored = [instance for instance in instances if instance["rank"] is not None]
     if not scored:
-        raise UsageError(
-            "no prompt has an answer to score. Give them 'answers', or use --text to look at texts alone."
-        )
-    found = []
+        raise UsageError("no prompt has an answer to score. Add 'answers', or use --text to only print predictions.")
+    measurements = []
     for category in ("", *dict.fromkeys(instance["category"] for instance in scored)):
         ranks = [instance["rank"] for instance in scored if category in ("", instance["category"])]
         for metric, values in (
@@ -288,7 +334,6 @@ def _figures(instances: Sequence[dict[str, Any]]) -> list[Measurement]:
             ("top5_accuracy", [rank <= 5 for rank in ranks]),
             ("mrr", [1 / rank for rank in ranks]),
         ):
-            found.append(
-                Measurement(metric, sum(values) / len(values), subset=category, examples=len(ranks), scale=100)
-            )
-    return found
+            mean = sum(values) / len(values)
+            measurements.append(Measurement(metric, mean, subset=category, examples=len(ranks), scale=100))
+    return measurements

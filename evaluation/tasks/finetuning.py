@@ -1,9 +1,9 @@
-"""What all tasks share that fine-tune a model: splits, the grid, training by `transformers.Trainer`, selection.
+"""Base of the tasks that fine-tune a model: splits, grid search, training by `transformers.Trainer`, selection.
 
-Paper's protocol: 36 points (6 learning rates × 6 numbers of epochs, batch 32, 512 tokens, linear decay), and the best
-score on the validation split is reported, as in the paper; such figures are labelled `selected_on: validation`.
-Improved: the six points of JGLUE's own recipe (warm-up over 10 %), chosen on a tenth of the training examples that is
-held out. The figures of that tenth (`dev`) and of the public validation split are reported apart.
+Paper's protocol: 36 points (6 learning rates × 6 numbers of epochs, batch 32, 512 tokens, linear decay), reporting the
+best score on the validation split; results say `selected_on: validation`. Improved: the six points of JGLUE's own
+recipe (warm-up over 10 %), selected on a tenth of the training examples. The scores on that tenth (`dev`) and on the
+public validation split are reported separately.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
 
 from ..data.labelled import Labelled
+from ..data.options import Data, Options
 from ..report.results import Measurement
-from .grid import Point, Tried, best, points, search
+from .grid import Point, Trial, best, points, search
 from .ranks import rank
-from .task import Data, Options, Outcome, Progress, Task
+from .task import Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,21 +38,22 @@ if TYPE_CHECKING:
     from ..encoders.models import EvaluatedModel
 
 DEV = "dev"
+"""Name of the part of the training split that selects the grid point."""
 
 _PAPER_GRID = (5e-6, 1e-5, 2e-5, 3e-5, 5e-5, 1e-4), (1, 2, 3, 4, 5, 10)
-_OFFICIAL_GRID = (5e-5, 3e-5, 2e-5), (3, 4)
+_JGLUE_GRID = (5e-5, 3e-5, 2e-5), (3, 4)
 
 Kind = TypeVar("Kind", bound="FineTuning")
 
 
 @dataclass(frozen=True)
 class Splits(Data):
-    """Examples to report on, and those to learn and to choose from.
+    """Examples to report on, to train on, and to select on.
 
     Attributes:
-        train: to learn from.
-        dev: to choose a grid point by; empty where the reported split itself does so.
-        labels: where the data say which there are.
+        train: training examples.
+        dev: examples that select the grid point; empty to select on the reported split.
+        labels: label names, if the data define them.
     """
 
     train: Sequence[Any] = field(default=(), repr=False)
@@ -61,12 +63,12 @@ class Splits(Data):
 
 @dataclass(frozen=True)
 class Row:
-    """One input of the model.
+    """One model input.
 
     Attributes:
-        inputs: ids, and the label where there is one, as the collator takes them.
-        example: the place of the example that it is of.
-        offsets: where each token begins and ends in the example's text; None for those that are not of it.
+        inputs: ids and optionally labels, for the collator.
+        example: index of its example.
+        offsets: span of each token in the example's text; None for other tokens.
     """
 
     inputs: dict[str, Any]
@@ -76,19 +78,19 @@ class Row:
 
 @dataclass(frozen=True)
 class FineTuning(Task):
-    """Attributes are the settings.
+    """A task that fine-tunes a model with a new head; its metrics are shares or correlations.
 
     Attributes:
-        learning_rates: of the grid.
-        epochs: of the grid.
-        batch_size: examples of a step.
-        max_length: tokens of an input at most.
-        warmup: share of the steps in which the learning rate rises; it then falls linearly to 0.
-        held_out: part of the training examples that is held out to choose by: one in so many; 0 for none.
+        learning_rates: learning rates of the grid.
+        epochs: numbers of epochs of the grid.
+        batch_size: examples per step.
+        max_length: maximum tokens of an input.
+        warmup: share of the steps with a rising learning rate, followed by linear decay to 0.
+        held_out: one in `held_out` training examples is used for selection; 0 for none.
     """
 
-    learning_rates: tuple[float, ...] = _OFFICIAL_GRID[0]
-    epochs: tuple[int, ...] = _OFFICIAL_GRID[1]
+    learning_rates: tuple[float, ...] = _JGLUE_GRID[0]
+    epochs: tuple[int, ...] = _JGLUE_GRID[1]
     batch_size: int = 32
     max_length: int = 512
     warmup: float = 0.1
@@ -97,68 +99,68 @@ class FineTuning(Task):
     shared: ClassVar[bool] = True
 
     head: ClassVar[str]
-    """The Auto class of the model."""
+    """Auto class of the model."""
 
     metric: ClassVar[str]
-    """The figure that a grid point is chosen by."""
+    """Metric that selects the grid point."""
 
     @classmethod
     def for_options(cls: type[Kind], options: Options) -> Kind:
-        """With the protocol's settings."""
+        """The settings of the protocol."""
         paper = options.protocol == "paper"
-        rates, epochs = _PAPER_GRID if paper else _OFFICIAL_GRID
+        rates, epochs = _PAPER_GRID if paper else _JGLUE_GRID
         task = cls(options, learning_rates=options.learning_rates or rates, epochs=options.epochs or epochs)
         return replace(task, max_length=512, warmup=0.0, held_out=0) if paper else task
 
     @abstractmethod
     def load(self) -> Splits:
-        """Reads the data; errors as of `Task.load`."""
+        """Reads the data; raises like `Task.load`."""
 
     @abstractmethod
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
     ) -> list[Row]:
-        """The inputs of some of the data's examples, each of at most so many tokens."""
+        """Inputs of some examples of the data, each of at most `length` tokens."""
 
     @abstractmethod
     def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
-        """What the model says of each example, as plain values.
+        """The prediction for each example, as plain values.
 
         Args:
             rows: the inputs.
-            logits: the model's, of the rows: an array, or a tuple of arrays, padded to the longest input.
-            data: all of it.
-            examples: what the rows are of.
+            logits: the model's output for the rows: an array, or a tuple of arrays, padded to the longest input.
+            data: all of the data.
+            examples: the examples of the rows.
         """
 
     @abstractmethod
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
-        """Figures by their names; None where one is undefined."""
+        """Metrics by name; None for an undefined metric."""
 
     @abstractmethod
     def gold(self, example: Any) -> Any:
-        """The right answer, as a plain value."""
+        """The correct answer, as a plain value."""
 
     def head_settings(self, data: Splits) -> dict[str, Any]:
-        """What the model's configuration says of the head, such as its labels."""
+        """Configuration of the head, for example its labels."""
         return {}
 
     def baselines(self, examples: Sequence[Any]) -> dict[str, float]:
-        """What the simplest guess reaches, by the names of the figures."""
+        """Scores of the simplest guess, by metric."""
         return {}
 
     def diagnostics(self, tokenizer: PreTrainedTokenizerBase, data: Splits, length: int) -> dict[str, float | None]:
-        """Further figures of the reported split, which do not depend on the training."""
+        """Further metrics of the reported split that do not depend on training."""
         return {}
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Makes a batch of inputs."""
+        """Collates inputs into a batch."""
         from transformers import DataCollatorWithPadding
 
         return DataCollatorWithPadding(tokenizer)
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """Trains every grid point, chooses one, and reports it."""
+        """Trains every grid point, and reports the selected one."""
         assert isinstance(data, Splits)
         length = min(self.max_length, model.max_length)
         parts: dict[str, Sequence[Any]] = {data.split: data.examples}
@@ -168,17 +170,16 @@ class FineTuning(Task):
         grid = points(self.learning_rates, self.epochs)
         kept = self.options.work_dir
         with TemporaryDirectory() if kept is None else nullcontext(str(kept)) as folder:
-            tried = search(grid, Path(folder), training.run, progress, first=not rank())
+            trials = search(grid, Path(folder), training.run, progress, wait=not rank())
         if rank():
             return Outcome([])
         selected_on = DEV if data.dev else data.split
-        chosen = best(tried, selected_on, self.metric)
-        if all(value is None for part in chosen.scores.values() for value in part.values()):
+        chosen = best(trials, selected_on, self.metric)
+        if all(value is None for scores in chosen.scores.values() for value in scores.values()):
             raise UsageError(
-                f"{self.name}: no training of {model.name} gave a figure that is a number. Its weights are broken, or "
-                "every learning rate is too high: try another by --learning-rate."
+                f"{self.name}: every training of {model.name} diverged, so no score is a number. Its weights are "
+                "broken, or every learning rate is too high: try another --learning-rate."
             )
-        official = not data.train_files
         measurements = [
             Measurement(
                 metric,
@@ -188,11 +189,10 @@ class FineTuning(Task):
                 split=part,
                 scale=100,
                 selected_on=selected_on,
-                learning_rate=chosen.point.learning_rate,
-                epochs=chosen.point.epochs,
+                **asdict(chosen.point),
                 train_examples=len(data.train),
-                grid=[{**asdict(result.point), "value": result.scores[part][metric]} for result in tried],
-                averaged_with=self.averaged_with if official and (metric, part) == (self.metric, data.split) else (),
+                grid=[{**asdict(trial.point), "value": trial.scores[part][metric]} for trial in trials],
+                averaged_with=self._averaged_with(data, part, metric),
             )
             for part, examples in parts.items()
             for metric, value in chosen.scores[part].items()
@@ -207,9 +207,13 @@ class FineTuning(Task):
         ]
         return Outcome(measurements, instances)
 
+    def _averaged_with(self, data: Splits, part: str, metric: str) -> tuple[str, ...]:
+        is_main = part == data.split and metric == self.metric and not data.train_files
+        return self.averaged_with if is_main else ()
+
 
 class _Training:
-    """Trains and scores grid points of one task and one model; the inputs are made once."""
+    """Trains and scores grid points of one task and one model; inputs are tokenized once."""
 
     def __init__(
         self, task: FineTuning, model: EvaluatedModel, data: Splits, length: int, parts: Mapping[str, Sequence[Any]]
@@ -221,20 +225,19 @@ class _Training:
         self._length = length
         self._rows: dict[str, list[Row]] = {}
 
-    def run(self, point: Point, progress: Progress) -> Tried:
-        """Trains from the pre-trained weights, and scores every part."""
+    def run(self, point: Point, progress: Progress) -> Trial:
+        """Trains from the pre-trained weights, and scores every split."""
         import torch
         from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
         task = self._task
         if not self._rows:
-            everything = {"train": self._data.train, **self._parts}
-            for part, examples in everything.items():
+            for part, examples in {"train": self._data.train, **self._parts}.items():
                 self._rows[part] = task.rows(self._model.tokenizer, self._data, examples, self._length)
         set_seed(task.options.seed)
-        with TemporaryDirectory() as nothing_is_kept:
+        with TemporaryDirectory() as unused:
             arguments = TrainingArguments(
-                output_dir=nothing_is_kept,
+                output_dir=unused,
                 per_device_train_batch_size=task.batch_size,
                 per_device_eval_batch_size=task.batch_size,
                 learning_rate=point.learning_rate,
@@ -252,34 +255,52 @@ class _Training:
                 disable_tqdm=True,
             )
             if arguments.n_gpu > 1:
-                # Batches are for one GPU; a Trainer alone would spread them over all that it sees.
+                # Keep the batch size: a Trainer uses all visible GPUs.
                 arguments._n_gpu = 1
             trainer = Trainer(
                 model=load_head(self._model, task.head, task.head_settings(self._data)),
                 args=arguments,
                 data_collator=task.collator(self._model.tokenizer),
-                train_dataset=_inputs(self._rows["train"]),
-                callbacks=[_told(progress)],
+                train_dataset=[row.inputs for row in self._rows["train"]],
+                callbacks=[_progress_callback(progress)],
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
             predicted = {part: self._predict(trainer, part) for part in self._parts}
         scores = {
             part: {
-                name: _finite(value) if sound else None
-                for name, value in task.scores(self._parts[part], found).items()
+                name: float(np.float64(value)) if finite and value is not None and math.isfinite(value) else None
+                for name, value in task.scores(self._parts[part], predictions).items()
             }
-            for part, (found, sound) in predicted.items()
+            for part, (predictions, finite) in predicted.items()
         }
-        return Tried(point, scores, predicted[self._data.split][0])
+        return Trial(point, scores, predicted[self._data.split][0])
 
     def _predict(self, trainer: Any, part: str) -> tuple[list[Any], bool]:
-        """What is found for each example, and whether it is any answer: a training that diverged gives none."""
-        # The longest first, so that a batch holds inputs of about one length.
-        rows = sorted(self._rows[part], key=lambda row: -_length(row))
-        logits = trainer.predict(_inputs(rows)).predictions
-        sound = not any(np.isnan(one).any() for one in (logits if isinstance(logits, tuple) else (logits,)))
-        return self._task.predictions(rows, logits, self._data, self._parts[part]), sound
+        """Predictions, and whether the logits are numbers: a diverged training has none."""
+        # Similar lengths share a batch.
+        rows = sorted(self._rows[part], key=_negative_length)
+        logits = trainer.predict([row.inputs for row in rows]).predictions
+        arrays = logits if isinstance(logits, tuple) else (logits,)
+        predictions = self._task.predictions(rows, logits, self._data, self._parts[part])
+        return predictions, not any(np.isnan(array).any() for array in arrays)
+
+
+def _negative_length(row: Row) -> int:
+    ids = row.inputs["input_ids"]
+    return -max(map(len, ids)) if isinstance(ids[0], list) else -len(ids)
+
+
+def _progress_callback(progress: Progress) -> Any:
+    from transformers import TrainerCallback
+
+    class ProgressCallback(TrainerCallback):
+        """Reports the completed share of the steps."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            progress(state.global_step / state.max_steps)
+
+    return ProgressCallback()
 
 
 def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> PreTrainedModel:
@@ -287,11 +308,11 @@ def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> 
 
     Args:
         model: any encoder.
-        head: name of an Auto class, such as `AutoModelForSequenceClassification`.
-        settings: of the head, for the configuration.
+        head: name of an Auto class, for example `AutoModelForSequenceClassification`.
+        settings: configuration of the head.
 
     Raises:
-        UsageError: it has no such head.
+        UsageError: the model has no such head.
     """
     import transformers
 
@@ -301,97 +322,76 @@ def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> 
             model.name, revision=model.requested, dtype="float32", **settings
         )
     except loading_errors() as error:
-        raise UsageError(f"{model.name}: cannot be loaded as {head}. {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{model.name}: cannot be loaded as {head}. {first_line(error)}") from error
     finally:
         unregister_for_modernbert()
+
+
+def label_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """Configuration of a head with named labels."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
 
 
 def splits(
     task: FineTuning,
     reported: Labelled,
     train: Labelled,
-    example: Callable[[str, dict[str, Any]], Any],
+    parse: Callable[[str, dict[str, Any]], Any],
     key: Callable[[Any], str],
 ) -> Splits:
-    """Public splits as examples, with what is held out of the training split.
+    """Public splits as examples, with a part of the training split held out.
 
     Args:
-        task: says how much is held out, and how many examples are taken at most.
+        task: its `held_out` and limit apply.
         reported: the validation split.
         train: the training split.
-        example: makes an example of a row and its place.
-        key: of an example; those of one key stay together.
+        parse: makes an example of the place and the values of a row.
+        key: examples with equal keys stay together.
 
     Raises:
-        UsageError: a row is not what it ought to be, or there are too few.
+        UsageError: a row is invalid, or there are too few.
     """
-    learned, dev = hold_out([example(*row) for row in train.rows], task.held_out, key)
-    if not learned or (task.held_out and not dev):
-        raise UsageError(f"{train.name}: {len(train.rows)} training examples are too few to learn and to choose from.")
+    train_examples, dev = hold_out([parse(*row) for row in train.rows], task.held_out, key)
+    if not train_examples or (task.held_out and not dev):
+        raise UsageError(f"{train.name}: {len(train.rows)} training examples are too few to train and select on.")
     limit = task.options.limit
     return Splits(
         train.name,
         f"{reported.revision}+{train.revision}",
         "validation",
-        [example(*row) for row in reported.rows][:limit],
-        train=learned[:limit],
-        dev=dev[:limit],
+        [parse(*row) for row in reported.rows][:limit],
         train_files=train.train_files,
+        train=train_examples[:limit],
+        dev=dev[:limit],
     )
 
 
 def hold_out(examples: Sequence[Any], one_in: int, key: Callable[[Any], str]) -> tuple[list[Any], list[Any]]:
-    """Parts examples in two by a hash, so that neither order nor number of the others matters.
+    """Splits examples by a hash, independently of their order and number.
 
     Args:
-        examples: all of them.
-        one_in: one of so many is held out, about; 0 for none.
-        key: what is hashed; examples of one key stay together.
+        examples: all examples.
+        one_in: about one in `one_in` examples is held out; 0 for none.
+        key: hashed value; examples with equal keys stay together.
 
     Returns:
-        Those that stay, and those that are held out.
+        The remaining and the held-out examples.
     """
-    if not one_in:
-        return list(examples), []
-    held = [bucket(key(example), one_in) == 0 for example in examples]
-    return (
-        [example for example, out in zip(examples, held, strict=True) if not out],
-        [example for example, out in zip(examples, held, strict=True) if out],
-    )
+    parts: tuple[list[Any], list[Any]] = ([], [])
+    for example in examples:
+        parts[bool(one_in) and bucket(key(example), one_in) == 0].append(example)
+    return parts
 
 
 def bucket(key: str, buckets: int) -> int:
-    """One of so many buckets, by SHA-256."""
+    """A bucket number from 0, by SHA-256."""
     return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8], "big") % buckets
 
 
 def majority_share(labels: Sequence[Any]) -> float:
-    """The share of the most frequent label."""
+    """Share of the most frequent label."""
     return Counter(labels).most_common(1)[0][1] / len(labels)
-
-
-def _inputs(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [row.inputs for row in rows]
-
-
-def _length(row: Row) -> int:
-    ids = row.inputs["input_ids"]
-    return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(np.float64(value))
-
-
-def _told(progress: Progress) -> Any:
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-    class Told(TrainerCallback):
-        """Tells the share of the steps that are done."""
-
-        def on_step_end(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-        ) -> None:
-            progress(state.global_step / state.max_steps)
-
-    return Told()

@@ -1,7 +1,7 @@
-"""Grid search that survives interruption: each point is trained once, and only its scores are kept.
+"""Resumable grid search: each point is trained once, and only its scores are kept.
 
-Several processes share a grid through its folder: a point belongs to whom its lock belongs to, and a lock goes with
-its process. So a point whose process died is trained by another, or by the next call.
+Several processes share a grid through its folder. A file lock marks the point that a process trains; the lock is
+released when its process ends, so the point of a killed process is trained by another process or by the next call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Point:
     """One choice of hyperparameters.
 
     Attributes:
-        learning_rate: at its highest.
+        learning_rate: peak learning rate.
         epochs: passes over the training examples.
     """
 
@@ -35,13 +35,13 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What a point gave.
+class Trial:
+    """Result of a grid point.
 
     Attributes:
-        point: the choice.
-        scores: for each part of the data the figures by their names; None where one is undefined.
-        predictions: for each example of the part that is reported.
+        point: the hyperparameters.
+        scores: metrics of each split; None for an undefined metric.
+        predictions: predictions for the examples of the reported split.
     """
 
     point: Point
@@ -50,74 +50,66 @@ class Tried:
 
 
 def points(learning_rates: Sequence[float], epochs: Sequence[int]) -> list[Point]:
-    """All choices."""
+    """All combinations."""
     return [Point(*choice) for choice in product(learning_rates, epochs)]
 
 
 def search(
-    grid: Sequence[Point], folder: Path, train: Callable[[Point, Progress], Tried], progress: Progress, first: bool
-) -> list[Tried]:
-    """Trains the points that nobody has trained.
+    grid: Sequence[Point], folder: Path, train: Callable[[Point, Progress], Trial], progress: Progress, wait: bool
+) -> list[Trial]:
+    """Trains the points that have no result yet.
 
     Args:
         grid: the points.
-        folder: of their results; made if it is not there.
-        train: trains and scores one.
-        progress: is told the share of the grid.
-        first: whether this process waits for the points that others train.
+        folder: directory of the results; created if missing.
+        train: trains and scores one point.
+        progress: called with the completed share of the grid.
+        wait: whether to wait for points that other processes are training.
 
     Returns:
-        All points in their order, for the first process; for another those that it met finished.
+        All points in order; without `wait`, those that are finished.
     """
     from filelock import FileLock, Timeout
 
-    paths = {point: folder / f"{point}.json" for point in grid}
+    files = {point: folder / f"{point}.json" for point in grid}
+    trials: dict[Point, Trial] = {}
 
-    found: dict[Point, Tried] = {}
-
-    def attempt(point: Point, patience: float) -> None:
-        # Another call for the same result may have come first and cleared the folder, at any moment.
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(paths[point].with_suffix(".lock"))
+    def attempt(point: Point, timeout: float) -> None:
+        while True:
+            # Another process that finished the same measurement may delete the folder at any moment.
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(files[point].with_suffix(".lock"))
+            try:
+                lock.acquire(timeout=timeout)
+                break
+            except Timeout:
+                return
+            except FileNotFoundError:
+                continue
         try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            return
-        except FileNotFoundError:
-            attempt(point, patience)
-            return
-        try:
-            tried = _kept(point, paths[point])
-            if tried is None:
-                done = sum(path.is_file() for path in paths.values())
-                tried = train(point, lambda share: progress((done + share) / len(grid)))
-                folder.mkdir(parents=True, exist_ok=True)
-                write_whole(paths[point], json.dumps(asdict(tried), ensure_ascii=False))
-            found[point] = tried
+            if files[point].is_file():
+                saved = json.loads(files[point].read_text(encoding="utf-8"))
+                trials[point] = Trial(point, saved["scores"], saved["predictions"])
+                return
+            done = sum(path.is_file() for path in files.values())
+            trials[point] = train(point, lambda share: progress((done + share) / len(grid)))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(files[point], json.dumps(asdict(trials[point]), ensure_ascii=False))
         finally:
             lock.release()
 
-    for point in grid:
-        attempt(point, patience=0)
-    if first:
+    for timeout in (0, -1) if wait else (0,):
         for point in grid:
-            if point not in found:
-                attempt(point, patience=-1)
-    return [found[point] for point in grid if point in found]
+            if point not in trials:
+                attempt(point, timeout)
+    return [trials[point] for point in grid if point in trials]
 
 
-def best(tried: Sequence[Tried], part: str, metric: str) -> Tried:
-    """The point with the greatest score on a part; the first of several, and never one without a score."""
-    return max(tried, key=lambda found: _or_least(found.scores[part][metric]))
+def best(trials: Sequence[Trial], split: str, metric: str) -> Trial:
+    """The first trial with the highest score; an undefined score ranks last."""
 
+    def score(trial: Trial) -> float:
+        value = trial.scores[split][metric]
+        return float("-inf") if value is None else value
 
-def _or_least(score: float | None) -> float:
-    return float("-inf") if score is None else score
-
-
-def _kept(point: Point, path: Path) -> Tried | None:
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return Tried(point, kept["scores"], kept["predictions"])
+    return max(trials, key=score)

@@ -1,6 +1,6 @@
-"""JGLUE (Kurihara et al. 2022) and JCoLA (Someya et al. 2024): tasks on one text, a pair, or a question with choices.
+"""JGLUE (Kurihara et al. 2022) and JCoLA (Someya et al. 2024): tasks on a text, a pair, or a question with choices.
 
-JSTS is regression on the grade of similarity, 0 to 5; the others choose one label.
+JSTS predicts a similarity grade from 0 to 5; the other tasks predict a label.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..data.labelled import JGLUE, Source, read_split
-from .finetuning import FineTuning, Row, Splits, majority_share, splits
+from .finetuning import FineTuning, Row, Splits, label_settings, majority_share, splits
+from .task import Highlight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The paper's mean over tasks.
 _PAPER_MEAN = ("jsts", "jnli", "jcola")
+"""Tasks of the paper's mean."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """What is to be judged.
+    """Texts and their label.
 
     Attributes:
-        texts: one text, two that make a pair, or a question with its choices.
-        label: a label's index, or a grade.
+        texts: one text, a pair, or a question with its choices.
+        label: index of the label, or a grade.
     """
 
     texts: tuple[str, ...]
@@ -38,39 +39,41 @@ class Example:
 
 @dataclass(frozen=True)
 class Jglue(FineTuning):
-    """One task of JGLUE; its subclasses say where it lies and what its rows are."""
+    """Base of the tasks: a subclass names its files, columns and labels."""
 
+    hub_task: ClassVar[str] = "text-classification"
     head: ClassVar[str] = "AutoModelForSequenceClassification"
     metric: ClassVar[str] = "accuracy"
 
     config: ClassVar[str]
-    """Its name on the Hub."""
+    """Configuration in the Hub dataset."""
 
     files: ClassVar[str]
-    """Its files in the official layout; `{split}` is `train` or `valid`."""
+    """Pattern of the official files; `{split}` is `train` or `valid`."""
 
     text_keys: ClassVar[tuple[str, ...]]
+    """Columns of the texts."""
 
     publisher: ClassVar[str] = "github.com/yahoojapan/JGLUE"
 
     labels: ClassVar[tuple[str, ...]] = ()
-    """What its files call the labels; none for a grade."""
+    """Label names in the files; empty for grades."""
 
     def load(self) -> Splits:
-        """Both public splits, from the Hub, the data folder, or the user's files to train on."""
+        """Both public splits, from the Hub, the data folder, or the user's training files."""
         validation, train = (
             read_split(
                 Source(
                     name=self.config,
                     repository=JGLUE,
                     config=self.config,
-                    pattern=self.files.format(split=split),
-                    wanted=f"{self.config} ({self.publisher}), or name files to train on by --train-file",
+                    pattern=self.files.format(split=file_split),
+                    wanted=f"{self.config} ({self.publisher}), or set --train-file",
                 ),
-                split_name,
+                split,
                 self.options,
             )
-            for split, split_name in (("valid", "validation"), ("train", "train"))
+            for file_split, split in (("valid", "validation"), ("train", "train"))
         )
         return splits(self, validation, train, self._example, lambda example: "\t".join(example.texts))
 
@@ -86,52 +89,48 @@ class Jglue(FineTuning):
         """Texts and label of a row.
 
         Raises:
-            KeyError: a key is missing.
-            ValueError: a value is not what it ought to be.
+            KeyError: a column is missing.
+            ValueError: a value is invalid.
         """
         texts = tuple(row[key] for key in self.text_keys)
         for key, text in zip(self.text_keys, texts, strict=True):
             if not isinstance(text, str):
-                raise ValueError(f"{key} is no text")
+                raise ValueError(f"{key} is not a text")
         return texts, self.label(row["label"])
 
-    def label(self, found: Any) -> float:
-        """The index of a label that a file gives by its name or its index.
+    def label(self, value: Any) -> float:
+        """Index of a label given by name or index.
 
         Raises:
-            ValueError: there is no such label.
+            ValueError: unknown label.
         """
-        if isinstance(found, str) and found in self.labels:
-            return self.labels.index(found)
-        if isinstance(found, int) and 0 <= found < len(self.labels):
-            return found
-        raise ValueError(f"label {found!r} is none of {', '.join(self.labels)}")
+        if isinstance(value, str) and value in self.labels:
+            return self.labels.index(value)
+        if isinstance(value, int) and 0 <= value < len(self.labels):
+            return value
+        raise ValueError(f"label {value!r} is not one of {', '.join(self.labels)}")
 
     def head_settings(self, data: Splits) -> dict[str, Any]:
-        """The labels by their names."""
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-        }
+        """The label names."""
+        return label_settings(self.labels)
 
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
     ) -> list[Row]:
-        """One input for each example; what is longer is cut at the end of its longest text."""
-        sides = [[example.texts[side] for example in examples] for side in range(len(self.text_keys))]
-        encoded = tokenizer(*sides, truncation=True, max_length=length)
+        """One input per example; the longest text of an input is truncated."""
+        columns = [[example.texts[side] for example in examples] for side in range(len(self.text_keys))]
+        encoded = tokenizer(*columns, truncation=True, max_length=length)
         return [
             Row({**{key: encoded[key][place] for key in encoded}, "labels": example.label}, place)
             for place, example in enumerate(examples)
         ]
 
     def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
-        """A label for each example."""
-        return [self.labels[index] for index in _in_order(rows, logits.argmax(-1))]
+        """A label name per example."""
+        return [self.labels[index] for index in _by_example(rows, logits.argmax(-1))]
 
     def gold(self, example: Any) -> Any:
-        """Its label by name."""
+        """The label name."""
         return self.labels[example.label]
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
@@ -150,32 +149,37 @@ class Jsts(Jglue):
     """Semantic similarity of two captions, as a grade from 0 to 5."""
 
     name: ClassVar[str] = "jsts"
+    hub_task: ClassVar[str] = "sentence-similarity"
+    highlights: ClassVar[tuple[Highlight, ...]] = (
+        Highlight("spearman", "JSTS Spearman"),
+        Highlight("pearson", "JSTS Pearson, paper's protocol", "paper"),
+    )
     averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
     metric: ClassVar[str] = "pearson"
     config: ClassVar[str] = "JSTS"
     files: ClassVar[str] = "jsts-v1.*/{split}-v1.*.json"
     text_keys: ClassVar[tuple[str, ...]] = ("sentence1", "sentence2")
 
-    def label(self, found: Any) -> float:
+    def label(self, value: Any) -> float:
         """The grade."""
-        if isinstance(found, (int, float)) and 0 <= found <= 5:
-            return float(found)
-        raise ValueError(f"label {found!r} is no grade from 0 to 5")
+        if isinstance(value, (int, float)) and 0 <= value <= 5:
+            return float(value)
+        raise ValueError(f"label {value!r} is not a grade from 0 to 5")
 
     def head_settings(self, data: Splits) -> dict[str, Any]:
-        """Regression by the squared error."""
+        """Regression with the squared error."""
         return {"num_labels": 1, "problem_type": "regression"}
 
     def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
-        """A grade for each example."""
-        return [float(grade) for grade in _in_order(rows, logits.reshape(-1))]
+        """A grade per example."""
+        return [float(grade) for grade in _by_example(rows, logits.reshape(-1))]
 
     def gold(self, example: Any) -> Any:
-        """Its grade."""
+        """The grade."""
         return example.label
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
-        """Correlations of Pearson and Spearman; undefined where all predictions are one."""
+        """Pearson's and Spearman's correlation; undefined if all predictions are equal."""
         from scipy.stats import pearsonr, spearmanr
 
         gold = [example.label for example in examples]
@@ -187,13 +191,13 @@ class Jsts(Jglue):
         }
 
     def baselines(self, examples: Sequence[Any]) -> dict[str, float]:
-        """None: a constant guess has no correlation."""
+        """None: the correlation of a constant guess is undefined."""
         return {}
 
 
 @dataclass(frozen=True)
 class Jnli(Jglue):
-    """Whether one caption follows from another."""
+    """Whether one caption entails another."""
 
     name: ClassVar[str] = "jnli"
     averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
@@ -203,7 +207,7 @@ class Jnli(Jglue):
     labels: ClassVar[tuple[str, ...]] = ("entailment", "contradiction", "neutral")
 
     def parse(self, row: dict[str, Any]) -> tuple[tuple[str, ...], float]:
-        """As of JNLI, or of JNLI-Neg, which holds its sentences in objects and calls its labels `gold_label`."""
+        """Rows of JNLI, and of JNLI-Neg, which nests its sentences in objects and names its label `gold_label`."""
         if "gold_label" in row:
             row = {"label": row["gold_label"], **{key: row[key]["sentence"] for key in self.text_keys}}
         return super().parse(row)
@@ -211,7 +215,7 @@ class Jnli(Jglue):
 
 @dataclass(frozen=True)
 class Jcola(Jglue):
-    """Whether a sentence is acceptable Japanese; most are, so Matthews' correlation stands beside the accuracy."""
+    """Whether a sentence is acceptable Japanese; most are, so Matthews' correlation is reported as well."""
 
     name: ClassVar[str] = "jcola"
     averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
@@ -229,13 +233,13 @@ class Jcola(Jglue):
         return {**super().scores(examples, predictions), "mcc": matthews_corrcoef(gold, list(predictions))}
 
     def baselines(self, examples: Sequence[Any]) -> dict[str, float]:
-        """Of the most frequent label."""
+        """Scores of the most frequent label."""
         return {**super().baselines(examples), "mcc": 0.0}
 
 
 @dataclass(frozen=True)
 class Marc(Jglue):
-    """Whether a review is positive; its data are withdrawn, so they are the user's."""
+    """Whether a review is positive; the data are withdrawn, so users must have their own copy."""
 
     name: ClassVar[str] = "marc-ja"
     config: ClassVar[str] = "MARC-ja"
@@ -249,6 +253,7 @@ class JcommonsenseQA(Jglue):
     """Which of five choices answers a question."""
 
     name: ClassVar[str] = "jcommonsenseqa"
+    hub_task: ClassVar[str] = "multiple-choice"
     head: ClassVar[str] = "AutoModelForMultipleChoice"
     config: ClassVar[str] = "JCommonsenseQA"
     files: ClassVar[str] = "jcommonsenseqa-v1.*/{split}-v1.*.json"
@@ -256,27 +261,27 @@ class JcommonsenseQA(Jglue):
     labels: ClassVar[tuple[str, ...]] = ("choice0", "choice1", "choice2", "choice3", "choice4")
 
     def head_settings(self, data: Splits) -> dict[str, Any]:
-        """The head gives one figure to each choice."""
+        """None: the head scores each choice."""
         return {}
 
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
     ) -> list[Row]:
-        """One input of five pairs of the question and a choice for each example."""
-        found = []
+        """One input of five question-choice pairs per example."""
+        rows = []
         for place, example in enumerate(examples):
             question, *choices = example.texts
             encoded = tokenizer([question] * len(choices), choices, truncation=True, max_length=length)
-            found.append(Row({**{key: encoded[key] for key in encoded}, "labels": example.label}, place))
-        return found
+            rows.append(Row({**encoded, "labels": example.label}, place))
+        return rows
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Makes a batch of examples with their choices."""
+        """Collates examples with their choices."""
         from transformers import DataCollatorForMultipleChoice
 
         return DataCollatorForMultipleChoice(tokenizer)
 
 
-def _in_order(rows: Sequence[Row], values: np.ndarray) -> list[Any]:
-    """Values of rows by the place of their examples."""
+def _by_example(rows: Sequence[Row], values: np.ndarray) -> list[Any]:
+    """Values of rows in the order of their examples."""
     return [value for _, value in sorted(zip((row.example for row in rows), values.tolist(), strict=True))]

@@ -1,24 +1,25 @@
-"""JMTEB, the Japanese benchmark of embeddings (Li et al. 2024), as the library `mteb` runs it.
+"""JMTEB, the Japanese embedding benchmark (Li et al. 2024), run by the library `mteb`.
 
-Each of its tasks is a measurement of its own, so that what is interrupted goes on with the next of them. Data,
-revisions, splits, prompts and scores are mteb's; what is encoded goes through the same SentenceTransformer as in the
-other tasks. The same in both protocols.
+Each of its tasks is a separate measurement, so an interrupted run resumes with the next one. Data, revisions, splits,
+prompts and scores are mteb's; embeddings come from the same SentenceTransformer as in the other tasks. Both protocols
+are the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, first_line
 
+from ..data.options import Data, Options
 from ..encoders.embeddings import embedder_of
 from ..report.results import Measurement
-from .task import Data, Options, Outcome, Progress, Task
+from .task import Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
     from ..encoders.models import EvaluatedModel
 
 BENCHMARKS = {"jmteb": "JMTEB(v2)", "jmteb-lite": "JMTEB-lite(v1)"}
-"""What mteb calls them; the second has smaller collections to search in."""
+"""mteb's names of the benchmarks; the second one has smaller retrieval corpora."""
 
-# What is reported beside mteb's main score, where the kind of task has it.
-_OTHERS = ("accuracy", "f1", "cosine_pearson", "mrr_at_10", "recall_at_100")
-# A batch is of so many texts whatever their length, so most are taken to be no longer than this.
+# Reported in addition to mteb's main score, if the kind of task has them.
+_OTHER_METRICS = ("accuracy", "f1", "cosine_pearson", "mrr_at_10", "recall_at_100")
+# mteb's batches have a fixed number of texts; most texts are not longer than this.
 _USUAL_LENGTH = 512
 
 
 @dataclass(frozen=True)
 class Jmteb(Task):
-    """Attributes are the settings.
+    """One task of JMTEB.
 
     Attributes:
         benchmark: a key of `BENCHMARKS`.
-        dataset: mteb's name of one of its tasks.
-        mteb: the library's version.
-        pooling: of the embeddings.
+        dataset: mteb's name of the task.
+        mteb: version of the library.
+        pooling: pooling of the embeddings.
     """
 
     benchmark: str
@@ -51,10 +52,30 @@ class Jmteb(Task):
     pooling: str = "auto"
 
     name: ClassVar[str] = "jmteb"
+    hub_task: ClassVar[str] = "sentence-similarity"
+
+    @classmethod
+    def selectors(cls) -> tuple[str, ...]:
+        """The benchmarks, and `jmteb:TASK` for one of their tasks."""
+        return (*BENCHMARKS, f"{cls.name}:TASK")
+
+    @classmethod
+    def select(cls, selector: str) -> Sequence[Callable[[Options], Task]]:
+        """The tasks of `jmteb` or `jmteb-lite`, or one task of them.
+
+        Raises:
+            UsageError: mteb is not installed, or has no such task.
+        """
+        benchmark, _, dataset = selector.partition(":")
+        known = _tasks(benchmark)
+        if dataset and dataset not in known:
+            names = ", ".join(known)
+            raise UsageError(f"--tasks {selector}: {BENCHMARKS[benchmark]} has no such task. Choose from {names}.")
+        return [partial(_make, benchmark, chosen) for chosen in ([dataset] if dataset else known)]
 
     @property
     def title(self) -> str:
-        """With the task's name: its data, metric and kind are others than its sisters'."""
+        """The name with the task's: tasks differ in data, metric and kind."""
         return f"{self.name}-{self.dataset}"
 
     @property
@@ -63,19 +84,18 @@ class Jmteb(Task):
         return f"{self.name}:{self.dataset}"
 
     def settings(self) -> dict[str, Any]:
-        """Which benchmark a task was reached by changes nothing."""
+        """All but the benchmark: a task is the same in both."""
         return {key: value for key, value in super().settings().items() if key != "benchmark"}
 
     def load(self) -> Data:
-        """Which data mteb will read, and how many examples there are in all splits: texts, pairs, or queries and
-        documents."""
+        """Name and size of the data, which mteb reads itself; examples are texts, pairs, or queries and documents."""
         task = self._task()
-        where = task.metadata.dataset
+        dataset = task.metadata.dataset
         sizes = _sizes(task)
-        return Data(where["path"], where["revision"], ", ".join(sizes), range(sum(sizes.values())))
+        return Data(dataset["path"], dataset["revision"], ", ".join(sizes), range(sum(sizes.values())))
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """The main score of mteb, and some more, of each split; `instances` has all that are numbers."""
+        """The main score and some others for each split; the instances contain all of mteb's scores."""
         import mteb
 
         task = self._task()
@@ -83,37 +103,51 @@ class Jmteb(Task):
             task.load_data()
         except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(
-                f"dataset {data.name} cannot be had from the Hub ({_line(error)}). mteb reads it from there "
-                "or from the Hub's cache alone: let it be read once where there is a network."
+                f"dataset {data.name} cannot be loaded from the Hub ({first_line(error)}). mteb reads only from the "
+                "Hub or its cache: run this task once with network access."
             ) from error
         transformer = embedder_of(model, self.pooling).transformer
-        settings: Any = {"batch_size": max(1, model.tokens_per_batch // _USUAL_LENGTH), "show_progress_bar": False}
+        encode_settings: Any = {
+            "batch_size": max(1, model.tokens_per_batch // _USUAL_LENGTH),
+            "show_progress_bar": False,
+        }
         texts = len(data.examples) * (2 if task.metadata.type == "STS" else 1)
         try:
-            with _counted(transformer, lambda done: progress(min(1.0, done / texts))):
-                found = mteb.evaluate(
-                    transformer, task, co2_tracker=False, cache=None, encode_kwargs=settings, show_progress_bar=False
+            with _counting(transformer, lambda done: progress(min(1.0, done / texts))):
+                results = mteb.evaluate(
+                    transformer,
+                    task,
+                    co2_tracker=False,
+                    cache=None,
+                    encode_kwargs=encode_settings,
+                    show_progress_bar=False,
                 )
         except (ValueError, RuntimeError) as error:
-            raise UsageError(f"{self.title}: mteb cannot measure {model.name} ({_line(error)}).") from error
+            raise UsageError(f"{self.title}: mteb cannot evaluate {model.name} ({first_line(error)}).") from error
         finally:
             task.unload_data()
-        instances = _figures(found.task_results[0])
+        instances = [
+            {"split": split, "subset": scores["hf_subset"], "metric": metric, "value": value}
+            for split, parts in results.task_results[0].scores.items()
+            for scores in parts
+            for metric, value in scores.items()
+            if isinstance(value, float) and math.isfinite(value)
+        ]
         main, sizes = task.metadata.main_score, _sizes(task)
-        several = len({instance["subset"] for instance in instances}) > 1
+        has_subsets = len({score["subset"] for score in instances}) > 1
         measurements = [
             Measurement(
-                figure["metric"],
-                figure["value"],
-                subset=figure["subset"] if several else "",
-                examples=sizes[figure["split"]],
-                split=figure["split"],
+                score["metric"],
+                score["value"],
+                subset=score["subset"] if has_subsets else "",
+                examples=sizes[score["split"]],
+                split=score["split"],
                 scale=100,
             )
-            for figure in instances
-            if figure["metric"] in (main, *_OTHERS)
+            for score in instances
+            if score["metric"] in (main, *_OTHER_METRICS)
         ]
-        if not any(one.metric == main for one in measurements):
+        if not any(measurement.metric == main for measurement in measurements):
             raise UsageError(f"{self.title}: the {main} of {model.name} is not a number.")
         return Outcome(measurements, instances)
 
@@ -121,24 +155,11 @@ class Jmteb(Task):
         return _tasks(self.benchmark)[self.dataset]
 
 
-def makers(name: str) -> list[Callable[[Options], Task]]:
-    """What makes the tasks that `jmteb`, `jmteb-lite` or `jmteb:TASK` stand for.
-
-    Raises:
-        UsageError: mteb is missing or has no such task.
-    """
-    benchmark, _, dataset = name.partition(":")
-    known = _tasks(benchmark)
-    if dataset and dataset not in known:
-        raise UsageError(f"--tasks {name}: {BENCHMARKS[benchmark]} has no such task. Choose of {', '.join(known)}.")
-    return [partial(_make, benchmark, chosen) for chosen in ([dataset] if dataset else known)]
-
-
 def _make(benchmark: str, dataset: str, options: Options) -> Jmteb:
     import mteb
 
     if options.limit is not None:
-        raise UsageError(f"{benchmark} is measured on all of its data: leave out --limit.")
+        raise UsageError(f"{benchmark} always uses all of its data: remove --limit.")
     return Jmteb(options, benchmark, dataset, mteb.__version__, options.pooling)
 
 
@@ -156,46 +177,31 @@ def _tasks(benchmark: str) -> dict[str, Any]:
         ) from error
 
 
-def _figures(result: Any) -> list[dict[str, Any]]:
-    """All of mteb's scores that are single numbers."""
-    return [
-        {"split": split, "subset": scores["hf_subset"], "metric": metric, "value": value}
-        for split, parts in result.scores.items()
-        for scores in parts
-        for metric, value in scores.items()
-        if isinstance(value, float) and math.isfinite(value)
-    ]
-
-
 def _sizes(task: Any) -> dict[str, int]:
-    """Examples of each split, as mteb counted them."""
-    counted = task.metadata.descriptive_stats or {}
-    if any(split not in counted for split in task.eval_splits):
-        raise UsageError(f"mteb does not tell how many examples {task.metadata.name} has, so it is left out.")
+    """Number of examples of each split, from mteb's statistics."""
+    statistics = task.metadata.descriptive_stats or {}
+    if any(split not in statistics for split in task.eval_splits):
+        raise UsageError(f"mteb does not state how many examples {task.metadata.name} has, so it is skipped.")
     sizes = {}
     for split in task.eval_splits:
-        by_subset = counted[split].get("hf_subset_descriptive_stats") or {}
-        parts = [by_subset[subset] for subset in task.hf_subsets if subset in by_subset] or [counted[split]]
+        by_subset = statistics[split].get("hf_subset_descriptive_stats") or {}
+        parts = [by_subset[subset] for subset in task.hf_subsets if subset in by_subset] or [statistics[split]]
         sizes[split] = sum(part["num_samples"] for part in parts)
     return sizes
 
 
 @contextmanager
-def _counted(transformer: SentenceTransformer, told: Callable[[int], None]) -> Iterator[None]:
-    """Tells how many texts a SentenceTransformer has encoded: mteb does not."""
+def _counting(transformer: SentenceTransformer, progress: Callable[[int], None]) -> Iterator[None]:
+    """Reports the number of texts that a SentenceTransformer has encoded, which mteb does not."""
     done = 0
 
     def count(module: Any, inputs: Any, output: Any) -> None:
         nonlocal done
         done += len(output["sentence_embedding"])
-        told(done)
+        progress(done)
 
     hook = transformer[-1].register_forward_hook(count)
     try:
         yield
     finally:
         hook.remove()
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

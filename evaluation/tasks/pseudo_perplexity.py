@@ -1,52 +1,55 @@
-"""Pseudo-perplexity by length: how well a masked language model uses a long text.
+"""Pseudo-perplexity by length: how well a masked language model uses long context.
 
 Pseudo-perplexity is exp of the mean cross-entropy of tokens, each masked alone (Salazar et al. 2020,
 "Masked Language Model Scoring", equation 2; by length in NeoBERT, Le Breton et al. 2025).
 
-Paper's protocol: documents of different lengths, a figure for each. A longer document is another document, too, so
-that length and text are confounded. The improved protocol takes long documents alone and keeps the target positions
-while the context around them grows; nothing but the context differs between two of its figures.
+Paper's protocol: one value per document, for documents of different lengths. Longer documents are different documents,
+so length and text are confounded. The improved protocol takes only long documents and keeps the target positions while
+the context around them grows, so that only the context differs.
 
-Figures per token are of one tokenizer. Figures per character compare tokenizers, with one caution: the rest of a word
-or of a character's bytes stays in sight, which favours tokenizers that cut finely (Kauf and Ivanova 2023).
+Values per token depend on the tokenizer. Values per character compare tokenizers, with one caveat: the rest of a word
+or of a character's bytes stays visible, which favours fine-grained tokenizers (Kauf and Ivanova 2023).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 
-from ..data import readers as datasets
+from ..data import readers
+from ..data.options import Data, Options
 from ..data.spans import special_tokens, with_characters
 from ..metrics.intervals import bootstrap
+from ..report.plots import Measured, legend_below, panels_of, short_labels, use_log_scale_if_wide
 from ..report.results import Measurement
-from .task import Data, Options, Outcome, Progress, Task
+from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..encoders.models import EvaluatedModel
 
 BINS = ((0, 1024), (1024, 2048), (2048, 4096), (4096, 8192))
-"""Tokens of a document, special ones included: above the first, up to the second."""
+"""Document lengths in tokens including special tokens: above the first number, up to the second."""
 
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192)
-"""Tokens that are read, special ones included."""
+"""Input lengths in tokens, including special tokens."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A token to be masked.
+    """A token to mask.
 
     Attributes:
-        row: token ids that are read, special ones included; several targets may share them.
-        position: its place in the row.
+        row: input ids, including special tokens; several targets may share a row.
+        position: index in the row.
     """
 
     row: Sequence[int]
@@ -55,12 +58,12 @@ class Target:
 
 @dataclass(frozen=True)
 class PseudoPerplexity(Task):
-    """Attributes are the settings.
+    """Lower is better.
 
     Attributes:
-        positions: masked positions of a document.
-        documents: documents of a bin (paper), or long ones (improved).
-        contexts: tokens of context; those beyond what the model reads are left out.
+        positions: masked positions per document.
+        documents: number of documents: per bin (paper), or in total (improved).
+        contexts: tokens of context; those beyond the model's maximum length are skipped.
     """
 
     positions: int = 64
@@ -68,67 +71,68 @@ class PseudoPerplexity(Task):
     contexts: tuple[int, ...] = CONTEXTS
 
     name: ClassVar[str] = "pseudo-perplexity"
+    hub_task: ClassVar[str] = "fill-mask"
+    highlights: ClassVar[tuple[Highlight, ...]] = (
+        Highlight("pseudo_perplexity", "Pseudo-perplexity at 1,024 tokens", context=1024),
+        Highlight("pseudo_perplexity", "Pseudo-perplexity at 8,192 tokens", context=8192),
+        Highlight("median_pseudo_perplexity", "Median pseudo-perplexity, paper's protocol", "paper"),
+    )
 
     @classmethod
     def for_options(cls, options: Options) -> PseudoPerplexity:
-        """With the protocol's settings."""
+        """The settings of the protocol."""
         if options.protocol == "paper":
             return cls(options, positions=100, documents=options.limit or 500, contexts=())
         return cls(options, documents=options.limit or 20)
 
     def load(self) -> Data:
-        """Texts of any length; which of them fit is seen when the model's tokenizer has cut them."""
-        return datasets.documents(self.options)
+        """Documents of any length; the tokenizer decides later which of them fit."""
+        return readers.documents(self.options)
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """Pseudo-perplexity by bin of length (paper) or by context (improved)."""
+        """Pseudo-perplexity by length of the document (paper) or by context (improved)."""
         if self.options.protocol == "paper":
             return self._by_document(model, data, progress)
         return self._by_context(model, data, progress)
 
     def _by_document(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        tokenizer, longest = model.tokenizer, model.max_length
-        bins: dict[tuple[int, int], list[tuple[int, list[int]]]] = {limits: [] for limits in BINS}
-        order = np.random.default_rng(self.options.seed).permutation(len(data.examples))
-        for index in order.tolist():
-            if all(len(found) >= self.documents for found in bins.values()):
-                break
-            ids = _ids(tokenizer, data.examples[index])
-            limits = next((limits for limits in BINS if limits[0] < len(ids) <= limits[1]), None)
-            if limits and len(ids) <= longest and len(ids) > 2 and len(bins[limits]) < self.documents:
-                bins[limits].append((index, ids))
-        chosen = [(limits, index, ids) for limits, found in bins.items() for index, ids in found]
-        if not chosen:
-            raise UsageError(f"{data.name}: no document is within the {longest:,} tokens that {model.name} reads.")
+        documents = self._documents_by_bin(model, data)
         drawn = np.random.default_rng([self.options.seed, 1])
-        # The paper draws with replacement, and never the special tokens at the ends.
-        places = [drawn.integers(1, len(ids) - 1, self.positions).tolist() for _, _, ids in chosen]
-        targets = [Target(ids, place) for (_, _, ids), at in zip(chosen, places, strict=True) for place in at]
-        losses = np.array(cross_entropies(model.masked_lm, tokenizer, targets, model.tokens_per_batch, progress))
-        instances = []
-        for (limits, index, ids), found in zip(chosen, losses.reshape(len(chosen), -1), strict=True):
-            value = float(np.exp(found.mean()))
-            instances.append({"document": index, "bin": list(limits), "length": len(ids), "pseudo_perplexity": value})
-        measurements = []
-        for limits in BINS:
-            of_bin = np.array([item["pseudo_perplexity"] for item in instances if item["bin"] == list(limits)])
-            if len(of_bin):
-                low, high = bootstrap((of_bin,), np.median, self.options.seed)
-                measurements.append(
-                    Measurement(
-                        "median_pseudo_perplexity",
-                        float(np.median(of_bin)),
-                        False,
-                        f"length-{limits[0]}-{limits[1]}",
-                        len(of_bin),
-                        low,
-                        high,
-                        context=limits[1],
-                    )
-                )
-        every = np.array([item["pseudo_perplexity"] for item in instances])
-        measurements.append(Measurement("median_pseudo_perplexity", float(np.median(every)), False, "", len(every)))
+        # Like the paper: with replacement, and without the special tokens.
+        targets = [
+            Target(ids, place)
+            for *_, ids in documents
+            for place in drawn.integers(1, len(ids) - 1, self.positions).tolist()
+        ]
+        losses = cross_entropies(model.masked_lm, model.tokenizer, targets, model.tokens_per_batch, progress)
+        values = np.exp(np.reshape(losses, (len(documents), -1)).mean(1))
+        instances = [
+            {"document": index, "bin": list(limits), "length": len(ids), "pseudo_perplexity": float(value)}
+            for (limits, index, ids), value in zip(documents, values, strict=True)
+        ]
+        metric, measurements = "median_pseudo_perplexity", []
+        for limits in dict.fromkeys(limits for limits, *_ in documents):
+            part = values[[limits == others for others, *_ in documents]]
+            low, high = bootstrap((part,), np.median, self.options.seed)
+            subset, median = f"length-{limits[0]}-{limits[1]}", float(np.median(part))
+            measurements.append(Measurement(metric, median, False, subset, len(part), low, high, context=limits[1]))
+        measurements.append(Measurement(metric, float(np.median(values)), False, examples=len(values)))
         return Outcome(measurements, instances)
+
+    def _documents_by_bin(self, model: EvaluatedModel, data: Data) -> list[tuple[tuple[int, int], int, list[int]]]:
+        """Limits of the bin, index and ids of random documents, bin by bin."""
+        bins: dict[tuple[int, int], list[tuple[int, list[int]]]] = {limits: [] for limits in BINS}
+        for index in np.random.default_rng(self.options.seed).permutation(len(data.examples)).tolist():
+            if all(len(documents) >= self.documents for documents in bins.values()):
+                break
+            ids: list[int] = model.tokenizer(data.examples[index], verbose=False)["input_ids"]
+            limits = next((limits for limits in BINS if limits[0] < len(ids) <= limits[1]), None)
+            if limits and 2 < len(ids) <= model.max_length and len(bins[limits]) < self.documents:
+                bins[limits].append((index, ids))
+        chosen = [(limits, index, ids) for limits, documents in bins.items() for index, ids in documents]
+        if not chosen:
+            raise UsageError(f"{data.name}: no document fits into the {model.max_length:,} tokens of {model.name}.")
+        return chosen
 
     def _by_context(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         tokenizer = model.tokenizer
@@ -136,29 +140,29 @@ class PseudoPerplexity(Task):
         if not contexts:
             raise UsageError(f"{model.name} reads {model.max_length:,} tokens, less than {min(self.contexts):,}.")
         before, after = special_tokens(tokenizer)
-        bare = len(before) + len(after)
-        # All targets lie in the innermost context, so that each larger one holds them, too.
-        inner = contexts[0] - bare
-        found = self._long_documents(tokenizer, data, contexts[-1] - bare, inner)
-        if not found:
-            raise UsageError(f"{data.name}: no document has {contexts[-1]:,} tokens. Name longer ones by --texts.")
+        special = len(before) + len(after)
+        # All targets are inside the smallest context, so every larger one contains them.
+        inner = contexts[0] - special
+        documents = self._long_documents(tokenizer, data, contexts[-1] - special, inner)
+        if not documents:
+            raise UsageError(f"{data.name}: no document has {contexts[-1]:,} tokens. Set --texts to longer ones.")
         drawn = np.random.default_rng(self.options.seed)
         targets, characters = [], []
-        for _, ids, shares in found:
+        for _, ids, shares in documents:
             places = drawn.choice(_known(tokenizer, ids, inner), min(self.positions, inner), replace=False)
             characters.append([shares[place] for place in places])
             for context in contexts:
-                start = len(ids) // 2 - (context - bare) // 2
-                row = [*before, *ids[start : start + context - bare], *after]
+                start = len(ids) // 2 - (context - special) // 2
+                row = [*before, *ids[start : start + context - special], *after]
                 targets += [Target(row, int(place) - start + len(before)) for place in places]
         losses = cross_entropies(model.masked_lm, tokenizer, targets, model.tokens_per_batch, progress)
-        table = np.array(losses).reshape(len(found), len(contexts), -1)
+        table = np.reshape(losses, (len(documents), len(contexts), -1))
         counts = np.array(characters)
         measurements: list[Measurement] = []
         for column, context in enumerate(contexts):
-            measurements += _figures(table[:, column], counts, f"context-{context}", context, self.options.seed)
-        # What stands for the whole is the longest context, which another model may not read.
-        measurements += _figures(table[:, -1], counts, "", contexts[-1], self.options.seed)
+            measurements += _measurements(table[:, column], counts, f"context-{context}", context, self.options.seed)
+        # The longest context represents the whole; it is part of the value, since other models may be shorter.
+        measurements += _measurements(table[:, -1], counts, "", contexts[-1], self.options.seed)
         instances = [
             {
                 "document": index,
@@ -167,30 +171,37 @@ class PseudoPerplexity(Task):
                 "cross_entropies": [round(float(loss), 5) for loss in table[row, column]],
                 "characters": counts[row].tolist(),
             }
-            for row, (index, _, _) in enumerate(found)
+            for row, (index, *_) in enumerate(documents)
             for column, context in enumerate(contexts)
         ]
         return Outcome(measurements, instances)
 
     def _long_documents(
-        self, tokenizer: PreTrainedTokenizerBase, data: Data, least: int, inner: int
+        self, tokenizer: PreTrainedTokenizerBase, data: Data, length: int, inner: int
     ) -> list[tuple[int, list[int], list[float]]]:
-        """Documents of so many tokens at least: number, ids, and how many characters each stands for."""
-        found: list[tuple[int, list[int], list[float]]] = []
+        """Index, ids and characters per token of random documents with at least `length` tokens."""
+        documents: list[tuple[int, list[int], list[float]]] = []
         for index in np.random.default_rng([self.options.seed, 2]).permutation(len(data.examples)).tolist():
-            # No tokenizer makes more tokens than bytes: shorter texts need not be cut at all.
-            if len(data.examples[index].encode()) < least:
+            # A text has at most as many tokens as bytes, so shorter ones are skipped untokenized.
+            if len(data.examples[index].encode()) < length:
                 continue
             ids, shares = with_characters(tokenizer, data.examples[index])
-            if len(ids) >= least and len(_known(tokenizer, ids, inner)) >= min(self.positions, inner):
-                found.append((index, ids, shares))
-            if len(found) == self.documents:
+            if len(ids) >= length and len(_known(tokenizer, ids, inner)) >= min(self.positions, inner):
+                documents.append((index, ids, shares))
+            if len(documents) == self.documents:
                 break
-        return found
+        return documents
+
+    @classmethod
+    def plot(cls, measured: Sequence[Measured]) -> Figure:
+        """Value by context (improved), or by length of the document with a histogram of lengths (paper)."""
+        if measured[0].rows[0].protocol == "paper":
+            return _plot_by_length(measured)
+        return _plot_by_context(measured)
 
 
 def _known(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], inner: int) -> list[int]:
-    """Places in the middle of a document that may be targets: an unknown token says too little to be guessed."""
+    """Places around the middle of a document that may be targets; unknown tokens are not predictable."""
     start = len(ids) // 2 - inner // 2
     return [place for place in range(start, start + inner) if ids[place] != tokenizer.unk_token_id]
 
@@ -207,32 +218,36 @@ def cross_entropies(
     Args:
         model: a masked language model in evaluation mode.
         tokenizer: its tokenizer.
-        targets: what is masked.
-        tokens_per_batch: tokens that are read at once.
-        progress: is told the share of tokens that are done.
+        targets: the tokens to mask.
+        tokens_per_batch: maximum tokens of a batch.
+        progress: called with the completed share.
     """
     import torch
 
     losses = [0.0] * len(targets)
-    total = sum(len(target.row) for target in targets)
+    lengths = [len(target.row) for target in targets]
+    # Similar lengths together for models that pad; the longest first, to run out of memory early.
+    order = sorted(range(len(targets)), key=lambda index: -lengths[index])
     done = 0
-    for batch in _by_length(targets, tokens_per_batch):
+    for places in batches([lengths[index] for index in order], tokens_per_batch):
+        batch = [order[place] for place in places]
         rows = []
         for index in batch:
             row = list(targets[index].row)
             row[targets[index].position] = int(tokenizer.mask_token_id)
             rows.append(row)
         logits = torch.cat(masked_logits(model, rows, [[targets[index].position] for index in batch]))
-        wanted = torch.tensor([targets[index].row[targets[index].position] for index in batch], device=logits.device)
-        found = torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
-        for index, loss in zip(batch, found, strict=True):
+        labels = torch.tensor([targets[index].row[targets[index].position] for index in batch], device=logits.device)
+        for index, loss in zip(
+            batch, torch.nn.functional.cross_entropy(logits, labels, reduction="none").tolist(), strict=True
+        ):
             losses[index] = loss
-        done += sum(len(row) for row in rows)
-        progress(done / total)
+        done += sum(map(len, rows))
+        progress(done / sum(lengths))
     return losses
 
 
-def _figures(
+def _measurements(
     losses: np.ndarray, characters: np.ndarray, subset: str, context: int, seed: int
 ) -> Iterator[Measurement]:
     """Per token and per character; `losses` and `characters` are `(documents, positions)`."""
@@ -246,13 +261,49 @@ def _figures(
         yield Measurement(metric, value, False, subset, losses.size, low, high, context=context)
 
 
-def _by_length(targets: Sequence[Target], limit: int) -> Iterable[list[int]]:
-    """Batches of equal or nearly equal lengths, for models that pad; the longest come first, when memory is tight."""
-    order = sorted(range(len(targets)), key=lambda index: -len(targets[index].row))
-    for batch in batches([len(targets[index].row) for index in order], limit):
-        yield [order[place] for place in batch]
+def _plot_by_context(measured: Sequence[Measured]) -> Figure:
+    figure, (axes,) = panels_of(1)
+    values: list[float] = []
+    ticks: set[int] = set()
+    for model, label in zip(measured, short_labels(measured), strict=True):
+        points = [
+            (row.context, row.value, row.low, row.high)
+            for row in model.rows
+            if row.metric == "pseudo_perplexity" and row.subset and row.context and row.value
+        ]
+        contexts, heights, low, high = zip(*points, strict=True)
+        (line,) = axes.plot(contexts, heights, marker="o", ms=4, label=label)
+        if None not in low:
+            axes.fill_between(contexts, low, high, alpha=0.2, color=line.get_color(), lw=0)
+        values += heights
+        ticks.update(contexts)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
+    axes.set_xlabel("tokens of context around the same targets")
+    axes.set_ylabel("pseudo-perplexity (lower is better)\nwith 95 % interval")
+    use_log_scale_if_wide(axes, values)
+    legend_below(figure, axes)
+    return figure
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
-    return ids
+def _plot_by_length(measured: Sequence[Measured]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (scatter, histogram) = panels_of(2)
+    values: list[float] = []
+    for model, label in zip(measured, short_labels(measured), strict=True):
+        lengths: list[Any] = [item["length"] for item in model.instances]
+        heights = [item["pseudo_perplexity"] for item in model.instances]
+        scatter.scatter(lengths, heights, s=6, alpha=0.5, label=label)
+        histogram.hist(lengths, bins=32, range=(0, 8192), histtype="step", label=label)
+        values += heights
+    if not use_log_scale_if_wide(scatter, values):
+        # Crop the few documents that every model predicts badly.
+        scatter.set_ylim(0, 1.1 * float(np.quantile(values, 0.98)))
+    scatter.set_xlabel("tokens of the document")
+    scatter.set_ylabel("pseudo-perplexity (lower is better)")
+    histogram.set_xlabel("tokens of the document")
+    histogram.set_ylabel("documents")
+    histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(figure, scatter)
+    return figure

@@ -1,4 +1,4 @@
-"""Several processes of one call, as `accelerate launch` starts them."""
+"""Several processes of one evaluation, as `accelerate launch` starts them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_
 
 
 def rank() -> int:
-    """Which of the processes this is; they share the work of fine-tuning, and the first does all the rest."""
+    """Rank of this process; all ranks share fine-tuning, and rank 0 does everything else."""
     return int(os.environ.get(_OWN_RANK, "0"))
 
 
 def work_alone() -> None:
-    """Gives this process one GPU of its own, and hides the others and the other processes from the libraries.
+    """Gives this process one GPU, and hides the other GPUs and processes from the libraries.
 
-    Grid points are independent of each other: each is trained by one process on one GPU, where a Trainer that saw them
-    all would spread every point over all of them. To be called before CUDA is used.
+    Grid points are independent, so each is trained by one process on one GPU; a Trainer that saw all GPUs would
+    spread every point over all of them. Call this before CUDA is used.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     os.environ[_OWN_RANK] = os.environ.get("RANK", "0")

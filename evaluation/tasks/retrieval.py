@@ -1,13 +1,14 @@
-"""Zero-shot retrieval: how well embeddings find the passage that belongs to a question, without any training.
+"""Zero-shot retrieval: how well embeddings find the passages that answer a question, without fine-tuning.
 
-Paper's protocol: of passages that answer the same question, the first is the query and the second the target, among
-the second ones of all. Improved: questions find passages, as users search.
+Paper's protocol: of two passages that answer the same question, the first is the query and the second the target,
+among the second passages of all questions. Improved: questions retrieve passages, as users search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,54 +16,67 @@ import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..data import readers as datasets
+from ..data import readers
+from ..data.options import Data, Options
 from ..data.readers import Search
 from ..encoders.embeddings import Embedder, embedder_of
 from ..report.results import Measurement
-from .task import Data, Options, Outcome, Progress, Task
+from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from ..encoders.models import EvaluatedModel
 
 SOURCES = ("miracl", "jsquad", "jaquad", "beir")
-"""Where questions are from; the first of them that the data folder holds is the default."""
+"""Datasets of questions; the default is the first one that the data folder contains."""
 
-# Passages whose embeddings are held at a time.
+# Passages embedded at a time.
 _CHUNK = 16_384
 _DEPTH = 100
 
-# With --limit so many passages are searched for each question, beside those that are relevant.
-_PASSAGES_OF_A_QUESTION = 20
+# Passages per question added to the relevant ones with --limit.
+_DISTRACTORS = 20
 
 
 @dataclass(frozen=True)
 class Retrieval(Task):
-    """Attributes are the settings.
+    """Ranking of passages by cosine similarity.
 
     Attributes:
         source: one of `SOURCES`; empty for the passage pairs of the paper's protocol.
-        pooling: of the embeddings.
+        pooling: pooling of the embeddings.
     """
 
     source: str = ""
     pooling: str = "auto"
 
     name: ClassVar[str] = "retrieval"
+    hub_task: ClassVar[str] = "sentence-similarity"
+    highlights: ClassVar[tuple[Highlight, ...]] = (Highlight("ndcg@10", "Retrieval nDCG@10"),)
+
+    @classmethod
+    def selectors(cls) -> tuple[str, ...]:
+        """`retrieval`, and `retrieval:SOURCE` for each source."""
+        return (cls.name, *(f"{cls.name}:{source}" for source in SOURCES))
+
+    @classmethod
+    def select(cls, selector: str) -> Sequence[Callable[[Options], Task]]:
+        """The task with the source that the selector names."""
+        if selector not in cls.selectors():
+            raise UsageError(f"--tasks {selector}: no such task. Choose from {', '.join(cls.selectors())}.")
+        return [partial(cls.for_options, source=selector.partition(":")[2])]
 
     @classmethod
     def for_options(cls, options: Options, source: str = "") -> Retrieval:
-        """With the protocol's settings.
+        """The settings of the protocol.
 
         Raises:
-            UsageError: a source under the paper's protocol, or an unknown one.
+            UsageError: a source with the paper's protocol.
         """
-        if source and source not in SOURCES:
-            raise UsageError(f"retrieval:{source}: choose retrieval:{', retrieval:'.join(SOURCES)}.")
-        if options.protocol == "paper":
-            if source:
-                raise UsageError(f"retrieval:{source} is of the improved protocol; the paper's is plain retrieval.")
-            return cls(options, "", options.pooling)
-        return cls(options, source or _first_source(options), options.pooling)
+        if options.protocol != "paper":
+            return cls(options, source or _first_source(options), options.pooling)
+        if source:
+            raise UsageError(f"retrieval:{source} needs --protocol improved; the paper's task is retrieval.")
+        return cls(options, "", options.pooling)
 
     @property
     def selector(self) -> str:
@@ -70,36 +84,33 @@ class Retrieval(Task):
         return f"{self.name}:{self.source}" if self.source else self.name
 
     def load(self) -> Data:
-        """The questions, their passages and which belong together; `examples` are the questions' ids with them."""
+        """The ids of the questions, with their passages."""
         if self.source:
-            found = datasets.questions(self.options, self.source)
-            search: Search = found.examples[0]
+            data = readers.questions(self.options, self.source)
+            search: Search = data.examples[0]
         else:
-            found = datasets.passage_pairs(self.options)
-            search = search_of_pairs(found.examples)
-        limit = self.options.limit
-        kept = search if limit is None else part(search, limit, _PASSAGES_OF_A_QUESTION * limit)
-        return Data(found.name, found.revision, found.split, _Questions(kept))
+            data = readers.passage_pairs(self.options)
+            search = search_of_pairs(data.examples)
+        if self.options.limit is not None:
+            search = subset(search, self.options.limit, _DISTRACTORS * self.options.limit)
+        return Data(data.name, data.revision, data.split, Questions(search))
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """nDCG@10, recall@10, recall@100 and MRR@10; the paper's protocol has recall@10 and MRR@10 alone."""
-        assert isinstance(data.examples, _Questions)
+        """nDCG@10, recall@10, recall@100 and MRR@10; only recall@10 and MRR@10 in the paper's protocol."""
+        assert isinstance(data.examples, Questions)
         search = data.examples.search
         ranked = rank(embedder_of(model, self.pooling), search, progress, as_questions=bool(self.source))
-        metrics = ("ndcg@10", "recall@10", "recall@100", "mrr@10") if self.source else ("recall@10", "mrr@10")
-        by_query = {query: ranking_metrics(ranked[query], search.relevant[query]) for query in search.queries}
-        measurements = [
-            Measurement(metric, float(np.mean([figures[metric] for figures in by_query.values()])), scale=100)
-            for metric in metrics
-        ]
+        values = ranking_metrics(ranked, search.relevant)
+        metrics = values if self.source else ("recall@10", "mrr@10")
+        measurements = [Measurement(metric, values[metric], scale=100) for metric in metrics]
         instances = [
             {"query": query, "top": ranked[query][:10], "relevant": search.relevant[query]} for query in search.queries
         ]
         return Outcome(measurements, instances)
 
 
-class _Questions(Sequence[Any]):
-    """The questions of a search, so that their number is the number of examples."""
+class Questions(Sequence[str]):
+    """The ids of the questions of a retrieval dataset; its length is the number of examples."""
 
     def __init__(self, search: Search) -> None:
         self.search = search
@@ -112,23 +123,23 @@ class _Questions(Sequence[Any]):
         return self._ids[index]
 
 
-def part(search: Search, questions: int, others: int) -> Search:
-    """A smaller search for a quick look: easier than the whole, so never to be compared with it.
+def subset(search: Search, questions: int, distractors: int) -> Search:
+    """A small, easier dataset for a quick look; its values are not comparable with the whole.
 
     Args:
-        search: the whole.
-        questions: how many of its first questions are kept, with what is relevant to them.
-        others: how many of its first passages that are relevant to none of these are kept as well.
+        search: the whole dataset.
+        questions: number of questions kept, from the beginning, with their relevant passages.
+        distractors: number of other passages kept, from the beginning.
     """
     queries = dict(list(search.queries.items())[:questions])
     relevant = {query: search.relevant[query] for query in queries}
     needed = {passage for grades in relevant.values() for passage in grades}
-    needed.update(islice((passage for passage in search.corpus if passage not in needed), others))
+    needed.update(islice((passage for passage in search.corpus if passage not in needed), distractors))
     return Search({name: text for name, text in search.corpus.items() if name in needed}, queries, relevant)
 
 
 def search_of_pairs(pairs: Sequence[tuple[str, str]]) -> Search:
-    """Each first passage is to find its second one; equal second ones are one passage."""
+    """A dataset in which each first passage retrieves its second one; equal second passages are one passage."""
     ids: dict[str, str] = {}
     for _, second in pairs:
         ids.setdefault(second, f"p{len(ids)}")
@@ -140,71 +151,81 @@ def search_of_pairs(pairs: Sequence[tuple[str, str]]) -> Search:
 def rank(
     embedder: Embedder, search: Search, progress: Progress = lambda share: None, as_questions: bool = True
 ) -> dict[str, list[str]]:
-    """The nearest passages of each question by cosine, the nearest first, 100 at most.
+    """At most 100 passages per question by cosine similarity, the closest first.
+
+    Equal similarities are ordered by place in the corpus, whether a passage is relevant or not.
 
     Args:
-        embedder: encodes both sides.
+        embedder: embeds both sides.
         search: questions and passages.
-        progress: is told the share of texts that are done.
-        as_questions: whether the model's own prompts for queries and documents are used, if it has any.
+        progress: called with the completed share of texts.
+        as_questions: whether to use the model's prompts for queries and documents, if it has any.
     """
     queries, passages = list(search.queries), list(search.corpus)
     total = len(queries) + len(passages)
-    asked = embedder.encode(
+    query_vectors = embedder.encode(
         list(search.queries.values()),
         "query" if as_questions else None,
         lambda share: progress(share * len(queries) / total),
     )
     depth = min(_DEPTH, len(passages))
     scores = np.empty((len(queries), 0), np.float32)
-    numbers = np.empty((len(queries), 0), np.int64)
+    places = np.empty((len(queries), 0), np.int64)
     for start in range(0, len(passages), _CHUNK):
-        chunk = passages[start : start + _CHUNK]
+        texts = [search.corpus[passage] for passage in passages[start : start + _CHUNK]]
 
-        def of_chunk(share: float, start: int = start, size: int = len(chunk)) -> None:
+        def report(share: float, start: int = start, size: int = len(texts)) -> None:
             progress((len(queries) + start + share * size) / total)
 
-        texts = [search.corpus[passage] for passage in chunk]
-        found = asked @ embedder.encode(texts, "document" if as_questions else None, of_chunk).T
-        scores = np.concatenate([scores, found], axis=1)
-        numbers = np.concatenate([numbers, np.tile(np.arange(start, start + len(chunk)), (len(queries), 1))], axis=1)
-        # Among equals the earlier passage goes first, whatever the chunks.
-        kept = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-        scores, numbers = np.take_along_axis(scores, kept, 1), np.take_along_axis(numbers, kept, 1)
-    return {query: [passages[number] for number in row] for query, row in zip(queries, numbers.tolist(), strict=True)}
+        vectors = embedder.encode(texts, "document" if as_questions else None, report)
+        scores = np.concatenate([scores, query_vectors @ vectors.T], axis=1)
+        chunk = np.arange(start, start + len(texts))
+        places = np.concatenate([places, np.tile(chunk, (len(queries), 1))], axis=1)
+        # A stable sort keeps equal scores in the order of the corpus.
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        scores, places = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
+    return {query: [passages[place] for place in row] for query, row in zip(queries, places.tolist(), strict=True)}
 
 
-def ranking_metrics(ranked: Sequence[str], relevant: Mapping[str, int]) -> dict[str, float]:
-    """Figures of one question.
+def ranking_metrics(
+    rankings: Mapping[str, Sequence[str]], relevant: Mapping[str, Mapping[str, int]]
+) -> dict[str, float]:
+    """Means over questions of nDCG@10, recall@10, recall@100 and MRR@10.
 
-    nDCG@10 has linear gains, grade / log2(rank + 1), as trec_eval and BEIR have (Järvelin and Kekäläinen 2002).
+    nDCG has linear gains like trec_eval and BEIR: grade / log2(rank + 1) (Järvelin and Kekäläinen 2002).
 
     Args:
-        ranked: passages, the nearest first.
-        relevant: grades of the relevant ones, from 1.
+        rankings: for each question, passages with the best first, without ties.
+        relevant: for each question, the grade (1 or higher) of each relevant passage.
     """
-    gains = [relevant.get(passage, 0) for passage in ranked]
-    ideal = sorted(relevant.values(), reverse=True)
-    first = next((place for place, gain in enumerate(gains[:10], start=1) if gain), None)
+    from sklearn.metrics import ndcg_score
+
+    depth = max(len(ranking) for ranking in rankings.values())
+    # Columns: the ranked passages, then the relevant ones that were not retrieved; scikit-learn needs two or more.
+    gains = np.zeros((len(rankings), depth + max(map(len, relevant.values())) + 1))
+    for row, (query, ranking) in zip(gains, rankings.items(), strict=True):
+        grades = dict(relevant[query])
+        row[: len(ranking)] = [grades.pop(passage, 0) for passage in ranking]
+        row[depth : depth + len(grades)] = list(grades.values())
+    descending = np.broadcast_to(-np.arange(gains.shape[1]), gains.shape)
+    hits = gains[:, :depth] > 0
+    relevant_counts = (gains > 0).sum(1)
+    top = hits[:, :10]
     return {
-        "ndcg@10": _dcg(gains[:10]) / _dcg(ideal[:10]),
-        "recall@10": sum(gain > 0 for gain in gains[:10]) / len(relevant),
-        "recall@100": sum(gain > 0 for gain in gains[:100]) / len(relevant),
-        "mrr@10": 1 / first if first else 0.0,
+        "ndcg@10": float(ndcg_score(gains, descending, k=10, ignore_ties=True)),
+        "recall@10": float((top.sum(1) / relevant_counts).mean()),
+        "recall@100": float((hits[:, :100].sum(1) / relevant_counts).mean()),
+        "mrr@10": float(np.where(top.any(1), 1 / (top.argmax(1) + 1), 0).mean()),
     }
-
-
-def _dcg(gains: Sequence[int]) -> float:
-    return float(sum(gain / np.log2(place + 1) for place, gain in enumerate(gains, start=1)))
 
 
 def _first_source(options: Options) -> str:
     if options.data_dir is None:
         return SOURCES[0]
     for source in SOURCES:
-        if datasets.holds(options.data_dir, source):
+        if readers.holds(options.data_dir, source):
             return source
     raise UsageError(
-        f"--data-dir {options.data_dir} holds no questions with passages: neither MIRACL with its passages, nor "
+        f"--data-dir {options.data_dir} contains no questions with passages: neither MIRACL with its passages, nor "
         "JSQuAD, JaQuAD or a folder in BEIR's layout."
     )

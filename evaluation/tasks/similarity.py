@@ -1,7 +1,8 @@
-"""Similarity distribution: how far passages that belong together lie apart, and how far any two passages do."""
+"""Similarity distribution: distances of related passages, and of random pairs of passages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,13 +10,19 @@ import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..data import readers as datasets
+from ..data import readers
+from ..data.options import Data, Options
 from ..encoders.embeddings import embedder_of
+from ..report.plots import Measured, legend_below, panels_of, short_labels
 from ..report.results import Measurement
-from .task import Data, Options, Outcome, Progress, Task
+from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..encoders.models import EvaluatedModel
+
+_KINDS = {"positive": "related passages", "random": "random pairs"}
 
 
 @dataclass(frozen=True)
@@ -23,32 +30,31 @@ class Similarity(Task):
     """Squared distances on the unit sphere, from 0 to 4; the same in both protocols.
 
     Attributes:
-        pairs: pairs of either kind at most.
-        pooling: of the embeddings.
+        pairs: maximum number of pairs of each kind.
+        pooling: pooling of the embeddings.
     """
 
     pairs: int = 2000
     pooling: str = "auto"
 
     name: ClassVar[str] = "similarity"
+    hub_task: ClassVar[str] = "sentence-similarity"
+    highlights: ClassVar[tuple[Highlight, ...]] = (Highlight("auc", "Similarity AUC"),)
 
     @classmethod
     def for_options(cls, options: Options) -> Similarity:
-        """With the protocol's settings."""
-        # One pair alone has no other to be compared with.
+        """At least two pairs: random pairs need two."""
         return cls(options, max(2, options.limit or 2000), options.pooling)
 
     def load(self) -> Data:
-        """Pairs of passages that belong together."""
-        found = datasets.passage_pairs(self.options)
-        if len(found.examples) < 2:
-            raise UsageError(f"{found.name}: random pairs need two pairs of passages or more.")
-        return Data(
-            found.name, found.revision, found.split, datasets.some(found.examples, self.pairs, self.options.seed)
-        )
+        """Pairs of related passages."""
+        data = readers.passage_pairs(self.options)
+        if len(data.examples) < 2:
+            raise UsageError(f"{data.name}: random pairs need at least two pairs of passages.")
+        return Data(data.name, data.revision, data.split, readers.sample(data.examples, self.pairs, self.options.seed))
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """Means of both kinds, and the AUC: how often a pair that belongs together is nearer than a random one."""
+        """Mean distances, and the AUC: how often a related pair is closer than a random pair."""
         from sklearn.metrics import roc_auc_score
 
         from ..metrics.alignment.alignment import squared_distances
@@ -57,19 +63,41 @@ class Similarity(Task):
         vectors = embedder_of(model, self.pooling).encode(texts, progress=progress)
         places = {text: place for place, text in enumerate(texts)}
         firsts, seconds = (vectors[[places[pair[side]] for pair in data.examples]] for side in (0, 1))
-        # Turned by any number but 0, no passage meets its own partner.
-        turn = int(np.random.default_rng(self.options.seed).integers(1, len(firsts)))
-        positive, random = squared_distances(firsts, seconds), squared_distances(firsts, np.roll(seconds, turn, 0))
-        kinds = np.repeat([1, 0], [len(positive), len(random)])
-        auc = roc_auc_score(kinds, -np.concatenate([positive, random]))
+        # A shift other than 0 pairs no passage with its own partner.
+        shift = int(np.random.default_rng(self.options.seed).integers(1, len(firsts)))
+        distances = {
+            "positive": squared_distances(firsts, seconds),
+            "random": squared_distances(firsts, np.roll(seconds, shift, 0)),
+        }
+        kinds = np.repeat([1, 0], len(firsts))
+        auc = float(roc_auc_score(kinds, -np.concatenate(list(distances.values()))))
         measurements = [
-            Measurement("auc", float(auc), scale=100),
-            Measurement("squared_distance", float(positive.mean()), False, "positive"),
-            Measurement("squared_distance", float(random.mean()), True, "random"),
+            Measurement("auc", auc, scale=100),
+            Measurement("squared_distance", float(distances["positive"].mean()), False, "positive"),
+            Measurement("squared_distance", float(distances["random"].mean()), True, "random"),
         ]
         instances = [
-            {"kind": kind, "squared_distance": float(value)}
-            for kind, values in (("positive", positive), ("random", random))
-            for value in values
+            {"kind": kind, "squared_distance": float(value)} for kind, values in distances.items() for value in values
         ]
         return Outcome(measurements, instances)
+
+    @classmethod
+    def plot(cls, measured: Sequence[Measured]) -> Figure:
+        """Histograms of the cosine similarities, one panel per model."""
+        figure, panels = panels_of(len(measured))
+        # On the unit sphere, |a − b|² = 2 − 2·cos.
+        cosines = [
+            [[1 - item["squared_distance"] / 2 for item in model.instances if item["kind"] == kind] for kind in _KINDS]
+            for model in measured
+        ]
+        lowest = min(cosine for kinds in cosines for values in kinds for cosine in values)
+        labels = short_labels(measured)
+        for axes, model, label, kinds in zip(panels, measured, labels, cosines, strict=True):
+            for values, kind in zip(kinds, _KINDS.values(), strict=True):
+                axes.hist(values, bins=40, range=(min(lowest, 0.0), 1.0), alpha=0.6, density=True, label=kind)
+            auc = model.value("auc")
+            axes.set_title(f"{label}   AUC {auc:.3f}" if auc is not None else label, fontsize=9)
+            axes.set_xlabel("cosine similarity")
+            axes.set_ylabel("density")
+        legend_below(figure, panels[0])
+        return figure

@@ -1,75 +1,41 @@
-"""What every evaluation is: settings, data, and a measurement of a model on them."""
+"""The base class of evaluation tasks.
+
+A task is one module of this package. It declares everything that is specific to it: its name, its settings, how it
+loads data and measures a model, its plot, and its place in model cards. `registry` finds it by its class.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..report.results import Measurement
+from llm_jp_modernbert.core.errors import UsageError
+
+from ..data.options import Data, Options
+from ..report.results import Measurement, Row
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..encoders.models import EvaluatedModel
+    from ..report.plots import Measured
 
 Progress = Callable[[float], None]
-"""Is told the share of the work that is done, from 0 to 1."""
+"""Called with the completed share of the work, from 0 to 1."""
 
 PROTOCOLS = ("improved", "paper")
-"""`paper` is what the paper does; `improved` what this project holds to be better."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for, for all tasks.
-
-    Attributes:
-        protocol: one of `PROTOCOLS`.
-        data_dir: local data in their official layout; without it they come from the Hub.
-        train_files: files to fine-tune on in the place of a task's own, in the same layout.
-        texts: JSON-lines files of documents, for tasks that measure on any text, in the place of their own.
-        prompts: of the fill-mask test in the place of those that come with the package: a file, or `ORG/NAME[@REV]`.
-        seed: of everything that is drawn.
-        limit: at most so many examples of a task, for a quick look; None for all.
-        learning_rates: of the grid of fine-tuning in the place of the protocol's; none for these.
-        epochs: as well.
-        pooling: how tokens make an embedding: `auto`, `mean`, `cls` or `last-K-layers`.
-        work_dir: for what is worth keeping of an unfinished measurement.
-    """
-
-    protocol: str = "improved"
-    data_dir: Path | None = None
-    train_files: tuple[Path, ...] = ()
-    texts: tuple[Path, ...] = ()
-    prompts: Path | None = None
-    seed: int = 0
-    limit: int | None = None
-    learning_rates: tuple[float, ...] = ()
-    epochs: tuple[int, ...] = ()
-    pooling: str = "auto"
-    work_dir: Path | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """Examples and their origin; attributes as in `results.Run`."""
-
-    name: str
-    revision: str
-    split: str
-    examples: Sequence[Any]
-    train_files: tuple[str, ...] = ()
-    text_files: tuple[str, ...] = ()
+"""`paper` repeats the paper; `improved` is this project's recommendation."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found.
+    """Result of a task.
 
     Attributes:
-        measurements: its figures.
-        instances: what the model gave for each example, as plain values.
+        measurements: its values.
+        instances: the model's output for each example, as plain values.
     """
 
     measurements: list[Measurement]
@@ -77,27 +43,76 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Task(ABC):
-    """One evaluation. Its fields are its settings, which stand in every result.
+class Highlight:
+    """A value that represents its task in the table of training states of a model card.
 
     Attributes:
-        options: what was asked for all tasks.
+        metric: name of the metric.
+        label: column heading.
+        protocol: protocol of the value.
+        context: tokens of context of the value; None for a value over all of the data.
+    """
+
+    metric: str
+    label: str
+    protocol: str = "improved"
+    context: int | None = None
+
+    def matches(self, row: Row) -> bool:
+        """Whether a row of the task contains the value."""
+        part = row.context == self.context if self.context else not row.subset
+        return part and (row.metric, row.protocol) == (self.metric, self.protocol) and row.split != "dev"
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One evaluation. Its fields are its settings, which every result contains.
+
+    Attributes:
+        options: options shared by all tasks.
     """
 
     options: Options
 
     name: ClassVar[str]
-    """As `--tasks` names it."""
+    """Name for `--tasks` and in results."""
+
+    hub_task: ClassVar[str]
+    """Task type of the Hub (huggingface.co/tasks), for model cards."""
+
+    highlights: ClassVar[tuple[Highlight, ...]] = ()
+    """Values for the table of training states of a model card."""
 
     averaged_with: ClassVar[tuple[str, ...]] = ()
-    """Tasks whose main metric is averaged with that of this task, itself included."""
+    """Tasks whose main metric the leaderboard averages with that of this task, itself included."""
 
     shared: ClassVar[bool] = False
-    """Whether several processes share the work of a measurement; else the first does it alone."""
+    """Whether several processes share a measurement; if not, the first process makes it alone."""
+
+    @classmethod
+    def selectors(cls) -> tuple[str, ...]:
+        """Values of `--tasks` that select this task: its name, or `name:argument`."""
+        return (cls.name,)
+
+    @classmethod
+    def select(cls, selector: str) -> Sequence[Callable[[Options], Task]]:
+        """Constructors of the tasks that a value of `--tasks` selects.
+
+        Raises:
+            UsageError: unknown argument.
+        """
+        if selector != cls.name:
+            raise UsageError(f"--tasks {selector}: no such task. Choose from {', '.join(cls.selectors())}.")
+        return [cls.for_options]
+
+    @classmethod
+    def for_options(cls, options: Options) -> Task:
+        """The task with the settings of the protocol."""
+        return cls(options)
 
     @property
     def title(self) -> str:
-        """What results call it."""
+        """The task's name in results."""
         return self.name
 
     @property
@@ -106,7 +121,7 @@ class Task(ABC):
         return self.name
 
     def settings(self) -> dict[str, Any]:
-        """The protocol's settings as plain values."""
+        """The settings as plain values."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "options"}
         return {**own, "limit": self.options.limit}
 
@@ -115,7 +130,7 @@ class Task(ABC):
         """Reads the data.
 
         Raises:
-            UsageError: they cannot be had, with a word on where to get them, or are not what they ought to be.
+            UsageError: the data are missing (the message says where to get them) or invalid.
         """
 
     @abstractmethod
@@ -123,5 +138,15 @@ class Task(ABC):
         """Measures a model.
 
         Raises:
-            UsageError: the model cannot be measured so.
+            UsageError: the task does not apply to the model.
         """
+
+    @classmethod
+    def plot(cls, measured: Sequence[Measured]) -> Figure | None:
+        """Plots comparable results of one protocol, one per model; None if the task has no plot."""
+        return None
+
+    @classmethod
+    def compare(cls, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
+        """Markdown that compares the outputs of several models for the same examples; None if there is none."""
+        return None

@@ -120,7 +120,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
     Raises:
         UsageError: the model has no results, or matplotlib is missing.
     """
-    from llm_jp_modernbert.evaluation.report.plots import is_plotted, plot_all
+    from llm_jp_modernbert.evaluation.plots import plot_all
 
     rows: list[Row] = []
     others: set[str] = set()
@@ -144,8 +144,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
         if not rows:
             known = f" It holds results of {', '.join(sorted(others))}." if others else ""
             raise UsageError(f"--results {measured.folder}: no result of this model's weights.{known}")
-        if any(is_plotted(row.task, row.protocol) for row in rows):
-            plot_all(Results(temporary), folder / ASSETS)
+        plot_all(Results(temporary), folder / ASSETS)
     return rows
 
 
