@@ -10,7 +10,7 @@ import typer
 
 from .data.options import Options
 
-DEFAULT_TASKS = "fill-mask,pseudo-perplexity,retrieval,alignment-uniformity,similarity"
+DEFAULT_TASKS = "fill-mask, pseudo-perplexity, retrieval, alignment-uniformity, similarity"
 
 
 def _print_tasks(requested: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llm_jp_modernbert.evaluation.report.results import READ_OFF
+from llm_jp_modernbert.evaluation.tasks.registry import task_class
 
 from . import commands, formatting, tables
 from .check import is_repository
@@ -25,21 +26,6 @@ if TYPE_CHECKING:
     from .facts import ModelFacts
 
 _TEMPLATE = "templates/model_card.md"
-_HUB_TASKS = {
-    "fill-mask": "fill-mask",
-    "fill-mask-published-tokenizer": "fill-mask",
-    "pseudo-perplexity": "fill-mask",
-    "retrieval": "sentence-similarity",
-    "alignment-uniformity": "sentence-similarity",
-    "similarity": "sentence-similarity",
-    "jsts": "sentence-similarity",
-    "jnli": "text-classification",
-    "jcola": "text-classification",
-    "marc-ja": "text-classification",
-    "jcommonsenseqa": "multiple-choice",
-    "jsquad": "question-answering",
-    "ner": "token-classification",
-}
 
 
 def model_card(facts: ModelFacts) -> ModelCard:
@@ -157,11 +143,12 @@ def _tags(facts: ModelFacts) -> Iterator[str]:
 def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
     from huggingface_hub import EvalResult
 
+    task = task_class(row.selector or row.task)
     repository, config = _hub_dataset(row.dataset)
     arguments = {} if facts.source else {"seed": row.seed}
     arguments |= {"examples": row.examples} if row.examples else {}
     return EvalResult(
-        task_type=_HUB_TASKS.get(row.task, row.task),
+        task_type=task.hub_task if task else row.task,
         dataset_type=repository or row.dataset,
         dataset_name=row.dataset,
         dataset_config=config,

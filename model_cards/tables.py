@@ -13,6 +13,7 @@ from llm_jp_modernbert.core.references import is_local_path
 from llm_jp_modernbert.evaluation.report.leaderboard import Cell, Column, Leaderboard, column_of, leaderboard
 from llm_jp_modernbert.evaluation.report.results import READ_OFF
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
+from llm_jp_modernbert.evaluation.tasks.registry import task_classes
 
 from .facts import count_parameters, read_config
 from .formatting import Markdown, code, duration, fence, in_words, number, percent, table
@@ -21,20 +22,6 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.report.results import Row
 
     from .facts import Finding, ModelFacts
-
-_KEY_METRICS = {
-    ("fill-mask", "improved", "top1_accuracy", ""): "Fill-mask top-1",
-    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-1024"): "Pseudo-perplexity at 1,024 tokens",
-    ("pseudo-perplexity", "improved", "pseudo_perplexity", "context-8192"): "Pseudo-perplexity at 8,192 tokens",
-    ("pseudo-perplexity", "paper", "median_pseudo_perplexity", ""): "Median pseudo-perplexity, paper protocol",
-    ("alignment-uniformity", "improved", "alignment", ""): "Alignment",
-    ("alignment-uniformity", "improved", "uniformity", ""): "Uniformity",
-    ("similarity", "improved", "auc", ""): "Similarity AUC",
-    ("retrieval", "improved", "ndcg@10", ""): "Retrieval nDCG@10",
-    ("jsts", "improved", "spearman", ""): "JSTS Spearman",
-    ("jsts", "paper", "pearson", ""): "JSTS Pearson, paper protocol",
-}
-"""Columns of the table of checkpoints: task, protocol, metric and subset, with the heading."""
 
 _SELECTION = ("context", "train_files", "selected_on", "learning_rate", "epochs", "train_examples")
 """Fields of a result shown with its settings."""
@@ -192,16 +179,17 @@ def evaluated_checkpoints(facts: ModelFacts) -> Markdown | None:
         ]
         for checkpoint in facts.evaluated_checkpoints
     ]
-    for key, title in _KEY_METRICS.items():
+    highlights = [(task, value) for task in dict.fromkeys(task_classes().values()) for value in task.highlights]
+    for task, highlight in highlights:
         board = leaderboard(
             replace(row, model=checkpoint.name, revision="", subset="")
             for checkpoint in facts.evaluated_checkpoints
             for row in checkpoint.rows
-            if (row.task, row.protocol, row.metric, row.subset) == key and row.split != "dev"
+            if row.task == task.name and highlight.matches(row)
         )
         for column in board.columns:
             _, metric, *distinction = board.heading(column)
-            heads.append(" ".join([title, metric[-1], *(f"({part})" for part in distinction)]))
+            heads.append(" ".join([highlight.label, metric[-1], *(f"({part})" for part in distinction)]))
             for line, checkpoint in zip(lines, facts.evaluated_checkpoints, strict=True):
                 line.append(board.text(checkpoint.name, column))
     return table(heads, lines, numbers=len(heads) - 1)

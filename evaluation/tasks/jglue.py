@@ -152,7 +152,7 @@ class Jsts(Jglue):
     hub_task: ClassVar[str] = "sentence-similarity"
     highlights: ClassVar[tuple[Highlight, ...]] = (
         Highlight("spearman", "JSTS Spearman"),
-        Highlight("pearson", "JSTS Pearson, paper's protocol", "paper"),
+        Highlight("pearson", "JSTS Pearson, paper protocol", "paper"),
     )
     averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
     metric: ClassVar[str] = "pearson"

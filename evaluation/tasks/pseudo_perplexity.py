@@ -75,7 +75,7 @@ class PseudoPerplexity(Task):
     highlights: ClassVar[tuple[Highlight, ...]] = (
         Highlight("pseudo_perplexity", "Pseudo-perplexity at 1,024 tokens", context=1024),
         Highlight("pseudo_perplexity", "Pseudo-perplexity at 8,192 tokens", context=8192),
-        Highlight("median_pseudo_perplexity", "Median pseudo-perplexity, paper's protocol", "paper"),
+        Highlight("median_pseudo_perplexity", "Median pseudo-perplexity, paper protocol", "paper"),
     )
 
     @classmethod

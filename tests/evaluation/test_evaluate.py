@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from evaluation_data import write_lines
+from evaluation_data import make_task, write_lines
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from rich.console import Console
@@ -31,15 +31,15 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.evaluation.data.options import Options
 from llm_jp_modernbert.evaluation.encoders.embeddings import sentence_transformer
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.interrupts import Interrupts
+from llm_jp_modernbert.evaluation.plots import plot_all
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
-from llm_jp_modernbert.evaluation.report.plots import _japanese_font, plot_all, trajectories
-from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Row, Run, read_rows
-from llm_jp_modernbert.evaluation.tasks.retrieval import _Questions
-from llm_jp_modernbert.evaluation.tasks.task import Options
+from llm_jp_modernbert.evaluation.report.plots import japanese_font
+from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Row, Run, read_rows, trajectories
+from llm_jp_modernbert.evaluation.tasks.retrieval import Questions
 
 INFERENCE = "fill-mask,retrieval,alignment-uniformity,similarity"
 
@@ -79,7 +79,7 @@ def test_what_is_done_is_not_done_again(out: Path, modernbert: Path, small_data:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     common = ["--data-dir", small_data, "--limit", "20", "--device", "cpu", "--out", out]
     done = invoke("evaluate", modernbert, "--tasks", INFERENCE, *common)
-    assert done.output.count("done before") == 4
+    assert done.output.count("already measured") == 4
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
 
 
@@ -188,11 +188,10 @@ def test_the_screen_shows_names_and_the_majority_baseline(width: int, out: Path)
 
 
 def test_a_quick_look_searches_a_part(small_data: Path) -> None:
-    task = TASKS["retrieval:jaquad"]
-    whole = task(Options(data_dir=small_data)).load().examples
-    quick = task(Options(data_dir=small_data, limit=1)).load().examples
-    assert isinstance(whole, _Questions)
-    assert isinstance(quick, _Questions)
+    whole = make_task("retrieval:jaquad", Options(data_dir=small_data)).load().examples
+    quick = make_task("retrieval:jaquad", Options(data_dir=small_data, limit=1)).load().examples
+    assert isinstance(whole, Questions)
+    assert isinstance(quick, Questions)
     assert list(quick) == list(whole)[:1]
     assert set(quick.search.relevant[quick[0]]) < set(quick.search.corpus)
     assert len(quick.search.corpus) == 1 + min(20, len(whole.search.corpus) - 1)
@@ -207,7 +206,7 @@ def test_plots(out: Path, tmp_path: Path) -> None:
 
 
 def test_the_font_of_plots_has_japanese_letters() -> None:
-    font = FT2Font(font_manager.findfont(_japanese_font()))
+    font = FT2Font(font_manager.findfont(japanese_font()))
     assert all(font.get_char_index(ord(letter)) for letter in "日本語モデルの評価")
 
 
@@ -257,7 +256,7 @@ def test_an_interrupt_that_python_forgets_is_raised_again() -> None:
     ("arguments", "message"),
     [
         (["--tasks", "jnlp"], "no such task"),
-        (["--tasks", ","], "names no task"),
+        (["--tasks", ","], "--tasks is empty"),
         (["--tasks", "similarity", "--device", "cuda:99"], "--device cuda:99: not available here"),
         (["--tasks", "jsts", "--data-dir", "nowhere"], "no such folder"),
         (["--tasks", "fill-mask", "--prompts", "nowhere.jsonl"], "no such file"),
@@ -286,7 +285,7 @@ def test_one_bad_model_does_not_end_the_others(modernbert: Path, small_data: Pat
     done = invoke("evaluate", *models, "--tasks", "fill-mask,similarity", *common)
     text = " ".join((done.output + str(done.exception)).split())
     assert isinstance(done.exception, UsageError)
-    assert "4 measurements were not made" in text
+    assert "4 measurements failed" in text
     assert "its tokenizer has" in text
     assert "but the model a vocabulary of 20" in text
     assert {(row.task, row.model) for row in Results(tmp_path / "out").rows()} == {
@@ -303,8 +302,8 @@ def test_another_pooling_of_the_model_is_measured_anew(modernbert: Path, small_d
         sentence_transformer(model, mode).save(str(folder))
         done = invoke("evaluate", folder, "--tasks", "similarity", *common)
         assert done.exit_code == 0, done.output
-        assert "done before" not in done.output
-    assert "done before" in invoke("evaluate", folder, "--tasks", "similarity", *common).output
+        assert "already measured" not in done.output
+    assert "already measured" in invoke("evaluate", folder, "--tasks", "similarity", *common).output
 
 
 def _with_weights(model: Path, folder: Path, change: Callable[[Path], object]) -> Path:
@@ -337,7 +336,7 @@ def _as_code(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_not_numbers, "not numbers|not finite|a figure that is a number"),
+        (_not_numbers, "not numbers|not finite|no score is a number"),
         (_as_code, "cannot be loaded as"),
         (lambda weights: os.truncate(weights, weights.stat().st_size // 2), "cannot be loaded as"),
         (Path.unlink, "holds no weights"),
@@ -376,7 +375,7 @@ def test_pickled_tensors_are_read(modernbert: Path, tmp_path: Path) -> None:
         ("jaquad_train_0000.json.gz", gzip.compress(b'{"data": []}', mtime=0)[:-6], "cannot be read"),
         ("jaquad_train_0000.json.gz", gzip.compress(b"a" * 9, mtime=0)[:10] + b"\xff" * 30, "cannot be read"),
         ("jaquad_train_0000.json.gz", b"no gzip", "cannot be read"),
-        ("jaquad_train_0000.json", b'{"data": []}', "holds nothing to measure on"),
+        ("jaquad_train_0000.json", b'{"data": []}', "contains no example"),
         ("jaquad_train_0000.json", b"[1]", "not in SQuAD's JSON layout"),
         ("jaquad_train_0000.json", b"\xff", "not UTF-8 at byte 0"),
     ],
@@ -400,7 +399,7 @@ def test_searches_that_are_broken(modernbert: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "text": None}])
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels/test.tsv").write_text("1\t2\t1\n")
-    assert "corpus.jsonl, line 1: 'text' is no text" in asked()
+    assert "corpus.jsonl, line 1: 'text' is not a text" in asked()
     write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "title": None, "text": "犬"}])
     assert "test.tsv, line 1: passage 2 is not in corpus.jsonl" in asked()
     # MIRACL comes first.
@@ -408,7 +407,7 @@ def test_searches_that_are_broken(modernbert: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "miracl-corpus-v1.0-ja/docs-0.jsonl", [passage])
     (tmp_path / "topics.miracl-v1.0-ja-dev.tsv").write_text("0 猫とは\n")
     (tmp_path / "qrels.miracl-v1.0-ja-dev.tsv").write_text("0\tQ0\t1#0\t1\n0\tQ0\t2#0\t1\n")
-    assert "topics.miracl-v1.0-ja-dev.tsv, line 1: not 2 columns" in asked()
+    assert "topics.miracl-v1.0-ja-dev.tsv, line 1: expected 2 columns" in asked()
     (tmp_path / "topics.miracl-v1.0-ja-dev.tsv").write_text("0\t猫とは\n")
     assert "passage 2#0 of qrels.miracl-v1.0-ja-dev.tsv is missing" in asked()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_data import write_lines
+from evaluation_data import make_task, write_lines
 from filelock import FileLock
 from scipy.stats import pearsonr, spearmanr
 from sklearn.dummy import DummyClassifier
@@ -24,17 +24,17 @@ from transformers import (
 )
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.evaluation.data.options import Options
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.tasks.finetuning import FineTuning, Splits, hold_out
-from llm_jp_modernbert.evaluation.tasks.grid import Point, Tried, best, points, search
-from llm_jp_modernbert.evaluation.tasks.task import Options, Outcome
+from llm_jp_modernbert.evaluation.tasks.grid import Point, Trial, best, points, search
+from llm_jp_modernbert.evaluation.tasks.task import Outcome
 
 FINE_TUNED = ("jsts", "jnli", "jcola", "jcommonsenseqa", "marc-ja", "jsquad", "ner")
 
 
 def run(name: str, model: EvaluatedModel, options: Options) -> tuple[Splits, Outcome]:
-    task = TASKS[name](options)
+    task = make_task(name, options)
     data = task.load()
     assert isinstance(data, Splits)
     return data, task.measure(model, data, lambda share: None)
@@ -120,7 +120,7 @@ def test_paper_protocol_chooses_on_the_split_it_reports_and_says_so(
 
 def test_grids_of_the_protocols() -> None:
     def grid(protocol: str) -> list[Point]:
-        task = TASKS["jsts"](Options(protocol=protocol))
+        task = make_task("jsts", Options(protocol=protocol))
         assert isinstance(task, FineTuning)
         return points(task.learning_rates, task.epochs)
 
@@ -131,19 +131,19 @@ def test_grids_of_the_protocols() -> None:
 def test_an_interrupted_grid_goes_on(tmp_path: Path) -> None:
     trained: list[str] = []
 
-    def train(point: Point, progress: object) -> Tried:
+    def train(point: Point, progress: object) -> Trial:
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(str(point))
-        return Tried(point, {"dev": {"f1": point.learning_rate}}, [1, "答え"])
+        return Trial(point, {"dev": {"f1": point.learning_rate}}, [1, "答え"])
 
     grid = points((1e-5, 2e-5), (3, 4))
     with pytest.raises(KeyboardInterrupt):
-        search(grid, tmp_path, train, lambda share: None, first=True)
+        search(grid, tmp_path, train, lambda share: None, wait=True)
     assert len(list(tmp_path.glob("*.json"))) == 3
     trained.clear()
     shares: list[float] = []
-    found = search(grid, tmp_path, train, shares.append, first=True)
+    found = search(grid, tmp_path, train, shares.append, wait=True)
     assert trained == [str(grid[3])]
     assert [one.point for one in found] == grid
     assert found[0].predictions == [1, "答え"]
@@ -153,26 +153,26 @@ def test_an_interrupted_grid_goes_on(tmp_path: Path) -> None:
 def test_a_grid_outlives_another_call_that_clears_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "grid"
 
-    def train(point: Point, progress: object) -> Tried:
+    def train(point: Point, progress: object) -> Trial:
         shutil.rmtree(folder)
-        return Tried(point, {"dev": {"f1": point.learning_rate}}, [])
+        return Trial(point, {"dev": {"f1": point.learning_rate}}, [])
 
     grid = points((1e-5, 2e-5), (3, 4))
-    assert [one.point for one in search(grid, folder, train, lambda share: None, first=True)] == grid
+    assert [one.point for one in search(grid, folder, train, lambda share: None, wait=True)] == grid
 
 
 def test_a_grid_outlives_a_folder_that_is_cleared_while_it_waits(tmp_path: Path) -> None:
     grid, folder = points((1e-3,), (1,)), tmp_path / "grid"
     folder.mkdir()
     with ThreadPoolExecutor(1) as pool, FileLock((folder / f"{grid[0]}.json").with_suffix(".lock")):
-        waiting = pool.submit(search, grid, folder, lambda point, _: Tried(point, {}, []), lambda share: None, True)
+        waiting = pool.submit(search, grid, folder, lambda point, _: Trial(point, {}, []), lambda share: None, True)
         time.sleep(0.3)
         shutil.rmtree(folder)
         assert [one.point for one in waiting.result(timeout=30)] == grid
 
 
 def test_a_point_without_a_score_is_never_chosen() -> None:
-    tried = [Tried(Point(1e-5, number), {"dev": {"f1": score}}, []) for number, score in enumerate((None, -0.5, -0.7))]
+    tried = [Trial(Point(1e-5, number), {"dev": {"f1": score}}, []) for number, score in enumerate((None, -0.5, -0.7))]
     assert best(tried, "dev", "f1").point.epochs == 1
 
 
@@ -187,9 +187,9 @@ def test_what_is_held_out_does_not_depend_on_the_others() -> None:
 @pytest.mark.parametrize(
     ("task", "row", "message"),
     [
-        ("jnli", {"sentence1": "猫", "sentence2": "犬", "label": "maybe"}, "line 1: label 'maybe' is none of"),
-        ("jsts", {"sentence1": "猫", "sentence2": "犬", "label": 7}, "line 1: label 7 is no grade"),
-        ("jcola", {"sentence": "猫", "label": 2}, "line 1: label 2 is none of"),
+        ("jnli", {"sentence1": "猫", "sentence2": "犬", "label": "maybe"}, "line 1: label 'maybe' is not one of"),
+        ("jsts", {"sentence1": "猫", "sentence2": "犬", "label": 7}, "line 1: label 7 is not a grade"),
+        ("jcola", {"sentence": "猫", "label": 2}, "line 1: label 2 is not one of"),
         ("jsts", {"premise": "猫", "label": 1}, "line 1: not in the layout of JSTS"),
     ],
 )
@@ -198,12 +198,12 @@ def test_rows_that_are_wrong(
 ) -> None:
     path = write_lines(tmp_path / "train.jsonl", [row])
     with pytest.raises(UsageError, match=message):
-        TASKS[task](Options(data_dir=small_data, train_files=(path,))).load()
+        make_task(task, Options(data_dir=small_data, train_files=(path,))).load()
 
 
 def test_data_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"github\.com/yahoojapan/JGLUE"):
-        TASKS["jsts"](Options(data_dir=tmp_path)).load()
+        make_task("jsts", Options(data_dir=tmp_path)).load()
 
 
 def test_jnli_neg_is_read_as_jnli(small_data: Path, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_jnli_neg_is_read_as_jnli(small_data: Path, tmp_path: Path) -> None:
         for number in range(40)
     ]
     path = write_lines(tmp_path / "neg.jsonl", rows)
-    data = TASKS["jnli"](Options(data_dir=small_data, train_files=(path,))).load()
+    data = make_task("jnli", Options(data_dir=small_data, train_files=(path,))).load()
     assert (data.name, data.train_files) == ("JNLI", ("neg.jsonl",))
     assert isinstance(data, Splits)
     assert len(data.train) + len(data.dev) == 40

@@ -11,21 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_data import PLACES, SUBJECTS, write_lines
+from evaluation_data import PLACES, SUBJECTS, make_task, write_lines
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast, ModernBertForMaskedLM
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.evaluation.data.options import Options
 from llm_jp_modernbert.evaluation.data.readers import Search
 from llm_jp_modernbert.evaluation.encoders.embeddings import Embedder
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-from llm_jp_modernbert.evaluation.evaluate import TASKS
 from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import uniformity
 from llm_jp_modernbert.evaluation.tasks import retrieval
 from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import mean_closeness, redrawn
 from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS, FillMask, as_published, read_prompts
 from llm_jp_modernbert.evaluation.tasks.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
-from llm_jp_modernbert.evaluation.tasks.task import Options
 
 TEXTS = ["猫が駅に行く。", "明日の朝は早く起きて、駅まで歩いて行きます。", "名前はまだ無い。" * 3, "海"]
 
@@ -97,7 +96,7 @@ def test_contexts_equal_the_definition_as_a_loop(modernbert: Path, tmp_path: Pat
 def test_the_papers_protocol_by_document(modernbert: Path, tmp_path: Path) -> None:
     documents = ["猫が駅に行く。", "海", "明日の朝。", "先生が公園に向かう。", "図", "名前はまだ無い。" * 50]
     texts = write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in documents])
-    task = TASKS["pseudo-perplexity"](Options(protocol="paper", texts=(texts,)))
+    task = make_task("pseudo-perplexity", Options(protocol="paper", texts=(texts,)))
     model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
     outcome = task.measure(model, task.load(), lambda share: None)
     # The last is longer than the model reads.
@@ -204,7 +203,7 @@ def test_the_published_tokenizer_differs_by_the_space_after_the_mask(modernbert:
 
     # One token of the vocabulary is right, and no ▁ before it is asked for.
     prompts = write_lines(tmp_path / "prompts.jsonl", [{"text": text, "answers": [answer]}])
-    task = TASKS["fill-mask-published-tokenizer"](Options(prompts=prompts))
+    task = make_task("fill-mask-published-tokenizer", Options(prompts=prompts))
     outcome = task.measure(model, task.load(), lambda share: None)
     plain = AutoModelForMaskedLM.from_pretrained(modernbert).eval()
     with torch.no_grad():
@@ -218,7 +217,7 @@ def test_other_tokenizers_were_published_without_that_space(modernbert: Path, tm
     AutoModelForMaskedLM.from_pretrained(modernbert).save_pretrained(tmp_path)
     vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(tmp_path)
-    task = TASKS["fill-mask-published-tokenizer"](Options(limit=1))
+    task = make_task("fill-mask-published-tokenizer", Options(limit=1))
     with pytest.raises(UsageError, match=r"is not llm-jp's\. Use the task fill-mask"):
         task.measure(EvaluatedModel(ModelName(str(tmp_path), device="cpu")), task.load(), lambda share: None)
 
@@ -245,7 +244,7 @@ def test_the_nearest_passages_are_those_of_all(modernbert: Path, monkeypatch: py
 def test_geometry_equals_loops_over_plain_embeddings(modernbert: Path, small_data: Path) -> None:
     model, plain = EvaluatedModel(ModelName(str(modernbert), device="cpu")), SentenceTransformer(str(modernbert))
     options = Options(data_dir=small_data)
-    task = TASKS["alignment-uniformity"](options)
+    task = make_task("alignment-uniformity", options)
     data = task.load()
     vectors = {text: plain.encode(text, normalize_embeddings=True) for pair in data.examples for text in pair}
     outcome = task.measure(model, data, lambda share: None)
@@ -259,7 +258,7 @@ def test_geometry_equals_loops_over_plain_embeddings(modernbert: Path, small_dat
     assert math.log(sum(closeness) / len(vectors)) == pytest.approx(figures["uniformity"], abs=1e-6)
     assert all((row.low or 0) < (row.value or 0) < (row.high or 0) for row in outcome.measurements)
 
-    task = TASKS["similarity"](options)
+    task = make_task("similarity", options)
     outcome = task.measure(model, task.load(), lambda share: None)
     by_kind: dict[str, list[float]] = {"positive": [], "random": []}
     for item in outcome.instances:

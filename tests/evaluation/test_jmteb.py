@@ -102,17 +102,17 @@ def test_scores_equal_those_of_a_plain_sentence_transformer(benchmark: type, mod
 def test_what_cannot_be_had_leaves_the_others(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
     done = invoke(modernbert, tmp_path, "--tasks", "jmteb")
     assert done.exit_code != 0
-    assert "dataset local/Away cannot be had from the Hub (Couldn't reach 'local/Away' on the Hub)" in said(done)
+    assert "dataset local/Away cannot be loaded from the Hub (Couldn't reach 'local/Away' on the Hub)" in said(done)
     assert {row.task for row in Results(tmp_path).rows()} == {"jmteb-Pairs"}
     assert "jmteb-Pairs" in (again := said(invoke(modernbert, tmp_path, "--tasks", "jmteb-lite")))
-    assert "done before" in again
+    assert "already measured" in again
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tasks", "jmteb:Pear"], "has no such task. Choose of Pairs, Away."),
-        (["--tasks", "jmteb", "--limit", "5"], "leave out --limit"),
+        (["--tasks", "jmteb:Pear"], "has no such task. Choose from Pairs, Away."),
+        (["--tasks", "jmteb", "--limit", "5"], "remove --limit"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, benchmark: type, modernbert: Path, tmp_path: Path) -> None:

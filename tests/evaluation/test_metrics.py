@@ -58,7 +58,7 @@ def test_ranking_metrics_equal_those_of_scikit_learn() -> None:
             continue
         order = drawn.permutation(30)
         relevant = {passages[index]: int(grade) for index, grade in enumerate(grades) if grade}
-        found = ranking_metrics([passages[index] for index in order], relevant)
+        found = ranking_metrics({"q": [passages[index] for index in order]}, {"q": relevant})
         scores = np.empty(30)
         scores[order] = np.arange(30, 0, -1)
         assert found["ndcg@10"] == pytest.approx(ndcg_score([grades], [scores], k=10), abs=1e-9)
@@ -70,7 +70,7 @@ def test_ranking_metrics_equal_those_of_scikit_learn() -> None:
 
 def test_recall_at_100_looks_no_further() -> None:
     ranked = [f"p{number}" for number in range(150)]
-    found = ranking_metrics(ranked, {"p9": 1, "p10": 2, "p99": 1, "p100": 1})
+    found = ranking_metrics({"q": ranked}, {"q": {"p9": 1, "p10": 2, "p99": 1, "p100": 1}})
     assert found["recall@10"] == 1 / 4
     assert found["recall@100"] == 3 / 4
     assert found["mrr@10"] == 1 / 10

@@ -11,11 +11,11 @@ from seqeval.metrics import f1_score
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
 
+from llm_jp_modernbert.evaluation.data.options import Options
 from llm_jp_modernbert.evaluation.data.spans import find_pieces, with_characters, with_spans
 from llm_jp_modernbert.evaluation.tasks.finetuning import Splits
 from llm_jp_modernbert.evaluation.tasks.jsquad import Jsquad, Question, best_span, character_f1, normalized
 from llm_jp_modernbert.evaluation.tasks.ner import Ner, Sentence, character_tags, entities, token_tags
-from llm_jp_modernbert.evaluation.tasks.task import Options
 
 
 def test_spans_are_what_the_tokens_say(modernbert: Path) -> None:
