@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import yaml
 
 import llm_jp_modernbert.training
@@ -201,9 +202,9 @@ def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp
 def test_launcher_starts_two_processes(tmp_path: Path) -> None:
     """With MULTI_CPU, accelerate would silently start one."""
     script = tmp_path / "count.py"
-    script.write_text("import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    launch += [str(FOLDER / "accelerate/cpu-2.yaml"), str(script)]
-    completed = subprocess.run(launch, capture_output=True, text=True, env={**os.environ})
-    ranks = sorted(line for line in completed.stdout.splitlines() if line.startswith("rank"))
-    assert ranks == ["rank 0 of 2", "rank 1 of 2"]
+    script.write_text("import os; open(f'rank-{os.environ[\"RANK\"]}-of-{os.environ[\"WORLD_SIZE\"]}', 'w')")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", str(runs.free_port())]
+    launch += ["--config_file", str(FOLDER / "accelerate/cpu-2.yaml"), str(script)]
+    completed = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert {path.name for path in tmp_path.glob("rank-*")} == {"rank-0-of-2", "rank-1-of-2"}
