@@ -10,7 +10,7 @@ from .options import takes
 
 @takes(DatasetOptions)
 def release_dataset(options: DatasetOptions) -> None:
-    """Checks a tokenised corpus or fill-mask prompts and publishes them on the Hub with a card, in one commit.
+    """Checks a tokenized corpus or fill-mask prompts and publishes them on the Hub with a card, in one commit.
 
     Examples:
 

@@ -16,7 +16,7 @@ from pyarrow import types  # noqa: E402
 
 dataset = load_dataset(request["folder"], split=request["split"], streaming=True)
 counts = {"columns": dataset.column_names, "rows": 0, "sums": {}, "items": {}, "largest": {}}
-# The size of the record batches of a tokenised corpus.
+# The size of the record batches of a tokenized corpus.
 for table in dataset.with_format("arrow").iter(batch_size=256):
     counts["rows"] += table.num_rows
     for name, column in zip(table.column_names, table.columns, strict=True):

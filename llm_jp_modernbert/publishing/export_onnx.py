@@ -48,7 +48,7 @@ def export_onnx(folder: Path, int8: bool = False) -> list[Path]:
 
     Args:
         folder: a saved model in either format; int8 also needs its tokenizer.
-        int8: whether to write `onnx/model_int8.onnx` too, with int8 weights (dynamic quantisation).
+        int8: whether to write `onnx/model_int8.onnx` too, with int8 weights (dynamic quantization).
 
     Returns:
         The written files, including a `.data` file for each model that exceeds 2 GB.

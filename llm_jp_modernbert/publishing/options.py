@@ -46,7 +46,7 @@ class ReleaseOptions:
         typer.Option(metavar="<type>", help="Data type of the weights: float32, bfloat16, or auto for the source's."),
     ] = "auto"
     max_shard_size: Annotated[str, typer.Option(help="Weights larger than this are split into several files.")] = "5GB"
-    license: Annotated[str, typer.Option(help="Licence identifier of the Hub.")] = DEFAULT_LICENSE
+    license: Annotated[str, typer.Option(help="License identifier of the Hub.")] = DEFAULT_LICENSE
     datasets: Annotated[
         list[str],
         typer.Option("--dataset", help="Training dataset on the Hub, for the model card. Repeatable."),
@@ -63,7 +63,7 @@ class ReleaseOptions:
     onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX file; its logits are compared with torch's.")] = (
         False
     )
-    int8: Annotated[bool, typer.Option("--int8", help="With --onnx: also add an int8 quantised ONNX file.")] = False
+    int8: Annotated[bool, typer.Option("--int8", help="With --onnx: also add an int8 quantized ONNX file.")] = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class DatasetOptions:
     license: Annotated[
         str | None,
         typer.Option(
-            help="Licence identifier of the Hub, such as cc-by-sa-4.0. By default that of this package's prompts, and "
+            help="License identifier of the Hub, such as cc-by-sa-4.0. By default that of this package's prompts, and "
             "unknown for other data."
         ),
     ] = None

@@ -124,7 +124,7 @@ def _verify(api: HfApi, repository: str, commit: str, folder: Path, patience: Pa
     for mismatch in result.mismatches:
         # A corrupted file must not stay in the cache.
         path = folder / mismatch["path"]
-        path.resolve().unlink()
+        path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     if result.mismatches:
         names = ", ".join(mismatch["path"] for mismatch in result.mismatches)
@@ -160,7 +160,7 @@ def _copy(folder: Path, paths: Sequence[str], out: Path) -> None:
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """Describes a model directory: type, weights, shape, context length, training, licence and results."""
+    """Describes a model directory: type, weights, shape, context length, training, license and results."""
     from huggingface_hub import ModelCard
 
     config = read_config(folder)
@@ -177,7 +177,7 @@ def describe(folder: Path) -> dict[str, str]:
     if (folder / CARD).is_file():
         card = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
         if card.license:
-            facts["licence"] = str(card.license)
+            facts["license"] = str(card.license)
         if card.eval_results:
             facts["results"] = f"{len(card.eval_results):,} scores in the model card"
     return facts

@@ -130,7 +130,7 @@ def send(
 
 
 def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
-    """Adds a card that lists the earlier checkpoints, a licence and a manifest to a snapshot of a training checkpoint.
+    """Adds a card that lists the earlier checkpoints, a license and a manifest to a snapshot of a training checkpoint.
 
     Args:
         api: the client.

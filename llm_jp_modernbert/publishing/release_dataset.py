@@ -1,8 +1,8 @@
-"""Releases of datasets: tokenised corpora, and prompts of the fill-mask test.
+"""Releases of datasets: tokenized corpora, and prompts of the fill-mask test.
 
 A corpus stays in Arrow's streaming format, as `tokenize-corpus` writes it. `datasets` reads it about twice as fast as
 Parquet, because nothing is decoded, and the Hub's viewer supports both. Shards are linked, not rewritten: a release
-needs no disk space, its bytes do not depend on library versions, and a downloaded repository is a tokenised corpus
+needs no disk space, its bytes do not depend on library versions, and a downloaded repository is a tokenized corpus
 again. The price is size: token ids in Parquet need less than half of it. Prompts are JSON Lines, which are readable.
 """
 
@@ -55,9 +55,9 @@ class _Contents:
         split: split of `datasets`.
         suffix: suffix of the split's files.
         expected: the counts that `stream_alone` must return.
-        license: default licence.
+        license: default license.
         languages: default languages.
-        corpus: public manifest of a tokenised corpus; None for prompts.
+        corpus: public manifest of a tokenized corpus; None for prompts.
         prompts: prompts; empty for a corpus.
     """
 
@@ -105,7 +105,7 @@ def release_dataset(
                 folder,
                 options.repository,
                 options.revision,
-                message="Tokenised corpus" if contents.corpus else "Fill-mask prompts",
+                message="Tokenized corpus" if contents.corpus else "Fill-mask prompts",
                 kind="dataset",
                 replaced=_is_replaced,
                 patience=patience,
@@ -137,7 +137,7 @@ def _contents_of(source: str) -> _Contents:
 
 
 def _corpus(folder: Path) -> _Contents:
-    """Reads and checks the manifest of a tokenised corpus, without local paths."""
+    """Reads and checks the manifest of a tokenized corpus, without local paths."""
     from llm_jp_modernbert.inference.loading import load_tokenizer
     from llm_jp_modernbert.training.data.encoding import vocabulary_hash
     from llm_jp_modernbert.training.data.readers import MANIFEST
@@ -146,10 +146,10 @@ def _corpus(folder: Path) -> _Contents:
     if not (folder / MANIFEST).is_file():
         if (folder / DATA).is_dir() and (folder / TOKENIZER).is_dir():
             raise UsageError(
-                f"{folder}: an unfinished tokenised corpus. Run the same tokenize-corpus command again to resume."
+                f"{folder}: an unfinished tokenized corpus. Run the same tokenize-corpus command again to resume."
             )
         raise UsageError(
-            f"{folder} holds no {MANIFEST}, so it is not a tokenised corpus. Name an output directory of "
+            f"{folder} holds no {MANIFEST}, so it is not a tokenized corpus. Name an output directory of "
             "tokenize-corpus."
         )
     try:
@@ -168,9 +168,9 @@ def _corpus(folder: Path) -> _Contents:
     existing = {file.name for file in (folder / DATA).glob("*.arrow")}
     for name in sorted(listed ^ existing):
         fault = "is missing, but listed" if name in listed else "exists, but is not listed"
-        raise UsageError(f"{folder / DATA / name}: {fault} in {MANIFEST}. Tokenise the corpus again.")
+        raise UsageError(f"{folder / DATA / name}: {fault} in {MANIFEST}. Tokenize the corpus again.")
     if vocabulary_hash(load_tokenizer(str(folder / TOKENIZER))) != vocabulary:
-        raise UsageError(f"{folder / TOKENIZER}: differs from the tokenizer in {MANIFEST}. Tokenise the corpus again.")
+        raise UsageError(f"{folder / TOKENIZER}: differs from the tokenizer in {MANIFEST}. Tokenize the corpus again.")
     return _Contents(str(folder), "train", ".arrow", expected, UNKNOWN_LICENSE, ("ja",), corpus=manifest)
 
 

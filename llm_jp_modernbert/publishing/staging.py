@@ -1,6 +1,6 @@
 """Contents of a release, written to a directory before anything is uploaded.
 
-Weights in safetensors format, configuration, tokenizer, training recipe and log, results with plots, exports, licence,
+Weights in safetensors format, configuration, tokenizer, training recipe and log, results with plots, exports, license,
 model card, and `release.json`, which lists all files with their SHA-256 sums. Staging the same inputs twice gives the
 same bytes: no file contains a date.
 """
@@ -149,7 +149,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
 
 
 def stage_license(license: str, source: Path | None, folder: Path) -> None:
-    """Writes the text of the licence: the source's own file, or the text in this package, if there is one."""
+    """Writes the text of the license: the source's own file, or the text in this package, if there is one."""
     template = _TEMPLATES / "licenses" / f"{license}.txt"
     for text in (template if source is None else source / LICENSE, template):
         if text.is_file():

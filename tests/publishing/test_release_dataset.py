@@ -180,7 +180,7 @@ def test_release_is_one_commit_without_local_paths(world: World) -> None:
     repository = world.hub.repositories["dataset", CORPUS]
     first = repository.find(world.first_commit)
     assert first is not None
-    assert [commit.title for commit in repository.history(first)] == ["Tokenised corpus", "initial commit"]
+    assert [commit.title for commit in repository.history(first)] == ["Tokenized corpus", "initial commit"]
     files = world.files(CORPUS, first.oid)
     shards = {f"data/{path.name}": path.read_bytes() for path in (world.corpus / "data").iterdir()}
     tokenizer = {f"tokenizer/{path.name}": path.read_bytes() for path in (world.corpus / "tokenizer").iterdir()}
@@ -238,7 +238,7 @@ def test_dry_run_uploads_nothing_and_links_shards(world: World, tmp_path: Path) 
     requests = len(world.hub.log)
     assert world.release(world.corpus, "org/dry", dry_run=tmp_path / "new" / "dry") is None
     assert len(world.hub.log) == requests
-    # The staged directory is a tokenised corpus.
+    # The staged directory is a tokenized corpus.
     shards = find_files([str(tmp_path / "new" / "dry")])
     assert [Path(shard).name for shard in shards] == [path.name for path in sorted((world.corpus / "data").iterdir())]
     assert all(Path(shard).samefile(world.corpus / "data" / Path(shard).name) for shard in shards)
@@ -303,10 +303,10 @@ def change_tokenizer(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda corpus: (corpus / "manifest.json").unlink(), "unfinished tokenised corpus.*again to resume"),
+        (lambda corpus: (corpus / "manifest.json").unlink(), "unfinished tokenized corpus.*again to resume"),
         (
             lambda corpus: shutil.rmtree(corpus / "data") or (corpus / "manifest.json").unlink(),
-            "is not a tokenised corpus",
+            "is not a tokenized corpus",
         ),
         (lambda corpus: next((corpus / "data").iterdir()).unlink(), "is missing, but listed"),
         (lambda corpus: (corpus / "data" / "more.arrow").touch(), "more.arrow: exists, but is not listed"),

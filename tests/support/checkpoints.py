@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tiny_models import tiny_config
 
-from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.tokenization import train_stand_in
 
 TEXTS = [
@@ -21,18 +22,8 @@ def write_checkpoint(path: Path, checkpoint_format: str = "plain", texts: Sequen
     """Saves a model whose random weights give distinct predictions, and a tokenizer trained on the texts."""
     tokenizer = train_stand_in(list(texts) * 20, vocab_size=305)
     torch.manual_seed(0)
-    model = LlmJpModernBertForMaskedLM(
-        LlmJpModernBertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            local_attention=16,
-            initializer_range=0.3,
-        )
-    )
+    config = tiny_config(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3)
+    model = LlmJpModernBertForMaskedLM(config)
     model.save_pretrained(path, format=checkpoint_format)
     tokenizer.save_pretrained(path)
     return path
