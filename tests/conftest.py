@@ -1,11 +1,11 @@
-"""Fixtures that every folder of tests shares."""
+"""Fixtures of all test directories."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# The models of the tests are tiny: a second thread gains nothing, and on a busy machine the two wait for each other.
+# The test models are tiny: a second thread only adds synchronization.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
@@ -20,20 +20,20 @@ DATA_VARIABLE = "LLM_JP_MODERNBERT_TEST_DATA"
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real tokenizers and texts that some tests need; they are skipped where there is none."""
+    """Directory of real tokenizers and texts; tests that need it are skipped without it."""
     folder = os.environ.get(DATA_VARIABLE)
     if not folder:
-        pytest.skip(f"{DATA_VARIABLE} does not name a folder of test data")
+        pytest.skip(f"{DATA_VARIABLE} does not name a directory of test data")
     path = Path(folder)
     if not path.is_dir():
-        pytest.skip(f"{DATA_VARIABLE}={folder} is no folder")
+        pytest.skip(f"{DATA_VARIABLE}={folder} is not a directory")
     return path
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A Hub on this machine, with a cache of the test's own."""
-    # The client of this process was told to stay offline.
+    """A local Hub, and an empty cache."""
+    # HF_HUB_OFFLINE is set above; this Hub is local.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -43,13 +43,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
 
 @pytest.fixture
 def api(hub: LoopbackHub) -> HfApi:
-    """The owner's client of it."""
+    """A client of the Hub's owner."""
     return HfApi(endpoint=hub.url, token=hub.token)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client tries again at once, and writes what it has got in small pieces: it goes on after the last."""
+    """Makes the client retry without waiting, and write downloads in small chunks, so that they can be resumed."""
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 12)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)

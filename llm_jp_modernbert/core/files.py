@@ -102,6 +102,11 @@ def recover_replaced(parent: Path) -> None:
             os.replace(replaced, target)
 
 
+def files_by_path(folder: Path) -> dict[str, Path]:
+    """All files of a directory and its subdirectories by relative POSIX path, sorted."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .checkpoint_names import CheckpointName
 from .errors import UsageError
+from .files import files_by_path
 from .hub_errors import explain, is_transient, retry_after
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def commit_folder(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = files_by_path(folder)
     # The Hub's own list of large files is never deleted.
     kept = {*files, ".gitattributes"}
     parents: list[str] = []

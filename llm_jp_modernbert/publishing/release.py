@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core import hub
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import read_config
+from llm_jp_modernbert.core.files import files_by_path, read_config
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_masked_lm, load_tokenizer
 
@@ -90,11 +90,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
             examples=examples,
         )
         staging.write_manifest(folder)
-        files = {
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
+        files = {path: file.stat().st_size for path, file in files_by_path(folder).items()}
         if options.dry_run is not None:
             return Released(files, None, True, examples, difference)
         logger.info("Uploading %.1f MB to %s", sum(files.values()) / 1e6, options.repository)

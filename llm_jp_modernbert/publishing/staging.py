@@ -19,7 +19,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory, check_vacant, read_config, sha256, write_whole
+from llm_jp_modernbert.core.files import (
+    atomic_directory,
+    check_vacant,
+    files_by_path,
+    read_config,
+    sha256,
+    write_whole,
+)
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import is_local_path
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
@@ -206,6 +213,7 @@ def write_card(
 
 
 def _remarks(folder: Path) -> tuple[str, ...]:
+    """A sentence about the averaged checkpoints, if the weights are a mean."""
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
 
     if not (folder / PROVENANCE).is_file():
@@ -223,9 +231,9 @@ def _pictures(folder: Path) -> list[Plot]:
 def write_manifest(folder: Path) -> None:
     """Lists the files of a release with sizes and SHA-256 sums. Call it last."""
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
+        path: {"size": file.stat().st_size, "sha256": sha256(file)}
+        for path, file in files_by_path(folder).items()
+        if path != MANIFEST
     }
     write_whole(folder / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1) + "\n")
 

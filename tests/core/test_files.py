@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
-from llm_jp_modernbert.core.files import atomic_directory, recover_replaced, replace_directory
+from llm_jp_modernbert.core.files import atomic_directory, files_by_path, recover_replaced, replace_directory
 
 
 def listing(folder: Path) -> list[str]:
@@ -59,6 +59,16 @@ def test_directory_of_a_killed_process_is_recovered(tmp_path: Path) -> None:
     os.replace(tmp_path / "out", tmp_path / ".out.replaced")
     recover_replaced(tmp_path)
     assert listing(tmp_path) == ["out"]
+
+
+def test_files_by_path_includes_subdirectories(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    for name in ("b/c/file", "a"):
+        (tmp_path / name).touch()
+    assert list(files_by_path(tmp_path).items()) == [
+        ("a", tmp_path / "a"),
+        ("b/c/file", tmp_path / "b" / "c" / "file"),
+    ]
 
 
 def test_first_line_of_an_error() -> None:

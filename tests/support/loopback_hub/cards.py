@@ -1,4 +1,4 @@
-"""What the Hub checks of a card's metadata before it takes it."""
+"""Validation of card metadata, as the Hub does it before a commit."""
 
 from __future__ import annotations
 

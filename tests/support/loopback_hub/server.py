@@ -20,7 +20,7 @@ from .storage import Storage
 
 @dataclass
 class Request:
-    """A logged request. `status` is None if there was no response."""
+    """A logged request. `status` is None without a response."""
 
     method: str
     path: str
