@@ -1,4 +1,4 @@
-"""The llm-jp tokenizer for masked language models: built from what llm-jp publishes, saved for everyone, checked."""
+"""The llm-jp tokenizer for masked language models."""
 
 from __future__ import annotations
 

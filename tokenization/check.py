@@ -1,4 +1,4 @@
-"""Whether a tokenizer is right, and whether it fits a model."""
+"""Check that a tokenizer is correct, and that it fits a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from .layout import CLS, ENCODER_SETTINGS, MASK, MAX_LENGTH, PAD, SEP, SPACE, SPECIAL_TOKENS, UNK
 from .tokenization_llm_jp import LlmJpTokenizer
 
-# Ids of the published vocabularies, known by their size.
+# Ids in the published vocabularies, by vocabulary size.
 _KNOWN_IDS: dict[int, tuple[str, dict[tuple[str, ...], list[int]]]] = {
     99574: ("v3.0", {("こんにちは",): [5, 39801, 6], ("foo", "bar"): [5, 19229, 6, 2852, 6]}),
     98452: ("v3.1", {("こんにちは",): [5, 38737, 6]}),
@@ -28,7 +28,7 @@ _TEXTS = (
     "𠮷野家で𩸽を食べる👨‍👩‍👧",
     "ＡＢＣ　ｱｲｳ①",
 )
-# How far a vocabulary may be padded for speed, in tokens.
+# A model's vocabulary may be padded to a multiple of this number of tokens.
 _PADDING = 128
 
 
@@ -37,9 +37,9 @@ class Check:
     """One property of a tokenizer.
 
     Attributes:
-        name: what was checked.
-        passed: whether it holds.
-        detail: what was found.
+        name: name of the property.
+        passed: whether the tokenizer has it.
+        detail: the observed value.
     """
 
     name: str
@@ -55,7 +55,7 @@ def check_tokenizer(tokenizer: LlmJpTokenizer, out_dir: str | os.PathLike[str]) 
         out_dir: the directory that it was written to.
 
     Returns:
-        One `Check` a property. None raises: what cannot be loaded is a check that did not pass.
+        One `Check` per property. Errors are not raised but returned as failed checks.
     """
     checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
         ("special ids", lambda: _special_ids(tokenizer)),
@@ -76,45 +76,45 @@ def check_tokenizer(tokenizer: LlmJpTokenizer, out_dir: str | os.PathLike[str]) 
 
 
 def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
-    """Checks that a tokenizer's ids are those of a model.
+    """Checks that a tokenizer and a model use the same ids.
 
     Args:
         tokenizer: the tokenizer.
-        config: the model's configuration (`vocab_size`, and `pad_token_id`, `cls_token_id`, … where it has them). Its
-            vocabulary may be padded by fewer than 128 tokens.
+        config: the configuration of the model: `vocab_size`, which may exceed the tokenizer's by up to 127, and
+            optionally `pad_token_id`, `cls_token_id` and so on.
 
     Raises:
-        ValueError: if the vocabularies differ, or a special token has another id in the model.
+        ValueError: the vocabularies differ in size, or a special token has another id in the model.
     """
     names = f"The tokenizer {tokenizer.name_or_path or type(tokenizer).__name__}"
     model = getattr(config, "name_or_path", "") or "the model"
     tokens, rows = len(tokenizer), config.vocab_size
     if not tokens <= rows < tokens + _PADDING:
         raise ValueError(
-            f"{names} has {tokens:,} tokens, but {model} has a vocabulary of {rows:,} (vocab_size). Take the model's "
-            f"own tokenizer, or make a model for this one with vocab_size={tokens}; after add_tokens, call "
+            f"{names} has {tokens:,} tokens, but {model} has a vocabulary of {rows:,} (vocab_size). Use the model's "
+            f"own tokenizer, or create a model with vocab_size={tokens}; after add_tokens, call "
             "model.resize_token_embeddings(len(tokenizer))."
         )
     for name in ("bos", "eos", "cls", "sep", "pad", "mask"):
-        expected, found = getattr(config, f"{name}_token_id", None), getattr(tokenizer, f"{name}_token_id", None)
-        if expected is not None and found is not None and expected != found:
+        expected, actual = getattr(config, f"{name}_token_id", None), getattr(tokenizer, f"{name}_token_id", None)
+        if expected is not None and actual is not None and expected != actual:
             raise ValueError(
-                f"{names} has {name}_token_id={found}, but {model} has {expected}. Take the model's own tokenizer, or "
-                f"set {name}_token_id={found} in the configuration."
+                f"{names} has {name}_token_id={actual}, but {model} has {expected}. Use the model's own tokenizer, or "
+                f"set {name}_token_id={actual} in the configuration."
             )
 
 
 def _run(name: str, check: Callable[[], tuple[bool, str]]) -> Check:
     try:
         return Check(name, *check())
-    except Exception as error:  # whatever a broken file makes a library raise is the finding
+    except Exception as error:  # a broken file may raise anything
         return Check(name, False, f"{type(error).__name__}: {error}")
 
 
 def _special_ids(tokenizer: LlmJpTokenizer) -> tuple[bool, str]:
-    found = tokenizer.convert_ids_to_tokens(list(range(len(SPECIAL_TOKENS))))
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(SPECIAL_TOKENS))))
     roles = {role: token for role, token in ENCODER_SETTINGS.items() if role.endswith("_token")}
-    passed = tuple(found) == SPECIAL_TOKENS and all(getattr(tokenizer, role) == roles[role] for role in roles)
+    passed = tuple(tokens) == SPECIAL_TOKENS and all(getattr(tokenizer, role) == roles[role] for role in roles)
     return passed, ", ".join(
         f"{name} {tokenizer.convert_tokens_to_ids(token)}"
         for name, token in (("unk", UNK), ("mask", MASK), ("pad", PAD), ("cls", CLS), ("sep", SEP))
@@ -138,22 +138,22 @@ def _pair(tokenizer: LlmJpTokenizer) -> tuple[bool, str]:
 
 
 def _mask(tokenizer: LlmJpTokenizer) -> tuple[bool, str]:
-    """In every place, the mask in the text gives the ids that the mask among the ids gives."""
+    """Masking a piece in the text gives the same ids as masking its id."""
     text = _TEXTS[0]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded.input_ids, encoded.offset_mapping
     for position, (start, end) in enumerate(offsets):
         if offsets.count((start, end)) > 1 or tokenizer.convert_ids_to_tokens(ids[position]) == SPACE:
-            continue  # a byte of a character, and the space before the text, are no text of their own
+            continue  # a byte of a character, or the space before the text
         masked = text[:start] + MASK + text[end:]
         expected = [*ids[:position], tokenizer.mask_token_id, *ids[position + 1 :]]
-        # At the very start the space before the text is masked with it.
+        # A mask at the start also replaces the space before the text.
         if position == 1 and offsets[0][0] == 0 and start == 0:
             expected = expected[1:]
-        found = tokenizer(masked, add_special_tokens=False).input_ids
-        if found != expected:
-            return False, f"{masked}: {' '.join(tokenizer.convert_ids_to_tokens(found))}"
-    return True, "the pieces beside a mask are those of the sentence"
+        actual = tokenizer(masked, add_special_tokens=False).input_ids
+        if actual != expected:
+            return False, f"{masked}: {' '.join(tokenizer.convert_ids_to_tokens(actual))}"
+    return True, "a mask does not change the pieces around it"
 
 
 def _round_trip(tokenizer: LlmJpTokenizer) -> tuple[bool, str]:
@@ -162,7 +162,7 @@ def _round_trip(tokenizer: LlmJpTokenizer) -> tuple[bool, str]:
 
 
 def _reload_auto(tokenizer: LlmJpTokenizer, out_dir: Path) -> tuple[bool, str]:
-    # Imported here, since it imports torch, which a tokenizer does not need.
+    # Imported here: it imports torch, which a tokenizer does not need.
     from transformers import AutoTokenizer
 
     plain = AutoTokenizer.from_pretrained(out_dir)
@@ -184,5 +184,7 @@ def _reload_tokenizers(tokenizer: LlmJpTokenizer, out_dir: Path) -> tuple[bool, 
 
 def _known_ids(tokenizer: LlmJpTokenizer) -> tuple[bool, str]:
     version, expected = _KNOWN_IDS[len(tokenizer)]
-    found = {texts: tokenizer(*texts).input_ids for texts in expected}
-    return found == expected, f"{version}: " + ", ".join(f"{' + '.join(texts)} {ids}" for texts, ids in found.items())
+    actual = {texts: tokenizer(*texts).input_ids for texts in expected}
+    return actual == expected, f"{version}: " + ", ".join(
+        f"{' + '.join(texts)} {ids}" for texts, ids in actual.items()
+    )

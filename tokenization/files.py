@@ -1,14 +1,16 @@
-"""Where a tokenizer is made from, and the directory that it is written to."""
+"""Build a tokenizer from any of its published forms, and write its directory."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
+
+from llm_jp_modernbert.core.files import atomic_directory
+from llm_jp_modernbert.core.references import ModelReference, is_local_path
 
 from .tokenization_llm_jp import LlmJpTokenizer
 
-# What a tokenizer's directory may hold. One that holds anything else is never replaced.
+# A directory with any other file is never replaced.
 _TOKENIZER_FILES = {
     "added_tokens.json",
     "special_tokens_map.json",
@@ -18,25 +20,24 @@ _TOKENIZER_FILES = {
 
 
 def build_tokenizer(source: str) -> LlmJpTokenizer:
-    """Makes the encoder tokenizer from whatever form of a llm-jp tokenizer is at hand.
+    """Builds the encoder tokenizer from any form of an llm-jp tokenizer.
 
     Args:
         source: a SentencePiece `.model` file; a tokenizer.json; a directory that holds either; or a repository such as
-            `llm-jp/llm-jp-3-1.8b`, with `@REVISION` behind it for another revision than `main`.
+            `llm-jp/llm-jp-3-1.8b`, optionally at a revision (`ORG/NAME@REVISION`).
 
     Raises:
-        ValueError: if there is no llm-jp tokenizer.
+        ValueError: the source is missing or not an llm-jp tokenizer.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_directory(path)
     if path.suffix == ".json":
         return LlmJpTokenizer.from_decoder(path)
-    # No repository of llm-jp's ends in `.model`; anything else with one slash may be one.
-    if path.is_file() or path.suffix == ".model" or path.is_absolute() or source.startswith((".", "~")):
+    if path.suffix == ".model" or is_local_path(source):
         return LlmJpTokenizer.from_sentencepiece(path)
-    repository, _, revision = source.partition("@")
-    return LlmJpTokenizer.from_pretrained(repository, revision=revision or None)
+    reference = ModelReference.parse(source)
+    return LlmJpTokenizer.from_pretrained(reference.name, revision=reference.revision)
 
 
 def _from_directory(directory: Path) -> LlmJpTokenizer:
@@ -54,47 +55,29 @@ def _from_directory(directory: Path) -> LlmJpTokenizer:
 
 
 def write_tokenizer(tokenizer: LlmJpTokenizer, out_dir: str | os.PathLike[str]) -> Path:
-    """Writes a tokenizer's directory, whole or not at all; one that holds an older tokenizer is replaced.
+    """Writes the directory of a tokenizer atomically; an older tokenizer is replaced.
+
+    To save a tokenizer into the directory of a model, use `tokenizer.save_pretrained`.
 
     Args:
-        tokenizer: what to write.
-        out_dir: the directory, whose parents are made as needed. To put the tokenizer beside a model use
-            `tokenizer.save_pretrained`.
+        tokenizer: the tokenizer.
+        out_dir: the directory; missing parents are created.
 
     Returns:
         The directory.
 
     Raises:
-        ValueError: if `out_dir` is a file, or holds anything but a tokenizer.
+        ValueError: `out_dir` is a file, or holds anything but a tokenizer.
     """
     target = Path(out_dir).expanduser().absolute()
-    _check_replaceable(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (target.with_name(f".{target.name}.{os.getpid()}.{role}") for role in ("new", "old"))
-    try:
-        tokenizer.save_pretrained(fresh)
-        if target.exists():
-            target.rename(old)
-        try:
-            fresh.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-    return target
-
-
-def _check_replaceable(target: Path) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
+    if target.is_file():
         raise ValueError(f"{target} is a file. Name a directory to write the tokenizer to.")
-    others = sorted(entry.name for entry in target.iterdir() if entry.name not in _TOKENIZER_FILES)
+    others = sorted(path.name for path in target.glob("*") if path.name not in _TOKENIZER_FILES)
     if others:
         raise ValueError(
-            f"{target} holds other things than a tokenizer ({', '.join(others[:3])}{', …' if others[3:] else ''}). "
+            f"{target} holds other files than a tokenizer's ({', '.join(others[:3])}{', …' if others[3:] else ''}). "
             "Name a new or empty directory."
         )
+    with atomic_directory(target, replace=True) as directory:
+        tokenizer.save_pretrained(directory)
+    return target

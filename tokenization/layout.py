@@ -1,8 +1,8 @@
-"""What every llm-jp tokenizer of version 3 shares: the first 264 ids, and how text becomes pieces and pieces text.
+"""The layout shared by all llm-jp tokenizers of version 3: the first 264 ids, normalization and decoding.
 
-Two forms of one vocabulary exist. The *decoder* form is the published one for causal models: `<s>` before the text.
-The *encoder* form is the one for masked models: `CLS A SEP` and `CLS A SEP B SEP`. They give the same ids for the same
-text.
+The vocabulary exists in two forms, which give the same ids for the same text. The *decoder* form is published for
+causal models and puts `<s>` before the text. The *encoder* form, for masked language models, uses the templates
+`CLS A SEP` and `CLS A SEP B SEP`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ UNK, BOS, EOS, MASK, PAD, CLS, SEP, EOD = SPECIAL_TOKENS = (
 """The special tokens in the order of their ids, 0 to 7."""
 
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-"""The pieces of ids 8 to 263: the bytes of characters that no piece covers."""
+"""The pieces with ids 8 to 263: bytes, for characters that are in no other piece."""
 
 LEADING_IDS = len(SPECIAL_TOKENS) + len(BYTE_PIECES)
-"""How many ids are the same in every vocabulary."""
+"""Number of ids that are the same in every vocabulary."""
 
 SPACE = "▁"
-"""U+2581, which stands for a space inside pieces."""
+"""U+2581, which represents a space in pieces."""
 
 MAX_LENGTH = 8192
-"""Positions of the model, in tokens, special tokens included."""
+"""Context length of the model in tokens, special tokens included."""
 
 ENCODER_SETTINGS: dict[str, Any] = {
     "bos_token": CLS,
@@ -50,9 +50,9 @@ ENCODER_SETTINGS: dict[str, Any] = {
     "model_input_names": ["input_ids", "attention_mask"],
     "clean_up_tokenization_spaces": False,
 }
-"""Arguments of the encoder form's transformers tokenizer, and so the contents of its tokenizer_config.json."""
+"""Arguments of the transformers tokenizer in encoder form, saved in its tokenizer_config.json."""
 
-# The start of the text, but not of its other lines: `^` matches after every newline too.
+# The start of the text only: `^` alone also matches after every newline.
 _TEXT_START = r"(?<!\n)^"
 
 
@@ -61,22 +61,22 @@ def check_layout(pieces: Sequence[str], source: str) -> None:
 
     Args:
         pieces: the vocabulary in the order of the ids.
-        source: the file or repository to name in the message.
+        source: the file or repository, for the message.
 
     Raises:
-        ValueError: if another piece stands at one of these ids.
+        ValueError: one of these ids belongs to another piece.
     """
     for token_id, expected in enumerate((*SPECIAL_TOKENS, *BYTE_PIECES)):
-        found = pieces[token_id] if token_id < len(pieces) else None
-        if found != expected:
+        piece = pieces[token_id] if token_id < len(pieces) else None
+        if piece != expected:
             raise ValueError(
-                f"{source}: id {token_id} is {found!r}, but {expected!r} stands there in a llm-jp tokenizer. Give the "
-                "model of llm-jp-tokenizer v3 (such as llm-jp-tokenizer-100k.ver3.0b1.model) or a llm-jp-3 tokenizer."
+                f"{source}: id {token_id} is {piece!r}, but {expected!r} in an llm-jp tokenizer. Name the model of "
+                "llm-jp-tokenizer v3 (such as llm-jp-tokenizer-100k.ver3.0b1.model) or an llm-jp-3 tokenizer."
             )
 
 
 def decoder_form(vocabulary: Sequence[tuple[str, float]]) -> Tokenizer:
-    """Builds the tokenizer that llm-jp publishes with its causal models, to the byte of its tokenizer.json.
+    """Builds the tokenizer that llm-jp publishes with its causal models; its tokenizer.json is byte-identical.
 
     Args:
         vocabulary: `(piece, score)` in the order of the ids, scores being log-probabilities.
@@ -110,16 +110,16 @@ def encoder_form(vocabulary: Sequence[tuple[str, float]]) -> Tokenizer:
 
 
 def set_encoder_form(tokenizer: Tokenizer) -> None:
-    """Gives a tokenizer the encoder's way from text to ids and back; its vocabulary and added tokens stay.
+    """Converts a tokenizer to the encoder form in place; its vocabulary and added tokens are unchanged.
 
     Args:
-        tokenizer: changed in place.
+        tokenizer: the tokenizer.
     """
-    # The library splits the text at special tokens first and normalises each section by itself, so the published
-    # normaliser, which puts ▁ at the start of what it is given, would also put one after every mask. Only Metaspace
-    # knows whether a section begins the text (`first`), but it spares a section that already begins with its
-    # replacement. Spaces are therefore made ▁ beforehand and the replacement is the space, which no section can then
-    # begin with; the second Metaspace makes ▁ of the one space that the first has set.
+    # The library splits the text at special tokens and normalizes each section separately, so the published
+    # normalizer, which puts ▁ at the start of its input, would put one after every mask. Only Metaspace knows whether
+    # a section is the first of the text, but it skips sections that already begin with its replacement. So the
+    # normalizer turns spaces into ▁, the first Metaspace prepends a space, which no section can begin with any more,
+    # and the second one turns that space into ▁.
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -138,21 +138,15 @@ def set_encoder_form(tokenizer: Tokenizer) -> None:
 
 
 def is_encoder_form(tokenizer: Tokenizer) -> bool:
-    """Tells whether a tokenizer goes from text to ids and back as `set_encoder_form` would make it do.
-
-    Args:
-        tokenizer: left unchanged.
-    """
+    """Whether a tokenizer is in the encoder form."""
     expected = Tokenizer(Unigram([(UNK, 0.0)], unk_id=0))
     set_encoder_form(expected)
-    return all(
-        _state(getattr(tokenizer, part)) == _state(getattr(expected, part))
-        for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-    )
-
-
-def _state(part: Any) -> Any:
-    return None if part is None else json.loads(part.__getstate__())
+    states = []
+    for form in (tokenizer, expected):
+        parts = (form.normalizer, form.pre_tokenizer, form.post_processor, form.decoder)
+        # Each part alone: the whole tokenizer.json has megabytes.
+        states.append([None if part is None else json.loads(part.__getstate__()) for part in parts])
+    return states[0] == states[1]
 
 
 def _unigram(vocabulary: Sequence[tuple[str, float]]) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""A small tokenizer of the same layout, trained in seconds, where the published one is not at hand."""
+"""Train a small tokenizer of the same layout in seconds, for use without the published one."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ from collections.abc import Iterable, Iterator
 from .layout import BOS, EOS, LEADING_IDS, SPECIAL_TOKENS, UNK
 from .tokenization_llm_jp import LlmJpTokenizer
 
-# A sentence with what closes it; a line without a full stop is one sentence.
+# A sentence with its closing marks and brackets; a line without a full stop is one sentence.
 _SENTENCE = re.compile(r"[^。．！？!?]+[。．！？!?]*[」』）)]*|[。．！？!?]+")
-# The trainer drops sentences beyond 4192 bytes; a character has four at most.
+# In characters, of up to four bytes each. The trainer drops sentences above a number of bytes.
 _LONGEST_SENTENCE = 1000
-# Characters to train on, which take seconds.
-_ENOUGH = 500_000
+# Characters to train on.
+_TRAINING_CHARACTERS = 500_000
 
 
 def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokenizer:
     """Trains a Unigram vocabulary with llm-jp's special tokens, byte pieces and templates.
 
-    Equal texts in equal order give an equal tokenizer. For tests and trials: a model trained with it is of no use with
-    the published vocabulary.
+    Deterministic. For tests and trials: a model trained with it cannot be used with the published vocabulary.
 
     Args:
-        texts: documents; a megabyte is plenty, and of much more only every n-th sentence is used. No piece crosses a
+        texts: documents; a megabyte is enough, and of more only every n-th sentence is used. No piece crosses a
             newline.
-        vocab_size: tokens, the 264 special and byte tokens included. Texts that do not yield so many pieces give
-            fewer, with a warning.
+        vocab_size: number of tokens, including 264 special and byte tokens. Too little text gives fewer tokens, with
+            a warning.
 
     Returns:
         The tokenizer.
 
     Raises:
-        ValueError: if `vocab_size` leaves no room for pieces, or the texts are too few to learn any.
+        ValueError: `vocab_size` leaves no room for pieces, or there is too little text.
     """
     if vocab_size <= LEADING_IDS:
         raise ValueError(
-            f"vocab_size={vocab_size} leaves no room for pieces beside {LEADING_IDS} special and byte tokens. "
-            "Take 1000 or more."
+            f"vocab_size={vocab_size} leaves no room for pieces: {LEADING_IDS} tokens are special tokens and "
+            "bytes. Use 1000 or more."
         )
     sentences = _without_rare_characters(_evenly_chosen(list(_sentences(texts))), most=(vocab_size - LEADING_IDS) // 2)
     if not sentences:
-        raise ValueError("There is no text to train a tokenizer on: every text is empty or blank.")
+        raise ValueError("There is no text to train a tokenizer on: all texts are empty or blank.")
     import sentencepiece
 
     model = io.BytesIO()
@@ -59,7 +58,7 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
             hard_vocab_limit=False,
             byte_fallback=True,
             character_coverage=1.0,
-            # Those of `<0x0A>`: where they are no pieces of their own, the text `<0x0A>` would be read as a byte.
+            # The characters of `<0x0A>`: without pieces for them, the text `<0x0A>` would be read as a byte.
             required_chars="<>x0123456789ABCDEF",
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -72,9 +71,9 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
             eos_piece=EOS,
             control_symbols=list(SPECIAL_TOKENS[3:]),
             max_sentence_length=4 * _LONGEST_SENTENCE + 1,
-            # Fixed, since another number adds up in another order and so gives other scores.
+            # Fixed: the number of threads changes the order of sums and so the scores.
             num_threads=4,
-            # Rounds of training, and candidates to begin with: a stand-in need not be the best of its size.
+            # Fewer rounds and candidates than by default: speed matters more than quality.
             num_sub_iterations=1,
             shrinking_factor=0.5,
             seed_sentencepiece_size=8 * vocab_size,
@@ -82,7 +81,7 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
         )
     except (RuntimeError, OSError) as error:
         raise ValueError(
-            f"The texts do not yield a vocabulary of {vocab_size}: {error}. Give more text, or a smaller vocab_size."
+            f"The texts are too few for a vocabulary of {vocab_size}: {error}. Add text, or reduce vocab_size."
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "stand-in.model")
@@ -91,26 +90,24 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
         tokenizer = LlmJpTokenizer.from_sentencepiece(path)
     if len(tokenizer) < vocab_size:
         warnings.warn(
-            f"The texts yield {len(tokenizer)} tokens, not {vocab_size}: they hold no more different pieces. "
-            "Give more text, or this vocab_size.",
+            f"The texts yield {len(tokenizer)} tokens instead of {vocab_size}. Add text, or set this vocab_size.",
             stacklevel=2,
         )
     return tokenizer
 
 
 def _evenly_chosen(sentences: list[str]) -> list[str]:
-    step = sum(map(len, sentences)) // _ENOUGH + 1
+    step = sum(map(len, sentences)) // _TRAINING_CHARACTERS + 1
     return sentences[::step]
 
 
 def _without_rare_characters(sentences: list[str], most: int) -> list[str]:
-    """Cuts the sentences at all characters but the `most` frequent ones, which so are left to the byte pieces.
+    """Removes all but the `most` frequent characters, so that the others are encoded as bytes.
 
-    Every character of what is trained on becomes a piece. Japanese has thousands: they would fill a small vocabulary,
-    or not fit it at all.
+    Every character of the training text becomes a piece. Japanese has thousands, too many for a small vocabulary.
     """
     counts = Counter(character for sentence in sentences for character in sentence)
-    # By code point among equals, so that the order of the texts does not matter.
+    # Equal counts are ordered by code point, whatever the order of the texts.
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
     rare = {ord(character): "\n" for character in ranked[most:]}
     return [part for sentence in sentences for part in sentence.translate(rare).split("\n") if part]

@@ -12,43 +12,43 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from llm_jp_modernbert.core.errors import first_line
+
 from .conversion import read_sentencepiece
 from .layout import ENCODER_SETTINGS, LEADING_IDS, check_layout, encoder_form, is_encoder_form, set_encoder_form
 
-# A name that every transformers release knows, with nothing of this package at hand.
+# A class that every transformers release has, so that loading does not need this package.
 _SAVED_CLASS = "PreTrainedTokenizerFast"
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-# No `__init__`: transformers then takes a saved tokenizer.json as it stands instead of building one anew.
+# Without `__init__`, transformers loads a saved tokenizer.json unchanged instead of rebuilding it.
 class LlmJpTokenizer(PreTrainedTokenizerFast):
     """llm-jp-tokenizer v3 for masked language models: `CLS A SEP` and `CLS A SEP B SEP` (type ids 0…0 1…1).
 
-    Unigram pieces with bytes for characters that no piece covers; nothing is normalised, so `decode` gives back the
-    text, spaces and newlines included (only `▁`, U+2581, comes back as a space). The ids of a text are those of
-    SentencePiece and of the published decoder tokenizer, also where the text begins with a space, a newline or `▁`.
+    A Unigram vocabulary with byte fallback. Text is not normalized, so `decode` restores it exactly, including spaces
+    and newlines (except `▁`, U+2581, which becomes a space). The ids of a text equal those of SentencePiece and of the
+    published decoder tokenizer.
 
     Differences from the tokenizer that was released with llm-jp-modernbert-base:
 
-    * Text after a special token continues the text before it. There it began anew, with a `▁` that the model never saw
-      in training: `今日のご飯は<MASK|LLM-jp>である。` now has the same pieces around the mask as the sentence has.
-    * `truncation=True` cuts at 8192 tokens.
+    * Text after a special token continues the text before it. The released tokenizer inserts a `▁` that the model
+      never saw in training. Here `今日のご飯は<MASK|LLM-jp>である。` has the pieces of the sentence around the mask.
+    * `truncation=True` truncates to 8192 tokens.
 
-    The mask stands for a token together with the space before it, if that has one, and spaces beside a mask are kept
-    as pieces: write `I<MASK|LLM-jp> tea`, not `I <MASK|LLM-jp> tea`, for the hidden `▁drink`.
+    A mask replaces a token including the space before it: write `I<MASK|LLM-jp> tea`, not `I <MASK|LLM-jp> tea`, for
+    the token `▁drink`.
 
-    A text is one word to `word_ids()`, and so is each of its sections between special tokens. With
-    `is_split_into_words=True` each word is a text of its own and begins with `▁`: right for words that spaces part.
-    For Japanese give the text and use offsets. Offsets are those of the original text; a first piece `▁` alone, which
-    stands for nothing there, has those of the first character.
+    In `word_ids()`, each section of the text between special tokens is one word. With `is_split_into_words=True`, each
+    word is encoded separately and begins with `▁`, which suits languages with spaces between words; for Japanese, pass
+    the text and use offsets. Offsets refer to the original text; a leading piece `▁` has those of the first character.
 
-    The saved form is a `tokenizer.json` that the tokenizers library, and transformers' own `AutoTokenizer`, load
-    without this package.
+    The saved `tokenizer.json` is loaded by the tokenizers library and by `AutoTokenizer` without this package.
     """
 
-    # A function that stands in for `push_to_hub`, called as a method; set from above, since this folder stands alone.
+    # Replaces `push_to_hub` as a method; set by the package that knows the Hub.
     _hub_push: ClassVar[Callable[..., Any] | None] = None
 
     @classmethod
@@ -57,24 +57,24 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
 
         Args:
             path: a `.model` file of llm-jp-tokenizer v3.
-            **kwargs: arguments of the transformers tokenizer that are to differ, such as `model_max_length`.
+            **kwargs: arguments of the transformers tokenizer to override, such as `model_max_length`.
 
         Raises:
-            ValueError: if there is no such file, or it is no llm-jp SentencePiece model.
+            ValueError: the file is missing or not an llm-jp SentencePiece model.
         """
         return cls._from_backend(encoder_form(read_sentencepiece(path)), kwargs)
 
     @classmethod
     def from_decoder(cls, source: str | os.PathLike[str], **kwargs: Any) -> LlmJpTokenizer:
-        """Adapts the tokenizer of a causal llm-jp model (`<s> A`); its vocabulary and added tokens stay.
+        """Converts the tokenizer of a causal llm-jp model (`<s> A`); its vocabulary and added tokens are unchanged.
 
         Args:
             source: a repository such as `llm-jp/llm-jp-3-1.8b`, a directory with a tokenizer.json, or that file.
-            **kwargs: where to find it (`revision`, `cache_dir`, `token`, `local_files_only`, `subfolder`, …), and
-                arguments of the transformers tokenizer that are to differ, such as `model_max_length`.
+            **kwargs: arguments of the download (`revision`, `cache_dir`, `token`, `local_files_only`, `subfolder`, …)
+                and arguments of the transformers tokenizer to override, such as `model_max_length`.
 
         Raises:
-            ValueError: if there is no tokenizer.json, or it is no llm-jp tokenizer.
+            ValueError: the tokenizer.json is missing or not of an llm-jp tokenizer.
         """
         hub_arguments = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
         backend = _read_backend(_find_file(os.fspath(source), hub_arguments))
@@ -85,7 +85,7 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *init_inputs: Any, **kwargs: Any
     ) -> LlmJpTokenizer:
-        """Loads a saved tokenizer; a llm-jp tokenizer in another form, such as a causal model's, is adapted.
+        """Loads a saved tokenizer; an llm-jp tokenizer in another form, such as a causal model's, is converted.
 
         Args:
             pretrained_model_name_or_path: a repository or a directory.
@@ -93,18 +93,17 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
             **kwargs: see `PreTrainedTokenizerBase.from_pretrained`.
 
         Raises:
-            ValueError: if there is no tokenizer.json, or it is no llm-jp tokenizer.
+            ValueError: the tokenizer.json is missing or not of an llm-jp tokenizer.
         """
         source = os.fspath(pretrained_model_name_or_path)
-        # Looked for first, since transformers speaks of slow tokenizers where it finds none.
+        # Checked first: the error of transformers would be about slow tokenizers.
         _find_file(source, {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
         _check_llm_jp(tokenizer.backend_tokenizer, source)
         roles = [role for role in ENCODER_SETTINGS if role.endswith("_token")]
         if is_encoder_form(tokenizer.backend_tokenizer) and all(getattr(tokenizer, role) for role in roles):
             return tokenizer
-        # Its settings are those of another form as well (`bos_token`, no limit of length); only the caller's stay, and
-        # special tokens that were added to it or are by the caller.
+        # Settings of the other form (`bos_token`, no maximum length) are dropped, except those of the caller.
         known = (*_HUB_ARGUMENTS, *ENCODER_SETTINGS, "padding_side", "truncation_side")
         adapted = cls.from_decoder(
             pretrained_model_name_or_path, **{name: kwargs[name] for name in known if name in kwargs}
@@ -113,11 +112,11 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         return adapted
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """As transformers' `push_to_hub`; what is pushed loads without this package.
+        """Like `PreTrainedTokenizerBase.push_to_hub`; the pushed files load without this package.
 
         Args:
             repo_id: `ORG/NAME` of the repository.
-            **kwargs: those of transformers (`commit_message`, `private`, `token`, `revision`, …).
+            **kwargs: arguments of transformers (`commit_message`, `private`, `token`, `revision`, …).
         """
         if self._hub_push is not None:
             return self._hub_push(repo_id, **kwargs)
@@ -130,18 +129,18 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
-        # Called by save_pretrained between writing tokenizer_config.json and uploading.
+        # save_pretrained calls this after writing tokenizer_config.json and before uploading.
         config_file = os.path.join(save_directory, (f"{filename_prefix}-" if filename_prefix else "") + _CONFIG_FILE)
         with open(config_file, encoding="utf-8") as file:
             config = json.load(file)
         config["tokenizer_class"] = _SAVED_CLASS
-        # Where this one was loaded from is nobody else's setting.
+        # Settings of this machine.
         for name in ("is_local", "local_files_only"):
             config.pop(name, None)
         with open(config_file, "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2, sort_keys=True, ensure_ascii=False)
             file.write("\n")
-        # Otherwise the last call's truncation and padding would be saved as everyone's default.
+        # The backend holds truncation and padding of the last call, which must not become the saved default.
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
         return super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
@@ -155,14 +154,13 @@ def _find_file(source: str, hub_arguments: dict[str, Any]) -> str:
     if os.path.isfile(source):
         return source
     try:
-        found = cached_file(source, _TOKENIZER_FILE, **hub_arguments)
+        return str(cached_file(source, _TOKENIZER_FILE, **hub_arguments))
     except OSError as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{source!r} is no file, and no directory or repository with a {_TOKENIZER_FILE}: {reason} Give one that "
-            "has it, or build the tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
+            f"{source!r} is not a file, and not a directory or repository with a {_TOKENIZER_FILE}: "
+            f"{first_line(error)} Name one that has it, or build the tokenizer from a SentencePiece file "
+            "(LlmJpTokenizer.from_sentencepiece)."
         ) from error
-    return str(found)
 
 
 def _read_backend(path: str) -> Tokenizer:
@@ -170,7 +168,7 @@ def _read_backend(path: str) -> Tokenizer:
         backend = Tokenizer.from_file(path)
     except Exception as error:  # the library raises the bare class
         raise ValueError(
-            f"{path} is no {_TOKENIZER_FILE} of the tokenizers library ({error}). Get it again."
+            f"{path} is not a {_TOKENIZER_FILE} of the tokenizers library ({error}). Download it again."
         ) from error
     _check_llm_jp(backend, path)
     return backend
@@ -179,7 +177,7 @@ def _read_backend(path: str) -> Tokenizer:
 def _check_llm_jp(backend: Tokenizer, source: str) -> None:
     if not isinstance(backend.model, Unigram):
         raise ValueError(
-            f"{source} is a {type(backend.model).__name__} tokenizer, but llm-jp's is Unigram. Give a llm-jp-3 model."
+            f"{source} is a {type(backend.model).__name__} tokenizer, but llm-jp's is Unigram. Name an llm-jp-3 model."
         )
     size = backend.get_vocab_size()
     check_layout([str(backend.id_to_token(i)) for i in range(min(size, LEADING_IDS))], source)

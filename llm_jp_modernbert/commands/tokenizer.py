@@ -1,4 +1,4 @@
-"""`llm-jp-modernbert tokenizer`: writes and checks a tokenizer."""
+"""`llm-jp-modernbert tokenizer`: converts, writes and checks a tokenizer."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def tokenizer(
         str,
         typer.Option(
             "--from",
-            help="SentencePiece .model or tokenizer.json of llm-jp-tokenizer v3, a directory "
-            "that holds one, or a repository (ORG/NAME@REV) such as llm-jp/llm-jp-3-1.8b.",
+            help="SentencePiece .model or tokenizer.json of llm-jp-tokenizer v3, a directory with one of them, or a "
+            "Hub repository, optionally at a revision (ORG/NAME@REVISION).",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.")],
+    out: Annotated[Path, typer.Option(help="Directory to write. An older tokenizer in it is replaced.")],
 ) -> None:
-    """The llm-jp tokenizer in the form that an encoder needs, saved for plain AutoTokenizer, and checked.
+    """Convert an llm-jp tokenizer for masked language models, save it for AutoTokenizer, and check it.
 
     Examples:
 
@@ -38,7 +38,7 @@ def tokenizer(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", "check", "found", box=None)
+    table = Table("", "check", "result", box=None)
     for check in checks:
         mark = Text("passed", style="green") if check.passed else Text("FAILED", style="red")
         table.add_row(mark, check.name, Text(check.detail))
@@ -47,4 +47,4 @@ def tokenizer(
     console.print(table)
     failed = sum(not check.passed for check in checks)
     if failed:
-        raise UsageError(f"{failed} of {len(checks)} checks failed: {source} is no sound llm-jp tokenizer.")
+        raise UsageError(f"{failed} of {len(checks)} checks failed: {source} is not a valid llm-jp tokenizer.")

@@ -1,4 +1,4 @@
-"""What the tokenizer's tests have in common: texts, the names of the published models, a way to train a small one."""
+"""Texts and models for the tests of the tokenizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENTENCES = [
     "The model reads 8192 tokens at once.",
     "価格は1,280円（税込）です。",
 ]
-"""A little text of the tests' own."""
+"""Training text of the small model."""
 
 ODD_TEXTS = [
     "",
@@ -50,13 +50,13 @@ ODD_TEXTS = [
     "<0x0A> は改行ではない",
     "<MASK> も <CLS> もただの文字",
 ]
-"""Texts that a tokenizer may get wrong. None holds a special token or ▁."""
+"""Texts that are easily tokenized wrongly, without special tokens and ▁."""
 
 BEGINNING_WITH_THE_SPACE_PIECE = ["▁こんにちは", "▁▁a", " ▁", "▁"]
 
 
 def texts_of(file: Path, count: int) -> list[str]:
-    """The first texts of a file of gzipped JSON lines."""
+    """The first texts of a gzipped JSON-lines file."""
     texts = []
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -67,7 +67,7 @@ def texts_of(file: Path, count: int) -> list[str]:
 
 
 def train_sentencepiece(prefix: Path, **options: object) -> None:
-    """Trains a SentencePiece model with the options and the special pieces of llm-jp's, `options` aside."""
+    """Trains a SentencePiece model with the options and special pieces of llm-jp; `options` override them."""
     settings: dict[str, object] = {
         "model_type": "unigram",
         "vocab_size": 700,

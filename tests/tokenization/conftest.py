@@ -1,4 +1,4 @@
-"""Tokenizers to test: a small one that is trained here, and the published ones where their files are at hand."""
+"""Tokenizers to test: a small one trained here, and the published ones if the test data is available."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_jp_modernbert.tokenization.layout import decoder_form
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SentencePiece model with the options and the special pieces of llm-jp's."""
+    """A SentencePiece model with the options and special pieces of llm-jp."""
     prefix = tmp_path_factory.mktemp("sentencepiece") / "small"
     train_sentencepiece(prefix)
     return prefix.with_suffix(".model")
@@ -25,7 +25,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=["small", "v3.0"])
 def model_file(request: pytest.FixtureRequest) -> Path:
-    """A small SentencePiece model and a published one. What is special to v3.1 has tests of its own."""
+    """A small SentencePiece model and a published one."""
     if request.param == "small":
         return request.getfixturevalue("small_model")
     return request.getfixturevalue("data_dir") / "tokenizer" / MODELS[request.param]
@@ -43,13 +43,13 @@ def tokenizer(model_file: Path) -> LlmJpTokenizer:
 
 @pytest.fixture(scope="session")
 def decoder(model_file: Path) -> Tokenizer:
-    """The decoder form. Its file is compared with the published one in test_published.py."""
+    """The decoder form, which test_tokenizer_ids.py compares with the published file."""
     return decoder_form(read_sentencepiece(model_file))
 
 
 @pytest.fixture(scope="session")
 def saved(tokenizer: LlmJpTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the saved tokenizer."""
+    """Directory of the saved tokenizer."""
     folder = tmp_path_factory.mktemp("saved")
     tokenizer.save_pretrained(folder)
     return folder
@@ -62,7 +62,7 @@ def small(small_model: Path) -> LlmJpTokenizer:
 
 @pytest.fixture(scope="session")
 def sample(data_dir: Path) -> Iterator[list[str]]:
-    """Some 110 manual pages and the beginnings of 20 literary works."""
+    """About 110 manual pages and the beginnings of 20 literary works."""
     manuals = sorted((data_dir / "corpus" / "manuals").glob("*.jsonl.gz"))
     works = texts_of(data_dir / "corpus" / "aozora" / "validation.jsonl.gz", 20)
     return [

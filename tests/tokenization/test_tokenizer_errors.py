@@ -1,4 +1,4 @@
-"""What is no llm-jp tokenizer is refused with the name of the file and the way out."""
+"""Errors for files that are not llm-jp tokenizers name the file and the way out."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tokenizers.models import BPE, Unigram
 from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_fits, train_stand_in
 
 
-def test_files_that_are_no_sentencepiece_model(tmp_path: Path) -> None:
+def test_error_for_invalid_sentencepiece_files(tmp_path: Path) -> None:
     (tmp_path / "empty.model").touch()
     (tmp_path / "text.model").write_text("version https://git-lfs.github.com/spec/v1\n")
     for name, message in {
         "missing.model": "does not exist.*github.com/llm-jp",
         "empty.model": "is empty.*Download it again",
-        "text.model": "is no SentencePiece model.*Download it again",
+        "text.model": "is not a SentencePiece model.*Download it again",
         "": "is a directory.*Name the SentencePiece file",
     }.items():
         with pytest.raises(ValueError, match=f"{tmp_path / name} {message}"):
@@ -31,38 +31,38 @@ def test_files_that_are_no_sentencepiece_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"control_symbols": []}, "id 3 is '<0x00>', but '<MASK|LLM-jp>' stands there"),
-        ({"byte_fallback": False}, "id 8 is '.*', but '<0x00>' stands there"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "leaves the text unchanged"),
-        ({"remove_extra_whitespaces": True}, "leaves the text unchanged"),
-        ({"add_dummy_prefix": False}, "leaves the text unchanged"),
-        ({"model_type": "bpe"}, "is a BPE model.*Give the model of llm-jp-tokenizer v3"),
+        ({"control_symbols": []}, "id 3 is '<0x00>', but '<MASK|LLM-jp>' in an llm-jp tokenizer"),
+        ({"byte_fallback": False}, "id 8 is '.*', but '<0x00>' in an llm-jp tokenizer"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "changes the text"),
+        ({"remove_extra_whitespaces": True}, "changes the text"),
+        ({"add_dummy_prefix": False}, "changes the text"),
+        ({"model_type": "bpe"}, "is a BPE model.*Name the model of llm-jp-tokenizer v3"),
     ],
 )
-def test_other_sentencepiece_models(options: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_error_for_other_sentencepiece_models(options: dict[str, object], message: str, tmp_path: Path) -> None:
     train_sentencepiece(tmp_path / "other", **options)
     with pytest.raises(ValueError, match=message.replace("|", r"\|")) as caught:
         LlmJpTokenizer.from_sentencepiece(tmp_path / "other.model")
     assert str(tmp_path / "other.model") in str(caught.value)
 
 
-def test_other_tokenizers(tmp_path: Path) -> None:
+def test_error_for_other_tokenizers(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     Tokenizer(BPE()).save(str(file))
-    with pytest.raises(ValueError, match=f"{file} is a BPE tokenizer.*Give a llm-jp-3 model"):
+    with pytest.raises(ValueError, match=f"{file} is a BPE tokenizer.*Name an llm-jp-3 model"):
         LlmJpTokenizer.from_decoder(file)
     Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0)).save(str(file))
-    with pytest.raises(ValueError, match=f"{file}: id 1 is 'a', but '<s>' stands there"):
+    with pytest.raises(ValueError, match=f"{file}: id 1 is 'a', but '<s>' in an llm-jp tokenizer"):
         LlmJpTokenizer.from_decoder(tmp_path)
-    with pytest.raises(ValueError, match="id 1 is 'a', but '<s>' stands there"):
+    with pytest.raises(ValueError, match="id 1 is 'a', but '<s>' in an llm-jp tokenizer"):
         LlmJpTokenizer.from_pretrained(tmp_path)
     file.write_text("{")
-    with pytest.raises(ValueError, match=f"{file} is no tokenizer.json"):
+    with pytest.raises(ValueError, match=f"{file} is not a tokenizer.json"):
         LlmJpTokenizer.from_decoder(tmp_path)
 
 
-def test_sources(small_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"(?s)'nobody/nothing' is no file.*from_sentencepiece"):
+def test_build_tokenizer_from_file_directory_and_repository(small_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"(?s)'nobody/nothing' is not a file.*from_sentencepiece"):
         build_tokenizer("nobody/nothing")
     with pytest.raises(ValueError, match=f"{tmp_path} holds neither"):
         build_tokenizer(str(tmp_path))
@@ -76,7 +76,7 @@ def test_sources(small_model: Path, tmp_path: Path) -> None:
         assert build_tokenizer(str(source)).backend_tokenizer.to_str() == expected
 
 
-def test_check_fits(small: LlmJpTokenizer) -> None:
+def test_check_fits_compares_vocabulary_size_and_special_ids(small: LlmJpTokenizer) -> None:
     size = len(small)
     for fitting in (size, size + 127):
         check_fits(small, SimpleNamespace(vocab_size=fitting, pad_token_id=4, cls_token_id=5, mask_token_id=None))
@@ -87,15 +87,15 @@ def test_check_fits(small: LlmJpTokenizer) -> None:
         check_fits(small, SimpleNamespace(vocab_size=size, pad_token_id=0))
 
 
-def test_stand_in_without_room_or_text() -> None:
+def test_stand_in_needs_text_and_a_large_enough_vocabulary() -> None:
     with pytest.raises(ValueError, match="leaves no room for pieces"):
         train_stand_in(["あ"], vocab_size=264)
     with pytest.raises(ValueError, match="no text to train"):
         train_stand_in(["", " \n　"])
 
 
-def test_import_needs_no_more_than_transformers() -> None:
-    """Some releases of transformers import torch with the base class; this package adds neither to it."""
+def test_import_does_not_load_torch_or_sentencepiece() -> None:
+    """Apart from what transformers itself imports."""
     code = (
         "import sys; from transformers import PreTrainedTokenizerFast; before = set(sys.modules); "
         "import llm_jp_modernbert.tokenization; print({'torch', 'sentencepiece'} & (set(sys.modules) - before))"

@@ -1,4 +1,4 @@
-"""Text → ids → text, against SentencePiece and the published decoder tokenizer."""
+"""Ids equal those of SentencePiece and of the published decoder tokenizer, and decode to the text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_jp_modernbert.tokenization import LlmJpTokenizer
 from llm_jp_modernbert.tokenization.conversion import read_sentencepiece
 from llm_jp_modernbert.tokenization.layout import SPECIAL_TOKENS, decoder_form
 
-# git's ids of the tokenizer.json files that llm-jp publishes with its causal models, and their sizes.
+# git blob ids and sizes of the tokenizer.json files that llm-jp publishes with its causal models.
 PUBLISHED = {
     "v3.0": ("0a87b0e61eb74fc708e32aede9a0c19aa4484a40", 6_416_433),
     "v3.1": ("f5c1982de381f4e3b7d3681a19ccfcb7bd9dfd8b", 6_344_285),
@@ -27,7 +27,7 @@ def git_blob_id(content: bytes) -> str:
 
 
 @pytest.mark.parametrize("version", MODELS)
-def test_decoder_form_is_the_published_file(version: str, data_dir: Path, tmp_path: Path) -> None:
+def test_decoder_form_is_byte_identical_to_the_published_file(version: str, data_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     decoder_form(read_sentencepiece(data_dir / "tokenizer" / MODELS[version])).save(str(file))
     content = file.read_bytes()
@@ -35,7 +35,7 @@ def test_decoder_form_is_the_published_file(version: str, data_dir: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("version", "ids"), [("v3.0", [5, 39801, 6]), ("v3.1", [5, 38737, 6])])
-def test_known_ids(version: str, ids: list[int], data_dir: Path) -> None:
+def test_ids_of_known_texts(version: str, ids: list[int], data_dir: Path) -> None:
     tokenizer = LlmJpTokenizer.from_sentencepiece(data_dir / "tokenizer" / MODELS[version])
     assert tokenizer("こんにちは").input_ids == ids
     if version == "v3.0":
@@ -63,22 +63,22 @@ def test_ids_equal_decoder_on_real_texts(tokenizer: LlmJpTokenizer, decoder: Tok
 
 
 @pytest.mark.parametrize("text", [*ODD_TEXTS, *SENTENCES])
-def test_round_trip(text: str, tokenizer: LlmJpTokenizer) -> None:
+def test_decoding_restores_the_text(text: str, tokenizer: LlmJpTokenizer) -> None:
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
-def test_round_trip_of_real_texts(tokenizer: LlmJpTokenizer, sample: list[str]) -> None:
+def test_decoding_restores_real_texts(tokenizer: LlmJpTokenizer, sample: list[str]) -> None:
     ids = tokenizer(sample, verbose=False).input_ids
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == sample
 
 
 @pytest.mark.parametrize("text", [*ODD_TEXTS, *SENTENCES])
-def test_text_with_its_special_tokens_has_the_same_ids(text: str, tokenizer: LlmJpTokenizer) -> None:
+def test_decoded_text_with_special_tokens_has_the_same_ids(text: str, tokenizer: LlmJpTokenizer) -> None:
     ids = tokenizer(text).input_ids
     assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
 
 
-def test_special_tokens(tokenizer: LlmJpTokenizer, processor: SentencePieceProcessor) -> None:
+def test_ids_of_special_tokens_and_bytes(tokenizer: LlmJpTokenizer, processor: SentencePieceProcessor) -> None:
     assert tokenizer.convert_ids_to_tokens(list(range(8))) == [
         "<unk>",
         "<s>",

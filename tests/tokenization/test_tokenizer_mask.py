@@ -1,4 +1,4 @@
-"""The text around a mask is split as in the sentence without one."""
+"""The text around a mask is split as in the unmasked sentence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MASK = "<MASK|LLM-jp>"
 
 
 def masked_in_text_and_in_ids(tokenizer: LlmJpTokenizer, sentence: str) -> tuple[list[str], list[list[int]]]:
-    """For each piece, the sentence with a mask for its text, and the ids with a mask for its id.
+    """For each piece, the sentence with the piece's text masked, and the ids with the piece's id masked.
 
-    The bytes of characters that no piece covers share one stretch of text, and so one mask. A first `▁` alone is no
-    text of its own: a mask at the start stands for the first word with it.
+    The bytes of unknown characters share one span of text, and so one mask. A leading `▁` has no text of its own: a
+    mask at the start replaces it together with the first word.
     """
     encoded = tokenizer(sentence, add_special_tokens=False, return_offsets_mapping=True)
     ids = encoded.input_ids
@@ -32,20 +32,20 @@ def masked_in_text_and_in_ids(tokenizer: LlmJpTokenizer, sentence: str) -> tuple
     return texts, expected
 
 
-def test_no_space_piece_after_a_mask(tokenizer: LlmJpTokenizer) -> None:
+def test_no_space_piece_is_inserted_after_a_mask(tokenizer: LlmJpTokenizer) -> None:
     tokens = tokenizer.tokenize("今日のご飯は<MASK|LLM-jp>である。")
     assert tokens[tokens.index(MASK) + 1] != "▁"
     assert "".join(tokens) == "▁今日のご飯は<MASK|LLM-jp>である。" or "<0x" in "".join(tokens)
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)
-def test_masking_text_is_masking_ids(sentence: str, tokenizer: LlmJpTokenizer) -> None:
+def test_masking_text_equals_masking_ids(sentence: str, tokenizer: LlmJpTokenizer) -> None:
     texts, expected = masked_in_text_and_in_ids(tokenizer, sentence)
     assert tokenizer(texts, add_special_tokens=False).input_ids == expected
 
 
-def test_masking_text_is_masking_ids_in_a_thousand_sentences(data_dir: Path) -> None:
-    """Exact: the best split of a text that has a boundary somewhere is the best split of either side."""
+def test_masking_text_equals_masking_ids_in_a_thousand_sentences(data_dir: Path) -> None:
+    """Exact: at any boundary between pieces, the best split of a text joins the best splits of both sides."""
     tokenizer = LlmJpTokenizer.from_sentencepiece(data_dir / "tokenizer" / MODELS["v3.0"])
     documents = [
         *texts_of(data_dir / "corpus" / "aozora" / "validation.jsonl.gz", 40),
@@ -59,26 +59,26 @@ def test_masking_text_is_masking_ids_in_a_thousand_sentences(data_dir: Path) -> 
         more = masked_in_text_and_in_ids(tokenizer, sentence)
         texts += more[0]
         expected += more[1]
-    found = tokenizer(texts, add_special_tokens=False).input_ids
-    differing = [text for text, ids, wanted in zip(texts, found, expected, strict=True) if ids != wanted]
+    actual = tokenizer(texts, add_special_tokens=False).input_ids
+    differing = [text for text, ids, wanted in zip(texts, actual, expected, strict=True) if ids != wanted]
     assert len(texts) > 10_000
     assert differing == []
 
 
-def test_text_after_a_decoded_mask_has_no_space(tokenizer: LlmJpTokenizer) -> None:
+def test_no_space_is_decoded_after_a_mask(tokenizer: LlmJpTokenizer) -> None:
     for text in ("今日は<MASK|LLM-jp>です。", "<MASK|LLM-jp>です。", "I<MASK|LLM-jp> tea", "a <MASK|LLM-jp> b"):
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert tokenizer.decode(ids) == text
 
 
-def test_spaces_beside_a_mask_are_kept(tokenizer: LlmJpTokenizer) -> None:
+def test_spaces_around_a_mask_are_kept(tokenizer: LlmJpTokenizer) -> None:
     tokens = tokenizer.tokenize("a <MASK|LLM-jp> b")
     position = tokens.index(MASK)
     assert tokens[position - 1].endswith("▁")
     assert tokens[position + 1].startswith("▁")
 
 
-def test_several_masks(tokenizer: LlmJpTokenizer) -> None:
+def test_adjacent_masks(tokenizer: LlmJpTokenizer) -> None:
     body = tokenizer.tokenize("です。")
     plain = body[1:] if body[0] == "▁" else [body[0].removeprefix("▁"), *body[1:]]
     assert tokenizer.tokenize(f"{MASK}{MASK}です。")[:2] == [MASK, MASK]

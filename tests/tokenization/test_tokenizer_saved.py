@@ -1,4 +1,4 @@
-"""The saved form, and what loads it."""
+"""The saved form loads with and without this package."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ assert not any(name.startswith("llm_jp_modernbert") for name in sys.modules)
 """
 
 
-def test_plain_auto_tokenizer(tokenizer: LlmJpTokenizer, tmp_path: Path) -> None:
-    """In a process of its own, which knows nothing of this package; alone, and beside a model of either form."""
+def test_auto_tokenizer_loads_it_without_this_package(tokenizer: LlmJpTokenizer, tmp_path: Path) -> None:
+    """In a new process; with and without the configuration of a model in the directory."""
     for model_type in ("none", "modernbert", "llm-jp-modernbert"):
         tokenizer.save_pretrained(tmp_path / model_type)
         if model_type != "none":
@@ -49,7 +49,7 @@ def test_plain_auto_tokenizer(tokenizer: LlmJpTokenizer, tmp_path: Path) -> None
         assert encoded == dict(tokenizer(TEXTS, TEXTS[::-1]))
 
 
-def test_tokenizers_library(tokenizer: LlmJpTokenizer, saved: Path) -> None:
+def test_tokenizers_library_loads_it(tokenizer: LlmJpTokenizer, saved: Path) -> None:
     plain = Tokenizer.from_file(str(saved / "tokenizer.json"))
     for text in TEXTS:
         assert plain.encode(text).ids == tokenizer(text).input_ids
@@ -57,7 +57,7 @@ def test_tokenizers_library(tokenizer: LlmJpTokenizer, saved: Path) -> None:
         assert plain.decode(plain.encode(text).ids) == text
 
 
-def test_loads_back_and_saves_the_same_bytes(tokenizer: LlmJpTokenizer, saved: Path, tmp_path: Path) -> None:
+def test_saving_again_writes_the_same_bytes(tokenizer: LlmJpTokenizer, saved: Path, tmp_path: Path) -> None:
     loaded = LlmJpTokenizer.from_pretrained(saved)
     assert type(loaded) is LlmJpTokenizer
     assert dict(loaded(TEXTS)) == dict(tokenizer(TEXTS))
@@ -66,7 +66,7 @@ def test_loads_back_and_saves_the_same_bytes(tokenizer: LlmJpTokenizer, saved: P
         assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
 
 
-def test_saved_form_does_not_depend_on_the_last_call(small_model: Path, tmp_path: Path) -> None:
+def test_truncation_and_padding_of_a_call_are_not_saved(small_model: Path, tmp_path: Path) -> None:
     tokenizer = LlmJpTokenizer.from_sentencepiece(small_model)
     tokenizer.save_pretrained(tmp_path / "before")
     tokenizer(SENTENCES, truncation=True, max_length=5, padding="max_length")
@@ -76,14 +76,16 @@ def test_saved_form_does_not_depend_on_the_last_call(small_model: Path, tmp_path
 
 
 @pytest.mark.parametrize("given", ["file", "directory"])
-def test_from_decoder(given: str, tokenizer: LlmJpTokenizer, decoder: Tokenizer, tmp_path: Path) -> None:
+def test_from_decoder_gives_the_encoder_form(
+    given: str, tokenizer: LlmJpTokenizer, decoder: Tokenizer, tmp_path: Path
+) -> None:
     file = tmp_path / "tokenizer.json"
     decoder.save(str(file))
     adapted = LlmJpTokenizer.from_decoder(file if given == "file" else tmp_path)
     assert adapted.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
-def test_from_pretrained_adapts_a_decoder(tokenizer: LlmJpTokenizer, decoder: Tokenizer, tmp_path: Path) -> None:
+def test_from_pretrained_converts_a_decoder(tokenizer: LlmJpTokenizer, decoder: Tokenizer, tmp_path: Path) -> None:
     decoder.save(str(tmp_path / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -100,8 +102,8 @@ def test_from_pretrained_adapts_a_decoder(tokenizer: LlmJpTokenizer, decoder: To
     assert LlmJpTokenizer.from_pretrained(tmp_path, model_max_length=512).model_max_length == 512
 
 
-def test_adapting_keeps_extra_special_tokens(small_model: Path, tmp_path: Path) -> None:
-    """Those that were saved with another form, and those that the caller names."""
+def test_converting_keeps_extra_special_tokens(small_model: Path, tmp_path: Path) -> None:
+    """Both the saved ones and those passed by the caller."""
     decoder_form(read_sentencepiece(small_model)).save(str(tmp_path / "tokenizer.json"))
     given = LlmJpTokenizer.from_pretrained(tmp_path, extra_special_tokens=["<X>"])
     plain = AutoTokenizer.from_pretrained(tmp_path)
@@ -144,12 +146,12 @@ def test_check_finds_the_decoder_form(tokenizer: LlmJpTokenizer, decoder: Tokeni
     assert {"template", "pair", "reload, plain AutoTokenizer", "reload, tokenizers library"} <= failed
 
 
-def test_check_of_a_missing_directory(small: LlmJpTokenizer, tmp_path: Path) -> None:
+def test_checks_of_a_missing_directory_fail(small: LlmJpTokenizer, tmp_path: Path) -> None:
     failed = [check.name for check in check_tokenizer(small, tmp_path / "none") if not check.passed]
     assert failed == ["reload, plain AutoTokenizer", "reload, tokenizers library"]
 
 
-def test_writing_replaces_a_tokenizer_and_nothing_else(small: LlmJpTokenizer, tmp_path: Path) -> None:
+def test_write_tokenizer_replaces_only_a_tokenizer(small: LlmJpTokenizer, tmp_path: Path) -> None:
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     write_tokenizer(small, folder)
@@ -165,14 +167,14 @@ def test_writing_replaces_a_tokenizer_and_nothing_else(small: LlmJpTokenizer, tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["tokenizer"]
 
 
-def test_failed_writing_leaves_the_old_one(
+def test_failed_write_keeps_the_old_tokenizer(
     small: LlmJpTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_tokenizer(small, tmp_path / "tokenizer")
     before = (folder / "tokenizer.json").read_bytes()
 
     def full_disk(self: LlmJpTokenizer, save_directory: Path, **kwargs: object) -> None:
-        save_directory.mkdir()
+        save_directory.mkdir(exist_ok=True)
         (save_directory / "tokenizer.json").write_text("half")
         raise OSError("No space left on device")
 

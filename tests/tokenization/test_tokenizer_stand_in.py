@@ -1,4 +1,4 @@
-"""The small stand-in has the layout of the published tokenizer."""
+"""The stand-in tokenizer has the layout of the published one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def stand_in() -> LlmJpTokenizer:
         return train_stand_in([*SENTENCES, *ODD_TEXTS], vocab_size=2000)
 
 
-def test_layout(stand_in: LlmJpTokenizer, tmp_path: Path) -> None:
+def test_stand_in_passes_all_checks(stand_in: LlmJpTokenizer, tmp_path: Path) -> None:
     stand_in.save_pretrained(tmp_path)
     assert [check for check in check_tokenizer(stand_in, tmp_path) if not check.passed] == []
     assert stand_in.convert_ids_to_tokens([3, 7, 8, 263]) == ["<MASK|LLM-jp>", "<EOD|LLM-jp>", "<0x00>", "<0xFF>"]
 
 
 @pytest.mark.parametrize("text", [*SENTENCES, *ODD_TEXTS])
-def test_round_trip(text: str, stand_in: LlmJpTokenizer) -> None:
+def test_decoding_restores_the_text(text: str, stand_in: LlmJpTokenizer) -> None:
     assert stand_in.decode(stand_in(text).input_ids, skip_special_tokens=True) == text
 
 
@@ -31,13 +31,13 @@ def test_no_piece_crosses_a_newline(stand_in: LlmJpTokenizer) -> None:
     assert not any("\n" in piece for piece in stand_in.get_vocab())
 
 
-def test_equal_texts_give_equal_bytes(stand_in: LlmJpTokenizer) -> None:
+def test_training_is_deterministic(stand_in: LlmJpTokenizer) -> None:
     with pytest.warns(UserWarning, match="The texts yield"):
         again = train_stand_in(iter([*SENTENCES, *ODD_TEXTS]), vocab_size=2000)
     assert again.backend_tokenizer.to_str() == stand_in.backend_tokenizer.to_str()
 
 
-def test_real_text_fills_the_vocabulary(data_dir: Path) -> None:
+def test_vocabulary_size_is_reached_on_real_text(data_dir: Path) -> None:
     text = "".join(texts_of(data_dir / "corpus" / "aozora" / "validation.jsonl.gz", 20))[:200_000]
     sizes = {}
     for vocab_size in (1000, 4000):

@@ -1,4 +1,4 @@
-"""Templates, pairs, truncation, padding, offsets, and what transformers does with a tokenizer."""
+"""Templates, truncation, padding, offsets, and use with transformers and datasets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def body(tokenizer: LlmJpTokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def test_single_and_pair(tokenizer: LlmJpTokenizer) -> None:
+def test_templates_of_single_texts_and_pairs(tokenizer: LlmJpTokenizer) -> None:
     first, second = body(tokenizer, FIRST), body(tokenizer, SECOND)
     assert tokenizer(FIRST).input_ids == [CLS, *first, SEP]
     assert tokenizer(FIRST, SECOND).input_ids == [CLS, *first, SEP, *second, SEP]
@@ -26,18 +26,18 @@ def test_single_and_pair(tokenizer: LlmJpTokenizer) -> None:
     assert tokenizer([FIRST], [SECOND]).input_ids == [[CLS, *first, SEP, *second, SEP]]
 
 
-def test_input_names(tokenizer: LlmJpTokenizer) -> None:
+def test_default_output_names(tokenizer: LlmJpTokenizer) -> None:
     assert list(tokenizer(FIRST, SECOND)) == ["input_ids", "attention_mask"]
 
 
-def test_type_ids_on_request(tokenizer: LlmJpTokenizer) -> None:
+def test_token_type_ids_on_request(tokenizer: LlmJpTokenizer) -> None:
     first, second = body(tokenizer, FIRST), body(tokenizer, SECOND)
     encoded = tokenizer(FIRST, SECOND, return_token_type_ids=True)
     assert encoded.token_type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
     assert set(tokenizer(FIRST, return_token_type_ids=True).token_type_ids) == {0}
 
 
-def test_truncation_at_the_models_length(small: LlmJpTokenizer) -> None:
+def test_truncation_to_the_context_length(small: LlmJpTokenizer) -> None:
     long = "日本語の文章" * 5000
     encoded = small(long, truncation=True)
     assert len(encoded.input_ids) == small.model_max_length == 8192
@@ -51,7 +51,7 @@ def test_truncation_of_pairs(tokenizer: LlmJpTokenizer) -> None:
     assert ids == [CLS, *first, SEP, *second[:3], SEP]
 
 
-def test_stride_covers_the_text(tokenizer: LlmJpTokenizer) -> None:
+def test_overlapping_windows_cover_the_text(tokenizer: LlmJpTokenizer) -> None:
     text = "".join(SENTENCES)
     windows = tokenizer(
         FIRST, text, truncation="only_second", max_length=40, stride=4, return_overflowing_tokens=True
@@ -64,7 +64,7 @@ def test_stride_covers_the_text(tokenizer: LlmJpTokenizer) -> None:
     assert joined == body(tokenizer, text)
 
 
-def test_padding(tokenizer: LlmJpTokenizer) -> None:
+def test_padding_uses_the_pad_token(tokenizer: LlmJpTokenizer) -> None:
     batch = tokenizer([FIRST, "a"], padding=True)
     short = len(tokenizer("a").input_ids)
     assert set(batch.input_ids[1][short:]) == {PAD}
@@ -72,13 +72,13 @@ def test_padding(tokenizer: LlmJpTokenizer) -> None:
 
 
 @pytest.mark.parametrize("text", [*ODD_TEXTS, *SENTENCES])
-def test_offsets_are_those_of_the_text(text: str, tokenizer: LlmJpTokenizer) -> None:
+def test_offsets_refer_to_the_text(text: str, tokenizer: LlmJpTokenizer) -> None:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     covered = 0
     for token, (start, end) in zip(
         tokenizer.convert_ids_to_tokens(encoded.input_ids), encoded.offset_mapping, strict=True
     ):
-        if token.startswith("<0x"):  # each byte has the offsets of all the characters that its run of bytes spells
+        if token.startswith("<0x"):  # each byte has the offsets of the characters of its run of bytes
             assert all(token[3:5].lower() in text[start:end].encode().hex() for _ in token)
         else:
             assert token.replace("▁", " ").strip(" ") == text[start:end].strip(" ") or (token == "▁" and start == 0)
@@ -87,14 +87,14 @@ def test_offsets_are_those_of_the_text(text: str, tokenizer: LlmJpTokenizer) -> 
     assert covered == len(text)
 
 
-def test_offsets_of_the_second_text(tokenizer: LlmJpTokenizer) -> None:
+def test_offsets_of_a_pair_refer_to_each_text(tokenizer: LlmJpTokenizer) -> None:
     encoded = tokenizer(FIRST, SECOND, return_offsets_mapping=True)
     second = [span for span, part in zip(encoded.offset_mapping, encoded.sequence_ids(), strict=True) if part == 1]
     assert second[0][0] == 0
     assert second[-1][1] == len(SECOND)
 
 
-def test_words(tokenizer: LlmJpTokenizer) -> None:
+def test_pre_split_words_are_encoded_separately(tokenizer: LlmJpTokenizer) -> None:
     words = ["東京", "は", "coffee"]
     encoded = tokenizer(words, is_split_into_words=True)
     expected = [piece for word in words for piece in body(tokenizer, word)]
@@ -103,7 +103,7 @@ def test_words(tokenizer: LlmJpTokenizer) -> None:
     assert encoded.word_ids() == [None, *(i for i, count in enumerate(counts) for _ in range(count)), None]
 
 
-def test_special_tokens_mask(tokenizer: LlmJpTokenizer) -> None:
+def test_special_tokens_mask_marks_cls_and_sep(tokenizer: LlmJpTokenizer) -> None:
     encoded = tokenizer(FIRST, SECOND, return_special_tokens_mask=True)
     expected = [int(i in (CLS, SEP)) for i in encoded.input_ids]
     assert encoded.special_tokens_mask == expected
@@ -112,7 +112,7 @@ def test_special_tokens_mask(tokenizer: LlmJpTokenizer) -> None:
     assert tokenizer.num_special_tokens_to_add(pair=True) == 3
 
 
-def test_masking_collator_spares_special_tokens_and_padding(tokenizer: LlmJpTokenizer) -> None:
+def test_masking_collator_skips_special_tokens_and_padding(tokenizer: LlmJpTokenizer) -> None:
     from transformers import DataCollatorForLanguageModeling
 
     collator = DataCollatorForLanguageModeling(
@@ -126,8 +126,8 @@ def test_masking_collator_spares_special_tokens_and_padding(tokenizer: LlmJpToke
     assert (batch["labels"][special] == -100).all()
 
 
-def test_fill_mask_pipeline(small: LlmJpTokenizer) -> None:
-    """With a model that knows nothing: each sentence offered is the prompt with one piece in the mask's place."""
+def test_fill_mask_pipeline_inserts_one_piece(small: LlmJpTokenizer) -> None:
+    """With random weights: each returned sequence is the prompt with one piece in place of the mask."""
     from transformers import FillMaskPipeline, ModernBertConfig, ModernBertForMaskedLM
 
     config = ModernBertConfig(
@@ -139,20 +139,20 @@ def test_fill_mask_pipeline(small: LlmJpTokenizer) -> None:
         assert answer["sequence"] == f"今日のご飯は{answer['token_str']}である。"
 
 
-def test_pickle(tokenizer: LlmJpTokenizer) -> None:
+def test_pickled_tokenizer_gives_the_same_ids(tokenizer: LlmJpTokenizer) -> None:
     copy = pickle.loads(pickle.dumps(tokenizer))
     assert type(copy) is LlmJpTokenizer
     assert copy(SENTENCES, ODD_TEXTS[: len(SENTENCES)]).data == tokenizer(SENTENCES, ODD_TEXTS[: len(SENTENCES)]).data
 
 
-def test_datasets_map_in_processes(small: LlmJpTokenizer) -> None:
+def test_datasets_map_in_several_processes(small: LlmJpTokenizer) -> None:
     from datasets import Dataset
 
     rows = Dataset.from_dict({"text": SENTENCES}).map(lambda row: small(row["text"]), batched=True, num_proc=2)
     assert rows["input_ids"][:] == small(SENTENCES).input_ids
 
 
-def test_added_tokens(small_model: Path) -> None:
+def test_added_tokens_do_not_insert_spaces(small_model: Path) -> None:
     tokenizer = LlmJpTokenizer.from_sentencepiece(small_model)
     size = len(tokenizer)
     assert tokenizer.add_tokens(["深層学習"]) == 1
@@ -165,7 +165,7 @@ def test_added_tokens(small_model: Path) -> None:
     )
 
 
-def test_special_token_strings_can_be_read_as_text(data_dir: Path) -> None:
+def test_special_token_strings_can_be_encoded_as_text(data_dir: Path) -> None:
     tokenizer = LlmJpTokenizer.from_sentencepiece(data_dir / "tokenizer" / MODELS["v3.0"])
     ids = tokenizer("<MASK|LLM-jp></s>", add_special_tokens=False, split_special_tokens=True).input_ids
     assert not set(ids) & set(range(8))

@@ -1,4 +1,4 @@
-"""Embeddings from counts are what the formula says, counted and decomposed here by hand and by NumPy."""
+"""Embeddings from counts equal the formula, computed here with plain loops and NumPy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNSEEN = (0, 37)
 
 @pytest.fixture
 def corpus() -> TokenizedCorpus:
-    """Documents of uneven lengths, some too short for a neighbour, without two tokens of the vocabulary."""
+    """Documents of various lengths, some without neighbours; two tokens of the vocabulary do not occur."""
     draw = np.random.default_rng(0)
     seen = [token for token in range(VOCABULARY) if token not in UNSEEN]
     shares = 1.0 / np.arange(1, len(seen) + 1)
@@ -57,31 +57,31 @@ def by_hand(corpus: TokenizedCorpus, neighbours: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("neighbours", [VOCABULARY, 7])
-def test_associations_are_those_of_the_formula(
+def test_associations_equal_the_formula(
     corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch, neighbours: int
 ) -> None:
     monkeypatch.setattr(cooccurrence, "_NEIGHBOURS", neighbours)
     found = cooccurrence.associations(corpus, VOCABULARY).to_dense().numpy()
     expected = by_hand(corpus, neighbours)
-    # Tokens that are as common as each other may stand in either order.
+    # Equally frequent tokens may be in any order.
     assert np.allclose(np.sort(found, axis=1), np.sort(expected, axis=1), atol=1e-5)
     assert np.allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 
 
 @pytest.mark.parametrize(("width", "tolerance"), [(64, 1e-4), (8, 0.15)])
-def test_factors_are_those_of_the_full_decomposition(corpus: TokenizedCorpus, width: int, tolerance: float) -> None:
+def test_factors_equal_the_full_decomposition(corpus: TokenizedCorpus, width: int, tolerance: float) -> None:
     torch.manual_seed(0)
     factors = cooccurrence.association_factors(corpus, VOCABULARY, width).double().numpy()
     left, values, _ = np.linalg.svd(by_hand(corpus, VOCABULARY), full_matrices=False)
     expected = left[:, :width] * np.sqrt(values[:width])
     expected -= expected.mean(0)
     assert factors.shape == (VOCABULARY, width)
-    # Equal but for a rotation; where columns are left out, randomised, on chance counts whose values hardly fall.
+    # Equal up to rotation; with fewer columns the randomized decomposition is approximate.
     difference = np.linalg.norm(factors @ factors.T - expected @ expected.T)
     assert difference < tolerance * np.linalg.norm(expected @ expected.T)
 
 
-def test_a_model_starts_from_them(corpus: TokenizedCorpus) -> None:
+def test_embeddings_and_bias_are_initialized(corpus: TokenizedCorpus) -> None:
     torch.manual_seed(0)
     config = LlmJpModernBertConfig(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
@@ -102,8 +102,8 @@ def test_a_model_starts_from_them(corpus: TokenizedCorpus) -> None:
     assert np.allclose(shares, counts / counts.sum(), atol=1e-6)
 
 
-def test_tokens_with_the_same_neighbours_are_alike() -> None:
-    # 1 and 2 stand in the same places, 3 and 4 in others.
+def test_tokens_with_equal_neighbours_have_similar_embeddings() -> None:
+    # Tokens 1 and 2 have the same neighbours, and so have 3 and 4.
     draw = np.random.default_rng(1)
     documents = [
         [int(draw.integers(5, 8)), int(draw.integers(1, 3)), int(draw.integers(8, 11)), int(draw.integers(3, 5))] * 3
@@ -118,7 +118,7 @@ def test_tokens_with_the_same_neighbours_are_alike() -> None:
 
 
 @pytest.mark.parametrize("documents", [[], [[3], [5]], [[3, 3, 3]]])
-def test_where_nothing_can_be_counted_the_random_rows_stay(documents: list[list[int]]) -> None:
+def test_random_embeddings_are_kept_without_counts(documents: list[list[int]]) -> None:
     config = LlmJpModernBertConfig(
         vocab_size=12, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
     )
@@ -129,7 +129,7 @@ def test_where_nothing_can_be_counted_the_random_rows_stay(documents: list[list[
     assert model.get_output_embeddings().bias.isfinite().all()
 
 
-def test_every_document_is_read_once_and_no_more_than_wanted(data: Data, tmp_path: Path) -> None:
+def test_read_for_counting_reads_each_document_once_up_to_a_limit(data: Data, tmp_path: Path) -> None:
     arguments = runs.load(runs.recipe(*data, tmp_path / "run"))
     tokenizer = assembly.make_tokenizer(arguments)
     texts = [document.text for file in find_files([str(data[0])]) for document in read_documents(file)]
@@ -141,7 +141,7 @@ def test_every_document_is_read_once_and_no_more_than_wanted(data: Data, tmp_pat
     assert 100 <= len(part.ids) < len(corpus.ids)
 
 
-def test_a_run_begins_with_them(data: Data, tmp_path: Path) -> None:
+def test_counted_embeddings_lower_the_initial_loss(data: Data, tmp_path: Path) -> None:
     changes = {"max_steps": 1, "warmup_steps": 0, "validation_data": str(data[0])}
     changes |= {"eval_strategy": "steps", "eval_on_start": True}
     losses = {}
@@ -151,7 +151,7 @@ def test_a_run_begins_with_them(data: Data, tmp_path: Path) -> None:
     assert losses["counted"] < losses["random"] - 1
 
 
-def test_a_run_that_goes_on_does_not_begin_again(data: Data, tmp_path: Path) -> None:
+def test_resumed_run_is_not_initialized_again(data: Data, tmp_path: Path) -> None:
     keys = runs.recipe(*data, tmp_path / "whole", init_embeddings="counted", max_steps=10)
     runs.run(keys)
     part = {**keys, "output_dir": str(tmp_path / "part")}

@@ -1,4 +1,4 @@
-"""Masking draws what it should, as often as it should, and the same again."""
+"""Masking has the right distribution and is reproducible."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def within(count: int, trials: int, probability: float) -> bool:
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.3])
-def test_shares(ids: np.ndarray, probability: float) -> None:
+def test_shares_of_masked_random_and_kept_tokens(ids: np.ndarray, probability: float) -> None:
     masking = Masking(3, VOCABULARY, SPECIAL, probability)
     inputs, labels = mask(masking, ids, seed=1, epoch=2, sample=3)
     chosen = labels != IGNORED
@@ -48,23 +48,23 @@ def test_shares(ids: np.ndarray, probability: float) -> None:
     masked, kept = inputs[chosen] == 3, inputs[chosen] == ids[chosen]
     count = int(chosen.sum())
     assert within(int(masked.sum()), count, 0.8)
-    # A random token is the true one once in the vocabulary.
+    # A random token may equal the original one.
     assert within(int(kept.sum()), count, 0.1 + 0.1 / (VOCABULARY - len(SPECIAL)))
     random = inputs[chosen][~masked & ~kept]
     assert not np.isin(random, list(SPECIAL)).any()
-    # All of them are drawn, and evenly: the mean of a uniform distribution, to five standard errors.
+    # Uniform: the mean is within five standard errors.
     middle, deviation = (8 + VOCABULARY - 1) / 2, (VOCABULARY - 8) / math.sqrt(12)
     assert abs(random.mean() - middle) < 5 * deviation / math.sqrt(len(random))
 
 
-def test_positions_are_independent(ids: np.ndarray) -> None:
+def test_positions_are_masked_independently(ids: np.ndarray) -> None:
     _, labels = mask(Masking(3, VOCABULARY, SPECIAL), ids, 0, 0, 0)
     chosen = (labels != IGNORED)[~np.isin(ids, list(SPECIAL))]
     both = int((chosen[1:] & chosen[:-1]).sum())
     assert within(both, len(chosen) - 1, 0.09)
 
 
-def test_the_draw_is_a_function_of_seed_epoch_and_sample(ids: np.ndarray) -> None:
+def test_masks_are_a_function_of_seed_epoch_and_sample(ids: np.ndarray) -> None:
     some = ids[:500]
     draws = {
         numbers: mask(Masking(3, VOCABULARY, SPECIAL), some, *numbers)[0].tobytes()
@@ -76,7 +76,7 @@ def test_the_draw_is_a_function_of_seed_epoch_and_sample(ids: np.ndarray) -> Non
     assert all(mask(again, some, *numbers)[0].tobytes() == drawn for numbers, drawn in draws.items())
 
 
-def test_a_sample_does_not_depend_on_what_stands_beside_it(ids: np.ndarray) -> None:
+def test_masks_do_not_depend_on_the_rest_of_the_batch(ids: np.ndarray) -> None:
     masking = Masking(3, VOCABULARY, SPECIAL)
     lengths = np.array([300, 1, 500, 99])
     keys = sample_keys(7, np.array([[0, 4], [0, 5], [1, 4], [0, 9]]))
@@ -98,20 +98,20 @@ def test_units_are_masked_as_a_whole(ids: np.ndarray) -> None:
     assert within(int(chosen.all(1).sum()), len(chosen), 0.3)
 
 
-def test_another_probability_chooses_a_part_of_the_same(ids: np.ndarray) -> None:
+def test_lower_probability_masks_a_subset(ids: np.ndarray) -> None:
     masking, lengths = Masking(3, VOCABULARY, SPECIAL), np.array([len(ids)])
     usual, fewer = (masking(ids, lengths, key(0, 0, 0), probability=p)[1] != IGNORED for p in (None, 0.15))
     assert not (fewer & ~usual).any()
     assert within(int(fewer.sum()), int((ids > 7).sum()), 0.15)
 
 
-def test_the_input_is_left_alone(ids: np.ndarray) -> None:
+def test_input_is_not_modified(ids: np.ndarray) -> None:
     before = ids.copy()
     mask(Masking(3, VOCABULARY, SPECIAL), ids, 0, 0, 0)
     assert (ids == before).all()
 
 
 @pytest.mark.parametrize("settings", [{"probability": 0.0}, {"probability": 1.5}, {"mask_share": 0.95}])
-def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
+def test_invalid_settings_are_errors(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         Masking(3, VOCABULARY, SPECIAL, **settings)

@@ -1,4 +1,4 @@
-"""Packing loses no token, fills rows well, and never lets documents meet."""
+"""Packing keeps every token, fills rows well and separates documents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pieces_of(rows: PackedRows) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("sequence_length", [3, 17, 128, 1024])
-def test_every_token_is_there_once_and_in_its_order(sequence_length: int) -> None:
+def test_every_token_occurs_once_and_in_order(sequence_length: int) -> None:
     texts = documents(seed=1)
     pieces = pieces_of(packed(texts, sequence_length))
     assert all(piece[0] == CLS and piece[-1] == SEP and len(piece) > 2 for piece in pieces)
@@ -43,31 +43,31 @@ def test_every_token_is_there_once_and_in_its_order(sequence_length: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_rows_are_almost_full(seed: int) -> None:
+def test_rows_are_at_least_97_percent_full(seed: int) -> None:
     rows = packed(documents(seed, count=400), 512)
-    # Best-fit decreasing needs at most 11/9 of the best possible number of rows, and 6/9 of one beside.
+    # Best-fit decreasing needs at most 11/9 of the optimal number of rows plus 6/9.
     best = -(-rows.total_tokens // 512)
     assert best <= len(rows) <= 11 / 9 * best + 6 / 9
     assert rows.efficiency == pytest.approx(rows.total_tokens / (512 * len(rows)))
     assert rows.efficiency > 0.97
 
 
-def test_best_fit_takes_the_fullest_row_that_has_room() -> None:
+def test_best_fit_chooses_the_fullest_row_with_room() -> None:
     order, rows = best_fit(np.array([7, 6, 3, 4, 10]), capacity=10)
     assert [sorted(order[rows[i] : rows[i + 1]].tolist()) for i in range(3)] == [[4], [0, 2], [1, 3]]
 
 
-def test_an_item_too_large_is_refused() -> None:
+def test_item_larger_than_a_row_is_an_error() -> None:
     with pytest.raises(ValueError, match="11 does not fit"):
         best_fit(np.array([11]), capacity=10)
 
 
-def test_cut_needs_room_for_a_token() -> None:
+def test_cut_without_room_for_a_token_is_an_error() -> None:
     with pytest.raises(ValueError, match="sequence length of 2"):
         cut(np.array([0, 5]), 0)
 
 
-def test_no_documents_make_no_rows() -> None:
+def test_empty_documents_give_no_rows() -> None:
     rows = packed([[], []], 16)
     assert len(rows) == 0
     assert rows.efficiency == 0.0

@@ -1,4 +1,4 @@
-"""Held-out accuracy is that of a plain loop, on masks that never change."""
+"""Held-out accuracy equals that of a plain loop, with fixed masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCABULARY, CLS, SEP = 64, 5, 6
 
 
 def counting_documents(count: int = 30) -> TokenizedCorpus:
-    """Documents that count upwards: what is masked follows from what is beside it."""
+    """Documents that count upwards, so that masked tokens can be inferred from their neighbours."""
     draw = np.random.default_rng(0)
     return from_documents(
         (np.arange(length) + start) % 56 + 8 for start, length in draw.integers(20, 90, (count, 2)).tolist()
@@ -45,7 +45,7 @@ def model() -> LlmJpModernBertForMaskedLM:
     ).eval()
 
 
-def test_masks_stay_the_same_whatever_the_context(masking: Masking, model: LlmJpModernBertForMaskedLM) -> None:
+def test_masks_do_not_depend_on_the_context_length(masking: Masking, model: LlmJpModernBertForMaskedLM) -> None:
     corpus = counting_documents()
     one, other = (MaskedValidation(corpus, masking, CLS, SEP) for _ in range(2))
     assert (one.labels == other.labels).all()
@@ -56,7 +56,7 @@ def test_masks_stay_the_same_whatever_the_context(masking: Masking, model: LlmJp
     assert (one.corpus.ids[~masked] == corpus.ids[~masked]).all()
 
 
-def test_measured_accuracy_is_that_of_a_plain_loop(masking: Masking, model: LlmJpModernBertForMaskedLM) -> None:
+def test_accuracy_and_loss_equal_a_plain_loop(masking: Masking, model: LlmJpModernBertForMaskedLM) -> None:
     corpus = counting_documents(5)
     validation = MaskedValidation(corpus, masking, CLS, SEP)
     right, losses = 0, []
@@ -74,7 +74,7 @@ def test_measured_accuracy_is_that_of_a_plain_loop(masking: Masking, model: LlmJ
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 50])
-def test_ranks_share_the_work(masking: Masking, model: LlmJpModernBertForMaskedLM, ranks: int) -> None:
+def test_sum_over_ranks_equals_one_process(masking: Masking, model: LlmJpModernBertForMaskedLM, ranks: int) -> None:
     validation = MaskedValidation(counting_documents(200), masking, CLS, SEP)
     alone = validation.measure(model, 128)
     parts: list[list[float]] = []
@@ -84,7 +84,7 @@ def test_ranks_share_the_work(masking: Masking, model: LlmJpModernBertForMaskedL
         return [sum(column) for column in zip(*parts, strict=True)]
 
     for rank in range(ranks - 1):
-        # A rank without a part of its own has nothing to divide.
+        # A rank without batches divides by zero, because only the last one sees all sums.
         try:
             validation.measure(model, 128, rank, ranks, collect)
         except ZeroDivisionError:
@@ -95,7 +95,7 @@ def test_ranks_share_the_work(masking: Masking, model: LlmJpModernBertForMaskedL
     assert together.loss == pytest.approx(alone.loss)
 
 
-def test_baselines_count() -> None:
+def test_baselines_equal_counts() -> None:
     draw = np.random.default_rng(0)
     training, targets = draw.zipf(1.5, 500) % 50, draw.zipf(1.5, 200) % 50
     token, _ = Counter(training.tolist()).most_common(1)[0]

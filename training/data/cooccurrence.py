@@ -1,10 +1,10 @@
-"""Token embeddings to begin with, from a count of which tokens stand beside which.
+"""Initialize token embeddings from co-occurrence counts.
 
-A masked language model with random embeddings spends its first tens of millions of tokens on learning which tokens
-are alike. Counting finds that out within a minute, so that a small model on a small corpus starts from there: each
-token's row is a factor of its associations (positive pointwise mutual information) with common tokens one and two
-places before and behind it, and the bias of the vocabulary is the logarithm of the tokens' frequencies.
-Levy, Goldberg and Dagan (2015), "Improving Distributional Similarity with Lessons Learned from Word Embeddings".
+A masked language model with random embeddings spends tens of millions of tokens on learning which tokens are similar.
+Counting finds this out within a minute, which helps small models on small corpora. The embedding of a token is a
+factor of its positive pointwise mutual information with frequent tokens one and two positions before and after it, and
+the bias of the vocabulary head is the logarithm of the token frequencies. See Levy, Goldberg and Dagan (2015),
+"Improving Distributional Similarity with Lessons Learned from Word Embeddings".
 """
 
 from __future__ import annotations
@@ -22,23 +22,22 @@ from .corpus import TokenizedCorpus, from_documents
 if TYPE_CHECKING:
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
-# Tokens that are counted: more find little that is new, and each takes 70 bytes meanwhile.
+# Tokens to count. More change little, and each needs 70 bytes of memory.
 _TOKENS = 60_000_000
 _OFFSETS = (-2, -1, 1, 2)
-# Neighbours that are told apart, the commonest; and the power that their frequencies are raised to, without which
-# rare ones weigh too much.
+# Number of most frequent tokens that count as neighbours, and the exponent that smooths their frequencies.
 _NEIGHBOURS = 4096
 _SMOOTHING = 0.75
-# More columns and rounds bring the factors of the randomised decomposition nearer to the true ones.
+# Extra columns and iterations for the accuracy of the randomized decomposition.
 _SPARE_COLUMNS, _ROUNDS = 16, 2
 
 
 def read_for_counting(maker: BlockMaker, tokens: int = _TOKENS) -> TokenizedCorpus:
-    """The documents that a run reads first, with the weights of its sources, but none that all would repeat.
+    """Reads the first documents of a run, each at most once.
 
     Args:
-        maker: of the run's blocks.
-        tokens: ends after the block that reaches so many, or before one whose documents were all read before.
+        maker: makes the blocks of the run.
+        tokens: number of tokens to read. Reading also ends before a block with repeated documents only.
 
     Raises:
         SourceError: see `BlockMaker.blocks`.
@@ -58,50 +57,50 @@ def read_for_counting(maker: BlockMaker, tokens: int = _TOKENS) -> TokenizedCorp
 
 @torch.no_grad()
 def start_from_counts(model: LlmJpModernBertForMaskedLM, corpus: TokenizedCorpus) -> None:
-    """Sets the token embeddings and the vocabulary's bias of a new model, in place.
+    """Initializes the token embeddings and the bias of the vocabulary head in place.
 
-    The embeddings keep their standard deviation; tokens that do not occur, the special ones among them, keep their
-    random rows.
+    The embeddings keep their standard deviation. Tokens that do not occur, such as special tokens, keep their random
+    embeddings.
 
     Args:
-        model: new, its vocabulary the corpus's.
-        corpus: what is counted.
+        model: a new model with the vocabulary of the corpus.
+        corpus: the corpus to count.
     """
     weight = model.get_input_embeddings().weight
-    found = association_factors(corpus, *weight.shape)
+    factors = association_factors(corpus, *weight.shape)
     seen = torch.from_numpy(np.bincount(corpus.ids, minlength=len(weight)) > 0)
-    if found.any():
-        weight[seen] = found[seen] * (weight.std() / found[seen].std())
+    if factors.any():
+        weight[seen] = factors[seen] * (weight.std() / factors[seen].std())
     bias = model.get_output_embeddings().bias
     if bias is not None:
         bias.copy_(log_frequencies(corpus, len(bias)))
 
 
 def log_frequencies(corpus: TokenizedCorpus, vocab_size: int) -> torch.Tensor:
-    """`(vocab_size,)` float32: logarithms of how often each token occurs, half a time more, about a mean of 0."""
+    """`(vocab_size,)` float32: centred logarithms of the token counts plus 0.5."""
     counts = torch.from_numpy(np.bincount(corpus.ids, minlength=vocab_size))
     logarithms = torch.log(counts + 0.5)
     return (logarithms - logarithms.mean()).float()
 
 
 def association_factors(corpus: TokenizedCorpus, vocab_size: int, width: int) -> torch.Tensor:
-    """Factors of the tokens' associations with their neighbours: U √S of the truncated U S Vᵀ, turned at random.
+    """Factorizes the associations of tokens and neighbours: U √S of the truncated SVD U S Vᵀ, rotated at random.
 
-    Turning makes all columns alike, as in random embeddings; it leaves the angles between rows as they are. The draws
-    are torch's.
+    The rotation, drawn from torch's generator, gives all columns the same distribution, as in random embeddings, and
+    preserves the angles between rows.
 
     Args:
-        corpus: what is counted.
-        vocab_size: rows.
-        width: columns; those beyond the rank of the associations are 0 before turning.
+        corpus: the corpus to count.
+        vocab_size: number of rows.
+        width: number of columns; those beyond the rank of the associations are 0 before the rotation.
 
     Returns:
-        `(vocab_size, width)` float32, about a mean of 0; rows of tokens that do not occur are all alike.
+        `(vocab_size, width)` float32 with columns of mean 0; the rows of all tokens that do not occur are equal.
     """
     matrix = associations(corpus, vocab_size)
     rank = min(width, *matrix.shape)
     with warnings.catch_warnings():
-        # Sparse rows are "in beta state"; the decomposition takes twice as long without them.
+        # The decomposition is twice as fast with sparse rows, which torch calls a beta feature.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
         columns = min(rank + _SPARE_COLUMNS, *matrix.shape)
         left, values, _ = torch.svd_lowrank(matrix.to_sparse_csr(), q=columns, niter=_ROUNDS)
@@ -114,22 +113,22 @@ def association_factors(corpus: TokenizedCorpus, vocab_size: int, width: int) ->
 def associations(corpus: TokenizedCorpus, vocab_size: int) -> torch.Tensor:
     """Positive pointwise mutual information of tokens with their neighbours in the same document.
 
-    Of a token w and a neighbour c at some distance, counted n times: log(n / (n(w) p(c))) where that is above 0, n(w)
-    being w's counted neighbours there and p(c) the share of c^0.75 among them, times n / (n + 1), since what was seen
-    once may be chance.
+    For a token w with a neighbour c at some distance, counted n times, the value is max(0, log(n / (n(w) p(c)))) times
+    n / (n + 1), which discounts rare pairs. n(w) is the number of counted neighbours of w at that distance, and p(c)
+    is proportional to n(c)^0.75.
 
     Args:
-        corpus: what is counted.
-        vocab_size: rows.
+        corpus: the corpus to count.
+        vocab_size: number of rows.
 
     Returns:
-        Sparse `(vocab_size, 4 · neighbours)` float32: neighbours two and one place before, then one and two behind.
+        Sparse `(vocab_size, 4 · neighbours)` float32: neighbours two and one positions before, one and two after.
     """
     ids = _with_gaps(corpus)
     counts = np.bincount(corpus.ids, minlength=vocab_size)
     neighbours = min(_NEIGHBOURS, vocab_size)
     rank = np.argsort(np.argsort(-counts, kind="stable"))
-    # A gap's -1 would be the last token.
+    # The entry for the -1 between documents.
     rank = np.append(rank, neighbours)
     indices, values = [], []
     for number, offset in enumerate(_OFFSETS):
@@ -153,6 +152,6 @@ def associations(corpus: TokenizedCorpus, vocab_size: int) -> torch.Tensor:
 
 
 def _with_gaps(corpus: TokenizedCorpus) -> npt.NDArray[np.int64]:
-    """Ids with two places of -1 between documents, so that no token is beside one of another document."""
+    """Ids with two entries of -1 between documents, so that tokens of different documents are not neighbours."""
     gaps = np.repeat(corpus.offsets[1:-1], _OFFSETS[-1])
     return np.insert(corpus.ids.astype(np.int64), gaps, -1)

@@ -1,14 +1,13 @@
-"""Masked accuracy on held-out text, with masks that never change.
+"""Masked accuracy on a held-out set with fixed masks.
 
-The masks are drawn on whole documents before these are cut for one context length or another: whatever the context,
-the same tokens are predicted, so that what differs is the context alone. Every chosen token is replaced by the mask,
-none is kept or exchanged: a kept token would be answered by copying it, which says nothing.
+Masks are drawn on whole documents before these are cut to a context length, so the same tokens are predicted at every
+context length. All chosen tokens are replaced by the mask: a token that is kept could be predicted by copying it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,10 @@ from .corpus import TokenizedCorpus
 from .masking import IGNORED, Masking, sample_keys
 from .packing import pack
 
-# Rows are evaluated together up to about this many tokens.
+# Approximate number of tokens per batch of rows.
 _TOKENS_PER_BATCH = 4096
-# Masked positions whose logits exist at one time: with a vocabulary of 100,000 that is 100 MB.
-_LOGITS_AT_ONCE = 256
+# Masked positions per chunk of float32 logits: 100 MB with a vocabulary of 100,000.
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class MaskedAccuracy:
     """Result of a validation.
 
     Attributes:
-        accuracy: share of the masked tokens that are predicted exactly, from 0 to 1.
+        accuracy: share of the masked tokens that are predicted correctly, from 0 to 1.
         loss: mean cross-entropy of the masked tokens, in nats.
-        masked_tokens: how many tokens were masked.
+        masked_tokens: number of masked tokens.
     """
 
     accuracy: float
@@ -41,37 +40,30 @@ class MaskedAccuracy:
 
 
 class MaskedValidation:
-    """Held-out documents with fixed masks.
+    """A held-out set with fixed masks.
 
     Args:
         corpus: the held-out documents.
-        masking: which tokens may be masked, and the share of them that are.
+        masking: the vocabulary and the masking probability.
         cls_token_id: id before every piece.
         sep_token_id: id after every piece.
-        seed: seed of the masks; of its own, so that another run is measured by the same masks.
+        seed: seed of the masks, independent of the seed of the run.
 
     Raises:
-        ValueError: no token is masked, since there are too few.
+        ValueError: the text is too short to mask a token.
     """
 
     def __init__(
         self, corpus: TokenizedCorpus, masking: Masking, cls_token_id: int, sep_token_id: int, seed: int = 0
     ) -> None:
-        all_masks = Masking(
-            masking.mask_token_id,
-            masking.vocab_size,
-            masking.special_ids,
-            masking.probability,
-            mask_share=1.0,
-            random_share=0.0,
-        )
+        only_masks = replace(masking, mask_share=1.0, random_share=0.0)
         keys = sample_keys(seed, np.arange(len(corpus))[:, None])
-        inputs, self.labels = all_masks(corpus.ids, np.diff(corpus.offsets), keys)
+        inputs, self.labels = only_masks(corpus.ids, np.diff(corpus.offsets), keys)
         self.corpus = TokenizedCorpus(inputs.astype(np.int32), corpus.offsets)
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
         if not len(self.targets):
             raise ValueError(
-                f"the held-out text of {len(corpus.ids)} tokens is too short to mask any of it. Give more text."
+                f"the held-out text of {len(corpus.ids)} tokens is too short to mask any of it. Add text."
             )
 
     @property
@@ -81,7 +73,7 @@ class MaskedValidation:
 
     @property
     def baseline_accuracy(self) -> float:
-        """The best accuracy that one and the same answer for every mask can reach."""
+        """The best accuracy of a constant prediction."""
         return float(np.bincount(self.targets).max()) / len(self.targets)
 
     @torch.no_grad()
@@ -93,14 +85,14 @@ class MaskedValidation:
         ranks: int = 1,
         add: Callable[[list[float]], list[float]] = list,
     ) -> MaskedAccuracy:
-        """Measures a model that reads `sequence_length` tokens at once.
+        """Measures a model at a context length; with several ranks, all must call it.
 
         Args:
             model: a masked language model that takes packed input and `logits_positions`.
             sequence_length: context length in tokens, special tokens included.
-            rank: which of the processes this one is, all of which measure at the same time.
-            ranks: how many there are.
-            add: sums numbers over the ranks.
+            rank: rank of this process.
+            ranks: number of ranks.
+            add: sums a list of numbers over the ranks.
         """
         rows = pack(self.corpus, sequence_length, self.cls_token_id, self.sep_token_id)
         device = next(model.parameters()).device
@@ -127,9 +119,7 @@ class MaskedValidation:
                 ).logits
                 if mine >= len(batches):
                     break
-                for some, true in zip(
-                    logits.split(_LOGITS_AT_ONCE), targets[positions].split(_LOGITS_AT_ONCE), strict=True
-                ):
+                for some, true in zip(logits.split(_CHUNK), targets[positions].split(_CHUNK), strict=True):
                     right += int((some.argmax(-1) == true).sum())
                     loss += float(nn.functional.cross_entropy(some.float(), true, reduction="sum"))
                     count += len(true)
@@ -142,14 +132,14 @@ class MaskedValidation:
 def unigram_baseline(
     training_ids: np.ndarray[Any, np.dtype[Any]], targets: np.ndarray[Any, np.dtype[Any]]
 ) -> tuple[float, int]:
-    """What a model reaches that knows nothing but which token is the most frequent.
+    """Accuracy of always predicting the most frequent token of the training text.
 
     Args:
-        training_ids: `(tokens,)` of the training text, at least one.
-        targets: `(masked tokens,)`, the tokens to predict.
+        training_ids: `(tokens,)` ids of the training text, at least one.
+        targets: `(masked tokens,)` tokens to predict.
 
     Returns:
-        The share of the targets that are the training text's most frequent token, and that token's id.
+        The accuracy, and the id of the most frequent token.
     """
     most_frequent = int(np.bincount(training_ids).argmax())
     return float(np.mean(targets == most_frequent)), most_frequent
