@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -127,7 +128,8 @@ def tokenize_corpus(options: TokenizeOptions) -> dict[str, Any]:
         _Job(path, f"{number:05d}-{Path(path).name.split('.')[0]}", options, threads)
         for number, path in enumerate(paths)
     ]
-    _show_progress(jobs, _tokenize(jobs) if workers == 1 else _tokenize_in_processes(jobs, workers))
+    in_one_process = chain.from_iterable(map(_tokenize_file, jobs))
+    _show_progress(jobs, in_one_process if workers == 1 else _tokenize_in_processes(jobs, workers))
     manifest: dict[str, Any] = {**header, "sources": [_summary(job) for job in jobs]}
     manifest["totals"] = {name: sum(source[name] for source in manifest["sources"]) for name in _ALL_COUNTS}
     if not manifest["totals"]["documents"]:
@@ -179,11 +181,6 @@ def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
                 f"{total['tokens'] / seconds:,.0f} tokens/s"
             )
             bar.update(task, completed=total["file_bytes"], rate=rate)
-
-
-def _tokenize(jobs: list[_Job]) -> Iterator[Counter[str]]:
-    for job in jobs:
-        yield from _tokenize_file(job)
 
 
 def _tokenize_in_processes(jobs: list[_Job], workers: int) -> Iterator[Counter[str]]:
