@@ -93,7 +93,7 @@ def test_tokenizer_is_written_and_checked(model: Path, tmp_path: Path) -> None:
         (["fill-mask", "MODEL", "マスクのない文。"], "has no mask. Write [MASK]"),
         (["fill-mask", "MODEL/nothing", "[MASK]"], "nothing: no such directory"),
         (["tokenizer", "--from", "MODEL/model.safetensors", "--out", "MODEL/../out"], "is not a SentencePiece model"),
-        (["tokenizer", "--from", "MODEL", "--out", "MODEL"], "holds other things than a tokenizer"),
+        (["tokenizer", "--from", "MODEL", "--out", "MODEL"], "holds other files than a tokenizer"),
         (["quickstart", "--out", "MODEL"], "is not empty"),
         (["quickstart", "--data", "MODEL/nothing.jsonl", "--out", "MODEL/out"], "nothing.jsonl: no such file"),
         (["quickstart", "a.jsonl"], "--data a.jsonl"),
