@@ -7,6 +7,10 @@ from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask
+from llm_jp_modernbert.evaluation.tasks.registry import task_class
+from llm_jp_modernbert.evaluation.tasks.task import Task
+
 from .formatting import Markdown, fence
 
 if TYPE_CHECKING:
@@ -74,7 +78,7 @@ def _options(row: Row) -> list[str]:
     options: list[tuple[str, Any]] = [("--protocol", row.protocol if row.protocol != "improved" else None)]
     if row.text_files:
         options += [("--texts", f"{_DATA}/{name}") for name in row.text_files]
-    elif row.dataset_revision.startswith("sha256:") and not row.task.startswith("fill-mask"):
+    elif row.dataset_revision.startswith("sha256:") and not issubclass(task_class(row.task) or Task, FillMask):
         options.append(("--data-dir", _DATA))
     options += [("--train-file", f"{_DATA}/{name}") for name in row.train_files]
     options += [("--limit", settings.get("limit")), ("--seed", row.seed or None)]

@@ -17,6 +17,7 @@ from checkpoints import write_checkpoint
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
+from tiny_models import tiny_config
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from llm_jp_modernbert import LlmJpModernBertConfig
@@ -40,14 +41,8 @@ from llm_jp_modernbert.model_cards.research.finished import read_facts
 FINISHED = Path(__file__).parents[2] / "model_cards"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG: dict[str, Any] = json.loads(
-    LlmJpModernBertConfig(
-        checkpoint_format="plain",
-        vocab_size=1000,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        max_position_embeddings=8192,
+    tiny_config(
+        checkpoint_format="plain", hidden_size=64, num_hidden_layers=4, max_position_embeddings=8192
     ).to_json_string(use_diff=False)
 )
 
@@ -419,14 +414,11 @@ def test_code_in_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_only_native_releases_need_trust_remote_code() -> None:
-    config = LlmJpModernBertConfig(**{**SMALL, "checkpoint_format": "native"}).to_dict()
+    config = tiny_config(checkpoint_format="native").to_dict()
     assert "trust_remote_code" not in model_card(complete_facts()).text
     card = model_card(complete_facts(config=config, format="native"))
     assert card.text.count("trust_remote_code=True") == 7
     assert "custom_code" in card.data.tags
-
-
-SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 500}
 
 
 @pytest.mark.parametrize(
