@@ -171,6 +171,8 @@ def _conditions(row: Row, facts: ModelFacts) -> str:
 
 def _hub_dataset(name: str) -> tuple[str | None, str | None]:
     """Repository and configuration of `ORG/NAME/CONFIG`; None if the dataset is not on the Hub."""
-    *repository, config = [*name.split("/", 2), None][:3]
-    joined = "/".join(map(str, repository))
-    return (joined, config) if is_repository(joined) else (None, None)
+    parts = name.split("/")
+    repository = "/".join(parts[:2])
+    if len(parts) > 3 or not is_repository(repository):
+        return None, None
+    return repository, parts[2] if len(parts) == 3 else None
