@@ -10,7 +10,7 @@ import yaml
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import is_local_path
-from llm_jp_modernbert.evaluation.report.leaderboard import Cell, Column, Leaderboard, column_of, leaderboard
+from llm_jp_modernbert.evaluation.report.leaderboard import Column, column_of, leaderboard
 from llm_jp_modernbert.evaluation.report.results import READ_OFF
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.tasks.registry import task_classes
@@ -115,19 +115,19 @@ def results(facts: ModelFacts, by_subset: bool = False) -> Markdown | None:
         seeds = [row for row in rows if column_of(row) == column]
         interval = ""
         if len(seeds) == 1 and seeds[0].low is not None and seeds[0].high is not None:
-            interval = f"{_value(column, seeds[0].low)} to {_value(column, seeds[0].high)}"
+            interval = f"{column.format(seeds[0].low)} to {column.format(seeds[0].high)}"
         # Values read off a plot are not shown with more digits than could be read.
         read_off = any(row.settings.get(READ_OFF) for row in seeds)
         lines.append(
             [
                 column.task,
-                f"{column.dataset}, {column.split}" if column.split else column.dataset,
+                f"{column.data}, {column.split}" if column.split else column.data,
                 f"{column.examples:,}" if column.examples else "",
                 column.protocol,
                 column.heading[1],
                 f"≈ {cell.mean:g}" if read_off else board.text(facts.name, column),
                 interval,
-                _value(column, cell.baselines[0]) if cell.baselines else "",
+                column.format(cell.baselines[0]) if cell.baselines else "",
             ]
         )
     heads = ["Task", "Dataset", "Examples", "Protocol", "Metric", "Value", "95% interval", "Baseline"]
@@ -239,11 +239,6 @@ def _result_rows(facts: ModelFacts, by_subset: bool) -> list[Row]:
             )
         rows[key] = public
     return list(rows.values())
-
-
-def _value(column: Column, value: float) -> str:
-    """A value in the leaderboard's format."""
-    return Leaderboard([column], [""], {("", column): Cell((value,), ())}).text("", column)
 
 
 def _counts(stage: Mapping[str, Any]) -> dict[str, str]:
