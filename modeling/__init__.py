@@ -1,1 +1,1 @@
-"""Configuration, attention backends, the model and its heads, losses."""
+"""Configuration, attention backends, the encoder and its heads, and losses."""

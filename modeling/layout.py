@@ -1,7 +1,7 @@
-"""Where the tokens of a batch lie: one packed row of documents, and the way from the user's tensors there and back.
+"""Layout of a batch: the mapping between the user's tensors and one packed row of documents.
 
-Inside the model a batch is one row of `total_tokens` tokens. `PackedLayout` says which document every token belongs
-to, how far apart tokens of one document are, and which cell of the user's tensors each token came from.
+Inside the model a batch is one row of `total_tokens` tokens. `PackedLayout` holds the document and the position of
+every token, and the cell of the user's tensors that it came from.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class PackedLayout:
 
     Args:
         shape: leading shape of the user's tensors: `(batch, length)`, or `(total_tokens,)` for flat packed input.
-        indices: `(total_tokens,)` int64, the flattened cell of each token; None where every cell holds a token.
+        indices: `(total_tokens,)` int64, index of each token in the flattened input; None if every cell holds a token.
         document_ids: `(total_tokens,)` int64, ascending.
-        offsets: `(total_tokens,)` int64, distance in tokens from the first token of the document. Holes in an
-            attention mask count, so that a window spans the same columns as in the padded form.
+        offsets: `(total_tokens,)` int64, distance from the first token of the document. Holes in an attention mask
+            count, so that a window spans the same columns as in the padded form.
         positions: `(total_tokens,)` int64, RoPE positions.
-        cu_seqlens: `(documents + 1,)` int32, boundaries of the documents in the packed row.
-        max_length: an upper bound of the longest document's length, in tokens.
-        has_holes: whether some document misses tokens in its midst.
-        lengths: lengths of the documents on the host, or None where nobody needed them yet.
+        cu_seqlens: `(documents + 1,)` int32, document boundaries in the packed row.
+        max_length: upper bound of the longest document's length in tokens.
+        has_holes: whether an attention mask has zeros between the tokens of a document.
+        lengths: document lengths on the host, or None if they have not been read from the device yet.
     """
 
     shape: tuple[int, ...]
@@ -42,8 +42,8 @@ class PackedLayout:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """`(batch, length)` of the user's tensors, with flat packed input as one row."""
-        return (1, self.shape[0]) if len(self.shape) == 1 else (self.shape[0], self.shape[1])
+        """`(batch, length)` of the user's tensors; flat packed input is one row."""
+        return _grid(self.shape)
 
     def unpad(self, tensor: torch.Tensor) -> torch.Tensor:
         """`(*shape, …)` → `(total_tokens, …)`."""
@@ -51,7 +51,7 @@ class PackedLayout:
         return flat if self.indices is None else flat[self.indices]
 
     def repad(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`(total_tokens, …)` → `(*shape, …)`, with zeros where no token is."""
+        """`(total_tokens, …)` → `(*shape, …)`, with zeros in cells without a token."""
         if self.indices is not None:
             batch, length = self.grid
             cells = tensor.new_zeros(batch * length, *tensor.shape[1:])
@@ -59,7 +59,7 @@ class PackedLayout:
         return tensor.unflatten(0, self.shape) if len(self.shape) > 1 else tensor
 
     def to(self, device: Any, **kwargs: Any) -> PackedLayout:
-        """Move the tensors; accelerate calls this where a model is spread over devices."""
+        """Move the tensors; accelerate calls this for models that are spread over devices."""
         moved: dict[str, Any] = {
             field.name: value.to(device, **kwargs)
             for field in dataclasses.fields(self)
@@ -68,7 +68,7 @@ class PackedLayout:
         return dataclasses.replace(self, **moved)
 
     def with_lengths(self) -> PackedLayout:
-        """The same layout with `lengths` on the host (waits for the device where they are not known)."""
+        """Return the layout with `lengths` on the host; waits for the device if they are not there yet."""
         if self.lengths is not None:
             return self
         lengths = tuple(self.cu_seqlens.diff().tolist())
@@ -83,22 +83,22 @@ def build_layout(
     cu_seqlens: torch.Tensor | None = None,
     max_seqlen: int | None = None,
 ) -> PackedLayout:
-    """Read the layout of a batch from what the user passed.
+    """Build the layout of a batch from the model's inputs.
 
     Args:
         shape: leading shape of the ids or embeddings, `(batch, length)` or `(total_tokens,)`.
         device: device of the ids or embeddings.
-        attention_mask: `(batch, length)`, nonzero where a token is; padding may stand on either side or in between.
-        position_ids: `(batch, length)`, `(1, length)` or `(length,)` RoPE positions. A position 0 begins a document,
+        attention_mask: `(batch, length)`, nonzero at tokens; padding on either side, or zeros between tokens.
+        position_ids: `(batch, length)`, `(1, length)` or `(length,)` RoPE positions. A position 0 starts a document,
             as in transformers' flattened batches.
-        cu_seqlens: `(documents + 1,)` boundaries of the documents in the flattened input.
-        max_seqlen: length of the longest document, where it is known; saves waiting for the device.
+        cu_seqlens: `(documents + 1,)` document boundaries in the flattened input.
+        max_seqlen: length of the longest document in tokens, if known; avoids waiting for the device.
 
     Raises:
-        ValueError: a mask of another shape, boundaries that do not span the input, or both at once.
+        ValueError: the mask has another shape, the boundaries do not span the input, or both are given.
     """
     if len(shape) not in (1, 2):
-        raise ValueError(f"input must be (batch, length) or (total_tokens,), not of shape {tuple(shape)}.")
+        raise ValueError(f"input must have shape (batch, length) or (total_tokens,), not {tuple(shape)}.")
     if position_ids is not None:
         position_ids = position_ids.to(device).expand(shape).flatten()
     if cu_seqlens is not None:
@@ -107,22 +107,29 @@ def build_layout(
         return _from_boundaries(shape, device, cu_seqlens, max_seqlen, position_ids)
     if attention_mask is not None:
         if not isinstance(attention_mask, torch.Tensor) or tuple(attention_mask.shape) != tuple(shape):
-            found = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)
+            actual = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)
             raise ValueError(
-                f"attention_mask must be of the input's shape {tuple(shape)}, not {found}; "
+                f"attention_mask must have the input's shape {tuple(shape)}, not {actual}; "
                 "masks between pairs of tokens are not supported: pass documents with cu_seqlens."
             )
         mask = attention_mask.to(device) != 0
         if not bool(mask.all()):
             return _from_mask(mask, position_ids)
     if position_ids is not None:
-        return _from_positions(shape, position_ids)
+        batch, length = _grid(shape)
+        cells = torch.arange(batch * length, device=device)
+        rows, columns = (cells // length, cells % length) if length else (cells, cells)
+        return _from_starts(tuple(shape), rows, columns, position_ids == 0, position_ids)
     return _full_rows(shape, device)
 
 
+def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+
+
 def _full_rows(shape: tuple[int, ...], device: torch.device) -> PackedLayout:
-    """Every row is one document of the full length; nothing depends on data, so nothing waits for the device."""
-    batch, length = (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+    """Every row is one document of the full length. Nothing depends on data, so nothing waits for the device."""
+    batch, length = _grid(shape)
     columns = torch.arange(length, device=device).repeat(batch)
     return PackedLayout(
         shape=tuple(shape),
@@ -143,9 +150,10 @@ def _from_boundaries(
     max_seqlen: int | None,
     positions: torch.Tensor | None,
 ) -> PackedLayout:
-    total = shape[0] if len(shape) == 1 else shape[0] * shape[1]
+    batch, length = _grid(shape)
+    total = batch * length
     lengths = None
-    # Boundaries on the host can be checked for nothing; on a device the check would wait for it.
+    # On the host the check costs nothing; on a device it would wait.
     if cu_seqlens.device.type == "cpu":
         lengths = tuple(cu_seqlens.diff().tolist())
         valid = cu_seqlens.dim() == 1 and len(cu_seqlens) > 0 and min(lengths, default=0) >= 0
@@ -156,9 +164,9 @@ def _from_boundaries(
             )
         max_seqlen = max(lengths, default=0)
     elif cu_seqlens.is_cuda:
-        # The kernels would leave what no document covers as it is in memory.
+        # Kernels leave uncovered rows uninitialised. torch has no public device-side assertion.
         torch._assert_async(
-            _spans(cu_seqlens, total, max_seqlen),
+            are_valid_boundaries(cu_seqlens, total, max_seqlen),
             "cu_seqlens must rise from 0 to the number of tokens, by max_seqlen at most.",
         )
     cu_seqlens = cu_seqlens.to(device=device, dtype=torch.int32)
@@ -177,15 +185,15 @@ def _from_boundaries(
     )
 
 
-def _spans(cu_seqlens: torch.Tensor, total: int, max_seqlen: int | None) -> torch.Tensor:
-    """Whether boundaries rise from 0 to the number of tokens, by `max_seqlen` at most: bool, where they are."""
+def are_valid_boundaries(cu_seqlens: torch.Tensor, total: int, max_seqlen: int | None) -> torch.Tensor:
+    """Whether boundaries rise from 0 to `total` by at most `max_seqlen`: a bool scalar on the same device."""
     lengths = cu_seqlens.diff()
-    fits = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == total) & (lengths >= 0).all()
-    return fits if max_seqlen is None else fits & (lengths <= max_seqlen).all()
+    is_valid = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == total) & (lengths >= 0).all()
+    return is_valid if max_seqlen is None else is_valid & (lengths <= max_seqlen).all()
 
 
 def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None) -> PackedLayout:
-    """One document per row of the mask; rows may be empty."""
+    """One document per row of the mask, unless positions restart within a row; rows may be empty."""
     grid = mask if mask.dim() == 2 else mask.unsqueeze(0)
     indices = grid.flatten().nonzero().squeeze(1)
     rows, columns = indices // grid.shape[1], indices % grid.shape[1]
@@ -195,32 +203,22 @@ def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None) -> PackedLayo
         if bool((starts[1:] & (rows[1:] == rows[:-1])).any()):
             layout = _from_starts(tuple(mask.shape), rows, columns, starts, positions)
             return dataclasses.replace(layout, indices=indices)
-        # No row holds a second document: each is one, also where it is empty.
-        return dataclasses.replace(_from_mask(mask, None), positions=positions)
     counts = grid.sum(1)
     first = grid.int().argmax(1)
     last = grid.shape[1] - 1 - grid.flip(1).int().argmax(1)
     lengths, extents = torch.stack([counts, (last - first + 1) * (counts > 0)]).tolist()
-    offsets = columns - first[rows]
     return PackedLayout(
         shape=tuple(mask.shape),
         indices=indices,
         document_ids=rows,
-        offsets=offsets,
+        offsets=columns - first[rows],
         # Columns, as in the padded form: RoPE is relative, but its rounding is not.
-        positions=columns,
+        positions=columns if positions is None else positions,
         cu_seqlens=_boundaries(counts),
         max_length=max(lengths, default=0),
         has_holes=lengths != extents,
         lengths=tuple(lengths),
     )
-
-
-def _from_positions(shape: tuple[int, ...], positions: torch.Tensor) -> PackedLayout:
-    batch, length = (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
-    cells = torch.arange(batch * length, device=positions.device)
-    rows, columns = (cells // length, cells % length) if length else (cells, cells)
-    return _from_starts(tuple(shape), rows, columns, positions == 0, positions)
 
 
 def _from_starts(
@@ -230,14 +228,14 @@ def _from_starts(
     starts: torch.Tensor,
     positions: torch.Tensor,
 ) -> PackedLayout:
-    """Documents begin where `starts` says and at the first token of each row."""
+    """Documents begin where `starts` is True and at the first token of each row."""
     starts = starts.clone()
     starts[:1] = True
     starts[1:] |= rows[1:] != rows[:-1]
     document_ids = starts.cumsum(0) - 1
-    begins = starts.nonzero().squeeze(1)
-    offsets = columns - columns[begins][document_ids]
-    counts = torch.bincount(document_ids, minlength=len(begins))
+    first_tokens = starts.nonzero().squeeze(1)
+    offsets = columns - columns[first_tokens][document_ids]
+    counts = torch.bincount(document_ids, minlength=len(first_tokens))
     lengths = tuple(counts.tolist())
     return PackedLayout(
         shape=shape,

@@ -1,4 +1,4 @@
-"""Masked-LM loss straight from hidden states, without ever holding a (tokens, vocabulary) matrix."""
+"""Masked-LM loss computed directly from hidden states, without a `(tokens, vocabulary)` matrix."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-# Rows whose logits exist at one time. Fewer save memory, but each chunk adds to the whole gradient of the vocabulary
-# matrix.
+from .cpu_tuning import empty_float32
+
+# Rows whose logits exist at a time. Smaller chunks save memory, but each chunk adds to the gradient of the whole
+# vocabulary matrix.
 CHUNK, CHUNK_ON_GPUS = 2048, 4096
-# Logits that are worked on at a time: on a CPU so few that they stay in its cache from one step to the next, on a GPU
-# enough to fill it.
+# Logits processed at a time: on CPUs few enough to stay in the cache between steps, on GPUs enough to fill the device.
 BLOCK, BLOCK_ON_GPUS = 5 << 19, 1 << 26
 _BLOCK_MULTIPLE = 1024
 
-_TakeIn = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+_UpdateNormalizer = Callable[
+    [torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
+]
 _Probabilities = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], torch.Tensor]
 # Columns of a block of the vocabulary, and its bias.
 _Blocks = list[tuple[slice, torch.Tensor | None]]
 
 
-# A loop over a number of chunks that depends on the labels is nothing to compile.
+# The number of chunks depends on the labels, so there is no graph to compile.
 @torch.compiler.disable
 def linear_cross_entropy(
     hidden: torch.Tensor,
@@ -36,39 +38,44 @@ def linear_cross_entropy(
     block: int | None = None,
     compiled: bool = False,
 ) -> torch.Tensor:
-    """Cross-entropy of `softmax(hidden @ weight.T + bias)` against `labels`.
+    """Compute the cross-entropy of `softmax(hidden @ weight.T + bias)` against `labels`.
 
-    Of `chunk` rows at a time all logits are computed, block by block of the vocabulary; a second walk over the blocks
-    turns each into its gradient and uses it up. So at most `(chunk, vocabulary)` values exist at once, in the dtype of
-    the products, which is autocast's where it is on, and `(chunk, block)` in float32. The backward pass scales the
-    gradients in place, so it can run once: a second one, after `retain_graph=True`, is an error of autograd's.
+    For each chunk of rows, a first pass computes the logits block by block of the vocabulary, and a second pass turns
+    each block into its gradient and frees it. At most `(chunk, vocabulary)` logits exist at a time, in autocast's
+    dtype where it is enabled, and `(chunk, block)` in float32. The gradients are ready when the forward pass ends; the
+    backward pass scales them in place and can therefore run only once.
 
     Args:
-        hidden: `(rows, hidden)`, only rows that have a label.
+        hidden: `(rows, hidden)`, labelled rows only.
         weight: `(vocabulary, hidden)`.
         bias: `(vocabulary,)` or None.
         labels: `(rows,)` int64 in [0, vocabulary).
-        num_items_in_batch: divisor of the summed loss (Trainer: labelled tokens of the whole global batch); the number
-            of rows where None.
-        chunk: rows per chunk at most; by default what suits the device.
-        block: tokens of the vocabulary per block; by default what suits the device.
-        compiled: whether torch.compile fuses what is done to the logits, which then are read twice and written once.
+        num_items_in_batch: divisor of the summed loss (Trainer passes the labelled tokens of the global batch); the
+            number of rows if None.
+        chunk: maximum number of rows per chunk; the default depends on the device.
+        block: tokens of the vocabulary per block; the default depends on the device.
+        compiled: whether torch.compile fuses the elementwise steps, so that logits are read twice and written once.
 
     Returns:
-        float32 scalar; 0, with zero gradients, where there are no rows and no divisor.
+        float32 scalar; without rows and divisor it is 0 and so are its gradients.
 
     Raises:
-        RuntimeError: a label outside the vocabulary.
+        RuntimeError: a label is outside the vocabulary, or backward runs twice.
+
+    Example:
+        >>> rows = labels.flatten() != -100
+        >>> loss = linear_cross_entropy(hidden[rows], decoder.weight, decoder.bias, labels.flatten()[rows])
+        >>> loss.backward()
     """
     if not torch.is_grad_enabled():
-        # The function below, inside of which no gradients are ever on, would compute them all the same.
+        # Inside an autograd.Function gradients are always disabled, so it only sees `requires_grad`.
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     if chunk is None:
         chunk = CHUNK_ON_GPUS if hidden.is_cuda else CHUNK
     if block is None:
         tokens = (BLOCK_ON_GPUS if hidden.is_cuda else BLOCK) // max(1, min(len(labels), chunk))
         block = max(1, tokens // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
-    steps = _compiled_steps() if compiled else (_take_in, _probabilities)
+    steps = _compiled_steps() if compiled else (_update_normalizer, _probabilities)
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, chunk, block, steps)
     return total / _divisor(labels, num_items_in_batch)
 
@@ -76,7 +83,7 @@ def linear_cross_entropy(
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """The same loss of logits `(rows, vocabulary)`, for a vocabulary layer that is more than a matrix."""
+    """Compute the same loss from logits `(rows, vocabulary)`, for vocabulary layers that are not a single matrix."""
     total = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
     return total / _divisor(labels, num_items_in_batch)
 
@@ -86,34 +93,40 @@ def _divisor(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
 
 
 def _scores(logits: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    # The bias is added in float32, not to a product that was rounded to the dtype of the logits.
+    # The bias is added in float32, not to the rounded product.
     return logits.float() if bias is None else logits.float() + bias
 
 
-def _take_in(
-    logits: torch.Tensor, bias: torch.Tensor | None, highest: torch.Tensor, total: torch.Tensor
+def _update_normalizer(
+    logits: torch.Tensor, bias: torch.Tensor | None, maximum: torch.Tensor, total: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The highest score so far and the sum of exp(score − highest), both `(rows, 1)` float32, with a block of logits
-    `(rows, block)` and its bias `(block,)` taken in. Milakov and Gimelshein (2018), "Online normalizer calculation for
-    softmax"."""
+    """Update the running maximum score and the sum of exp(score − maximum), both `(rows, 1)` float32.
+
+    Online softmax: Milakov and Gimelshein (2018), arXiv 1805.02867.
+
+    Args:
+        logits: a block `(rows, block)`.
+        bias: its bias `(block,)` or None.
+        maximum, total: values of the previous blocks.
+    """
     scores = _scores(logits, bias)
-    higher = torch.maximum(highest, scores.amax(-1, keepdim=True))
-    return higher, total * (highest - higher).exp() + (scores - higher).exp().sum(-1, keepdim=True)
+    new_maximum = torch.maximum(maximum, scores.amax(-1, keepdim=True))
+    return new_maximum, total * (maximum - new_maximum).exp() + (scores - new_maximum).exp().sum(-1, keepdim=True)
 
 
-def _probabilities(logits: torch.Tensor, bias: torch.Tensor | None, normaliser: torch.Tensor) -> torch.Tensor:
-    """Of a block of logits `(rows, block)`, in their dtype, given the logarithm of all exp(score) `(rows, 1)`."""
-    return (_scores(logits, bias) - normaliser).exp().to(logits.dtype)
+def _probabilities(logits: torch.Tensor, bias: torch.Tensor | None, log_normalizer: torch.Tensor) -> torch.Tensor:
+    """Softmax of a block of logits `(rows, block)`, in their dtype, given the log-normalizer `(rows, 1)`."""
+    return (_scores(logits, bias) - log_normalizer).exp().to(logits.dtype)
 
 
 @cache
-def _compiled_steps() -> tuple[_TakeIn, _Probabilities]:
-    return torch.compile(_take_in, dynamic=True), torch.compile(_probabilities, dynamic=True)
+def _compiled_steps() -> tuple[_UpdateNormalizer, _Probabilities]:
+    return torch.compile(_update_normalizer, dynamic=True), torch.compile(_probabilities, dynamic=True)
 
 
-def _chunks(rows: int, most: int) -> Iterator[slice]:
-    """As few chunks as may be, of one size: a short one would cost more than its share."""
-    count = -(-rows // most)
+def _chunks(rows: int, max_rows: int) -> Iterator[slice]:
+    """Split rows into the fewest chunks, of equal size: a short last chunk would cost more than its share."""
+    count = -(-rows // max_rows)
     for number in range(count):
         yield slice(number * rows // count, (number + 1) * rows // count)
 
@@ -130,48 +143,48 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels: torch.Tensor,
         chunk: int,
         block: int,
-        steps: tuple[_TakeIn, _Probabilities],
+        steps: tuple[_UpdateNormalizer, _Probabilities],
     ) -> torch.Tensor:
         device_type = hidden.device.type
         autocast = torch.is_autocast_enabled(device_type)
         dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        wants_gradient = wants_hidden or wants_weight or wants_bias
-        # Sums over chunks and blocks are kept in float32 whatever the parameters' dtype.
-        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
-        # Written by the first chunk, if there is one.
-        grad_weight = _matrix_like(weight) if wants_weight else None
-        if grad_weight is not None and not len(labels):
-            grad_weight.zero_()
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
-        # A label outside the vocabulary is an error here; further on it would only be in none of the blocks.
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_gradient = needs_hidden or needs_weight or needs_bias
+        # Gradients are summed over chunks and blocks in float32.
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
+        grad_weight = _gradient_buffer(weight, has_rows=len(labels) > 0) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
+        # Raises for labels outside the vocabulary, which below would belong to no block.
         weight[:, 0].gather(0, labels)
-        slices = [slice(begin, begin + block) for begin in range(0, len(weight), block)]
+        slices = [slice(start, start + block) for start in range(0, len(weight), block)]
         blocks: _Blocks = [(columns, None if bias is None else bias[columns]) for columns in slices]
-        take_in, probabilities = steps
+        update_normalizer, probabilities = steps
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device_type, enabled=False):
             for rows in _chunks(len(labels), chunk):
-                cast_hidden, target = hidden[rows].to(dtype), labels[rows]
-                logits, of_target, normaliser = _walk(cast_hidden, weight, blocks, target, take_in, wants_gradient)
-                loss -= of_target.sum()
-                every_row = torch.arange(len(target), device=target.device)
-                # Backwards: the last block is still near the cores.
-                for columns, block_bias in reversed(blocks if wants_gradient else []):
-                    grad = probabilities(logits.pop(), block_bias, normaliser)
+                chunk_hidden, targets = hidden[rows].to(dtype), labels[rows]
+                logits, target_log_probs, log_normalizer = _chunk_logits(
+                    chunk_hidden, weight, blocks, targets, update_normalizer, keep=needs_gradient
+                )
+                loss -= target_log_probs.sum()
+                all_rows = torch.arange(len(targets), device=targets.device)
+                # In reverse order, since the last block is still in the cache.
+                for columns, block_bias in reversed(blocks if needs_gradient else []):
+                    grad = probabilities(logits.pop(), block_bias, log_normalizer)
                     # d loss / d logits = softmax(logits) − one_hot(labels).
-                    column, inside = _places(target, columns, grad.shape[1])
-                    grad[every_row, column] = torch.where(inside, of_target.expm1().to(dtype), grad[every_row, column])
+                    column, is_inside = _block_columns(targets, columns, grad.shape[1])
+                    target_grad = target_log_probs.expm1().to(dtype)
+                    grad[all_rows, column] = torch.where(is_inside, target_grad, grad[all_rows, column])
                     if grad_hidden is not None:
                         grad_hidden[rows] += grad @ weight[columns].to(dtype)
                     if grad_weight is not None:
-                        part = grad.T @ cast_hidden
+                        product = grad.T @ chunk_hidden
                         if rows.start:
-                            grad_weight[columns] += part
+                            grad_weight[columns] += product
                         else:
-                            grad_weight[columns] = part
+                            grad_weight[columns] = product
                     if grad_bias is not None:
-                        # A sum over rows as a product, which adds in float32, rounds once and takes no copy.
+                        # A sum over rows as a product accumulates in float32 without a copy.
                         grad_bias[columns] += grad.new_ones(len(grad)) @ grad
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
@@ -180,7 +193,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # In place: a second copy of the largest gradient would be the peak of the memory.
+        # In place: a second copy of the largest gradient would raise the memory peak.
         scaled = [
             None if gradient is None else gradient.mul_(grad_total).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
@@ -188,35 +201,53 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *scaled, None, None, None, None
 
 
-def _matrix_like(weight: torch.Tensor) -> torch.Tensor:
-    """float32 of the same shape and device, not initialised."""
+def _gradient_buffer(weight: torch.Tensor, has_rows: bool) -> torch.Tensor:
+    """Allocate a float32 buffer with the shape of `weight`, uninitialised if the first chunk of rows will fill it."""
+    if not has_rows:
+        return torch.zeros_like(weight, dtype=torch.float32)
     if weight.device.type == "cpu":
-        # Hundreds of megabytes, which NumPy asks Linux for in huge pages: small ones take several times as long.
-        return torch.from_numpy(np.empty(weight.shape, dtype=np.float32))
+        return empty_float32(weight.shape)
     return torch.empty_like(weight, dtype=torch.float32)
 
 
-def _walk(
-    hidden: torch.Tensor, weight: torch.Tensor, blocks: _Blocks, labels: torch.Tensor, take_in: _TakeIn, keep: bool
+def _chunk_logits(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    blocks: _Blocks,
+    labels: torch.Tensor,
+    update_normalizer: _UpdateNormalizer,
+    keep: bool,
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Of rows `(rows, hidden)` and their labels: the logits of each block, if they are to be kept, the labels'
-    log-probabilities `(rows,)` and the logarithm of all exp(score) `(rows, 1)`, both float32."""
+    """Compute the logits of a chunk block by block.
+
+    Args:
+        hidden: `(rows, hidden)`.
+        weight: `(vocabulary, hidden)`.
+        blocks: blocks of the vocabulary.
+        labels: `(rows,)`.
+        update_normalizer: `_update_normalizer`, possibly compiled.
+        keep: whether the logits are needed again.
+
+    Returns:
+        The logits of each block (empty unless `keep`), the log-probabilities of the labels `(rows,)` and the logarithm
+        of the sum of all exp(score) `(rows, 1)`, the last two in float32.
+    """
     kept = []
-    highest = torch.full((len(labels), 1), -torch.inf, device=hidden.device)
-    total, of_label = torch.zeros_like(highest), torch.zeros_like(highest)
+    maximum = torch.full((len(labels), 1), -torch.inf, device=hidden.device)
+    total, label_scores = torch.zeros_like(maximum), torch.zeros_like(maximum)
     for columns, bias in blocks:
         logits = hidden @ weight[columns].to(hidden.dtype).T
-        highest, total = take_in(logits, bias, highest, total)
-        column, inside = _places(labels, columns, logits.shape[1])
-        score = _scores(logits.gather(1, column[:, None]), None if bias is None else bias[column, None])
-        of_label = torch.where(inside[:, None], score, of_label)
+        maximum, total = update_normalizer(logits, bias, maximum, total)
+        column, is_inside = _block_columns(labels, columns, logits.shape[1])
+        scores = _scores(logits.gather(1, column[:, None]), None if bias is None else bias[column, None])
+        label_scores = torch.where(is_inside[:, None], scores, label_scores)
         if keep:
             kept.append(logits)
-    normaliser = highest + total.log()
-    return kept, (of_label - normaliser)[:, 0], normaliser
+    log_normalizer = maximum + total.log()
+    return kept, (label_scores - log_normalizer)[:, 0], log_normalizer
 
 
-def _places(labels: torch.Tensor, columns: slice, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where labels stand in a block of the vocabulary: a column of it, and whether the label is inside at all."""
+def _block_columns(labels: torch.Tensor, columns: slice, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the column of each label in a block of the vocabulary, clamped, and whether the label is in the block."""
     column = labels - columns.start
     return column.clamp(0, width - 1), (column >= 0) & (column < width)

@@ -1,8 +1,8 @@
-"""The model and its five heads: ModernBERT's parameters, computed over one packed row of documents.
+"""The encoder and its five heads: ModernBERT's parameters, computed over one packed row of documents.
 
-Parameter names and shapes equal those of transformers' ModernBERT, so any `modernbert` checkpoint loads here and any
-checkpoint of this model loads there. What differs is the way through: padding is removed once at the door, attention
-never leaves a document, and the vocabulary head runs only where it is asked to.
+Parameter names and shapes equal those of transformers' ModernBERT (arXiv 2412.13663), so any `modernbert` checkpoint
+loads here and any checkpoint of this model loads there. The computation differs: padding is removed once on entry,
+attention never crosses a document boundary, and the vocabulary head runs only at labelled or requested positions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -28,29 +28,27 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.modernbert.configuration_modernbert import ModernBertConfig
+from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryEmbedding
 from transformers.utils import logging
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import ModelOutput, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import choose_backend, get_backend, require_backend
+from .attention import AttentionInputs
+from .attention_backends import choose_backend, get_backend, require_backend
 from .configuration_llm_jp_modernbert import LlmJpModernBertConfig
+from .cpu_tuning import map_row_chunks, tied_lookup
 from .custom_code import auto_map, write_code
-from .initialization import truncated_normal_
 from .layout import PackedLayout, build_layout
 from .losses import cross_entropy, linear_cross_entropy
-from .pieces import in_pieces
-from .plain import is_plain
-from .recomputing import keep_products, leave_out_reminder
-from .rotary import LlmJpModernBertRotaryEmbedding, rotate
-from .tied_gradient import look_up, shares_gradient
 
 logger = logging.get_logger(__name__)
+_Kind = TypeVar("_Kind", bound=nn.Module)
 
-# torch.compile would make the lengths of the documents at hand part of what it compiles.
-_build_outside_of_graphs = torch.compiler.disable(build_layout)
+# A graph would contain the document lengths as constants.
+_build_layout_outside_of_graphs = torch.compiler.disable(build_layout)
 
-# Graphs that torch.compile may make of a function: of kinds of layers, with gradients or not, under autocast or not.
-_COMPILED_FORMS = 64
+# Graphs that torch.compile may build per function: layer types, with and without gradients or autocast.
+_RECOMPILE_LIMIT = 64
 
 _PUSH_ARGUMENTS = (
     "commit_message",
@@ -62,6 +60,66 @@ _PUSH_ARGUMENTS = (
     "max_shard_size",
     "tags",
 )
+
+
+class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
+    """RoPE (RoFormer, arXiv 2104.09864) of global and local layers, for every RoPE type of transformers."""
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Recompute the frequencies, which no checkpoint contains, after loading created the model without data."""
+        fresh = type(self)(self.config)
+        for name, frequencies in fresh.named_buffers():
+            getattr(self, name).copy_(frequencies)
+
+    def tables(self, positions: torch.Tensor, layer_type: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the cosines and sines of one forward pass.
+
+        Args:
+            positions: `(total_tokens,)`.
+            layer_type: `"full_attention"` or `"sliding_attention"`.
+
+        Returns:
+            cos, sin: `(total_tokens, 1, head_dim / 2)` float32.
+        """
+        if len(positions) == 0 and self.rope_type[layer_type] != "default":
+            positions = positions.new_zeros(1)  # adaptive RoPE types read the largest position
+        like = torch.empty(0, dtype=torch.float32, device=positions.device)
+        cos, sin = self(like, positions[None], layer_type)
+        half = cos.shape[-1] // 2
+        return cos[0, :, None, :half], sin[0, :, None, :half]
+
+
+def rotate(tensor: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate queries or keys by their positions, in float32 and in ModernBERT's rotate-half form.
+
+    Args:
+        tensor: `(total_tokens, heads, head_dim)`.
+        cos, sin: `(total_tokens, 1, head_dim / 2)`.
+    """
+    first, second = tensor.float().chunk(2, -1)
+    rotated = torch.cat(
+        [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)], -1
+    )
+    return rotated.to(tensor.dtype)
+
+
+@torch.no_grad()
+def truncated_normal_(tensor: torch.Tensor, std: float, cutoff: float) -> torch.Tensor:
+    """Fill `tensor` in place from N(0, std²) restricted to ±cutoff · std, as ModernBERT's initialization does.
+
+    Values outside are redrawn, which gives the same distribution as `torch.nn.init.trunc_normal_` in a tenth of its
+    time (20 s for the base model). Weights that transformers marks as loaded from a checkpoint are left unchanged.
+    """
+    if getattr(tensor, "_is_hf_initialized", False) or tensor.device.type == "meta":
+        return tensor
+    tensor.normal_(0.0, std)
+    outside = (tensor.abs() > cutoff * std).nonzero(as_tuple=True)
+    while len(outside[0]):
+        tensor[outside] = torch.empty(len(outside[0]), dtype=tensor.dtype, device=tensor.device).normal_(0.0, std)
+        still_outside = tensor[outside].abs() > cutoff * std
+        outside = tuple(index[still_outside] for index in outside)
+    return tensor
 
 
 class LlmJpModernBertEmbeddings(nn.Module):
@@ -83,7 +141,7 @@ class LlmJpModernBertEmbeddings(nn.Module):
 
 
 class LlmJpModernBertMLP(nn.Module):
-    """GeGLU feed-forward."""
+    """GeGLU feed-forward (arXiv 2002.05202)."""
 
     def __init__(self, config: LlmJpModernBertConfig) -> None:
         super().__init__()
@@ -94,9 +152,9 @@ class LlmJpModernBertMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(total_tokens, hidden)` in and out."""
-        return in_pieces(self._feed, hidden_states, dropout=self.drop.p if self.training else 0.0)[0]
+        return map_row_chunks(self._feed_forward, hidden_states, dropout=self.drop.p if self.training else 0.0)[0]
 
-    def _feed(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
+    def _feed_forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
         value, gate = self.Wi(hidden_states).chunk(2, dim=-1)
         return (self.Wo(self.drop(self.act(value) * gate)),)
 
@@ -122,27 +180,37 @@ class LlmJpModernBertAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         layout: PackedLayout,
-        attention_mask: torch.Tensor | None,
+        attention_mask: Any,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         backend: str,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(total_tokens, hidden)` in and out; beside it the backend's weights, if it has any."""
-        query, key, value = in_pieces(self._project, hidden_states, *position_embeddings)
+        """Attend from every token to the tokens of its document.
+
+        Args:
+            hidden_states: `(total_tokens, hidden)`.
+            layout: documents of the packed row.
+            attention_mask: mask of this layer type, built by the backend.
+            position_embeddings: cosines and sines of this layer type.
+            backend: name of the attention backend.
+
+        Returns:
+            The output `(total_tokens, hidden)` and, from `eager`, the attention weights.
+        """
+        query, key, value = map_row_chunks(self._project, hidden_states, *position_embeddings)
         if value.requires_grad:
-            # As part of the projection they would keep all of it for the backward pass.
+            # As a view, it would keep the whole projection for the backward pass.
             value = value.contiguous()
-        dropout = self.config.attention_dropout if self.training else 0.0
         window = _window(self.config, self.attention_type)
-        out, weights = get_backend(backend).attend(
-            query, key, value, layout, attention_mask, window, self.head_dim**-0.5, dropout
-        )
-        # Without gradients nothing needs them any more, and the next product is where memory would peak.
-        del query, key, value
+        dropout = self.config.attention_dropout if self.training else 0.0
+        inputs = AttentionInputs(query, key, value, layout, attention_mask, window, self.head_dim**-0.5, dropout)
+        out, weights = get_backend(backend).attend(inputs)
+        # Free them before the next product, where memory peaks in inference.
+        del inputs, query, key, value
         return self.out_drop(self.Wo(out.flatten(1))), weights
 
     def _project(self, hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
         query, key, value = self.Wqkv(hidden_states).unflatten(-1, (3, -1, self.head_dim)).unbind(-3)
-        return *rotate(query, key, cos, sin), value
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
 
 
 class LlmJpModernBertEncoderLayer(GradientCheckpointingLayer):
@@ -160,23 +228,20 @@ class LlmJpModernBertEncoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         layout: PackedLayout,
-        attention_mask: torch.Tensor | None,
+        attention_mask: Any,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         backend: str,
         padded: bool = False,
     ) -> torch.Tensor:
-        """`(total_tokens, hidden)` in and out, or the user's `(batch, length, hidden)` where `padded` says so."""
+        """`(total_tokens, hidden)` in and out, or `(batch, length, hidden)` if `padded`."""
         packed = layout.unpad(hidden_states) if padded else hidden_states
         packed = packed + self.attn(self.attn_norm(packed), layout, attention_mask, position_embeddings, backend)[0]
-        packed = packed + keep_products(self._feed_forward, packed)
+        packed = packed + self.mlp(self.mlp_norm(packed))
         return layout.repad(packed) if padded else packed
-
-    def _feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.mlp(self.mlp_norm(hidden_states))
 
 
 class LlmJpModernBertPredictionHead(nn.Module):
-    """The dense layer, activation and norm before every classifier."""
+    """Dense layer, activation and norm before every classifier."""
 
     def __init__(self, config: LlmJpModernBertConfig) -> None:
         super().__init__()
@@ -190,7 +255,7 @@ class LlmJpModernBertPredictionHead(nn.Module):
 
 
 class LlmJpModernBertPreTrainedModel(PreTrainedModel):
-    """Initialisation, saving and loading, common to the model and its heads."""
+    """Base class of the encoder and the models with a head: initialization, layout, saving and loading."""
 
     config: LlmJpModernBertConfig
     config_class = LlmJpModernBertConfig
@@ -205,10 +270,10 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         "attentions": LlmJpModernBertAttention,
     }
 
-    # Whether `compile_layers` was called.
+    # Set by `compile_layers`.
     _is_compiled = False
 
-    # A function that stands in for `push_to_hub`, called as a method; set from above, since this folder stands alone.
+    # Replaces transformers' `push_to_hub`; set by the package, because this folder imports nothing else of it.
     _hub_push: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, config: ModernBertConfig) -> None:
@@ -216,21 +281,20 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # transformers guesses this from the source text; here the backend is looked up anew in every forward.
+        # transformers infers this from the source text; here every forward pass looks the backend up.
         return True
 
     def _check_and_adjust_attn_implementation(  # type: ignore[override]
         self, attn_implementation: str | None, *args: Any, **kwargs: Any
     ) -> str | None:
-        # transformers makes sdpa of None, and knows not all of our backends. What is None here stays so, and the
-        # backend is chosen where the batch is.
+        # transformers would replace None by sdpa and does not know all backends. None means: choose per batch.
         if attn_implementation is not None:
             require_backend(attn_implementation)
         return attn_implementation
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # Of code that is not its own, transformers initialises only modules that own parameters directly: it fears for
-        # loaded weights. Ours are safe, and blocks draw the weights of the layers within them.
+        # For custom code, transformers skips modules without parameters of their own, but `_init_weights` initializes
+        # the layers of such blocks. Loaded weights are safe: they are marked.
         super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
@@ -267,20 +331,20 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         max_seqlen: int | None = None,
         **kwargs: Any,
     ) -> PackedLayout:
-        """The packed layout of a batch: which cells of the input hold tokens, and where documents begin.
+        """Build the packed layout of a batch: the cells that hold tokens and the document boundaries.
 
         Args:
-            input_ids: `(batch, length)`, or one packed row of documents: `(1, total_tokens)` or `(total_tokens,)`.
-            attention_mask: `(batch, length)`, nonzero where a token is; padding on either side, or holes.
-            position_ids: RoPE positions of the input's shape; a position 0 begins a document.
-            inputs_embeds: `(batch, length, hidden)` in place of `input_ids`.
-            cu_seqlens: `(documents + 1,)` int32 boundaries of the documents in a packed row.
-            max_seqlen: length of the longest document in tokens; spares a GPU the wait for it.
+            input_ids: int64 `(batch, length)`, or a packed row of documents: `(1, total_tokens)` or `(total_tokens,)`.
+            attention_mask: `(batch, length)`, nonzero at tokens; padding on either side, or zeros between tokens.
+            position_ids: RoPE positions with the input's shape; a position 0 starts a document.
+            inputs_embeds: `(batch, length, hidden)` instead of `input_ids`.
+            cu_seqlens: `(documents + 1,)` int32 document boundaries in a packed row.
+            max_seqlen: length of the longest document in tokens; saves a GPU synchronization.
             kwargs: `cu_seq_lens_q` and `max_length_q`, transformers' names for the last two; others are ignored.
 
         Raises:
-            ValueError: neither or both of ids and embeddings, boundaries that do not span the input, or a document
-                longer than `max_position_embeddings` unless `config.allow_longer_input`.
+            ValueError: not exactly one of ids and embeddings is given, the boundaries do not span the input, or a
+                document is longer than `max_position_embeddings` and `config.allow_longer_input` is False.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
@@ -290,8 +354,8 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
             shape, device = tuple(inputs_embeds.shape[:-1]), inputs_embeds.device  # type: ignore[union-attr]
         cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
         max_seqlen = kwargs.get("max_length_q") if max_seqlen is None else max_seqlen
-        reads_data = any(given is not None for given in (attention_mask, position_ids, cu_seqlens))
-        build = _build_outside_of_graphs if reads_data else build_layout
+        reads_data = any(tensor is not None for tensor in (attention_mask, position_ids, cu_seqlens))
+        build = _build_layout_outside_of_graphs if reads_data else build_layout
         layout = build(shape, device, attention_mask, position_ids, cu_seqlens, max_seqlen)
         limit = self.config.max_position_embeddings
         if layout.max_length > limit:
@@ -299,22 +363,22 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         if layout.max_length > limit and not self.config.allow_longer_input:
             raise ValueError(
                 f"a document of {layout.max_length} tokens is longer than max_position_embeddings={limit}. "
-                "Truncate it, or load the model with allow_longer_input=True to go beyond what it was trained on."
+                "Truncate it, or load the model with allow_longer_input=True to exceed the context length."
             )
         return layout
 
     def compile_layers(self, **options: Any) -> None:
-        """Has torch.compile fuse what happens between matrix products, in every layer and in the loss, in place.
+        """Compile every layer and the loss with torch.compile, in place.
 
-        The first batches take seconds longer; other lengths of documents compile nothing again. Worth it for training
-        and for much text. On a CPU it needs a C++ compiler.
+        Elementwise operations between matrix products are fused. The first batches take seconds longer; batches with
+        other document lengths are not compiled again. Useful for training and for large amounts of text. On a CPU it
+        needs a C++ compiler.
 
         Args:
-            options: of torch.compile for the layers, such as `backend` and `mode`.
+            options: arguments of torch.compile for the layers, such as `backend` and `mode`.
         """
-        leave_out_reminder()
         dynamo = torch._dynamo.config
-        dynamo.recompile_limit = max(dynamo.recompile_limit, _COMPILED_FORMS)
+        dynamo.recompile_limit = max(dynamo.recompile_limit, _RECOMPILE_LIMIT)
         for module in self.modules():
             if isinstance(module, (LlmJpModernBertEncoderLayer, LlmJpModernBertPredictionHead)):
                 module.compile(dynamic=True, **options)
@@ -330,18 +394,21 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As transformers' `save_pretrained`.
+        """Save the model like transformers' `save_pretrained`, in one of two formats.
 
         Args:
-            save_directory: the folder to write.
-            is_main_process: whether to write at all; one of several processes does.
+            save_directory: directory to write.
+            is_main_process: whether this process writes; exactly one process should.
             format: `"plain"` for a `modernbert` checkpoint that transformers loads without this package, `"native"`
-                for this package's model type, with the code that `trust_remote_code=True` loads without this package;
-                by default what `config.checkpoint_format` says.
-            push_to_hub: whether to push the same to the Hub, by `push_to_hub`, as `repo_id` or as the folder's name.
+                for this package's model type, with the code that `trust_remote_code=True` loads; None for
+                `config.checkpoint_format`.
+            push_to_hub: whether to also call `push_to_hub`, with `repo_id` or the directory's name.
 
         Raises:
-            ValueError: another format.
+            ValueError: unknown format.
+
+        Example:
+            >>> model.save_pretrained("my-model", format="plain")
         """
         with self._checkpoint_format(format) as written:
             if written == "native":
@@ -350,21 +417,21 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
             if written == "native" and is_main_process and os.path.isdir(save_directory):
                 write_code(save_directory)
         if push_to_hub and is_main_process:
-            given = {name: kwargs[name] for name in _PUSH_ARGUMENTS if name in kwargs}
-            self.push_to_hub(kwargs.get("repo_id", Path(save_directory).name), format=written, **given)
+            push_arguments = {name: kwargs[name] for name in _PUSH_ARGUMENTS if name in kwargs}
+            self.push_to_hub(kwargs.get("repo_id", Path(save_directory).name), format=written, **push_arguments)
 
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, *, format: Literal["plain", "native"] = "plain", **kwargs: Any
     ) -> Any:
-        """As transformers' `push_to_hub`, by default in the format that everyone loads.
+        """Upload the model like transformers' `push_to_hub`, by default in the format that loads everywhere.
 
         Args:
-            repo_id: `ORG/NAME` of the repository.
-            format: as for `save_pretrained`.
-            **kwargs: those of transformers (`commit_message`, `private`, `token`, `revision`, …).
+            repo_id: repository `ORG/NAME`.
+            format: see `save_pretrained`.
+            **kwargs: arguments of transformers' method (`commit_message`, `private`, `token`, `revision`, …).
 
         Raises:
-            ValueError: another format.
+            ValueError: unknown format.
         """
         with self._checkpoint_format(format):
             if self._hub_push is not None:
@@ -373,27 +440,33 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
 
     @contextmanager
     def _checkpoint_format(self, format: Literal["plain", "native"] | None) -> Iterator[Literal["plain", "native"]]:
-        """Lets the configuration be written in a format, by default its own."""
+        """Set `config.checkpoint_format` temporarily; None keeps the current one."""
         if format not in (None, "plain", "native"):
             raise ValueError(f"format={format!r} is neither 'plain' nor 'native'.")
-        own_format = self.config.checkpoint_format
-        self.config.checkpoint_format = format or own_format
+        previous = self.config.checkpoint_format
+        self.config.checkpoint_format = format or previous
         try:
             yield self.config.checkpoint_format
         finally:
-            self.config.checkpoint_format = own_format
+            self.config.checkpoint_format = previous
 
 
 class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
-    """The encoder without a head."""
+    """The encoder without a head.
+
+    Example:
+        >>> model = LlmJpModernBertModel.from_pretrained("llm-jp/llm-jp-modernbert-base")
+        >>> model(**tokenizer(["東京", "大阪の天気"], padding=True, return_tensors="pt")).last_hidden_state.shape
+        torch.Size([2, 5, 768])
+    """
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config)
         config = self.config
         self.embeddings = LlmJpModernBertEmbeddings(config)
         self.layers = nn.ModuleList(
-            LlmJpModernBertEncoderLayer(config, kind, is_first=index == 0)
-            for index, kind in enumerate((config.layer_types or [])[: config.num_hidden_layers])
+            LlmJpModernBertEncoderLayer(config, layer_type, is_first=index == 0)
+            for index, layer_type in enumerate((config.layer_types or [])[: config.num_hidden_layers])
         )
         self.final_norm = _norm(config)
         self.rotary_emb = LlmJpModernBertRotaryEmbedding(config)
@@ -401,7 +474,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The token embeddings."""
+        """Return the token embeddings."""
         return self.embeddings.tok_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -421,14 +494,14 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         layout: PackedLayout | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Encode a batch; inputs as in `build_layout`.
+        """Encode a batch. The inputs are those of `build_layout`, which also lists the errors.
 
         Args:
-            layout: the layout, where the caller has built it already.
+            layout: the layout of the batch, if the caller has built it already.
 
         Returns:
-            `last_hidden_state` of the input's leading shape, zero at padding; on request `hidden_states` likewise and,
-            from the eager backend, `attentions` `(batch, heads, length, length)`.
+            `last_hidden_state` with the input's leading shape, zero at padding. On request also `hidden_states` of the
+            same shape and, from the eager backend, `attentions` `(batch, heads, length, length)`.
         """
         if layout is None:
             layout = self.build_layout(
@@ -439,33 +512,33 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         else:
             hidden_states = self.embeddings(layout.unpad(input_ids))  # type: ignore[arg-type]
 
-        dtype = _compute_dtype(hidden_states)
-        name = self._backend_for(hidden_states.device, dtype, kwargs)
-        backend = get_backend(name)
+        device, dtype = hidden_states.device, hidden_states.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        backend_name = self._choose_backend(device, dtype, kwargs)
+        backend = get_backend(backend_name)
         if backend.needs_lengths:
             layout = layout.with_lengths()
-        kinds = sorted({str(layer.attention_type) for layer in self.layers})
-        masks = {kind: backend.mask(layout, _window(self.config, kind), dtype) for kind in kinds}
-        tables = {kind: self.rotary_emb.tables(layout.positions, kind) for kind in kinds}
+        layer_types = sorted({str(layer.attention_type) for layer in self.layers})
+        masks = {kind: backend.build_mask(layout, _window(self.config, kind), dtype) for kind in layer_types}
+        tables = {kind: self.rotary_emb.tables(layout.positions, kind) for kind in layer_types}
 
-        # Recorded hidden states have the user's shape and lie on the path of the gradient.
+        # Recorded hidden states have the user's shape and receive gradients, so layers must return them that way.
         padded = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
         if padded:
             hidden_states = layout.repad(hidden_states)
         for layer in self.layers:
             kind = str(layer.attention_type)
-            hidden_states = layer(hidden_states, layout, masks[kind], tables[kind], name, padded)
+            hidden_states = layer(hidden_states, layout, masks[kind], tables[kind], backend_name, padded)
         if padded:
             hidden_states = layout.unpad(hidden_states)
         return BaseModelOutput(last_hidden_state=layout.repad(self.final_norm(hidden_states)))
 
-    def _backend_for(self, device: torch.device, dtype: torch.dtype, kwargs: dict[str, Any]) -> str:
+    def _choose_backend(self, device: torch.device, dtype: torch.dtype, kwargs: dict[str, Any]) -> str:
         name = self.config._attn_implementation
         if kwargs.get("output_attentions", self.config.output_attentions):
             if name not in (None, "eager"):
-                logger.warning_once(
-                    f"attn_implementation={name!r} has no attention weights to return; using 'eager' here."
-                )
+                logger.warning_once(f"attn_implementation={name!r} returns no attention weights. Using 'eager'.")
             return "eager"
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         dropout = self.config.attention_dropout
@@ -474,25 +547,53 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         return choose_backend(name, device, dtype, head_dim, dropout)
 
 
-class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
-    """The encoder with the vocabulary head, for masked-language modelling."""
+class LlmJpModernBertWithHead(LlmJpModernBertPreTrainedModel):
+    """Base class of the models with a head: encoder and prediction head."""
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__(config)
+        self.model = LlmJpModernBertModel(self.config)
+        self.head = LlmJpModernBertPredictionHead(self.config)
+
+    def _encode(
+        self, layout: PackedLayout | None = None, **inputs: Any
+    ) -> tuple[torch.Tensor, PackedLayout, dict[str, Any]]:
+        """Build the layout unless it is given, and encode the batch.
+
+        Returns:
+            Hidden states `(*input shape, hidden)`, the layout, and the recorded outputs by name.
+        """
+        if layout is None:
+            layout = self.build_layout(**inputs)
+        outputs = self.model(layout=layout, **inputs)
+        recorded = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
+        return outputs.last_hidden_state, layout, recorded
+
+
+class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
+    """The encoder with the vocabulary head, for masked-language modelling.
+
+    Example:
+        >>> model = LlmJpModernBertForMaskedLM.from_pretrained("llm-jp/llm-jp-modernbert-base")
+        >>> inputs = tokenizer("日本の首都は<MASK|LLM-jp>です。", return_tensors="pt")
+        >>> masked = inputs["input_ids"] == tokenizer.mask_token_id
+        >>> tokenizer.decode(model(**inputs, logits_positions=masked).logits.argmax(-1))
+    """
 
     _tied_weights_keys = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config)
         config = self.config
-        self.model = LlmJpModernBertModel(config)
-        self.head = LlmJpModernBertPredictionHead(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The vocabulary matrix."""
+        """Return the vocabulary layer."""
         return self.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the vocabulary matrix."""
+        """Replace the vocabulary layer."""
         self.decoder = new_embeddings
 
     @can_return_tuple
@@ -511,29 +612,34 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
-        """Predict tokens; inputs as in `build_layout`, and:
+        """Predict tokens. The inputs are those of `build_layout`, which also lists the errors, and:
 
         Args:
-            labels: token ids of the input's shape, `config.sparse_pred_ignore_index` (-100) where there is none.
-            logits_positions: bool of the input's shape: logits only there, `(selected, vocabulary)` in reading order.
-            return_logits: by default logits are left out in training with labels, where only the loss is of use.
-            num_items_in_batch: divisor of the summed loss, as Trainer passes it; by default the labelled tokens here.
+            labels: int64 token ids with the input's shape; `config.sparse_pred_ignore_index` (-100) is ignored.
+            logits_positions: bool with the input's shape; computes logits `(selected, vocabulary)` only there.
+            return_logits: whether to compute logits; by default not in training with labels, where only the loss is
+                used.
+            num_items_in_batch: divisor of the summed loss, as passed by Trainer; the number of labelled tokens in this
+                batch if None.
 
         Returns:
-            `loss` (0 where no token is labelled) and `logits` of the input's shape × vocabulary, zero at padding.
+            `loss` (0 without labelled tokens) and `logits` `(*input shape, vocabulary)`, zero at padding.
         """
-        if layout is None:
-            layout = self.build_layout(
-                input_ids, attention_mask, position_ids, inputs_embeds, cu_seqlens, max_seqlen, **kwargs
-            )
-        # Of a decoder that has become more than a matrix, the loss takes the logits.
-        weight = self.decoder.weight if labels is not None and is_plain(self.decoder, nn.Linear) else None
+        # The loss needs logits if the decoder is more than a matrix, for example with an adapter.
+        weight = self.decoder.weight if labels is not None and _is_unmodified(self.decoder, nn.Linear) else None
         embedding = self.get_input_embeddings()
-        if weight is not None and input_ids is not None and shares_gradient(embedding, weight):
-            inputs_embeds, weight = look_up(embedding, input_ids)
-            input_ids = None
-        outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, layout=layout, **kwargs)
-        hidden_states = outputs.last_hidden_state
+        if weight is not None and inputs_embeds is None and _is_unmodified(embedding, nn.Embedding):
+            input_ids, inputs_embeds, weight = tied_lookup(embedding, input_ids, weight)
+        hidden_states, layout, recorded = self._encode(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max_seqlen,
+            layout=layout,
+            **kwargs,
+        )
 
         loss = None
         if labels is not None:
@@ -545,9 +651,7 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
         if return_logits is None:
             return_logits = labels is None or not self.training
         logits = self._logits(hidden_states, layout, logits_positions) if return_logits else None
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return MaskedLMOutput(loss=loss, logits=logits, **recorded)
 
     def _loss(
         self,
@@ -557,10 +661,10 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
         weight: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
-        # Found once: a GPU has to be waited for.
-        places = labelled.flatten().nonzero().squeeze(1)
-        rows = self.head(hidden_states.flatten(0, -2).index_select(0, places))
-        targets = labels.flatten().index_select(0, places)
+        # Computed once, because nonzero waits for the GPU.
+        indices = labelled.flatten().nonzero().squeeze(1)
+        rows = self.head(hidden_states.flatten(0, -2).index_select(0, indices))
+        targets = labels.flatten().index_select(0, indices)
         if weight is None:
             return cross_entropy(self.decoder(rows), targets, num_items_in_batch)
         return linear_cross_entropy(
@@ -575,50 +679,76 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertPreTrainedModel):
         return layout.repad(self.decoder(self.head(layout.unpad(hidden_states))))
 
 
-class LlmJpModernBertClassifier(LlmJpModernBertPreTrainedModel):
-    """What the four classifiers share: encoder, head, dropout and a linear layer.
+class LlmJpModernBertClassifier(LlmJpModernBertWithHead):
+    """Base class of the classifiers: encoder, prediction head, dropout and a linear layer.
 
-    Their losses are means over the batch at hand, so Trainer has to divide by the accumulation steps itself.
+    Their losses are means over the batch, so Trainer must divide by the gradient accumulation steps.
     """
 
     accepts_loss_kwargs = False
+    _pools = True
+    _output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
 
-    def __init__(self, config: ModernBertConfig, num_outputs: int | None) -> None:
+    def __init__(self, config: ModernBertConfig, num_outputs: int | None = None) -> None:
         super().__init__(config)
         config = self.config
         self.num_labels = config.num_labels
-        self.model = LlmJpModernBertModel(config)
-        self.head = LlmJpModernBertPredictionHead(config)
         self.drop = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, num_outputs or 0)
+        self.classifier = nn.Linear(config.hidden_size, num_outputs or config.num_labels or 0)
         self.post_init()
 
-    def _encode(
+    @can_return_tuple
+    def forward(
         self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        kwargs: dict[str, Any],
-    ) -> tuple[Any, PackedLayout]:
-        layout = kwargs.pop("layout", None)
-        if layout is None:
-            layout = self.build_layout(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        return self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, layout=layout, **kwargs), layout
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Classify a batch. The inputs are those of `build_layout`, which also lists the errors, and:
 
-    def _classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.drop(self.head(hidden_states)))
+        Args:
+            labels: see the class, as for the shape of the logits.
+
+        Returns:
+            `loss` if there are labels, `logits`, and `hidden_states` and `attentions` on request.
+        """
+        logits, _, recorded = self._classify(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        loss = None if labels is None else self._loss(logits, labels)
+        return self._output_class(loss=loss, logits=logits, **recorded)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _classify(self, **inputs: Any) -> tuple[torch.Tensor, PackedLayout, dict[str, Any]]:
+        """Encode a batch and classify its documents, or its tokens if the class does not pool.
+
+        Returns:
+            Logits `(documents, outputs)` or `(*input shape, outputs)`, the layout, and the recorded outputs by name.
+        """
+        hidden_states, layout, recorded = self._encode(**inputs)
+        if self._pools:
+            hidden_states = self._pool(hidden_states, layout)
+        return self.classifier(self.drop(self.head(hidden_states))), layout, recorded
 
     def _pool(self, hidden_states: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """`(*shape, hidden)` → `(documents, hidden)`: the first token of each document, or their mean."""
+        """`(*shape, hidden)` → `(documents, hidden)`: the first token of each document, or the mean of its tokens."""
         packed = layout.unpad(hidden_states)
         lengths = layout.cu_seqlens.diff()[:, None]
         if self.config.classifier_pooling == "cls":
-            # An empty document has no first token: it reads a zero row.
+            # An empty document has no first token: it reads an additional row of zeros.
             packed = torch.cat([packed, packed.new_zeros(1, packed.shape[-1])])
             first = torch.where(lengths[:, 0] > 0, layout.cu_seqlens[:-1].long(), len(packed) - 1)
             return packed[first]
-        # Thousands of tokens do not add up in half precision.
+        # Sums over thousands of tokens are inaccurate in half precision.
         dtype = torch.promote_types(packed.dtype, torch.float32)
         zeros = packed.new_zeros(len(lengths), packed.shape[-1], dtype=dtype)
         sums = zeros.index_add(0, layout.document_ids, packed.to(dtype))
@@ -626,78 +756,64 @@ class LlmJpModernBertClassifier(LlmJpModernBertPreTrainedModel):
 
 
 class LlmJpModernBertForSequenceClassification(LlmJpModernBertClassifier):
-    """One label, several labels or a score per document (`config.problem_type`)."""
+    """The encoder with a classifier of documents: one label, several labels or a score (`config.problem_type`).
 
-    def __init__(self, config: ModernBertConfig) -> None:
-        super().__init__(config, num_outputs=config.num_labels)
+    `labels` are int64 class ids or float scores `(documents,)`, or float `(documents, num_labels)`; `logits` are
+    `(documents, num_labels)`. A row of a padded batch is one document.
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """Classify documents; inputs as in `build_layout`, and:
+    Example:
+        >>> model = LlmJpModernBertForSequenceClassification.from_pretrained(
+        ...     "llm-jp/llm-jp-modernbert-base", num_labels=3
+        ... )
+        >>> model(**tokenizer(["晴れ", "雨"], padding=True, return_tensors="pt"), labels=torch.tensor([0, 2])).loss
+    """
 
-        Args:
-            labels: `(documents,)` class ids or scores, or `(documents, num_labels)`.
-
-        Returns:
-            `logits` `(documents, num_labels)`; a row of a padded batch is one document.
-        """
-        outputs, layout = self._encode(input_ids, attention_mask, position_ids, inputs_embeds, kwargs)
-        logits = self._classify(self._pool(outputs.last_hidden_state, layout))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
 
 
 class LlmJpModernBertForTokenClassification(LlmJpModernBertClassifier):
-    """A label per token, as in named-entity recognition."""
+    """The encoder with a classifier of tokens, as in named-entity recognition.
+
+    `labels` are int64 class ids with the input's shape, where -100 is ignored; `logits` are `(*input shape,
+    num_labels)`.
+    """
+
+    _pools = False
+    _output_class = TokenClassifierOutput
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.loss_function(logits=logits, labels=labels, config=self.config)
+
+
+class LlmJpModernBertForMultipleChoice(LlmJpModernBertClassifier):
+    """The encoder with a score for each of several choices.
+
+    The inputs have an axis of choices: `(batch, choices, length)`, and `inputs_embeds` `(batch, choices, length,
+    hidden)`. `labels` are the int64 indices `(batch,)` of the correct choices; `logits` are `(batch, choices)`.
+    """
+
+    _output_class = MultipleChoiceModelOutput
 
     def __init__(self, config: ModernBertConfig) -> None:
-        super().__init__(config, num_outputs=config.num_labels)
+        super().__init__(config, num_outputs=1)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Classify tokens; inputs as in `build_layout`, and:
+    def _classify(self, **inputs: Any) -> tuple[torch.Tensor, PackedLayout, dict[str, Any]]:
+        flat, choices = dict(inputs), 1
+        for name in ("input_ids", "attention_mask", "position_ids", "inputs_embeds"):
+            if inputs[name] is not None:
+                flat[name], choices = inputs[name].flatten(0, 1), inputs[name].shape[1]
+        logits, layout, recorded = super()._classify(**flat)
+        return logits.view(-1, choices), layout, recorded
 
-        Args:
-            labels: class ids of the input's shape, -100 where there is none.
-
-        Returns:
-            `logits` of the input's shape × `num_labels`.
-        """
-        outputs, _ = self._encode(input_ids, attention_mask, position_ids, inputs_embeds, kwargs)
-        logits = self._classify(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, config=self.config)
-        return TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits, labels)
 
 
 class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
-    """Start and end of an answer in a context."""
+    """The encoder with a classifier of the first and the last token of an answer."""
 
-    def __init__(self, config: ModernBertConfig) -> None:
-        super().__init__(config, num_outputs=config.num_labels)
+    _pools = False
 
     @can_return_tuple
     def forward(
@@ -710,17 +826,22 @@ class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
         end_positions: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
-        """Score the answer's borders; inputs as in `build_layout`, and:
+        """Score the ends of answers. The inputs are those of `build_layout`, which also lists the errors, and:
 
         Args:
-            start_positions, end_positions: `(batch,)` columns of the answer's first and last token.
+            start_positions, end_positions: `(batch,)` int64 columns of the answer's first and last token.
 
         Returns:
-            `start_logits`, `end_logits`: `(batch, length)`, the dtype's least value at padding, where no answer can
-            be.
+            `loss` if both positions are given, `start_logits` and `end_logits` `(batch, length)`, which at padding are
+            the smallest value of their dtype, and `hidden_states` and `attentions` on request.
         """
-        outputs, layout = self._encode(input_ids, attention_mask, position_ids, inputs_embeds, kwargs)
-        logits = self._classify(outputs.last_hidden_state)
+        logits, layout, recorded = self._classify(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
         if layout.indices is not None:
             tokens = layout.repad(torch.ones_like(layout.document_ids, dtype=torch.bool))
             logits = logits.masked_fill(~tokens[..., None], torch.finfo(logits.dtype).min)
@@ -728,55 +849,7 @@ class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
-        return QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-
-class LlmJpModernBertForMultipleChoice(LlmJpModernBertClassifier):
-    """The best of several choices, each a sequence of its own."""
-
-    def __init__(self, config: ModernBertConfig) -> None:
-        super().__init__(config, num_outputs=1)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> MultipleChoiceModelOutput:
-        """Score choices; inputs as elsewhere, with an axis more: `(batch, choices, length)`.
-
-        Args:
-            input_ids, attention_mask, position_ids: `(batch, choices, length)`.
-            inputs_embeds: `(batch, choices, length, hidden)` in place of `input_ids`.
-            labels: `(batch,)` index of the right choice.
-
-        Returns:
-            `logits` `(batch, choices)`.
-        """
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is None:
-            raise ValueError("pass exactly one of input_ids and inputs_embeds.")
-        choices = given.shape[1]
-        input_ids, attention_mask, position_ids, inputs_embeds = (
-            None if tensor is None else tensor.flatten(0, 1)
-            for tensor in (input_ids, attention_mask, position_ids, inputs_embeds)
-        )
-        outputs, layout = self._encode(input_ids, attention_mask, position_ids, inputs_embeds, kwargs)
-        logits = self._classify(self._pool(outputs.last_hidden_state, layout)).view(-1, choices)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return MultipleChoiceModelOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return QuestionAnsweringModelOutput(loss=loss, start_logits=start_logits, end_logits=end_logits, **recorded)
 
 
 def _norm(config: LlmJpModernBertConfig) -> nn.LayerNorm:
@@ -787,11 +860,13 @@ def _window(config: LlmJpModernBertConfig, layer_type: str) -> int | None:
     return config.local_attention // 2 if layer_type == "sliding_attention" else None
 
 
-def _compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
-    device_type = hidden_states.device.type
-    if torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return hidden_states.dtype
+def _is_unmodified(module: nn.Module, kind: type[_Kind]) -> TypeGuard[_Kind]:
+    """Whether calling `module` computes exactly what its class does, so that its parameters can be used directly.
+
+    Adapters and quantization replace the class; sharding and offloading add hooks or replace `forward`.
+    """
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) is kind and not any(hooks) and "forward" not in vars(module)
 
 
 __all__ = [

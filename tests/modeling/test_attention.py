@@ -1,7 +1,7 @@
-"""Every attention backend against the reference, and which one computes a batch.
+"""Attention backends equal the reference, and the choice of the backend.
 
-`varlen` and `flash_attention_2` have no kernel for CPUs. Here functions that do what their documentation says, in the
-plainest way take the kernels' places, so that arguments, windows and boundaries are checked; GPUs run the kernels.
+`varlen` and `flash_attention_2` have no CPU kernels. Here functions that implement their documentation in the plainest
+way replace the kernels, so that arguments, windows and boundaries are checked; GPUs run the kernels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from torch.nn.attention import varlen as _registers_the_operator  # noqa: F401
 from torch.nn.attention.flex_attention import flex_attention
 
 from llm_jp_modernbert import LlmJpModernBertConfig
-from llm_jp_modernbert.modeling import attention, attention_flex, attention_varlen
-from llm_jp_modernbert.modeling.attention import BACKENDS, choose_backend, require_backend
+from llm_jp_modernbert.modeling import attention_backends, attention_flex, attention_varlen
+from llm_jp_modernbert.modeling.attention import AttentionInputs
+from llm_jp_modernbert.modeling.attention_backends import BACKENDS, choose_backend, require_backend
 from llm_jp_modernbert.modeling.layout import PackedLayout, build_layout
 
 HEADS, HEAD_DIM, SCALE = 2, 16, 0.3
@@ -37,7 +38,7 @@ windows = pytest.mark.parametrize("window", [None, 0, 1, 64, 200])
 
 
 def mask_of(*rows: str) -> torch.Tensor:
-    """An attention mask, from runs such as `"100x 5. 30x"`: tokens and holes."""
+    """Build an attention mask from runs such as `"100x 5. 30x"`: x is a token, . is padding or a hole."""
     lines = [[cell[-1] == "x" for cell in row.split() for _ in range(int(cell[:-1]))] for row in rows]
     return torch.tensor(lines)
 
@@ -47,10 +48,10 @@ PACKED = {
     "equal": (128, 128, 128),
     "around the window and the blocks": (1, 2, 63, 64, 65, 66, 127, 128, 129, 130),
     "single tokens": (1,) * 5,
-    "single tokens in between": (200, 1, 1, 150, 1),
+    "single tokens between documents": (200, 1, 1, 150, 1),
     "many short": tuple(range(1, 40)),
-    "empty between": (0, 70, 0, 0, 3, 256, 0),
-    "token": (1,),
+    "empty documents": (0, 70, 0, 0, 3, 256, 0),
+    "one token": (1,),
     "no token": (0,),
     "no document": (),
 }
@@ -68,7 +69,7 @@ layouts = pytest.mark.parametrize(("form", "case"), LAYOUTS, ids=lambda value: v
 
 
 def layout_of(form: str, case: str, device: torch.device = CPU) -> PackedLayout:
-    """The layout of that case."""
+    """Build the layout of a case."""
     if form == "padded":
         mask = PADDED[case].to(device)
         return build_layout(tuple(mask.shape), device, mask)
@@ -79,29 +80,30 @@ def layout_of(form: str, case: str, device: torch.device = CPU) -> PackedLayout:
 def attend(
     backend: str, layout: PackedLayout, window: int | None, dtype: torch.dtype, backward: bool
 ) -> list[torch.Tensor]:
-    """For random query, key and value, the same in each dtype, the output and, where wanted, their gradients."""
+    """Return the output for random inputs, the same in each dtype, and if `backward` their gradients."""
     generator = torch.Generator().manual_seed(0)
     total, device = len(layout.document_ids), layout.cu_seqlens.device
     query, key, value, weight = (
         (3 * torch.randn(total, HEADS, HEAD_DIM, generator=generator)).bfloat16().to(device, dtype) for _ in range(4)
     )
-    given = [tensor.requires_grad_(backward) for tensor in (query, key, value)]
-    mask = BACKENDS[backend].mask(layout, window, dtype)
-    out, _ = BACKENDS[backend].attend(*given, layout, mask, window, SCALE, 0.0)
+    tensors = [tensor.requires_grad_(backward) for tensor in (query, key, value)]
+    mask = BACKENDS[backend].build_mask(layout, window, dtype)
+    out, _ = BACKENDS[backend].attend(AttentionInputs(*tensors, layout, mask, window, SCALE))
     if not backward:
         return [out]
-    gradients = torch.autograd.grad((out * weight).sum(), given, allow_unused=not total)
+    gradients = torch.autograd.grad((out * weight).sum(), tensors, allow_unused=not total)
     return [out, *(torch.zeros_like(query) if gradient is None else gradient for gradient in gradients)]
 
 
 def assert_equals_reference(
     backend: str, layout: PackedLayout, window: int | None, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Output and gradients, as near as the dtype allows, relative to the largest value of each."""
-    backward = BACKENDS[backend].misfit(layout.cu_seqlens.device, dtype, HEAD_DIM, 0.0) != "it has no backward on CPUs"
-    found = attend(backend, layout, window, dtype, backward)
+    """Output and gradients are equal within the tolerance of the dtype, relative to the largest value of each."""
+    reason = BACKENDS[backend].unsupported_reason(layout.cu_seqlens.device, dtype, HEAD_DIM, 0.0)
+    backward = reason != "it has no backward pass on CPUs"
+    results = attend(backend, layout, window, dtype, backward)
     expected = attend("eager", layout, window, torch.float32, backward)
-    for own, reference in zip(found, expected, strict=True):
+    for own, reference in zip(results, expected, strict=True):
         assert own.dtype == dtype
         scale = max(1.0, float(reference.abs().max())) if reference.numel() else 1.0
         assert_close(own, reference, TOLERANCE[dtype] * scale)
@@ -118,30 +120,30 @@ def weights_by_documentation(
     scale: float,
     window_size: tuple[int, int],
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Of each document its place and its weights `(heads, queries, keys)`; -1 in the window is no bound."""
+    """Yield the slice and the weights `(heads, queries, keys)` of each document; -1 in the window means unlimited."""
     assert cu_seqlens.dtype == torch.int32
     assert int(cu_seqlens[0]) == 0
     assert int(cu_seqlens[-1]) == len(query)
     left, right = window_size
     for start, end in pairwise(cu_seqlens.tolist()):
         assert end - start <= max_length
-        here = slice(start, end)
-        scores = torch.einsum("qhd,khd->hqk", query[here], key[here]) * scale
-        places = torch.arange(end - start)
-        ahead = places[None, :] - places[:, None]
+        document = slice(start, end)
+        scores = torch.einsum("qhd,khd->hqk", query[document], key[document]) * scale
+        positions = torch.arange(end - start)
+        distance = positions[None, :] - positions[:, None]
         if left >= 0:
-            scores = scores.masked_fill(ahead < -left, float("-inf"))
+            scores = scores.masked_fill(distance < -left, float("-inf"))
         if right >= 0:
-            scores = scores.masked_fill(ahead > right, float("-inf"))
-        yield here, scores.softmax(-1)
+            scores = scores.masked_fill(distance > right, float("-inf"))
+        yield document, scores.softmax(-1)
 
 
 def attention_by_documentation(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any
 ) -> torch.Tensor:
-    """Those weights times the values."""
-    documents_of = weights_by_documentation(query, key, *arguments)
-    return torch.cat([torch.einsum("hqk,khd->qhd", weights, value[here]) for here, weights in documents_of])
+    """Multiply the weights by the values."""
+    weighted = weights_by_documentation(query, key, *arguments)
+    return torch.cat([torch.einsum("hqk,khd->qhd", weights, value[document]) for document, weights in weighted])
 
 
 def varlen_kernel(
@@ -158,7 +160,7 @@ def varlen_kernel(
     enable_gqa: bool = False,
     *unused: None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """In the place of the operator beneath torch.nn.attention.varlen."""
+    """Replace the operator behind torch.nn.attention.varlen."""
     assert not is_causal
     assert not enable_gqa
     assert set(unused) <= {None}
@@ -184,15 +186,15 @@ def varlen_backward_kernel(
     scale: float,
     window_size: Any,
 ) -> tuple[torch.Tensor, ...]:
-    """In the place of that operator's backward."""
-    found = [torch.zeros_like(tensor) for tensor in (query, key, value)]
-    for here, weights in weights_by_documentation(query, key, cu_seq_q, max_q, scale, window_size):
-        of_weights = torch.einsum("qhd,khd->hqk", gradient[here], value[here])
-        of_scores = weights * (of_weights - (weights * of_weights).sum(-1, keepdim=True)) * scale
-        found[0][here] = torch.einsum("hqk,khd->qhd", of_scores, key[here])
-        found[1][here] = torch.einsum("hqk,qhd->khd", of_scores, query[here])
-        found[2][here] = torch.einsum("hqk,qhd->khd", weights, gradient[here])
-    return tuple(found)
+    """Replace the backward pass of that operator."""
+    gradients = [torch.zeros_like(tensor) for tensor in (query, key, value)]
+    for document, weights in weights_by_documentation(query, key, cu_seq_q, max_q, scale, window_size):
+        weight_gradient = torch.einsum("qhd,khd->hqk", gradient[document], value[document])
+        score_gradient = weights * (weight_gradient - (weights * weight_gradient).sum(-1, keepdim=True))
+        gradients[0][document] = torch.einsum("hqk,khd->qhd", score_gradient, key[document]) * scale
+        gradients[1][document] = torch.einsum("hqk,qhd->khd", score_gradient, query[document]) * scale
+        gradients[2][document] = torch.einsum("hqk,qhd->khd", weights, gradient[document])
+    return tuple(gradients)
 
 
 def flash_attn_varlen_func(
@@ -209,7 +211,7 @@ def flash_attn_varlen_func(
     window_size: tuple[int, int] = (-1, -1),
     **unused: Any,
 ) -> torch.Tensor:
-    """With the signature of flash-attn 2.8."""
+    """Replace the function of flash-attn 2.8."""
     assert not unused
     assert not causal
     assert torch.equal(cu_seqlens_q, cu_seqlens_k)
@@ -220,7 +222,7 @@ def flash_attn_varlen_func(
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Kernels that run on CPUs in the places of those that do not."""
+    """Replace kernels that do not run on CPUs."""
     flash_attn = types.ModuleType("flash_attn")
     flash_attn.__spec__ = ModuleSpec("flash_attn", None)
     flash_attn.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
@@ -233,16 +235,16 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
-    """Nothing compiled before, and nothing left behind."""
+    """Reset the compiler before and after the test."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
 
 
-def anywhere(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    """Lets models take a backend whatever the device and dtype."""
-    fits = dataclasses.replace(BACKENDS[backend], misfit=lambda *_: None)
-    monkeypatch.setitem(attention.BACKENDS, backend, fits)
+def allow_everywhere(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """Let models use a backend on any device and with any dtype."""
+    allowed = dataclasses.replace(BACKENDS[backend], unsupported_reason=lambda *_: None)
+    monkeypatch.setitem(attention_backends.BACKENDS, backend, allowed)
 
 
 # Equality
@@ -252,19 +254,21 @@ def anywhere(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
 @windows
 @layouts
 @pytest.mark.usefixtures("stand_ins")
-def test_equals_the_reference(backend: str, window: int | None, form: str, case: str) -> None:
+def test_backend_equals_reference(backend: str, window: int | None, form: str, case: str) -> None:
     assert_equals_reference(backend, layout_of(form, case), window)
 
 
 @windows
 @layouts
-def test_blocks_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, window: int | None, form: str, case: str) -> None:
-    """As on a CPU without gradients, where long rows are computed in pieces."""
-    monkeypatch.setattr("llm_jp_modernbert.modeling.pieces._PIECE", 1)
+def test_sdpa_in_chunks_equals_reference(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, form: str, case: str
+) -> None:
+    """Without gradients on a CPU, long rows are computed in chunks."""
+    monkeypatch.setattr("llm_jp_modernbert.modeling.cpu_tuning._CHUNK", 1)
     layout = layout_of(form, case)
     with torch.no_grad():
-        found, expected = (attend(name, layout, window, torch.float32, False)[0] for name in ("sdpa", "eager"))
-    assert_close(found, expected, TOLERANCE[torch.float32])
+        own, expected = (attend(name, layout, window, torch.float32, False)[0] for name in ("sdpa", "eager"))
+    assert_close(own, expected, TOLERANCE[torch.float32])
 
 
 @pytest.mark.gpu
@@ -272,21 +276,21 @@ def test_blocks_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, window: int | N
 @fast_backends
 @windows
 @layouts
-def test_equals_the_reference_on_gpus(
+def test_backend_equals_reference_on_gpu(
     backend: str, window: int | None, form: str, case: str, dtype: torch.dtype
 ) -> None:
-    if missing := BACKENDS[backend].missing():
+    if missing := BACKENDS[backend].missing_requirement():
         pytest.skip(f"needs {missing}")
-    if misfit := BACKENDS[backend].misfit(CUDA, dtype, HEAD_DIM, 0.0):
-        pytest.skip(misfit)
+    if reason := BACKENDS[backend].unsupported_reason(CUDA, dtype, HEAD_DIM, 0.0):
+        pytest.skip(reason)
     assert_equals_reference(backend, layout_of(form, case, CUDA), window, dtype)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("case", ["around the window and the blocks", "holes"])
 @pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_flex_attention(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    """Only the compiled kernel skips the blocks that the mask leaves out, and asks nothing of those seen wholly."""
+def test_compiled_flex_attention_equals_reference(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Only the compiled kernel skips invisible blocks and does not evaluate the mask in fully visible ones."""
     layout = layout_of("padded" if case == "holes" else "packed", case)
     monkeypatch.setattr(attention_flex, "flex_attention", torch.compile(flex_attention, dynamic=False))
     for window in (None, 64):
@@ -295,42 +299,42 @@ def test_compiled_flex_attention(monkeypatch: pytest.MonkeyPatch, case: str) -> 
 
 @windows
 @layouts
-def test_blocks_that_flex_attention_skips(window: int | None, form: str, case: str) -> None:
-    """No pair that sees each other lies in a block left out, and every pair of a block seen wholly does."""
+def test_flex_block_mask_covers_visible_pairs(window: int | None, form: str, case: str) -> None:
+    """No visible pair is in a skipped block, and all pairs of a fully visible block are visible."""
     layout = layout_of(form, case)
     total = len(layout.document_ids)
-    blocks = BACKENDS["flex_attention"].mask(layout, window, torch.float32)
+    blocks = BACKENDS["flex_attention"].build_mask(layout, window, torch.float32)
     same = layout.document_ids[:, None] == layout.document_ids
     distance = (layout.offsets[:, None] - layout.offsets).abs()
     pairs = same if window is None else same & (distance <= window)
     size = -(-total // 128)
-    partly, wholly = (
-        listed_blocks(counts, places, size).repeat_interleave(128, 0).repeat_interleave(128, 1)[:total, :total]
-        for counts, places in (
+    partly, fully = (
+        blocks_from_lists(counts, indices, size).repeat_interleave(128, 0).repeat_interleave(128, 1)[:total, :total]
+        for counts, indices in (
             (blocks.kv_num_blocks, blocks.kv_indices),
             (blocks.full_kv_num_blocks, blocks.full_kv_indices),
         )
     )
-    assert not (partly & wholly).any()
-    assert not (pairs & ~partly & ~wholly).any()
-    assert not (wholly & ~pairs).any()
+    assert not (partly & fully).any()
+    assert not (pairs & ~partly & ~fully).any()
+    assert not (fully & ~pairs).any()
     if window is not None:
         near = (torch.arange(total)[:, None] // 128 - torch.arange(total) // 128).abs() <= -(-window // 128)
         assert not (partly & ~near).any()
 
 
-def listed_blocks(counts: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
-    """`(size, size)` bool from the lists that a `BlockMask` holds."""
-    seen = torch.zeros(size, size, dtype=torch.bool)
+def blocks_from_lists(counts: torch.Tensor, indices: torch.Tensor, size: int) -> torch.Tensor:
+    """Convert the lists of a `BlockMask` into `(size, size)` bool."""
+    visible = torch.zeros(size, size, dtype=torch.bool)
     for row in range(size):
-        seen[row, places[0, 0, row, : int(counts[0, 0, row])].long()] = True
-    return seen
+        visible[row, indices[0, 0, row, : int(counts[0, 0, row])].long()] = True
+    return visible
 
 
 @pytest.mark.parametrize("backend", ["varlen", "flash_attention_2", "flex_attention"])
 @pytest.mark.usefixtures("stand_ins")
-def test_models_with_every_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    anywhere(monkeypatch, backend)
+def test_model_equals_reference_with_every_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    allow_everywhere(monkeypatch, backend)
     own, _ = pair("Model", backend)
     reference, _ = pair("Model", "eager")
     rows = documents(150, 1, 40, 129)
@@ -344,12 +348,12 @@ def test_models_with_every_backend(monkeypatch: pytest.MonkeyPatch, backend: str
         assert_gradients_close(own, reference)
 
 
-# Choice
+# Choice of the backend
 
 
 @pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
-def test_what_is_asked_for_stays(head: str, tmp_path: Any) -> None:
-    """Through construction, loading, and setting it later; what is not asked for is chosen in the forward."""
+def test_requested_backend_is_kept(head: str, tmp_path: Any) -> None:
+    """On construction, loading and later changes; without a request the forward pass chooses."""
     config = LlmJpModernBertConfig(**settings())
     model = own_class(head)(config)
     assert model.config._attn_implementation is None
@@ -377,7 +381,7 @@ def test_what_is_asked_for_stays(head: str, tmp_path: Any) -> None:
         ("mps", torch.bfloat16, 64, 0.0, (9, 0), "sdpa"),
     ],
 )
-def test_default_by_device(
+def test_default_backend_by_device(
     monkeypatch: pytest.MonkeyPatch,
     device: str,
     dtype: torch.dtype,
@@ -398,26 +402,26 @@ def test_default_by_device(
     [
         ("varlen", (CPU, torch.bfloat16, 64, 0.0), "it runs on CUDA devices, not on cpu"),
         ("varlen", (CUDA, torch.float32, 64, 0.0), "it computes in float16 or bfloat16, not in float32"),
-        ("varlen", (CUDA, torch.bfloat16, 64, 0.1), "it has no dropout of attention weights"),
+        ("varlen", (CUDA, torch.bfloat16, 64, 0.1), "it does not support dropout of attention weights"),
         ("flash_attention_2", (CUDA, torch.float32, 64, 0.1), "it computes in float16 or bfloat16, not in float32"),
-        ("flash_attention_2", (CUDA, torch.float16, 60, 0.0), "heads of a multiple of 8"),
-        ("flex_attention", (CPU, torch.float32, 64, 0.0), "it has no backward on CPUs"),
-        ("flex_attention", (CUDA, torch.float32, 64, 0.1), "it has no dropout of attention weights"),
-        ("flex_attention", (CUDA, torch.float32, 8, 0.0), "heads of at least 16 dimensions, not of 8"),
+        ("flash_attention_2", (CUDA, torch.float16, 60, 0.0), "head_dim must be a multiple of 8"),
+        ("flex_attention", (CPU, torch.float32, 64, 0.0), "it has no backward pass on CPUs"),
+        ("flex_attention", (CUDA, torch.float32, 64, 0.1), "it does not support dropout of attention weights"),
+        ("flex_attention", (CUDA, torch.float32, 8, 0.0), "head_dim must be at least 16, not 8"),
     ],
 )
-def test_what_a_backend_cannot_compute_is_told(
+def test_unsupported_batch_falls_back_to_sdpa_with_warning(
     monkeypatch: pytest.MonkeyPatch, name: str, arguments: tuple[Any, ...], reason: str
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(attention.logger, "warning_once", told.append)
+    warnings: list[str] = []
+    monkeypatch.setattr(attention_backends.logger, "warning_once", warnings.append)
     assert choose_backend(name, *arguments) == "sdpa"
-    assert len(told) == 1
-    assert reason in told[0]
-    assert name in told[0]
+    assert len(warnings) == 1
+    assert reason in warnings[0]
+    assert name in warnings[0]
 
 
-def test_what_is_missing_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_jp_modernbert.modeling.attention_flash.find_spec", lambda _name: None)
     for load in (
         lambda: require_backend("flash_attention_2"),
@@ -433,8 +437,8 @@ def test_what_is_missing_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("backend", ["varlen", "flex_attention"])
-def test_dropout_of_attention_weights_is_not_forgotten(backend: str) -> None:
-    """These kernels have none: in training the model takes another."""
+def test_training_with_dropout_uses_supporting_backend(backend: str) -> None:
+    """These kernels do not support dropout, so in training another backend is used."""
     own, _ = pair("Model", backend, attention_dropout=0.5)
     ids = torch.stack(documents(50))
     with torch.no_grad():
@@ -443,7 +447,7 @@ def test_dropout_of_attention_weights_is_not_forgotten(backend: str) -> None:
         assert not torch.equal(own(ids)[0], own(ids)[0])
 
 
-# Compiling
+# Compilation
 
 BATCHES = ((150, 1, 40), (300,), (7,) * 20, (64, 65, 200, 3), (500, 24))
 
@@ -451,14 +455,14 @@ BATCHES = ((150, 1, 40), (300,), (7,) * 20, (64, 65, 200, 3), (500, 24))
 @pytest.mark.parametrize(("backend", "training"), [("varlen", True), ("varlen", False), ("flex_attention", False)])
 @pytest.mark.parametrize("whole", [True, False], ids=["model", "layers"])
 @pytest.mark.usefixtures("stand_ins", "fresh_compiler")
-def test_nothing_is_compiled_for_lengths(
+def test_other_lengths_do_not_recompile(
     monkeypatch: pytest.MonkeyPatch, backend: str, training: bool, whole: bool
 ) -> None:
-    """The second batch makes the number of tokens a variable; other numbers and lengths of documents compile nothing.
+    """The second batch makes the number of tokens dynamic; further document counts and lengths do not recompile.
 
-    The graphs of a layer are two for each kind: the first, which has no norm, and a local one.
+    Per batch there are two graphs of layers: the first layer, which has no norm, and a local one.
     """
-    anywhere(monkeypatch, backend)
+    allow_everywhere(monkeypatch, backend)
     own, _ = pair("ForMaskedLM", backend, num_hidden_layers=2)
     reference, _ = pair("ForMaskedLM", "eager", num_hidden_layers=2)
     counter = CompileCounter()

@@ -28,7 +28,7 @@ from peer import (
 )
 
 from llm_jp_modernbert import LlmJpModernBertConfig
-from llm_jp_modernbert.modeling.layout import _spans
+from llm_jp_modernbert.modeling.layout import are_valid_boundaries
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -206,7 +206,7 @@ def test_contradictory_inputs_are_errors(inputs: dict[str, torch.Tensor], messag
     ],
 )
 def test_boundaries_are_checked_where_they_are(boundaries: list[int], longest: int | None, expected: bool) -> None:
-    assert bool(_spans(torch.tensor(boundaries), 10, longest)) == expected
+    assert bool(are_valid_boundaries(torch.tensor(boundaries), 10, longest)) == expected
 
 
 # Length

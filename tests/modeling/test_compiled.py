@@ -1,4 +1,4 @@
-"""A model whose layers are compiled, by the real compiler, against transformers."""
+"""Models with compiled layers equal transformers and do not recompile for other document lengths."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ from torch._inductor import config as inductor
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
-# With and without documents that are longer than the window, one or several, of one length or not: each such form of a
-# batch is compiled once.
+# Each form of a batch is compiled once: documents longer than the window or not, one or several, equal lengths or not.
 FORMS = ((150, 1, 40), (7,) * 20, (300,), (300, 300, 300))
 BATCHES = (*FORMS, (64, 65, 200, 3), (500,), (9,) * 30, (130, 130))
 
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
-    """Nothing compiled before, and nothing left behind."""
+    """Reset the compiler before and after each test."""
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -41,14 +40,14 @@ def fresh_compiler() -> Iterator[None]:
 
 @needs_compiler
 def test_compiled_layers_equal_transformers() -> None:
-    """Loss and gradients, in batches of other lengths, which compile nothing."""
+    """Loss and gradients are equal, and batches of other lengths do not recompile."""
     own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=2)
     own.compile_layers()
     graphs = []
     for lengths in BATCHES:
         rows = documents(*lengths)
         ids, mask = padded(rows), padding_mask(rows)
-        # Transformers reads them padded, and takes the mean over all tokens as well.
+        # transformers reads padded rows; its loss is also the mean over all tokens.
         loss = own.train()(
             input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows), labels=torch.cat(rows)[None]
         ).loss
@@ -64,25 +63,25 @@ def test_compiled_layers_equal_transformers() -> None:
     assert set(graphs[len(FORMS) :]) == {graphs[len(FORMS) - 1]}
 
 
-def test_a_model_that_its_user_compiles_equals_transformers() -> None:
+def test_whole_model_compiled_by_user_equals_transformers() -> None:
     own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=2)
     compiled = torch.compile(own.train(), backend="aot_eager")
     peer.train()
     for length in (70, 90):
         ids = torch.stack(documents(length, length))
         labels = ids.where(torch.arange(length) % 3 == 0, -100)
-        found, expected = compiled(input_ids=ids, labels=labels).loss, peer(input_ids=ids, labels=labels).loss
-        assert_close(found, expected, LOSS_TOLERANCE)
+        loss, expected = compiled(input_ids=ids, labels=labels).loss, peer(input_ids=ids, labels=labels).loss
+        assert_close(loss, expected, LOSS_TOLERANCE)
         own.zero_grad()
         peer.zero_grad()
-        found.backward()
+        loss.backward()
         expected.backward()
         assert_gradients_close(own, peer)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_sdpa_is_compiled_for_no_lengths(training: bool) -> None:
-    """Only attention over documents of different lengths stays outside of the graphs."""
+def test_other_lengths_do_not_recompile_sdpa(training: bool) -> None:
+    """Only attention over documents of different lengths is outside of the graphs."""
     own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=4)
     counter = CompileCounter()
     own.compile_layers(backend=counter)
@@ -100,32 +99,10 @@ def test_sdpa_is_compiled_for_no_lengths(training: bool) -> None:
 
 
 @needs_compiler
-def test_a_compiled_layer_keeps_products_alone() -> None:
-    """Not what is between them: the activation, of half the width, is computed again."""
-    own, _ = pair("ForMaskedLM", "sdpa", num_hidden_layers=1)
-    width = own.config.intermediate_size
-    ids = documents(150)[0][None]
-    kept = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append((tensor.shape[0], tensor.numel()))
-        return tensor
-
-    for is_compiled in (False, True):
-        if is_compiled:
-            own.compile_layers()
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            own.train()(input_ids=ids, labels=ids)
-        assert (150, 2 * width * 150) in kept or not is_compiled
-        assert ((150, width * 150) in kept) == (not is_compiled)
-
-
-@needs_compiler
 @pytest.mark.parametrize(("dropout", "checkpointing"), [(0.5, False), (0.0, True)])
 @inductor.patch(fallback_random=True)
-def test_what_is_computed_again_is_what_was(dropout: float, checkpointing: bool) -> None:
-    """With the same random numbers, and within layers that are computed again as a whole."""
+def test_compiled_gradients_equal_uncompiled(dropout: float, checkpointing: bool) -> None:
+    """With the same random numbers, and with gradient checkpointing."""
     own, _ = pair("ForMaskedLM", "sdpa", num_hidden_layers=2, mlp_dropout=dropout)
     if checkpointing:
         own.gradient_checkpointing_enable()
@@ -138,17 +115,16 @@ def test_what_is_computed_again_is_what_was(dropout: float, checkpointing: bool)
         torch.manual_seed(0)
         own.train()(input_ids=ids, labels=ids).loss.backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in own.named_parameters()})
-    eager, compiled = gradients
-    for name, gradient in eager.items():
+    uncompiled, compiled = gradients
+    for name, gradient in uncompiled.items():
         assert_close(compiled[name], gradient)
 
 
-def test_saving_a_compiled_model(tmp_path: Path) -> None:
-    """Weights keep their names."""
+def test_saved_compiled_model_keeps_parameter_names(tmp_path: Path) -> None:
     own, _ = pair("ForMaskedLM", "sdpa")
     names = set(own.state_dict())
     own.compile_layers(backend="eager")
     own.save_pretrained(tmp_path)
     assert set(own.state_dict()) == names
-    again = type(own).from_pretrained(tmp_path)
-    assert all(torch.equal(value, own.state_dict()[name]) for name, value in again.state_dict().items())
+    loaded = type(own).from_pretrained(tmp_path)
+    assert all(torch.equal(value, own.state_dict()[name]) for name, value in loaded.state_dict().items())
