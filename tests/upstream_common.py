@@ -1,13 +1,13 @@
-"""Runs transformers' own common model tests over this package's classes.
+"""Run transformers' own common model tests on this package's classes.
 
     python tests/upstream_common.py                # this package's classes
     python tests/upstream_common.py --peer         # transformers' ModernBERT, for comparison
     python tests/upstream_common.py -k save_load   # further arguments go to pytest
 
-The tests are in the source distribution of the installed transformers, which pip fetches once (`--sdist` names one
-that is here already); so they are no part of the default test command, which needs no network. The distribution holds
-the common tests but not the folders they import from: small stand-ins are written beside them. The classes under test
-are described in `tests/modeling/upstream_model_tester.py`.
+The tests are part of the source distribution of the installed transformers, which pip downloads once (or pass a local
+one with `--sdist`); the default test command therefore excludes them, because it needs no network. The distribution
+lacks some modules that the common tests import: this script writes small stand-ins. The tested classes are configured
+in `tests/support/upstream_model_tester.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGE = "transformers_common_tests"
 UPSTREAM_FILES = ("test_modeling_common.py", "test_configuration_common.py")
 NEEDED = ("parameterized", "pytest", "accelerate", "safetensors")
 
-# What the distribution lacks. Exporting and generating are no subject for an encoder without a decoder.
+# Modules that the distribution lacks. Export and generation do not apply to an encoder.
 STAND_INS = {
     "__init__.py": "",
     "exporters/__init__.py": "",
@@ -35,7 +35,7 @@ STAND_INS = {
     "generation/__init__.py": "",
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     "utils/__init__.py": "",
-    # Settings that every configuration must take and keep; none of them is a default.
+    # Settings that every configuration must accept and keep; none is a default.
     "utils/test_configuration_utils.py": """config_common_kwargs = {
     "return_dict": False,
     "output_hidden_states": True,
@@ -56,10 +56,12 @@ STAND_INS = {
 
 
 def main() -> int:
-    """Parse the command line, run the tests and return their status; 0 where none failed."""
+    """Parse the command line, run the tests and return their exit status; 0 if none failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sdist", type=Path, help="transformers' source distribution, instead of fetching it")
-    parser.add_argument("--peer", action="store_true", help="test transformers' own ModernBERT classes instead")
+    parser.add_argument(
+        "--sdist", type=Path, help="Path of transformers' source distribution; by default it is downloaded."
+    )
+    parser.add_argument("--peer", action="store_true", help="Test transformers' own ModernBERT classes instead.")
     arguments, pytest_arguments = parser.parse_known_args()
 
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -73,7 +75,7 @@ def main() -> int:
 
 
 def fetch_sdist() -> Path:
-    """The source distribution of the installed transformers, from the user's cache or else from the package index."""
+    """Return the source distribution of the installed transformers, from the user's cache or the package index."""
     release = version("transformers")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "llm-jp-modernbert" / "upstream_common"
     archive = cache / f"transformers-{release}.tar.gz"
@@ -83,15 +85,17 @@ def fetch_sdist() -> Path:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
             pip += ["--no-build-isolation", "--dest", folder, f"transformers=={release}"]
             if subprocess.run(pip).returncode:
-                raise SystemExit(f"pip could not fetch the sources of transformers {release}; see --sdist.")
+                raise SystemExit(
+                    f"pip could not download the source distribution of transformers {release}; see --sdist."
+                )
             (Path(folder) / archive.name).rename(archive)
     return archive
 
 
 def unpack_tests(archive: Path, folder: Path) -> None:
-    """Write the common tests and the stand-ins as one package into `folder`."""
+    """Write the common tests and the stand-ins as a package into `folder`."""
     if not archive.is_file():
-        raise SystemExit(f"{archive} is no file.")
+        raise SystemExit(f"{archive} is not a file.")
     for name, text in STAND_INS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -101,13 +105,13 @@ def unpack_tests(archive: Path, folder: Path) -> None:
             try:
                 member = tar.extractfile(f"{root}/tests/{name}")
             except KeyError:
-                raise SystemExit(f"{archive} holds no tests/{name}.") from None
+                raise SystemExit(f"{archive} does not contain tests/{name}.") from None
             assert member is not None
             (folder / name).write_bytes(member.read())
 
 
 def run_tests(workplace: Path, peer: bool, pytest_arguments: list[str]) -> int:
-    """Run pytest in a process of its own; its last line has the counts."""
+    """Run pytest in a new process."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(workplace), *filter(None, [os.environ.get("PYTHONPATH")])]),

@@ -1,4 +1,4 @@
-"""What the model does beside computing: recorded outputs, odd inputs, precision, compiling."""
+"""Recorded outputs, unusual inputs, context length, settings, precision and compilation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def batch_for(head: str) -> dict[str, torch.Tensor]:
-    """The batch, with an axis of choices for the head that wants one."""
+    """The batch, with an axis of choices for multiple choice."""
     inputs = batch()
     return {key: value[None] for key, value in inputs.items()} if head == "ForMultipleChoice" else inputs
 
@@ -43,34 +43,34 @@ def batch_for(head: str) -> dict[str, torch.Tensor]:
 
 
 @backends
-def test_hidden_states_and_attentions(backend: str) -> None:
+def test_hidden_states_and_attentions_equal_transformers(backend: str) -> None:
     own, peer = pair("Model", backend, "eager")
     inputs = batch()
-    found = run(own, **inputs, output_hidden_states=True, output_attentions=True)
+    outputs = run(own, **inputs, output_hidden_states=True, output_attentions=True)
     expected = run(peer, **inputs, output_hidden_states=True, output_attentions=True)
     tokens = inputs["attention_mask"].bool()
-    assert len(found.hidden_states) == len(expected.hidden_states) == LAYERS + 1
-    for own_state, peer_state in zip(found.hidden_states, expected.hidden_states, strict=True):
+    assert len(outputs.hidden_states) == len(expected.hidden_states) == LAYERS + 1
+    for own_state, peer_state in zip(outputs.hidden_states, expected.hidden_states, strict=True):
         assert_close(own_state[tokens], peer_state[tokens])
         assert own_state[~tokens].eq(0).all()
-    assert len(found.attentions) == len(expected.attentions) == LAYERS
+    assert len(outputs.attentions) == len(expected.attentions) == LAYERS
     between_tokens = tokens[:, None, :, None] & tokens[:, None, None, :]
-    for own_weights, peer_weights in zip(found.attentions, expected.attentions, strict=True):
+    for own_weights, peer_weights in zip(outputs.attentions, expected.attentions, strict=True):
         assert_close(own_weights, peer_weights * between_tokens)
-    assert_close(run(own, **inputs).last_hidden_state, found.last_hidden_state, EXACT)
+    assert_close(run(own, **inputs).last_hidden_state, outputs.last_hidden_state, EXACT)
 
 
-def test_hidden_states_of_packed_documents() -> None:
+def test_packed_hidden_states_equal_transformers_per_document() -> None:
     own, peer = pair("Model")
     rows = documents(*LENGTHS)
-    found = run(own, input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows), output_hidden_states=True)
+    outputs = run(own, input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows), output_hidden_states=True)
     singles = [run(peer, input_ids=row[None], output_hidden_states=True).hidden_states for row in rows]
-    for index, state in enumerate(found.hidden_states):
+    for index, state in enumerate(outputs.hidden_states):
         assert_close(state, torch.cat([single[index] for single in singles], 1))
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_outputs_as_a_tuple(head: str) -> None:
+def test_return_dict_false_returns_same_values(head: str) -> None:
     own, _ = pair(head)
     inputs = batch_for(head)
     outputs, values = run(own, **inputs), run(own, **inputs, return_dict=False)
@@ -84,7 +84,7 @@ def test_outputs_as_a_tuple(head: str) -> None:
 
 @backends
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_embeddings_in_place_of_ids(backend: str, head: str) -> None:
+def test_inputs_embeds_equal_input_ids(backend: str, head: str) -> None:
     own, _ = pair(head, backend)
     inputs = batch_for(head)
     expected = run(own, **inputs)
@@ -98,7 +98,7 @@ def test_embeddings_in_place_of_ids(backend: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_ids_and_embeddings_exclude_each_other(head: str) -> None:
+def test_exactly_one_of_ids_and_embeddings_is_required(head: str) -> None:
     own, _ = pair(head)
     shape = (1, 1, 2) if head == "ForMultipleChoice" else (1, 2)
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
@@ -110,8 +110,8 @@ def test_ids_and_embeddings_exclude_each_other(head: str) -> None:
 @backends
 @pytest.mark.parametrize("head", HEAD_NAMES)
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_row_without_a_token(backend: str, head: str, pooling: str) -> None:
-    """Neither NaN nor an influence on the other rows; the encoder's states there are zero."""
+def test_row_without_tokens_is_finite_and_isolated(backend: str, head: str, pooling: str) -> None:
+    """No NaN and no influence on other rows; the hidden states of such a row are zero."""
     own, _ = pair(head, backend, classifier_pooling=pooling)
     inputs = batch_for(head)
     expected = run(own, **inputs)
@@ -129,8 +129,8 @@ def test_row_without_a_token(backend: str, head: str, pooling: str) -> None:
 
 @backends
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMultipleChoice"])
-def test_row_without_a_token_beside_positions(backend: str, head: str) -> None:
-    """Positions that begin anew in no row leave each row its own score, also where it holds nothing."""
+def test_row_without_tokens_with_position_ids(backend: str, head: str) -> None:
+    """If positions restart in no row, each row gets one score, even a row without tokens."""
     own, _ = pair(head, backend)
     inputs = batch_for(head)
     inputs["attention_mask"][..., 1, :] = 0
@@ -139,7 +139,7 @@ def test_row_without_a_token_beside_positions(backend: str, head: str) -> None:
 
 
 @backends
-def test_batch_without_a_token(backend: str) -> None:
+def test_batch_without_tokens_has_zero_loss_and_gradients(backend: str) -> None:
     own, _ = pair("ForMaskedLM", backend)
     inputs = batch()
     inputs["attention_mask"].zero_()
@@ -153,7 +153,7 @@ def test_batch_without_a_token(backend: str) -> None:
 
 @backends
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0, 0)])
-def test_empty_batch(backend: str, shape: tuple[int, int]) -> None:
+def test_empty_batch_has_empty_outputs(backend: str, shape: tuple[int, int]) -> None:
     own, _ = pair("Model", backend)
     input_ids = torch.zeros(shape, dtype=torch.long)
     assert run(own, input_ids=input_ids).last_hidden_state.shape == (*shape, HIDDEN)
@@ -165,7 +165,7 @@ def test_empty_batch(backend: str, shape: tuple[int, int]) -> None:
 
 
 @backends
-def test_empty_documents_in_a_packed_row(backend: str) -> None:
+def test_empty_documents_in_packed_row(backend: str) -> None:
     own, peer = pair("ForSequenceClassification", backend)
     rows = documents(70, 0, 3, 0)
     logits = run(own, input_ids=torch.cat(rows)[None], cu_seqlens=boundaries(rows)).logits
@@ -180,7 +180,7 @@ def test_empty_documents_in_a_packed_row(backend: str) -> None:
         ({"cu_seqlens": torch.tensor([0, 4, 9])}, "cu_seqlens must rise from 0 to the number of tokens, 10"),
         ({"cu_seqlens": torch.tensor([1, 10])}, "cu_seqlens must rise from 0"),
         ({"cu_seqlens": torch.tensor([0, 7, 5, 10])}, "cu_seqlens must rise from 0"),
-        ({"attention_mask": torch.ones(1, 9)}, r"attention_mask must be of the input's shape \(1, 10\)"),
+        ({"attention_mask": torch.ones(1, 9)}, r"attention_mask must have the input's shape \(1, 10\)"),
         ({"attention_mask": torch.ones(1, 1, 10, 10)}, "masks between pairs of tokens are not supported"),
         (
             {"attention_mask": torch.tensor([[0] + [1] * 9]), "cu_seqlens": torch.tensor([0, 10])},
@@ -188,7 +188,7 @@ def test_empty_documents_in_a_packed_row(backend: str) -> None:
         ),
     ],
 )
-def test_contradictory_inputs_are_errors(inputs: dict[str, torch.Tensor], message: str) -> None:
+def test_contradictory_inputs_raise(inputs: dict[str, torch.Tensor], message: str) -> None:
     own, _ = pair("Model")
     with pytest.raises(ValueError, match=message):
         own(input_ids=torch.stack(documents(10)), **inputs)
@@ -205,14 +205,14 @@ def test_contradictory_inputs_are_errors(inputs: dict[str, torch.Tensor], messag
         ([0, 7, 5, 10], None, False),
     ],
 )
-def test_boundaries_are_checked_where_they_are(boundaries: list[int], longest: int | None, expected: bool) -> None:
+def test_boundaries_are_validated_on_device(boundaries: list[int], longest: int | None, expected: bool) -> None:
     assert bool(are_valid_boundaries(torch.tensor(boundaries), 10, longest)) == expected
 
 
-# Length
+# Context length
 
 
-def test_longer_than_trained_on_is_an_error() -> None:
+def test_document_longer_than_context_raises() -> None:
     own, _ = pair("Model", max_position_embeddings=128)
     run(own, input_ids=torch.stack(documents(128)))
     with pytest.raises(ValueError, match=r"129.*max_position_embeddings=128"):
@@ -227,7 +227,7 @@ def test_longer_than_trained_on_is_an_error() -> None:
             own(input_ids=torch.cat(rows)[None], **inputs)
 
 
-def test_the_limit_is_on_documents_not_on_rows() -> None:
+def test_context_limits_documents_not_rows() -> None:
     own, peer = pair("Model", max_position_embeddings=128)
     rows = documents(128, 100, 30)
     expected = torch.cat([run(peer, input_ids=row[None]).last_hidden_state for row in rows], 1)
@@ -243,7 +243,7 @@ def test_the_limit_is_on_documents_not_on_rows() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"max_position_embeddings": 512}, {"allow_longer_input": True}])
-def test_the_limit_can_be_raised_when_loading(tmp_path: Any, changes: dict[str, Any]) -> None:
+def test_context_limit_can_be_raised_when_loading(tmp_path: Any, changes: dict[str, Any]) -> None:
     own, peer = pair("Model", max_position_embeddings=128)
     own.save_pretrained(tmp_path)
     loaded = own_class("Model").from_pretrained(tmp_path, **changes)
@@ -270,19 +270,19 @@ def test_resized_vocabulary_stays_tied(size: int) -> None:
     assert own.decoder.weight.grad.shape == (size, HIDDEN)
 
 
-def test_untied_vocabulary() -> None:
+def test_untied_vocabulary_equals_transformers() -> None:
     own, peer = pair("ForMaskedLM", tie_word_embeddings=False)
     assert own.decoder.weight is not own.model.embeddings.tok_embeddings.weight
     input_ids = torch.stack(documents(30))
     assert_close(run(own, input_ids=input_ids).logits, run(peer, input_ids=input_ids).logits)
 
 
-# Settings of the family
+# Settings
 
 
 @pytest.mark.parametrize("window", [0, 1, 2, 9, 127, 129, 256])
 @backends
-def test_windows_of_every_width(backend: str, window: int) -> None:
+def test_window_widths_equal_transformers(backend: str, window: int) -> None:
     own, peer = pair("Model", backend, local_attention=window)
     inputs = batch()
     tokens = inputs["attention_mask"].bool()
@@ -290,7 +290,7 @@ def test_windows_of_every_width(backend: str, window: int) -> None:
 
 
 @backends
-def test_a_window_set_after_building(backend: str) -> None:
+def test_window_can_change_after_construction(backend: str) -> None:
     own, _ = pair("Model", backend)
     _, peer = pair("Model", backend, local_attention=256)
     own.config.local_attention = 256
@@ -300,22 +300,22 @@ def test_a_window_set_after_building(backend: str) -> None:
 
 @backends
 @pytest.mark.parametrize("lengths", [(1600,), (700, 3, 1100)])
-def test_long_rows_are_computed_in_pieces(backend: str, lengths: tuple[int, ...]) -> None:
-    """Without gradients, where nothing is kept for a backward pass; and what comes out is the same."""
+def test_long_rows_are_chunked_without_gradients(backend: str, lengths: tuple[int, ...]) -> None:
+    """Outputs are equal with and without chunks."""
     own, peer = pair("Model", backend)
     rows: list[int] = []
     own.layers[1].mlp.Wi.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     for document in documents(*lengths):
         assert_close(run(own, input_ids=document[None])[0], run(peer, input_ids=document[None])[0])
     packed = {"input_ids": torch.cat(documents(*lengths))[None], "cu_seqlens": boundaries(documents(*lengths))}
-    in_pieces = run(own, **packed)[0]
+    chunked = run(own, **packed)[0]
     assert sum(rows) == 2 * sum(lengths)
     assert max(rows) <= 1024
-    assert_close(in_pieces, own(**packed).last_hidden_state, 1e-5)
+    assert_close(chunked, own(**packed).last_hidden_state, 1e-5)
     assert rows[-1] == sum(lengths)
 
 
-def test_biases_and_other_activations() -> None:
+def test_biases_and_activations_equal_transformers() -> None:
     names = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
     changes = {**dict.fromkeys(names, True), "decoder_bias": False}
     own, peer = pair("ForMaskedLM", **changes, hidden_activation="silu", classifier_activation="relu")
@@ -331,8 +331,8 @@ def test_biases_and_other_activations() -> None:
         {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64},
     ],
 )
-def test_rope_of_every_type(rope: dict[str, Any]) -> None:
-    """Dynamic RoPE has a memory of the longest input, so short and long inputs alternate."""
+def test_rope_types_equal_transformers(rope: dict[str, Any]) -> None:
+    """Dynamic RoPE remembers the longest input, so short and long inputs alternate."""
     parameters = {kind: {"rope_theta": 10_000.0, **rope} for kind in ("full_attention", "sliding_attention")}
     own, peer = pair("Model", rope_parameters=parameters, max_position_embeddings=128)
     own.config.allow_longer_input = True
@@ -341,8 +341,7 @@ def test_rope_of_every_type(rope: dict[str, Any]) -> None:
         assert_close(run(own, input_ids=input_ids)[0], run(peer, input_ids=input_ids)[0])
 
 
-def test_fewer_layers_than_the_checkpoint_has(tmp_path: Any) -> None:
-    """The lower layers alone, as transformers gives them."""
+def test_loading_fewer_layers_equals_transformers(tmp_path: Any) -> None:
     _, peer = pair("Model")
     peer.save_pretrained(tmp_path)
     own = own_class("Model").from_pretrained(tmp_path, num_hidden_layers=2)
@@ -352,7 +351,7 @@ def test_fewer_layers_than_the_checkpoint_has(tmp_path: Any) -> None:
     assert_close(run(own, input_ids=input_ids)[0], run(peer, input_ids=input_ids)[0])
 
 
-def test_unknown_backend_is_named() -> None:
+def test_unknown_backend_raises() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         own_class("Model")(LlmJpModernBertConfig(**settings(), attn_implementation="nonsense"))
 
@@ -363,7 +362,7 @@ def test_unknown_backend_is_named() -> None:
 @backends
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_half_precision(backend: str, dtype: torch.dtype, head: str) -> None:
+def test_half_precision_is_close_to_float32(backend: str, dtype: torch.dtype, head: str) -> None:
     own, _ = pair(head, backend)
     inputs = batch_for(head)
     expected = run(own, **inputs)
@@ -375,12 +374,12 @@ def test_half_precision(backend: str, dtype: torch.dtype, head: str) -> None:
         assert_close(value[tokens], expected[key][tokens], 8 * torch.finfo(dtype).eps * scale)
 
 
-# Compiling
+# Compilation
 
 
 @pytest.mark.parametrize("form", ["full", "padded", "packed"])
-def test_layers_compile_in_one_piece(form: str) -> None:
-    """No graph breaks inside a layer; what reads the batch's lengths stays outside, at the door."""
+def test_layers_compile_without_graph_breaks(form: str) -> None:
+    """Only the layout, outside of the layers, reads the lengths of a batch."""
     own, _ = pair("Model", "eager")
     rows = documents(*LENGTHS)
     inputs: dict[str, torch.Tensor] = {
@@ -403,8 +402,8 @@ def test_layers_compile_in_one_piece(form: str) -> None:
     torch._dynamo.reset()
 
 
-def test_full_rows_compile_in_one_piece() -> None:
-    """Without padding nothing depends on data: the whole model is one graph."""
+def test_model_compiles_without_graph_breaks_for_full_rows() -> None:
+    """Without padding, nothing depends on data."""
     own, _ = pair("ForMaskedLM", "eager")
     input_ids = torch.stack(documents(70, 70))
     expected = run(own, input_ids=input_ids).logits

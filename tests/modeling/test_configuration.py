@@ -1,4 +1,4 @@
-"""The configuration reads and writes both generations of ModernBERT's keys, and says the same as transformers."""
+"""The configuration reads and writes both generations of ModernBERT's keys, with the same meaning as transformers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
 def old_keys(**changes: Any) -> dict[str, Any]:
-    """A small model under transformers 4's names."""
+    """Return settings of a small model under transformers 4's names."""
     return settings(num_hidden_layers=6, global_rope_theta=160_000.0, local_rope_theta=10_000.0) | changes
 
 
 def new_keys(**changes: Any) -> dict[str, Any]:
-    """The same model under transformers 5's names."""
+    """Return the same settings under transformers 5's names."""
     values = {
         key: value
         for key, value in old_keys().items()
@@ -37,25 +37,25 @@ def new_keys(**changes: Any) -> dict[str, Any]:
 
 
 def thetas(config: Any) -> tuple[float, float]:
-    """RoPE theta of global and of local layers."""
+    """Return the RoPE theta of global and of local layers."""
     return config.rope_parameters[GLOBAL]["rope_theta"], config.rope_parameters[LOCAL]["rope_theta"]
 
 
 def write(folder: Path, values: dict[str, Any], model_type: str = "modernbert") -> Path:
-    """A folder with that config.json, as a checkpoint on the Hub has it."""
+    """Write config.json like a checkpoint on the Hub, and return its directory."""
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, **values}), encoding="utf-8")
     return folder
 
 
 def written(config: Any, folder: Path) -> dict[str, Any]:
-    """The config.json that `config` saves."""
+    """Save `config` and return its config.json."""
     config.save_pretrained(folder)
     values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return values
 
 
 def transformers_4_reads(values: dict[str, Any]) -> tuple[list[bool], float, float]:
-    """What transformers 4 makes of a config.json: the global layers, and theta of global and of local layers."""
+    """Read a config.json like transformers 4: which layers are global, theta of global and theta of local layers."""
     every = values.get("global_attn_every_n_layers", 3)
     global_theta = values.get("global_rope_theta", 160_000.0)
     local_theta = values.get("local_rope_theta", 10_000.0)
@@ -68,25 +68,25 @@ def transformers_4_reads(values: dict[str, Any]) -> tuple[list[bool], float, flo
 
 @pytest.mark.parametrize("model_type", ["modernbert", "llm-jp-modernbert"])
 @pytest.mark.parametrize("values", [old_keys(), new_keys(), {**old_keys(), **new_keys()}], ids=["old", "new", "both"])
-def test_reads_both_families(tmp_path: Path, values: dict[str, Any], model_type: str) -> None:
+def test_old_and_new_keys_are_read(tmp_path: Path, values: dict[str, Any], model_type: str) -> None:
     config = LlmJpModernBertConfig.from_pretrained(write(tmp_path, values, model_type))
     assert config.layer_types == [GLOBAL, LOCAL, LOCAL, GLOBAL, LOCAL, LOCAL]
     assert thetas(config) == (160_000.0, 10_000.0)
     assert config.model_type == "llm-jp-modernbert"
 
 
-@pytest.mark.parametrize("values", [old_keys(), new_keys(), {}], ids=["old", "new", "nothing"])
-def test_reads_a_modernbert_checkpoint_as_transformers_does(tmp_path: Path, values: dict[str, Any]) -> None:
-    """What a checkpoint leaves out has ModernBERT's defaults, not ours."""
+@pytest.mark.parametrize("values", [old_keys(), new_keys(), {}], ids=["old", "new", "empty"])
+def test_modernbert_checkpoint_is_read_like_transformers(tmp_path: Path, values: dict[str, Any]) -> None:
+    """Missing keys get ModernBERT's defaults, not ours."""
     write(tmp_path, values)
     own, peer = LlmJpModernBertConfig.from_pretrained(tmp_path), ModernBertConfig.from_pretrained(tmp_path)
     expected = {key: value for key, value in peer.to_dict().items() if key != "transformers_version"}
-    found = own.to_dict()
-    assert {key: found[key] for key in expected} == expected
+    settings = own.to_dict()
+    assert {key: settings[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("model_type", ["modernbert", "llm-jp-modernbert"])
-def test_no_local_theta_means_the_global_one(tmp_path: Path, model_type: str) -> None:
+def test_null_local_theta_means_global_theta(tmp_path: Path, model_type: str) -> None:
     values = old_keys(global_rope_theta=50_000.0, local_rope_theta=None)
     config = LlmJpModernBertConfig.from_pretrained(write(tmp_path, values, model_type))
     assert thetas(config) == (50_000.0, 50_000.0)
@@ -94,14 +94,13 @@ def test_no_local_theta_means_the_global_one(tmp_path: Path, model_type: str) ->
 
 
 @pytest.mark.parametrize(("model_type", "expected"), [("modernbert", 160_000.0), ("llm-jp-modernbert", 10_000.0)])
-def test_no_theta_at_all(tmp_path: Path, model_type: str, expected: float) -> None:
+def test_missing_thetas_get_default_of_model_type(tmp_path: Path, model_type: str, expected: float) -> None:
     values = {key: value for key, value in old_keys(local_rope_theta=None).items() if key != "global_rope_theta"}
     config = LlmJpModernBertConfig.from_pretrained(write(tmp_path, values, model_type))
     assert thetas(config) == (expected, expected)
 
 
-def test_new_keys_outrank_old_ones(tmp_path: Path) -> None:
-    """As in transformers 5."""
+def test_new_keys_take_precedence_like_transformers_5(tmp_path: Path) -> None:
     values = {**old_keys(global_attn_every_n_layers=2, global_rope_theta=1.0, local_rope_theta=2.0), **new_keys()}
     write(tmp_path, values)
     own, peer = LlmJpModernBertConfig.from_pretrained(tmp_path), ModernBertConfig.from_pretrained(tmp_path)
@@ -110,7 +109,7 @@ def test_new_keys_outrank_old_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["arguments", "modernbert", "llm-jp-modernbert"])
-def test_settings_given_when_loading_count(tmp_path: Path, source: str) -> None:
+def test_settings_passed_when_loading_are_used(tmp_path: Path, source: str) -> None:
     changes = {"num_labels": 7, "attention_dropout": 0.25, "local_attention": 32, "max_position_embeddings": 99}
     if source == "arguments":
         config = LlmJpModernBertConfig(**old_keys(**changes))
@@ -126,19 +125,19 @@ def test_settings_given_when_loading_count(tmp_path: Path, source: str) -> None:
 @pytest.mark.parametrize(
     "values", [old_keys(), old_keys(local_rope_theta=None), old_keys(global_attn_every_n_layers=2)]
 )
-def test_writes_both_families(tmp_path: Path, values: dict[str, Any], checkpoint_format: str) -> None:
-    """transformers 4, which knows only its own keys, reads the same model."""
+def test_old_and_new_keys_are_written(tmp_path: Path, values: dict[str, Any], checkpoint_format: str) -> None:
+    """transformers 4, which reads old keys only, reads the same model."""
     config = LlmJpModernBertConfig(**values, checkpoint_format=checkpoint_format)
-    found = written(config, tmp_path)
-    assert found["model_type"] == ("modernbert" if checkpoint_format == "plain" else "llm-jp-modernbert")
-    assert found["layer_types"] == config.layer_types
-    assert found["rope_parameters"] == config.rope_parameters
+    values = written(config, tmp_path)
+    assert values["model_type"] == ("modernbert" if checkpoint_format == "plain" else "llm-jp-modernbert")
+    assert values["layer_types"] == config.layer_types
+    assert values["rope_parameters"] == config.rope_parameters
     layers = [kind == GLOBAL for kind in config.layer_types]
-    assert transformers_4_reads(found) == (layers, *thetas(config))
-    assert "checkpoint_format" not in found
+    assert transformers_4_reads(values) == (layers, *thetas(config))
+    assert "checkpoint_format" not in values
 
 
-def test_layers_that_alternate_otherwise_have_no_old_key(tmp_path: Path) -> None:
+def test_irregular_layer_types_have_no_old_key(tmp_path: Path) -> None:
     config = LlmJpModernBertConfig(**new_keys(layer_types=[LOCAL, GLOBAL] * 3))
     assert config.global_attn_every_n_layers is None
     assert "global_attn_every_n_layers" not in written(config, tmp_path)
@@ -148,13 +147,13 @@ def test_layers_that_alternate_otherwise_have_no_old_key(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("values", "every"), [([GLOBAL] * 6, 1), ([GLOBAL] + [LOCAL] * 5, 6), ([GLOBAL, LOCAL] * 3, 2)]
 )
-def test_alternation_is_found(values: list[str], every: int) -> None:
+def test_global_attn_every_n_layers_is_derived_from_layer_types(values: list[str], every: int) -> None:
     assert LlmJpModernBertConfig(**new_keys(layer_types=values)).global_attn_every_n_layers == every
 
 
 @pytest.mark.parametrize("values", [old_keys(), new_keys(), new_keys(layer_types=[LOCAL, GLOBAL] * 3), {}])
 def test_round_trip_through_transformers(tmp_path: Path, values: dict[str, Any]) -> None:
-    """Ours, saved plain, read and saved by transformers, read by ours: nothing changes."""
+    """A plain configuration read and saved by transformers, then read here, is unchanged."""
     first = LlmJpModernBertConfig(**values, checkpoint_format="plain")
     first.save_pretrained(tmp_path / "own")
     ModernBertConfig.from_pretrained(tmp_path / "own").save_pretrained(tmp_path / "peer")
@@ -164,7 +163,7 @@ def test_round_trip_through_transformers(tmp_path: Path, values: dict[str, Any])
 
 
 @pytest.mark.parametrize("checkpoint_format", ["plain", "native"])
-def test_round_trip_keeps_the_format(tmp_path: Path, checkpoint_format: str) -> None:
+def test_round_trip_keeps_checkpoint_format(tmp_path: Path, checkpoint_format: str) -> None:
     first = LlmJpModernBertConfig(**old_keys(), checkpoint_format=checkpoint_format)
     first.save_pretrained(tmp_path)
     second = LlmJpModernBertConfig.from_pretrained(tmp_path)
@@ -172,31 +171,31 @@ def test_round_trip_keeps_the_format(tmp_path: Path, checkpoint_format: str) -> 
     assert second.to_dict() == first.to_dict()
 
 
-def test_thetas_can_be_set_by_their_old_names() -> None:
+def test_thetas_can_be_set_by_old_names() -> None:
     config = LlmJpModernBertConfig(**old_keys())
     config.global_rope_theta, config.local_rope_theta = 1e6, 2e4
     assert thetas(config) == (config.global_rope_theta, config.local_rope_theta) == (1e6, 2e4)
     assert (config.to_dict()["global_rope_theta"], config.to_dict()["local_rope_theta"]) == (1e6, 2e4)
 
 
-def test_alternation_can_be_set_by_its_old_name(tmp_path: Path) -> None:
+def test_layer_types_can_be_set_by_old_name(tmp_path: Path) -> None:
     write(tmp_path, old_keys())
     config = LlmJpModernBertConfig.from_pretrained(tmp_path, global_attn_every_n_layers=2)
     assert config.layer_types == [GLOBAL, LOCAL] * 3
     assert config.global_attn_every_n_layers == 2
 
 
-def test_a_wrong_number_of_layers_is_an_error() -> None:
+def test_wrong_number_of_layer_types_raises() -> None:
     with pytest.raises(Exception, match=r"num_hidden_layers.*6.*layer_types.*4"):
         LlmJpModernBertConfig(**new_keys(layer_types=[GLOBAL] * 4))
 
 
-def test_heads_that_do_not_divide_the_width_are_an_error() -> None:
+def test_hidden_size_not_divisible_by_heads_raises() -> None:
     with pytest.raises(ValueError, match=r"hidden_size=64.*num_attention_heads=5"):
         own_class("Model")(LlmJpModernBertConfig(**settings(num_attention_heads=5)))
 
 
-# Shapes
+# Parameters
 
 # Published models of the architecture.
 FAMILY = {
@@ -210,8 +209,7 @@ FAMILY = {
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_family(tmp_path: Path, name: str) -> None:
-    """Every model of the family has the parameters that it has in transformers, under the same names."""
+def test_published_shapes_have_parameters_of_transformers(tmp_path: Path, name: str) -> None:
     hidden, layers, intermediate, heads, vocabulary = FAMILY[name]
     write(
         tmp_path,
@@ -235,7 +233,7 @@ def test_family(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
 @pytest.mark.parametrize("biases", [True, False])
-def test_parameters_are_those_of_transformers(head: str, biases: bool) -> None:
+def test_parameters_equal_transformers(head: str, biases: bool) -> None:
     names = ("norm_bias", "attention_bias", "mlp_bias", "decoder_bias", "classifier_bias")
     values = settings(**dict.fromkeys(names, biases))
     with torch.device("meta"):
@@ -245,11 +243,11 @@ def test_parameters_are_those_of_transformers(head: str, biases: bool) -> None:
 
 
 def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters."""
+    """Return the shapes of all parameters by name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def test_default_is_the_base_model_of_the_paper() -> None:
+def test_defaults_are_base_model_of_paper() -> None:
     config = LlmJpModernBertConfig()
     with torch.device("meta"):
         model = LlmJpModernBertForMaskedLM(config)

@@ -1,6 +1,6 @@
 """Outputs, losses and gradients equal those of transformers' ModernBERT with the same weights.
 
-transformers sees one document at a time wherever its padded positions would differ from ours, which are zero.
+transformers reads one document at a time where its padded positions would differ from ours, which are zero.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from peer import (
     padding_mask,
     pair,
     restarting_positions,
+    run,
 )
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithFlattening
@@ -42,7 +43,7 @@ sides = pytest.mark.parametrize("side", ["left", "right"])
 
 
 def labels_for(head: str, rows: int, length: int, num_labels: int = 2) -> dict[str, torch.Tensor]:
-    """Labels of a batch `(rows, length)` for that head, some tokens without one."""
+    """Draw labels of a batch `(rows, length)` for a head; some tokens are unlabelled."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(high: int, *shape: int) -> torch.Tensor:
@@ -64,28 +65,22 @@ def labels_for(head: str, rows: int, length: int, num_labels: int = 2) -> dict[s
     }[head]()
 
 
-def run(model: Any, **inputs: Any) -> Any:
-    """A forward pass without gradients."""
-    with torch.no_grad():
-        return model(**inputs)
-
-
 def backward(model: Any, outputs: Any) -> None:
-    """Gradients of the loss, or of the summed squares of the hidden states where there is none."""
+    """Backpropagate the loss, or for the encoder the mean square of the hidden states."""
     model.zero_grad()
     loss = outputs.loss if "loss" in outputs else outputs.last_hidden_state.square().mean()
     loss.backward()
 
 
 def assert_outputs_close(own: Any, peer: Any) -> None:
-    """The same outputs, each within its tolerance."""
+    """All outputs are equal, each within its tolerance."""
     assert own.keys() == peer.keys()
     for key in peer:
         assert_close(own[key], peer[key], LOSS_TOLERANCE) if key == "loss" else assert_close(own[key], peer[key])
 
 
 def peer_hidden_states(peer: Any, rows: list[torch.Tensor]) -> torch.Tensor:
-    """`(total_tokens, hidden)`, computed one document at a time."""
+    """Compute `(total_tokens, hidden)` one document at a time."""
     return torch.cat([run(peer, input_ids=row[None]).last_hidden_state[0] for row in rows])
 
 
@@ -105,7 +100,9 @@ def test_hidden_states_at_every_length(backend: str, peer_backend: str, length: 
     ("head", "pooling"),
     [*((head, "cls") for head in HEAD_NAMES), ("ForSequenceClassification", "mean"), ("ForMultipleChoice", "mean")],
 )
-def test_heads_losses_and_gradients(backend: str, peer_backend: str, head: str, length: int, pooling: str) -> None:
+def test_heads_losses_and_gradients_without_padding(
+    backend: str, peer_backend: str, head: str, length: int, pooling: str
+) -> None:
     own, peer = pair(head, backend, peer_backend, classifier_pooling=pooling)
     rows = 4
     input_ids = torch.stack(documents(*(length,) * rows))
@@ -123,7 +120,7 @@ def test_heads_losses_and_gradients(backend: str, peer_backend: str, head: str, 
 @backends
 @pytest.mark.parametrize("head", [head for head in HEAD_NAMES if head not in ("Model", "ForQuestionAnswering")])
 def test_losses_and_gradients_with_padding_on_the_right(backend: str, head: str) -> None:
-    """Here transformers' padded positions enter neither loss nor gradient."""
+    """In these cases transformers' padded positions affect neither loss nor gradient."""
     own, peer = pair(head, backend, classifier_pooling="mean")
     rows = documents(*MIXED)
     input_ids, mask = padded(rows), padding_mask(rows)
@@ -157,7 +154,7 @@ def test_hidden_states_with_padding(backend: str, side: str) -> None:
 @sides
 @pytest.mark.parametrize("head", [head for head in HEAD_NAMES if head.startswith("For")])
 def test_heads_with_padding(backend: str, side: str, head: str) -> None:
-    """Every row gets what transformers gives the document alone: left padding moves no [CLS]."""
+    """Every row equals transformers' output for the document alone; left padding does not move [CLS]."""
     own, peer = pair(head, backend)
     rows = documents(*MIXED)
     input_ids, mask = padded(rows, side), padding_mask(rows, side)
@@ -179,7 +176,7 @@ def test_heads_with_padding(backend: str, side: str, head: str) -> None:
 @backends
 @sides
 def test_question_answering_loss_with_padding(backend: str, side: str) -> None:
-    """No answer lies in the padding, so the loss is the mean over the documents alone."""
+    """Answers in the padding are impossible, so the loss is the mean over the documents alone."""
     own, peer = pair("ForQuestionAnswering", backend)
     rows = documents(*MIXED)
     mask = padding_mask(rows, side)
@@ -203,7 +200,7 @@ def test_question_answering_loss_with_padding(backend: str, side: str) -> None:
 
 @backends
 def test_masks_with_holes(backend: str) -> None:
-    """A window spans columns, not tokens: a token behind a wide hole is out of its neighbours' sight."""
+    """A window spans columns, not tokens: tokens do not attend across a hole wider than the window."""
     own, peer = pair("Model", backend)
     length = 300
     mask = torch.ones(6, length, dtype=torch.long)
@@ -252,7 +249,7 @@ def test_packed_documents(backend: str, form: str) -> None:
 
 @backends
 @pytest.mark.parametrize("lengths", [(1, 1, 1), (64,), (127, 1, 128), (1000, 3)])
-def test_packed_rows_of_other_shapes(backend: str, lengths: tuple[int, ...]) -> None:
+def test_packed_document_lengths(backend: str, lengths: tuple[int, ...]) -> None:
     own, peer = pair("Model", backend)
     rows = documents(*lengths)
     hidden_states = run(own, input_ids=torch.cat(rows), cu_seqlens=boundaries(rows)).last_hidden_state
@@ -261,7 +258,7 @@ def test_packed_rows_of_other_shapes(backend: str, lengths: tuple[int, ...]) -> 
 
 @backends
 def test_several_packed_rows(backend: str) -> None:
-    """Positions restart inside the rows of a batch, and each row begins a document of its own."""
+    """Positions restart within the rows of a batch, and each row starts a document."""
     own, peer = pair("Model", backend)
     rows = documents(70, 130, 150, 50)
     input_ids = torch.cat(rows).view(2, 200)
@@ -272,7 +269,7 @@ def test_several_packed_rows(backend: str) -> None:
 
 @backends
 def test_positions_with_padding(backend: str) -> None:
-    """Packed rows that are filled up: the mask says where tokens are, the positions where documents begin."""
+    """Packed and padded rows: the mask marks the tokens, the positions mark the document starts."""
     own, peer = pair("Model", backend)
     rows = documents(70, 60, 100)
     input_ids = padded([torch.cat(rows[:2]), rows[2]])
@@ -284,8 +281,8 @@ def test_positions_with_padding(backend: str) -> None:
 
 
 @backends
-def test_positions_of_ones_own(backend: str) -> None:
-    """Positions that restart nowhere are only RoPE's."""
+def test_custom_positions(backend: str) -> None:
+    """Positions that never restart only affect RoPE."""
     own, peer = pair("Model", backend)
     input_ids = torch.stack(documents(130, 130))
     position_ids = torch.arange(130)[None] * 2 + 5
@@ -346,7 +343,7 @@ def test_problem_types(num_labels: int, problem_type: str | None, labels: torch.
 
 
 def masked_lm_batch() -> dict[str, torch.Tensor]:
-    """Two rows of 130 tokens, a third of them labelled."""
+    """Two rows of 130 tokens, 30 % of them labelled."""
     return {"input_ids": torch.stack(documents(130, 130)), **labels_for("ForMaskedLM", 2, 130)}
 
 
@@ -374,8 +371,8 @@ def test_masked_lm_logits_in_evaluation_and_on_request() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_masked_lm_without_a_label(training: bool) -> None:
-    """transformers' loss is NaN here and spoils the step."""
+def test_masked_lm_loss_without_labelled_tokens_is_zero(training: bool) -> None:
+    """transformers' loss would be NaN."""
     own, _ = pair("ForMaskedLM")
     own.train(training)
     inputs = masked_lm_batch()
@@ -387,7 +384,7 @@ def test_masked_lm_without_a_label(training: bool) -> None:
 
 
 @pytest.mark.parametrize("as_tensor", [True, False])
-def test_masked_lm_loss_over_accumulated_batches(as_tensor: bool) -> None:
+def test_masked_lm_loss_with_num_items_in_batch(as_tensor: bool) -> None:
     own, peer = pair("ForMaskedLM")
     divisor = torch.tensor(1000) if as_tensor else 1000
     inputs = {**masked_lm_batch(), "num_items_in_batch": divisor}
@@ -414,7 +411,7 @@ def test_masked_lm_sparse_prediction() -> None:
     assert_outputs_close(run(own, **masked_lm_batch()), run(peer, **masked_lm_batch()))
 
 
-def test_masked_lm_other_ignored_label() -> None:
+def test_masked_lm_custom_ignore_index() -> None:
     own, peer = pair("ForMaskedLM", sparse_prediction=True, sparse_pred_ignore_index=-1)
     inputs = masked_lm_batch()
     inputs["labels"] = inputs["labels"].masked_fill(inputs["labels"] == -100, -1)
@@ -427,7 +424,7 @@ def test_masked_lm_other_ignored_label() -> None:
 @backends
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
-def test_lower_precision_is_as_near_to_float32_as_the_peer(backend: str, dtype: torch.dtype, head: str) -> None:
+def test_lower_precision_is_as_close_to_float32_as_transformers(backend: str, dtype: torch.dtype, head: str) -> None:
     own, peer = pair(head, backend)
     rows = documents(300, 300)
     input_ids = torch.stack(rows)
@@ -439,7 +436,7 @@ def test_lower_precision_is_as_near_to_float32_as_the_peer(backend: str, dtype: 
 
 
 @backends
-def test_bfloat16_autocast_gradients(backend: str) -> None:
+def test_bfloat16_autocast_gradients_are_as_close_as_transformers(backend: str) -> None:
     own, peer = pair("ForMaskedLM", backend)
     reference = peer(**masked_lm_batch())
     backward(peer, reference)
@@ -450,7 +447,7 @@ def test_bfloat16_autocast_gradients(backend: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             outputs = model(**masked_lm_batch())
         backward(model, outputs)
-        found = gradients(model)
-        errors.append(sum(float((found[name] - exact[name]).norm() / exact[name].norm()) for name in exact))
+        autocast = gradients(model)
+        errors.append(sum(float((autocast[name] - exact[name]).norm() / exact[name].norm()) for name in exact))
         assert_close(outputs.loss, reference.loss, 0.02 * reference.loss.item())
     assert errors[0] <= 1.2 * errors[1]

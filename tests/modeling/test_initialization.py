@@ -1,4 +1,4 @@
-"""New weights are drawn as transformers' ModernBERT draws them, and loaded weights are left alone."""
+"""New weights are distributed like those of transformers' ModernBERT, and loaded weights are not changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_jp_modernbert import LlmJpModernBertConfig
 
 
 def fresh(head: str, **changes: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """State of our model and of transformers', both new, large enough for the moments of their weights to show."""
+    """Return the states of our and transformers' new models, large enough to estimate the moments of the weights."""
     values = settings(hidden_size=128, intermediate_size=192, vocab_size=2000, num_labels=16, **changes)
     torch.manual_seed(0)
     own = own_class(head)(LlmJpModernBertConfig(**values)).state_dict()
@@ -24,38 +24,38 @@ def fresh(head: str, **changes: Any) -> tuple[dict[str, torch.Tensor], dict[str,
 
 @pytest.mark.parametrize("cutoff", [2.0, 3.0])
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_moments_are_those_of_transformers(head: str, cutoff: float) -> None:
-    """Output projections are smaller by sqrt(2 · layers), and no weight lies beyond the cutoff."""
+def test_moments_equal_transformers(head: str, cutoff: float) -> None:
+    """Output projections are smaller by sqrt(2 · layers), and no weight exceeds the cutoff."""
     own, peer = fresh(head, initializer_cutoff_factor=cutoff, norm_bias=True, attention_bias=True, mlp_bias=True)
     assert own.keys() == peer.keys()
     for name, expected in peer.items():
-        found = own[name]
+        weight = own[name]
         if expected.dim() == 1:
-            assert torch.equal(found, expected), name
+            assert torch.equal(weight, expected), name
             continue
-        # Standard errors of a deviation and of a mean over n values, five of them; of both models.
+        # Five standard errors of a standard deviation and of a mean over n values, for both models.
         std, noise = float(expected.std()), 5 * math.sqrt(2.0 / expected.numel())
-        assert abs(float(found.std()) - std) <= noise * std, f"{name}: {float(found.std()):.4f}, not {std:.4f}"
-        assert abs(float(found.mean() - expected.mean())) <= noise * std, name
-        # The largest of many weights lies just inside the cutoff.
+        assert abs(float(weight.std()) - std) <= noise * std, f"{name}: {float(weight.std()):.4f}, not {std:.4f}"
+        assert abs(float(weight.mean() - expected.mean())) <= noise * std, name
+        # The largest of many weights is just below the cutoff.
         if expected.numel() > 10_000:
-            assert abs(float(found.abs().max() / expected.abs().max()) - 1) < (0.02 if cutoff == 2.0 else 0.1), name
+            assert abs(float(weight.abs().max() / expected.abs().max()) - 1) < (0.02 if cutoff == 2.0 else 0.1), name
 
 
-def test_seed_decides() -> None:
+def test_same_seed_gives_same_weights() -> None:
     first, second = fresh("ForMaskedLM")[0], fresh("ForMaskedLM")[0]
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_only_missing_weights_are_drawn_when_loading(tmp_path: Path) -> None:
-    """A head that a checkpoint lacks is new, everything else is the checkpoint's."""
+def test_loading_initializes_missing_weights_only(tmp_path: Path) -> None:
+    """The missing head is new, all other weights are the checkpoint's."""
     own, _ = pair("Model")
     own.save_pretrained(tmp_path)
     loaded = own_class("ForSequenceClassification").from_pretrained(tmp_path, num_labels=16)
     for name, expected in own.state_dict().items():
         assert torch.equal(loaded.state_dict()[f"model.{name}"], expected), name
     std = float(loaded.classifier.weight.detach().std())
-    # The deviation of a normal distribution cut off at two is 0.88 of the whole one's.
+    # Truncation at two standard deviations reduces the standard deviation to 0.88 of it.
     assert abs(std - 0.88 * loaded.config.hidden_size**-0.5) < 0.1 * loaded.config.hidden_size**-0.5
     assert loaded.classifier.bias.eq(0).all()
     assert float(loaded.head.dense.weight.detach().abs().max()) <= 2.0 * 0.02 / math.sqrt(2 * 4)

@@ -1,4 +1,4 @@
-"""A small model of this package beside transformers' ModernBERT with the same weights, and what to compare of them."""
+"""A small model of this package and transformers' ModernBERT with the same weights, test batches, and comparisons."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ HEAD_NAMES = (
     "ForMultipleChoice",
 )
 LOSS_TOLERANCE, OUTPUT_TOLERANCE, EXACT = 1e-5, 1e-4, 1e-6
-# Those that compute on a CPU with and without gradients.
+# Backends that run on a CPU with and without gradients.
 BACKENDS = ("eager", "sdpa")
-# Of the documents of `batch`.
+# Lengths of the documents of `batch`.
 LENGTHS = (150, 1, 40)
-# Weights drawn as at the start of training give attention so even that a wrong mask would hardly show.
+# With freshly initialized weights attention is almost uniform, which would hide a wrong mask.
 WEIGHT_SCALE = 3.0
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    """Settings of both configurations: four layers, the first and the last global."""
+    """Return settings of both configurations: four layers, the first and the last global."""
     return {
         "vocab_size": VOCAB,
         "hidden_size": HIDDEN,
@@ -51,19 +51,19 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def own_class(head: str) -> Any:
-    """This package's class of that head."""
+    """Return this package's class of a head."""
     return getattr(llm_jp_modernbert, f"LlmJpModernBert{head}")
 
 
 def peer_class(head: str) -> Any:
-    """transformers' class of that head."""
+    """Return transformers' class of a head."""
     return getattr(transformers, f"ModernBert{head}")
 
 
 def pair(
     head: str, implementation: str = "sdpa", peer_implementation: str = "sdpa", **changes: Any
 ) -> tuple[Any, Any]:
-    """Our model and transformers', both in evaluation mode, with the same weights."""
+    """Build our and transformers' model with the same weights, in evaluation mode."""
     config = settings(**changes)
     torch.manual_seed(0)
     peer = peer_class(head)(ModernBertConfig(**config, attn_implementation=peer_implementation)).eval()
@@ -76,45 +76,45 @@ def pair(
 
 
 def documents(*lengths: int, seed: int = 0) -> list[torch.Tensor]:
-    """Random ids, `(length,)` each, that are no special tokens."""
+    """Draw random ids, `(length,)` each, without special tokens."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(3, VOCAB, (length,), generator=generator) for length in lengths]
 
 
 def padded(rows: list[torch.Tensor], side: str = "right", fill: int = 0) -> torch.Tensor:
-    """Rows of unequal length as one tensor `(batch, length)`."""
+    """Pad rows to one tensor `(batch, length)`."""
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill, padding_side=side)
 
 
 def padding_mask(rows: list[torch.Tensor], side: str = "right") -> torch.Tensor:
-    """The attention mask of `padded`."""
+    """Build the attention mask of `padded`."""
     return padded([torch.ones_like(row) for row in rows], side)
 
 
 def boundaries(rows: list[torch.Tensor]) -> torch.Tensor:
-    """`cu_seqlens` of the rows, one after another."""
+    """Build `cu_seqlens` of concatenated rows."""
     return torch.tensor([0, *(len(row) for row in rows)]).cumsum(0).int()
 
 
 def restarting_positions(rows: list[torch.Tensor]) -> torch.Tensor:
-    """`(1, total_tokens)` positions that begin at 0 in every row."""
+    """Build `(1, total_tokens)` positions that start at 0 in every row."""
     return torch.cat([torch.arange(len(row)) for row in rows])[None]
 
 
 def difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Largest absolute difference; an error where the shapes differ."""
+    """Return the largest absolute difference; the shapes must be equal."""
     assert first.shape == second.shape, f"shapes {tuple(first.shape)} and {tuple(second.shape)} differ"
     return float((first.detach().float() - second.detach().float()).abs().max()) if first.numel() else 0.0
 
 
 def assert_close(first: torch.Tensor, second: torch.Tensor, tolerance: float = OUTPUT_TOLERANCE) -> None:
-    """Equal within an absolute tolerance; NaN is unequal to everything."""
-    found = difference(first, second)
-    assert found <= tolerance, f"differ by {found:.3g}, more than {tolerance:.3g}"
+    """Check equality within an absolute tolerance; NaN differs from everything."""
+    error = difference(first, second)
+    assert error <= tolerance, f"differ by {error:.3g}, more than {tolerance:.3g}"
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
-    """Gradients of all parameters by name, zeros where there is none."""
+    """Return the gradients of all parameters by name; zeros for parameters without one."""
     return {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for name, parameter in model.named_parameters()
@@ -122,22 +122,22 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 def assert_gradients_close(own: Any, peer: Any, tolerance: float = OUTPUT_TOLERANCE) -> None:
-    """Every parameter's gradient is equal, relative to the largest gradient of that parameter (at least 1)."""
+    """Check that gradients are equal, relative to the largest value of each parameter's gradient (at least 1)."""
     first, second = gradients(own), gradients(peer)
     assert first.keys() == second.keys()
     for name, gradient in second.items():
-        found = difference(first[name], gradient)
+        error = difference(first[name], gradient)
         allowed = tolerance * max(1.0, float(gradient.abs().max()))
-        assert found <= allowed, f"gradient of {name} differs by {found:.3g}, more than {allowed:.3g}"
+        assert error <= allowed, f"gradient of {name} differs by {error:.3g}, more than {allowed:.3g}"
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """Three documents of different lengths, padded on the right."""
+    """Return three documents of different lengths, padded on the right."""
     rows = documents(*LENGTHS)
     return {"input_ids": padded(rows), "attention_mask": padding_mask(rows)}
 
 
 def run(model: Any, **inputs: Any) -> Any:
-    """A forward pass without gradients."""
+    """Run a forward pass without gradients."""
     with torch.no_grad():
         return model(**inputs)

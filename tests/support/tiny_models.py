@@ -1,4 +1,4 @@
-"""The small configuration that tests build their models from."""
+"""The small configuration from which tests build models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from llm_jp_modernbert import LlmJpModernBertConfig
 
 
 def tiny_config(**changes: Any) -> LlmJpModernBertConfig:
-    """A configuration of three layers (global, local, local) and 32 dimensions.
+    """Build a configuration of three layers (global, local, local) and 32 dimensions.
 
     Args:
-        changes: keys that differ.
+        changes: settings that differ.
     """
     keys: dict[str, Any] = {
         "vocab_size": 320,

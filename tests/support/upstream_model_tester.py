@@ -1,6 +1,6 @@
-"""The classes that `tests/upstream_common.py` puts through transformers' common tests.
+"""The classes that `tests/upstream_common.py` tests with transformers' common tests.
 
-Run through that script: the tests imported here are transformers' own, and only it makes them importable.
+Run that script: it makes transformers' own tests importable, which this file imports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _class(name: str) -> Any:
 
 
 class TinyModel:
-    """A tiny configuration and a batch for it, under the names that the common tests ask for."""
+    """A tiny configuration and a batch, under the names that the common tests expect."""
 
     is_training = True
     batch_size = 5
@@ -40,7 +40,7 @@ class TinyModel:
     num_choices = 4
 
     def get_config(self) -> Any:
-        """One global and one local layer, whose window of 5 tokens is shorter than the sequences."""
+        """Return a configuration of one global and one local layer, whose window is shorter than the sequences."""
         return _class("Config")(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -55,12 +55,12 @@ class TinyModel:
             cls_token_id=1,
             eos_token_id=2,
             sep_token_id=2,
-            # Some tests feed more than max_position_embeddings.
+            # Some tests exceed max_position_embeddings.
             **({} if PEER else {"allow_longer_input": True}),
         )
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids without the padding's, and a mask that pads some rows on the right."""
+        """Return token ids without padding ids, and a mask that pads some rows on the right."""
         input_ids = torch.randint(3, self.vocab_size, (self.batch_size, self.seq_length), device=torch_device)
         attention_mask = torch.ones_like(input_ids)
         for row in range(self.batch_size):
@@ -68,7 +68,7 @@ class TinyModel:
         return input_ids, attention_mask
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
-        """What every common test begins with."""
+        """Return the configuration and the batch of all common tests."""
         input_ids, attention_mask = self.inputs()
         return self.get_config(), {"input_ids": input_ids, "attention_mask": attention_mask}
 
@@ -86,13 +86,13 @@ class TestCommon(ModelTesterMixin, unittest.TestCase):
         )
     )
     model_split_percents = (0.5, 0.8, 0.9)
-    # Asked of models whose source file names no year of copyright.
+    # Required for source files without a copyright year.
     test_can_init_all_missing_weights_before_2023 = True
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        # The tests read from this annotation whether a model returns attention weights, and cannot read it as text.
+        # The tests read from this annotation, which must not be a string, whether a model returns attention weights.
         for model_class in cls.all_model_classes:
             inspect.unwrap(model_class.forward).__annotations__["kwargs"] = Unpack[TransformersKwargs]
 
@@ -124,7 +124,7 @@ class TestCommon(ModelTesterMixin, unittest.TestCase):
         self._check_shapes("ForMultipleChoice", {"labels": torch.ones(5)}, logits=(5, 4), loss=())
 
     def _check_shapes(self, name: str, labels: dict[str, torch.Tensor], **shapes: tuple[int, ...]) -> None:
-        """Eager and sdpa give outputs of these shapes, and equal ones at every token."""
+        """Eager and sdpa outputs have the given shapes and are equal at every token."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         model = _class(name)(config).to(torch_device).eval()
         inputs = self._prepare_for_class(inputs, type(model))
