@@ -1,9 +1,8 @@
-"""Configuration of the model: reads and writes both generations of ModernBERT's keys.
+"""Configuration of the model, which reads and writes both generations of ModernBERT's keys.
 
 transformers 4 describes the alternation of global and local attention by `global_attn_every_n_layers`,
-`global_rope_theta` and `local_rope_theta`; transformers 5 by `layer_types` and `rope_parameters`, and saves only
-these. A transformers 4 that reads such a file falls back to its own defaults without a word. Here both families are
-read, and both are written.
+`global_rope_theta` and `local_rope_theta`; transformers 5 uses `layer_types` and `rope_parameters` and saves only
+these, for which transformers 4 silently uses its defaults. This configuration reads and writes both.
 """
 
 from __future__ import annotations
@@ -25,17 +24,21 @@ class LlmJpModernBertConfig(ModernBertConfig):
     [llm-jp/llm-jp-modernbert-base](https://huggingface.co/llm-jp/llm-jp-modernbert-base).
 
     All fields of transformers' `ModernBertConfig` apply; only defaults differ (vocabulary and special ids of
-    llm-jp-tokenizer v3, RoPE theta 10,000 in global and local layers). In
-    addition:
+    llm-jp-tokenizer v3, RoPE theta 10,000 in global and local layers). In addition:
 
     Args:
         checkpoint_format: `"native"` writes `model_type: llm-jp-modernbert`, `"plain"` writes `model_type:
             modernbert`, which transformers loads without this package. A configuration read from a `modernbert`
-            checkpoint is plain, so that what came in goes out. Never written to the file itself.
-        allow_longer_input: let documents be longer than `max_position_embeddings`, which is an error otherwise: beyond
-            the lengths of its training a model gives answers, but not good ones.
-        global_attn_every_n_layers, global_rope_theta, local_rope_theta: transformers 4's names for what `layer_types`
-            and `rope_parameters` say; read when those are absent. `local_rope_theta=None` means "as global".
+            checkpoint is plain, so that saving keeps the format. Not written to config.json.
+        allow_longer_input: whether documents may be longer than `max_position_embeddings`; they raise a ValueError by
+            default, because quality drops beyond the context length of training.
+        global_attn_every_n_layers, global_rope_theta, local_rope_theta: transformers 4's names for the contents of
+            `layer_types` and `rope_parameters`; read if those are missing. `local_rope_theta=None` means "as global".
+
+    Example:
+        >>> config = LlmJpModernBertConfig(num_hidden_layers=6, global_attn_every_n_layers=3)
+        >>> config.layer_types[:3]
+        ['full_attention', 'sliding_attention', 'sliding_attention']
     """
 
     model_type = "llm-jp-modernbert"
@@ -58,11 +61,11 @@ class LlmJpModernBertConfig(ModernBertConfig):
 
     @classmethod
     def of(cls, config: ModernBertConfig) -> LlmJpModernBertConfig:
-        """A configuration as one of this class: itself, or what transformers' own says, to be saved as such again."""
+        """Convert transformers' configuration to this class, in plain format; return this class unchanged."""
         if isinstance(config, cls):
             return config
         own = cls.from_dict(config.to_dict())
-        # Not of a checkpoint, and so in no dictionary.
+        # Not saved with checkpoints, so not part of the dictionary.
         own._attn_implementation = config._attn_implementation
         return own
 
@@ -86,8 +89,7 @@ class LlmJpModernBertConfig(ModernBertConfig):
 
     @property
     def global_attn_every_n_layers(self) -> int | None:
-        """The n of "every n-th layer is global", or None where `layer_types` is no such alternation; setting it
-        changes `layer_types`."""
+        """The n of "every n-th layer is global", or None for other `layer_types`; setting it changes `layer_types`."""
         count = self.num_hidden_layers
         return next((n for n in range(1, count + 1) if _alternation(count, n) == self.layer_types), None)
 
@@ -102,17 +104,17 @@ class LlmJpModernBertConfig(ModernBertConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As transformers', with the dictionary of a `modernbert` checkpoint already translated."""
+        """Read a dictionary like transformers, and translate that of a `modernbert` checkpoint."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         return _translate_plain(config_dict), kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers'; a dictionary with `model_type: modernbert` gets ModernBERT's defaults where keys miss."""
+        """Build from a dictionary; with `model_type: modernbert`, missing keys get ModernBERT's defaults."""
         return super().from_dict(_translate_plain(config_dict), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings under transformers 5's names and, where they can say it, under transformers 4's as well."""
+        """Return all settings under transformers 5's names and, where they exist, also under transformers 4's."""
         output = super().to_dict()
         output.pop("checkpoint_format", None)
         if not self.allow_longer_input:
@@ -134,27 +136,27 @@ def _alternation(num_layers: int, every: int) -> list[str]:
 
 
 def _with_local_theta(config_dict: dict[str, Any], default_global_theta: float) -> dict[str, Any]:
-    """Spell out `local_rope_theta: null`, which transformers 4 reads as "the global theta" and 5 fails on."""
+    """Replace `local_rope_theta: null`, which means "as global" in transformers 4 and is an error in 5."""
     if "local_rope_theta" in config_dict and config_dict["local_rope_theta"] is None:
         return {**config_dict, "local_rope_theta": config_dict.get("global_rope_theta", default_global_theta)}
     return config_dict
 
 
 def _translate_plain(config_dict: dict[str, Any]) -> dict[str, Any]:
-    """Translate the dictionary of a `modernbert` checkpoint; any other dictionary is returned as it is.
+    """Translate the dictionary of a `modernbert` checkpoint, and return any other dictionary unchanged.
 
-    Missing keys get ModernBERT's defaults, not this class's, and the old keys are read by transformers itself.
+    Missing keys get ModernBERT's defaults, not this class's; transformers itself reads the old keys.
     """
     if config_dict.get("model_type") != PLAIN_MODEL_TYPE:
         return config_dict
-    given = _with_local_theta(config_dict, ModernBertConfig.default_theta["global"])
-    plain = ModernBertConfig.from_dict(dict(given))
+    values = _with_local_theta(config_dict, ModernBertConfig.default_theta["global"])
+    plain = ModernBertConfig.from_dict(dict(values))
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(ModernBertConfig)
         if field.default is not dataclasses.MISSING
     }
-    translated = {**defaults, **given, "layer_types": plain.layer_types, "rope_parameters": plain.rope_parameters}
+    translated = {**defaults, **values, "layer_types": plain.layer_types, "rope_parameters": plain.rope_parameters}
     translated["checkpoint_format"] = "plain"
     for key in ("model_type", *_OLD_KEYS):
         translated.pop(key, None)

@@ -1,4 +1,4 @@
-"""What makes a native checkpoint load without this package: the Auto classes' map, and the code beside the weights."""
+"""Custom code of native checkpoints: the map of the Auto classes and the copy of the model's code."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ HEADS = {
     "AutoModelForQuestionAnswering": "LlmJpModernBertForQuestionAnswering",
     "AutoModelForMultipleChoice": "LlmJpModernBertForMultipleChoice",
 }
-"""Which class here stands for which of transformers' Auto classes."""
+"""Auto class of transformers → class of this package."""
 
 _MODELING = "modeling_llm_jp_modernbert"
 
 
 def auto_map() -> dict[str, str]:
-    """The `auto_map` of config.json: for each Auto class the file and the class that `trust_remote_code` loads."""
+    """Return the `auto_map` of config.json: the file and the class that `trust_remote_code` loads per Auto class."""
     heads = {auto_class: f"{_MODELING}.{head}" for auto_class, head in HEADS.items()}
     return {"AutoConfig": f"configuration_llm_jp_modernbert.{CONFIG}", **heads}
 
 
 def write_code(folder: str | os.PathLike[str]) -> None:
-    """Copies the model's code, as far as transformers would follow its imports from a repository."""
-    # Imported here, since the package reads the names above before transformers is wanted.
+    """Copy the model's code, that is the modules that transformers finds by following relative imports.
+
+    Args:
+        folder: directory of the checkpoint.
+    """
+    # Imported here, because the package reads the names above without importing transformers.
     from transformers.dynamic_module_utils import get_relative_import_files
 
     model = Path(__file__).with_name(f"{_MODELING}.py")

@@ -1,8 +1,8 @@
-"""Floating-point operations of the model, counted exactly for a packed batch.
+"""Floating-point operations of the model for a packed batch.
 
-Matrix products are counted, a multiplication and an addition as two operations: the linear layers, and of attention
-the scores and the weighted sums over those pairs of tokens that see each other. Left out are embeddings, norms,
-activations, RoPE and softmax, which together are below one per cent of a model of usual width.
+Matrix products are counted, with a multiplication and an addition as two operations: the linear layers, and the scores
+and weighted sums of attention over the visible pairs of tokens. Embeddings, norms, activations, RoPE and softmax are
+not counted; together they are below 1 % in models of usual width.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Dense peaks without sparsity, in operations per second, from the vendors' data sheets. The first name that is part of
-# the device's counts, so that the longer ones come first.
+# Dense peaks without sparsity, in operations per second, from the vendors' data sheets. The first name that is
+# contained in the device's name applies, so longer names come first.
 _HALF, _FULL = ("bfloat16", "float16"), ("float32",)
 _PEAKS: tuple[tuple[str, dict[tuple[str, ...], float]], ...] = (
     ("B200", {_HALF: 2250e12}),
@@ -32,45 +32,48 @@ _PEAKS: tuple[tuple[str, dict[tuple[str, ...], float]], ...] = (
 
 
 def forward_flops(config: Any, lengths: Sequence[int] | npt.NDArray[np.integer], predicted_tokens: int) -> int:
-    """Operations of a forward pass of the masked language model.
+    """Count the operations of a forward pass of the masked language model.
 
     Args:
         config: a ModernBERT configuration.
-        lengths: `(documents,)` tokens of each document of the batch.
-        predicted_tokens: tokens at which the vocabulary head runs.
+        lengths: `(documents,)` tokens of each document in the batch.
+        predicted_tokens: number of tokens at which the vocabulary head runs.
+
+    Example:
+        >>> forward_flops(LlmJpModernBertConfig(), [1024], predicted_tokens=300)
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     tokens, hidden = int(sizes.sum()), config.hidden_size
-    # Wqkv and Wo; Wi, which makes input and gate, and the MLP's Wo.
+    # Wqkv and Wo of the attention; Wi (input and gate) and Wo of the MLP.
     linear = hidden * 3 * hidden + hidden * hidden + hidden * 2 * config.intermediate_size
     linear += config.intermediate_size * hidden
     reach = config.local_attention // 2
     pairs = {"full_attention": _pairs(sizes), "sliding_attention": _pairs(sizes, reach)}
-    # Every pair costs a product of queries and keys and one of weights and values, each over all heads' dimensions.
+    # Each pair costs a product of queries and keys and one of weights and values, over the dimensions of all heads.
     attention = sum(2 * hidden * pairs[kind] for kind in config.layer_types[: config.num_hidden_layers])
     head = hidden * hidden + hidden * config.vocab_size
     return 2 * (config.num_hidden_layers * linear * tokens + attention + head * predicted_tokens)
 
 
 def training_flops(config: Any, lengths: Sequence[int] | npt.NDArray[np.integer], predicted_tokens: int) -> int:
-    """Operations of a forward and a backward pass.
+    """Count the operations of a forward and a backward pass.
 
-    The backward pass has two products for each of the forward pass, one for the gradient of either factor. What is
-    computed again under gradient checkpointing is no part of it: utilisation is measured by useful work.
+    The backward pass has two products for each product of the forward pass, one for the gradient of each factor.
+    Recomputation by gradient checkpointing is not counted: utilization is measured by useful work.
 
     Args:
         config: a ModernBERT configuration.
-        lengths: `(documents,)` tokens of each document of the batch.
-        predicted_tokens: tokens at which the vocabulary head runs.
+        lengths: `(documents,)` tokens of each document in the batch.
+        predicted_tokens: number of tokens at which the vocabulary head runs.
     """
     return 3 * forward_flops(config, lengths, predicted_tokens)
 
 
 def peak_flops(device: str, dtype: str) -> float | None:
-    """Operations per second that a GPU reaches at best, or None where it is not known.
+    """Return the peak operations per second of a GPU, or None if unknown.
 
     Args:
-        device: its name, as `torch.cuda.get_device_name` gives it.
+        device: name of the GPU, as returned by `torch.cuda.get_device_name`.
         dtype: `"bfloat16"`, `"float16"` or `"float32"`.
     """
     for name, peaks in _PEAKS:
@@ -80,7 +83,7 @@ def peak_flops(device: str, dtype: str) -> float | None:
 
 
 def _pairs(sizes: npt.NDArray[np.int64], reach: int | None = None) -> int:
-    """Pairs of tokens of one document that are at most `reach` apart, both orders and a token with itself included."""
+    """Count ordered pairs of tokens of a document at most `reach` apart, including a token with itself."""
     if reach is None:
         return int((sizes**2).sum())
     near = np.minimum(reach, np.maximum(sizes - 1, 0))

@@ -26,7 +26,7 @@ _Probabilities = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], tor
 _Blocks = list[tuple[slice, torch.Tensor | None]]
 
 
-# The number of chunks depends on the labels, so there is no graph to compile.
+# The number of chunks depends on the labels, which a graph cannot express.
 @torch.compiler.disable
 def linear_cross_entropy(
     hidden: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Native checkpoints carry their code: they load without this package, where the user trusts them."""
+"""Native checkpoints contain their code and load without this package with `trust_remote_code`; pushing models."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ save_file(outputs, request["out"] + "/outputs.safetensors")
 
 
 def run_alone(models: dict[str, Any], out: Path) -> dict[str, torch.Tensor]:
-    """First outputs of models loaded with `trust_remote_code` in a process that cannot import this package."""
+    """Return first outputs of models loaded with `trust_remote_code` in a process that cannot import this package."""
     out.mkdir(exist_ok=True)
     inputs = out / "inputs.safetensors"
     save_file({"ids": IDS}, inputs)
     request = {"inputs": str(inputs), "models": models, "out": str(out)}
     environment = {**os.environ, "HF_HOME": str(out / "home"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-I", "-c", ALONE]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
     return load_file(out / "outputs.safetensors")
 
 
 def output(model: Any, head: str) -> torch.Tensor:
-    """The head's first output for `IDS`."""
+    """Return the first output of a head for `IDS`."""
     with torch.no_grad():
         return model.eval()(input_ids=IDS[None] if head == "ForMultipleChoice" else IDS)[0]
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """What config.json says."""
+    """Read config.json."""
     values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return values
 
 
 @pytest.fixture(scope="module")
 def natives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A native checkpoint of every head."""
+    """Native checkpoints of all heads."""
     folder = tmp_path_factory.mktemp("natives")
     for head in HEAD_NAMES:
         pair(head)[0].save_pretrained(folder / head, format="native")
@@ -84,9 +84,9 @@ def natives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_every_head_loads_without_this_package(natives: dict[str, Path], tmp_path: Path) -> None:
-    """What it gives there is what it gives here; and what it saves there, in either format, everyone loads again.
+    """Outputs are equal without the package, and checkpoints saved there in either format load here.
 
-    From a repository transformers takes the files that imports name, one by one; from a folder all that are there.
+    transformers copies only imported files from a repository, and all files from a local directory.
     """
     repository = tmp_path / "home" / "hub" / "models--org--model"
     shutil.copytree(natives["ForMaskedLM"], repository / "snapshots" / ("0" * 40))
@@ -106,15 +106,13 @@ def test_every_head_loads_without_this_package(natives: dict[str, Path], tmp_pat
         assert "auto_map" not in plain
 
 
-def test_code_asks_for_no_package_but_torch_and_transformers(natives: dict[str, Path]) -> None:
-    """Flash attention is found missing where it is chosen, not before."""
+def test_custom_code_requires_neither_flash_attn_nor_this_package(natives: dict[str, Path]) -> None:
     for file in natives["Model"].glob("*.py"):
         assert {"flash_attn", "llm_jp_modernbert"}.isdisjoint(get_imports(file))
 
 
 @pytest.mark.parametrize("trust", [None, False, True])
-def test_with_this_package_its_own_code_runs(natives: dict[str, Path], trust: bool | None) -> None:
-    """Even where a checkpoint's code is trusted: that of the package may be newer, and is known."""
+def test_installed_package_takes_precedence_over_custom_code(natives: dict[str, Path], trust: bool | None) -> None:
     model = transformers.AutoModelForMaskedLM.from_pretrained(natives["ForMaskedLM"], trust_remote_code=trust)
     assert type(model) is LlmJpModernBertForMaskedLM
     files = sorted(file.name for file in natives["ForMaskedLM"].glob("*.py"))
@@ -122,14 +120,14 @@ def test_with_this_package_its_own_code_runs(natives: dict[str, Path], trust: bo
     assert "averaging.py" not in files
 
 
-def test_plain_checkpoints_carry_no_code(natives: dict[str, Path], tmp_path: Path) -> None:
+def test_plain_checkpoints_contain_no_code(natives: dict[str, Path], tmp_path: Path) -> None:
     model = LlmJpModernBertForMaskedLM.from_pretrained(natives["ForMaskedLM"])
     model.save_pretrained(tmp_path, format="plain")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert "auto_map" not in config_of(tmp_path)
 
 
-def test_one_process_of_several_writes(tmp_path: Path) -> None:
+def test_only_main_process_writes(tmp_path: Path) -> None:
     pair("Model")[0].save_pretrained(tmp_path / "model", is_main_process=False, format="native")
     assert not (tmp_path / "model").exists() or not any((tmp_path / "model").iterdir())
 
@@ -137,15 +135,15 @@ def test_one_process_of_several_writes(tmp_path: Path) -> None:
 # Pushing
 
 
-def hand_over_to(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
-    """Sets what pushes go to; to be called with the models made, since the package sets its own with their names."""
+def replace_push(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    """Replace the push function; call it after creating models, because importing them sets the package's own."""
     for owner in (LlmJpModernBertPreTrainedModel, LlmJpTokenizer):
         monkeypatch.setattr(owner, "_hub_push", function)
 
 
 @pytest.fixture
 def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """What transformers would send: repository, arguments, and config.json; nothing is sent."""
+    """Records the uploads of transformers (repository, arguments, directory) instead of sending them."""
     calls = []
 
     def push(self: Any, repo_id: str, **arguments: Any) -> str:
@@ -162,27 +160,27 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], d
 def test_push_writes_the_format(
     monkeypatch: pytest.MonkeyPatch, pushed: list[Any], tmp_path: Path, format: Any, model_type: str
 ) -> None:
-    """Where nothing is set, by transformers' own way."""
+    """Without a replacement, transformers' own method pushes."""
     model = pair("ForMaskedLM")[0]
-    hand_over_to(monkeypatch, None)
-    given = {} if format == "plain" else {"format": format}
-    assert model.push_to_hub("org/model", folder=tmp_path, private=True, tags=["ja"], **given) == "url"
+    replace_push(monkeypatch, None)
+    arguments = {} if format == "plain" else {"format": format}
+    assert model.push_to_hub("org/model", folder=tmp_path, private=True, tags=["ja"], **arguments) == "url"
     assert pushed == [("org/model", {"private": True, "tags": ["ja"]}, tmp_path)]
     assert config_of(tmp_path)["model_type"] == model_type
     assert (tmp_path / "modeling_llm_jp_modernbert.py").exists() == (format == "native")
     assert model.config.checkpoint_format == "native"
 
 
-def test_push_in_no_known_format(pushed: list[Any]) -> None:
+def test_push_with_unknown_format_raises(pushed: list[Any]) -> None:
     with pytest.raises(ValueError, match="neither 'plain' nor 'native'"):
         pair("Model")[0].push_to_hub("org/model", format="onnx")
     assert not pushed
 
 
-def test_saving_pushes_what_it_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_save_pretrained_with_push_to_hub_pushes_same_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
     model = pair("ForMaskedLM")[0]
-    hand_over_to(monkeypatch, lambda self, repo_id, **given: calls.append((repo_id, given)))
+    replace_push(monkeypatch, lambda self, repo_id, **arguments: calls.append((repo_id, arguments)))
     model.save_pretrained(tmp_path / "name", push_to_hub=True, private=True, max_shard_size="1MB")
     model.save_pretrained(tmp_path / "name", format="plain", push_to_hub=True, repo_id="org/model", token="t")
     assert calls == [
@@ -191,18 +189,18 @@ def test_saving_pushes_what_it_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ]
 
 
-def test_push_is_handed_over(monkeypatch: pytest.MonkeyPatch, pushed: list[Any]) -> None:
+def test_push_calls_replacement(monkeypatch: pytest.MonkeyPatch, pushed: list[Any]) -> None:
     tokenizer = train_stand_in(TEXTS * 20, vocab_size=305)
     calls = []
 
-    def hand_over(self: Any, repo_id: str, **arguments: Any) -> str:
+    def push(self: Any, repo_id: str, **arguments: Any) -> str:
         calls.append((self, repo_id, arguments))
-        return "handed over"
+        return "pushed"
 
     model = pair("ForSequenceClassification")[0]
-    hand_over_to(monkeypatch, hand_over)
-    assert model.push_to_hub("org/model", commit_message="new") == "handed over"
-    assert tokenizer.push_to_hub("org/model", revision="v1") == "handed over"
+    replace_push(monkeypatch, push)
+    assert model.push_to_hub("org/model", commit_message="new") == "pushed"
+    assert tokenizer.push_to_hub("org/model", revision="v1") == "pushed"
     assert calls == [
         (model, "org/model", {"format": "plain", "commit_message": "new"}),
         (tokenizer, "org/model", {"revision": "v1"}),

@@ -1,4 +1,4 @@
-"""One set of weights, two faces: plain `modernbert` checkpoints and this package's own, and who loads which."""
+"""Plain and native checkpoints of the same weights, and the classes that load them."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ AUTO_CLASSES = {
     "AutoModelForMultipleChoice": "ForMultipleChoice",
 }
 PLAIN, NATIVE = "modernbert", "llm-jp-modernbert"
-# The same weights at another address in memory may be summed in another order.
+# The memory address of weights may change the order of sums.
 EXACT = 1e-6
 
 
 def written(folder: Path) -> tuple[str, list[str]]:
-    """Model type and architectures of a saved model."""
+    """Return model type and architectures of a saved model."""
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return values["model_type"], values["architectures"]
 
 
 def output(model: Any, head: str) -> torch.Tensor:
-    """The head's first output for two documents."""
+    """Return the first output of a head for two documents."""
     input_ids = torch.stack(documents(130, 130))
     with torch.no_grad():
         return model(input_ids=input_ids[None] if head == "ForMultipleChoice" else input_ids)[0]
 
 
 def load_completely(model_class: Any, folder: Path) -> Any:
-    """Load a model whose every parameter the file has, and no other."""
+    """Load a model from a file that has exactly its parameters."""
     model, report = model_class.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return model
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_there_and_back(tmp_path: Path, head: str) -> None:
-    """transformers' checkpoint, loaded and saved here, is the same file, and transformers loads it again."""
+def test_round_trip_of_transformers_checkpoint(tmp_path: Path, head: str) -> None:
+    """transformers' checkpoint, loaded and saved here, is the same file, and transformers loads it."""
     _, peer = pair(head)
     peer.save_pretrained(tmp_path / "peer")
     own = load_completely(own_class(head), tmp_path / "peer")
@@ -67,7 +67,7 @@ def test_there_and_back(tmp_path: Path, head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_own_models_are_native_and_plain_on_request(tmp_path: Path, head: str) -> None:
+def test_new_models_save_native_by_default_and_plain_on_request(tmp_path: Path, head: str) -> None:
     own, _ = pair(head)
     own.save_pretrained(tmp_path / "native")
     assert written(tmp_path / "native") == (NATIVE, [f"LlmJpModernBert{head}"])
@@ -76,12 +76,12 @@ def test_own_models_are_native_and_plain_on_request(tmp_path: Path, head: str) -
     assert written(tmp_path / "plain") == (PLAIN, [f"ModernBert{head}"])
     peer = load_completely(peer_class(head), tmp_path / "plain")
     assert_close(output(peer, head), output(own, head))
-    # The request was for that one time.
+    # The format of one call does not change the default.
     own.save_pretrained(tmp_path / "again")
     assert written(tmp_path / "again") == (NATIVE, [f"LlmJpModernBert{head}"])
 
 
-def test_plain_models_are_native_on_request(tmp_path: Path) -> None:
+def test_plain_models_save_native_on_request(tmp_path: Path) -> None:
     pair("ForMaskedLM")[1].save_pretrained(tmp_path / "peer")
     own = own_class("ForMaskedLM").from_pretrained(tmp_path / "peer")
     own.save_pretrained(tmp_path / "native", format="native")
@@ -92,8 +92,8 @@ def test_plain_models_are_native_on_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_models_of_transformers_own_configuration_are_plain(tmp_path: Path, head: str) -> None:
-    """Loaded with what AutoConfig makes of a plain checkpoint, as the scripts of transformers do, and new ones."""
+def test_models_built_from_modernbert_config_save_plain(tmp_path: Path, head: str) -> None:
+    """Loaded with the configuration of AutoConfig, like transformers' scripts do, and new models."""
     peer = pair(head, peer_implementation="eager")[1]
     peer.save_pretrained(tmp_path / "peer")
     config = AutoConfig.from_pretrained(tmp_path / "peer", attn_implementation="eager")
@@ -108,14 +108,14 @@ def test_models_of_transformers_own_configuration_are_plain(tmp_path: Path, head
     assert_close(output(load_completely(peer_class(head), tmp_path / "loaded"), head), output(peer, head))
 
 
-def test_unknown_format_is_an_error_that_writes_nothing(tmp_path: Path) -> None:
+def test_unknown_format_raises_and_writes_nothing(tmp_path: Path) -> None:
     own, _ = pair("Model")
     with pytest.raises(ValueError, match="format='onnx' is neither 'plain' nor 'native'"):
         own.save_pretrained(tmp_path / "folder", format="onnx")
     assert not (tmp_path / "folder").exists()
 
 
-def test_dtype_of_a_checkpoint(tmp_path: Path) -> None:
+def test_checkpoint_dtype_is_loaded(tmp_path: Path) -> None:
     own, _ = pair("ForMaskedLM")
     own.to(torch.bfloat16).save_pretrained(tmp_path, format="plain")
     for model_class in (own_class("ForMaskedLM"), peer_class("ForMaskedLM")):
@@ -124,15 +124,15 @@ def test_dtype_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rope_survives_loading(tmp_path: Path, dtype: torch.dtype) -> None:
-    """The frequencies are in no checkpoint; they stay in float32 whatever the weights' dtype."""
+def test_rope_frequencies_are_float32_after_loading(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Checkpoints do not contain the frequencies."""
     own, _ = pair("Model")
     own.save_pretrained(tmp_path)
     loaded = own_class("Model").from_pretrained(tmp_path, dtype=dtype)
     for name, frequencies in own.rotary_emb.named_buffers():
-        found = loaded.rotary_emb.get_buffer(name)
-        assert found.dtype == torch.float32
-        assert torch.equal(found, frequencies)
+        loaded_frequencies = loaded.rotary_emb.get_buffer(name)
+        assert loaded_frequencies.dtype == torch.float32
+        assert torch.equal(loaded_frequencies, frequencies)
 
 
 # Auto classes
@@ -140,7 +140,7 @@ def test_rope_survives_loading(tmp_path: Path, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("name", "model_type"),
-    # transformers has no class for pre-training.
+    # transformers has no ModernBERT class for pre-training.
     [
         (name, kind)
         for kind in (PLAIN, NATIVE)
@@ -148,7 +148,7 @@ def test_rope_survives_loading(tmp_path: Path, dtype: torch.dtype) -> None:
         if (kind, name) != (PLAIN, "AutoModelForPreTraining")
     ],
 )
-def test_auto_classes_go_by_model_type(tmp_path: Path, name: str, model_type: str) -> None:
+def test_auto_classes_choose_by_model_type(tmp_path: Path, name: str, model_type: str) -> None:
     own, peer = pair(AUTO_CLASSES[name])
     (own if model_type == NATIVE else peer).save_pretrained(tmp_path)
     expected = own if model_type == NATIVE else peer
@@ -160,7 +160,7 @@ def test_auto_classes_go_by_model_type(tmp_path: Path, name: str, model_type: st
 
 @pytest.fixture
 def registered() -> Iterator[None]:
-    """`modernbert` checkpoints are ours during the test."""
+    """Register this package for `modernbert` checkpoints during the test."""
     llm_jp_modernbert.register_for_modernbert()
     yield
     llm_jp_modernbert.unregister_for_modernbert()
@@ -168,7 +168,7 @@ def registered() -> Iterator[None]:
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("name", AUTO_CLASSES)
-def test_registered_for_modernbert(tmp_path: Path, name: str) -> None:
+def test_registered_package_loads_modernbert_checkpoints(tmp_path: Path, name: str) -> None:
     head = AUTO_CLASSES[name]
     _, peer = pair(head)
     peer.save_pretrained(tmp_path / "peer")
@@ -192,8 +192,8 @@ def test_registration_can_be_repeated_and_undone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokenizer_class", ["PreTrainedTokenizerFast", "LlamaTokenizer", "T5Tokenizer", None])
-def test_registration_leaves_tokenizers_alone(tmp_path: Path, tokenizer_class: str | None) -> None:
-    """A `modernbert` checkpoint's tokenizer is what it was: same class, same ids, whatever its file says."""
+def test_registration_does_not_change_tokenizers(tmp_path: Path, tokenizer_class: str | None) -> None:
+    """The tokenizer of a `modernbert` checkpoint has the same class and ids, for any `tokenizer_class`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("▁", -3.0), ("東", -1.0), ("京", -1.5), ("東京", -2.0)]
@@ -237,7 +237,6 @@ THEIRS = "from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM\n
     ],
     ids=["alone", "before transformers", "after transformers", "after its models"],
 )
-def test_importing(code: str) -> None:
-    """In a new process, in either order; nothing is printed."""
+def test_import_order_does_not_matter_and_prints_nothing(code: str) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
