@@ -121,7 +121,7 @@ def run_tests(workplace: Path, peer: bool, pytest_arguments: list[str]) -> int:
     tested = "its own ModernBERT" if peer else "llm-jp-modernbert"
     print(f"The common tests of transformers {version('transformers')} with {tested}:", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "-c", str(workplace / PACKAGE / "pytest.ini")]
-    command += ["-p", "no:cacheprovider", "--tb=short", str(TESTER), *pytest_arguments]
+    command += ["--noconftest", "-p", "no:cacheprovider", "--tb=short", str(TESTER), *pytest_arguments]
     return subprocess.run(command, env=environment).returncode
 
 
