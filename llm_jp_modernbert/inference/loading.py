@@ -142,12 +142,6 @@ def usable_device(device: str | None) -> str:
     return device
 
 
-def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`ModelReference.parse` as a pair of name and revision."""
-    reference = ModelReference.parse(name, revision)
-    return reference.name, reference.revision
-
-
 def check_model_directory(name: str) -> None:
     """`ModelReference.check_model` of a name."""
     ModelReference.parse(name).check_model()
