@@ -1,1 +1,1 @@
-"""What is timed, against which peer; run as `python -m benchmarks` or `python -m benchmarks NAME`."""
+"""Speed and memory of this library against transformers; run `python -m benchmarks --help`."""

@@ -1,11 +1,13 @@
-"""`python -m benchmarks` for the table, `python -m benchmarks NAME …` for one case in detail."""
+"""`python -m benchmarks` measures the table, `python -m benchmarks NAME` one case in detail."""
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,67 +16,86 @@ from llm_jp_modernbert.cli import main
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.loading import check_model_directory
 
-from . import plot, readme, results, table
-from .cases import (
-    encoder,
-    encoding,
-    fill_mask,
-    gpu,
-    length_cost,
-    loader,
-    low_precision,
-    packing,
-    pseudo_perplexity,
-    tokenizing,
-    training_step,
-)
+from . import report, results, table
+from .cases import encoder, fill_mask, gpu, length_cost, loader, tokenizing, training_step
+from .machine import machine, versions
+from .measure import Case, measure, show, write_json
+from .models import find_data
 from .options import Shape, whole_numbers
-from .texts import DATA_VARIABLE, find_data
 
 RESULTS = Path(__file__).with_name("results")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (
-    encoder,
-    training_step,
-    length_cost,
-    loader,
-    packing,
-    tokenizing,
-    encoding,
-    pseudo_perplexity,
-    fill_mask,
-    low_precision,
-    gpu,
-):
-    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.benchmark)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+
+def _case_command(cases: Callable[..., Iterable[Case]]) -> Callable[..., None]:
+    """Make a command from a function that yields cases: its options, `--repeats` and `--out`."""
+
+    def command(repeats: int, out: Path | None, **options: Any) -> None:
+        content: dict[str, Any] = {"machine": machine(), "versions": versions(), "cases": []}
+        console = Console()
+        console.print(f"{content['machine']['name']}, {content['machine']['threads']} threads; {repeats} turns")
+        for case in cases(**options):
+            measurement = measure(case, repeats)
+            show(measurement, console)
+            ratios = {name: measurement.ratio(name) for name in measurement.rates}
+            content["cases"].append({**asdict(measurement), "ratios": ratios})
+            if out is not None:
+                write_json(out, content)
+
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(cases, eval_str=True).parameters.values()
+    ]
+    shared = {
+        "repeats": (Annotated[int, typer.Option(help="Timed turns.", min=1)], 5),
+        "out": (Annotated[Path | None, typer.Option(help="JSON file to write.", dir_okay=False)], None),
+    }
+    for name, (annotation, default) in shared.items():
+        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    command.__doc__ = cases.__doc__
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in own}
+    command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    return command
+
+
+for module in (encoder, training_step, length_cost, loader, tokenizing, fill_mask, gpu):
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(_case_command(module.cases))
 
 
 @app.callback(invoke_without_command=True)
-def run_table(
+def measure_table(
     context: typer.Context,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The first seven rows, in three minutes on two cores.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Rows 1 to 7, in two to three minutes on two cores.")] = False,
     shape: Shape = "base",
-    turns: Annotated[int | None, typer.Option(help="Of every case.", min=1)] = None,
-    rows: Annotated[str | None, typer.Option(help="Only these rows, parted by commas.")] = None,
-    compiled: Annotated[bool | None, typer.Option(help="Whether to time compiled layers as well.")] = None,
+    turns: Annotated[int | None, typer.Option(help="Timed turns of every case.", min=1)] = None,
+    rows: Annotated[str | None, typer.Option(help="Comma-separated row numbers; by default all.")] = None,
+    compiled: Annotated[bool | None, typer.Option(help="Also measure compiled layers.")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help=f"Folder with tokenizer/*.model and corpus/manuals/; by default ${DATA_VARIABLE}."),
+        typer.Option(help="Folder with tokenizer/*.model and corpus/manuals/."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A trained model for row 6; by default weights are random.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Trained model for row 6; by default random weights.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the JSON and the plot; by default build/benchmarks, or quick in it.", file_okay=False
+            help="Folder for the JSON file and the plot; by default build/benchmarks, with --quick its folder quick.",
+            file_okay=False,
         ),
     ] = None,
 ) -> None:
-    """Every row of the table, or one case in detail by a command."""
+    """Measure this library against transformers: every row of the table, or one case in detail.
+
+    Rows 5 to 7 need real texts, from `--data` or the environment variable `LLM_JP_MODERNBERT_TEST_DATA`.
+
+    Examples:
+
+    * `python -m benchmarks --quick`
+
+    * `python -m benchmarks --rows 4,5 --out benchmarks/results`
+
+    * `python -m benchmarks encoder --lengths 2048 --dtype float32`
+    """
     if context.invoked_subcommand is not None:
         return
     plan = table.QUICK if quick else table.WHOLE
@@ -82,39 +103,35 @@ def run_table(
     if turns is not None:
         plan = replace(plan, turns=turns, long_turns=turns)
     if rows is not None:
-        plan = replace(plan, numbers=_numbers(rows))
+        numbers = whole_numbers("--rows", rows)
+        if not set(numbers) <= set(table.TITLES):
+            raise UsageError(f"--rows {rows}: the table has rows 1 to {max(table.TITLES)}.")
+        plan = replace(plan, numbers=numbers)
     if compiled is not None:
         plan = replace(plan, compiled=compiled)
     if model is not None:
         check_model_directory(model)
     console = Console()
-    # Without the folders, which are a matter of this machine.
-    typed = {"--shape": shape if shape != "base" else None, "--turns": turns, "--rows": rows}
-    options = [part for name, value in typed.items() if value is not None for part in (name, str(value))]
+    # The stored command omits local folders.
+    given = {"--shape": shape if shape != "base" else None, "--turns": turns, "--rows": rows}
+    options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     options += [] if compiled is None else ["--compiled" if compiled else "--no-compiled"]
     command = shlex.join(["python", "-m", "benchmarks", *(["--quick"] if quick else []), *options])
     content = table.run(plan, shape, find_data(data), model, out, command, console)
     console.print(results.overview(content, results.read(RESULTS) if quick else None))
-    drawn = plot.plot(content, out)
-    console.print(f"{content['minutes']} minutes; {out / table.FILE}" + (f", {drawn}" if drawn else ""))
+    image = report.plot(content, out)
+    console.print(f"{content['minutes']} minutes; {out / table.FILE}" + (f", {image}" if image else ""))
 
 
 @app.command("readme")
-def rewrite_readme(
-    folder: Annotated[Path, typer.Argument(help="Folder with the JSON.")] = RESULTS,
-    file: Annotated[Path, typer.Option(help="The README.")] = readme.README,
+def write_readme(
+    folder: Annotated[Path, typer.Argument(help="Folder with the JSON file.")] = RESULTS,
+    file: Annotated[Path, typer.Option(help="README to update.")] = report.README,
 ) -> None:
-    """Write the README's tables, and the plot, from a file of results."""
+    """Write the plot and the README's tables from a file of results."""
     content = results.read(folder)
-    plot.plot(content, folder)
-    readme.rewrite(content, folder, file)
-
-
-def _numbers(rows: str) -> tuple[int, ...]:
-    numbers = whole_numbers("--rows", rows)
-    if not set(numbers) <= set(table.TITLES):
-        raise UsageError(f"--rows {rows}: the table has rows 1 to {max(table.TITLES)}.")
-    return numbers
+    report.plot(content, folder)
+    report.rewrite(content, folder, file)
 
 
 if __name__ == "__main__":

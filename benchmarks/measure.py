@@ -1,4 +1,4 @@
-"""Interleaved timing of what does the same work in several ways, with tables and JSON, shared by all benchmarks."""
+"""Interleaved timing of several candidates that do the same work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,37 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.modeling.flops import peak_flops
 
-from .machine import machine, versions
-from .memory import ExtraPeak
+from .machine import extra_peak_megabytes, synchronize
 
 OURS, COMPILED = "this library", "this library, compiled"
-"""Names of candidates; those of this library begin with the first."""
+"""Names of candidates; every candidate of this library has a name that begins with `OURS`."""
+
+Candidate = Callable[[int], float]
+"""Takes the turn number and returns the number of processed units. Turn 0 warms up and may process fewer units."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One piece of work and who does it.
+    """A piece of work and the candidates that do it.
 
     Attributes:
-        name: what is done.
-        unit: what is counted, such as tokens.
-        peer: the candidate that the others are compared with.
-        candidates: by name; each takes the number of the turn and returns how many units it has done. Turn 0 warms up
-            and may be shorter than the others.
-        settings: shapes, dtype and the like.
-        operations: floating-point operations of a unit, by candidate, where there is a bound to compute.
-        memory: whether the extra peak memory of a turn is measured.
-        in_a_row: how often a turn runs a candidate. The fastest counts: in the first a candidate may still fetch the
-            memory that others gave back.
+        name: description of the work.
+        unit: unit of work, for example tokens.
+        peer: name of the candidate that the others are compared with.
+        candidates: the candidates by name.
+        settings: shapes, data type and other settings that the results depend on.
+        operations: floating-point operations per unit by candidate, where they are known.
+        memory: whether to measure the extra peak memory of a turn.
+        in_a_row: runs of a candidate per turn, of which the fastest counts. The first run may pay for memory that
+            the previous candidate returned to the system.
     """
 
     name: str
     unit: str
     peer: str
-    candidates: Mapping[str, Callable[[int], float]]
+    candidates: Mapping[str, Candidate]
     settings: Mapping[str, Any] = field(default_factory=dict)
     operations: Mapping[str, float] = field(default_factory=dict)
     memory: bool = False
@@ -51,13 +54,13 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of a case.
+class Measurement:
+    """The measurements of a case, as stored in the file of results.
 
     Attributes:
         name, unit, peer, settings, operations: see `Case`.
         rates: units per second of each turn, by candidate.
-        extra_peak_megabytes: how far a turn raised the memory, by candidate; empty where it was not measured.
+        extra_peak_megabytes: extra peak memory of a turn in MB, by candidate; empty if not measured.
     """
 
     name: str
@@ -69,31 +72,31 @@ class Measured:
     extra_peak_megabytes: dict[str, float]
 
     def median(self, candidate: str) -> float:
-        """Units per second."""
+        """The median rate of a candidate, in units per second."""
         return statistics.median(self.rates[candidate])
 
     def ratio(self, candidate: str, against: str | None = None) -> float:
-        """How many times as fast a candidate is as another, by default as the peer.
+        """The speed of a candidate relative to another, by default to the peer.
 
-        Of turns rather than of medians: what slows a turn slows all of its candidates.
+        The median of the ratios of each turn: a disturbance of the machine affects all candidates of a turn.
         """
         pairs = zip(self.rates[candidate], self.rates[against or self.peer], strict=True)
-        return statistics.median(ours / theirs for ours, theirs in pairs)
+        return statistics.median(rate / reference for rate, reference in pairs)
 
     def memory_share(self, candidate: str, against: str) -> float | None:
-        """A candidate's extra peak memory as a share of another's, where it was measured."""
+        """A candidate's extra peak memory as a share of another's, or None if not measured."""
         memory = self.extra_peak_megabytes
         return memory[candidate] / memory[against] if candidate in memory and memory.get(against) else None
 
 
-def measure(case: Case, turns: int, memory: bool = True) -> Measured:
-    """Runs the candidates in turn, so that whatever else the machine does meets all of them.
+def measure(case: Case, turns: int, memory: bool = True) -> Measurement:
+    """Time the candidates in turn, so that disturbances of the machine affect all of them.
 
     Args:
-        case: what is run.
-        turns: that count; one more comes before them.
-        memory: whether to measure memory as well, if the case is for it, in one more turn after them: the allocator
-            gives back what it keeps, for which a candidate may be slower.
+        case: the work and its candidates.
+        turns: number of timed turns, after one warm-up turn.
+        memory: whether to measure memory if the case asks for it. This takes one more turn after the timed ones, since
+            it empties the allocator's cache and so slows the candidate.
     """
     rates: dict[str, list[float]] = {name: [] for name in case.candidates}
     for turn in range(turns + 1):
@@ -102,54 +105,44 @@ def measure(case: Case, turns: int, memory: bool = True) -> Measured:
             if turn:
                 rates[name].append(rate)
     megabytes: dict[str, float] = {}
-    for name, run in case.candidates.items() if case.memory and memory else ():
-        watched = ExtraPeak()
-        run(turns + 1)
-        if (risen := watched.megabytes()) is not None:
-            megabytes[name] = round(risen, 1)
-    return Measured(case.name, case.unit, case.peer, dict(case.settings), dict(case.operations), rates, megabytes)
+    if case.memory and memory:
+        for name, run in case.candidates.items():
+            peak = extra_peak_megabytes(partial(run, turns + 1))
+            if peak is not None:
+                megabytes[name] = round(peak, 1)
+    return Measurement(case.name, case.unit, case.peer, dict(case.settings), dict(case.operations), rates, megabytes)
 
 
-def _rate(run: Callable[[int], float], turn: int) -> float:
-    began = time.perf_counter()
-    done = run(turn)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return done / (time.perf_counter() - began)
+def _rate(run: Candidate, turn: int) -> float:
+    start = time.perf_counter()
+    units = run(turn)
+    synchronize()
+    return units / (time.perf_counter() - start)
 
 
-def show(measured: Measured, console: Console) -> None:
-    """Prints a table of medians and their ratios to the peer's."""
-    settings = ", ".join(f"{key} {value}" for key, value in measured.settings.items())
-    console.print(f"[bold]{measured.name}[/]: {settings}", highlight=False)
-    memory = measured.extra_peak_megabytes
-    titles = ["", f"{measured.unit}/s (median)", f"ratio to {measured.peer}", *(["extra peak MB"] if memory else [])]
+def show(measurement: Measurement, console: Console) -> None:
+    """Print median rates, ratios to the peer and, on a GPU, the utilisation."""
+    settings = ", ".join(f"{key} {value}" for key, value in measurement.settings.items())
+    console.print(f"[bold]{measurement.name}[/]: {settings}", highlight=False)
+    memory, operations = measurement.extra_peak_megabytes, measurement.operations
+    is_busy_shown = torch.cuda.is_available() and OURS in operations
+    titles = ["", f"{measurement.unit}/s (median)", f"ratio to {measurement.peer}"]
+    titles += ["extra peak MB"] if memory else []
+    titles += ["TFLOP/s", "share of peak"] if is_busy_shown else []
     table = Table(*titles, box=None)
-    for candidate in measured.rates:
-        cells = [candidate, f"{measured.median(candidate):,.1f}", f"{measured.ratio(candidate):.2f}"]
-        table.add_row(*cells, *([f"{memory[candidate]:,.0f}"] if memory else []))
+    for name in measurement.rates:
+        cells = [name, f"{measurement.median(name):,.1f}", f"{measurement.ratio(name):.2f}"]
+        if memory:
+            cells.append(f"{memory[name]:,.0f}")
+        if is_busy_shown:
+            rate = measurement.median(name) * operations[OURS]
+            peak = peak_flops(torch.cuda.get_device_name(), str(measurement.settings["dtype"]).split()[0])
+            cells += [f"{rate / 1e12:,.1f}", f"{rate / peak:.1%}" if peak else "unknown"]
+        table.add_row(*cells)
     console.print(table)
 
 
-def report(case: Case, turns: int, out: Path | None) -> None:
-    """Measures one case, prints its table, and writes it as JSON with the machine and the versions.
-
-    Args:
-        case: what is run.
-        turns: that count.
-        out: a file for the JSON, or None.
-    """
-    measured = measure(case, turns)
-    about = machine()
-    show(measured, Console())
-    print(f"{about['name']}, {about['threads']} threads; {turns} turns")
-    if out is not None:
-        ratios = {candidate: measured.ratio(candidate) for candidate in measured.rates}
-        content = {"machine": about, "versions": versions(), **asdict(measured), "ratios": ratios}
-        write_json(out, content)
-
-
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file that people read as well."""
+    """Write indented JSON atomically and create missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=1, default=list) + "\n")

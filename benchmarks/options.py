@@ -1,37 +1,30 @@
-"""Options that several cases have."""
+"""Options that several cases share."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from llm_jp_modernbert.core.errors import UsageError
 
-Shape = Annotated[Literal["nano", "small", "base"], typer.Option(help="Of the models.")]
-Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of weights and activations.")]
-Repeats = Annotated[int, typer.Option(help="Turns that count.", min=1)]
-Out = Annotated[Path | None, typer.Option(help="File for the JSON.", dir_okay=False)]
-Outs = Annotated[Path | None, typer.Option(help="File for the JSON; each case adds its name.", dir_okay=False)]
+Shape = Annotated[Literal["nano", "small", "base"], typer.Option(help="Shape of the models.")]
+Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Data type of weights and activations.")]
+Compiled = Annotated[bool, typer.Option(help="Also measure this library with compiled layers.")]
+Tokenizer = Annotated[str, typer.Option(help="Tokenizer: a directory, repository or SentencePiece .model file.")]
 
 
-def whole_numbers(option: str, typed: str) -> tuple[int, ...]:
-    """Numbers that are parted by commas.
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Parse comma-separated positive integers.
 
     Args:
-        option: that they were given by.
-        typed: what was given.
+        option: name of the option, for the error message.
+        text: value of the option.
 
     Raises:
-        UsageError: one of them is no whole number above zero.
+        UsageError: a part is not a positive integer.
     """
-    parts = [part.strip() for part in typed.split(",")]
+    parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"{option} {typed}: give whole numbers above zero, parted by commas.")
+        raise UsageError(f"{option} {text}: expected comma-separated positive integers.")
     return tuple(int(part) for part in parts)
-
-
-def beside(out: Path | None, part: str) -> Path | None:
-    """The file of one case of several: `table.json` and `1024` make `table-1024.json`."""
-    return None if out is None else out.with_name(f"{out.stem}-{part}{out.suffix}")

@@ -1,12 +1,12 @@
-"""The table: every row that is measured against transformers, with its goals, in one run and one JSON file."""
+"""The table of benchmarks: its rows with their goals, and the run that measures them into one JSON file."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,42 @@ from llm_jp_modernbert.core.files import read_json
 
 from .cases import encoder, fill_mask, length_cost, tokenizing, training_step
 from .machine import machine, matrix_rate, versions
-from .measure import OURS, Case, measure, show, write_json
-from .models import Models
-from .texts import RealData
+from .measure import OURS, Case, Measurement, measure, show, write_json
+from .models import Models, RealData
 
 FILE = "table.json"
-"""Name of the file in the folder of results."""
+"""Name of the file of results."""
+
+TITLES = {
+    1: "Encoder, one long sequence",
+    2: "Encoder, one shorter sequence",
+    3: "Encoder, a batch of realistic lengths",
+    4: "Training step, full rows",
+    5: "Training step, real documents",
+    6: "Filling the mask of a sentence",
+    7: "Tokenising a corpus",
+    8: "Cost over length",
+    9: "Encoder, a batch without padding",
+}
+NEED_DATA = (5, 6, 7)
+"""Rows that need a tokenizer and real texts."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
+    """The rows to measure, and their sizes.
 
     Attributes:
-        turns: of a case that takes little time.
-        long_turns: of one that takes much: a long sequence or a training step.
-        layers: of the encoders, where not all of the shape's.
-        rows: of training steps. What a step costs whatever its size weighs more with fewer.
-        prompts: on which first candidates are compared, where not all.
-        megabytes: of text that a turn tokenises.
-        lengths: tokens of the single sequences, longest first; the first is also read in float32.
-        length: tokens of a row in training and of the batch that has no padding.
-        compiled: whether this library's compiled layers are candidates.
-        memory: whether memory is measured.
+        turns: timed turns of short cases.
+        long_turns: timed turns of long sequences and training steps.
+        layers: layers of the encoders; None for all layers of the shape.
+        rows: rows per training batch; one case for each.
+        prompts: prompts on which the likeliest tokens are compared; None for all.
+        megabytes: text per turn of tokenising, in MB.
+        lengths: lengths of the single sequences in tokens, longest first; the first is also measured in float32.
+        length: tokens per row in training and in the batch without padding.
+        compiled: whether this library's compiled layers are a candidate.
+        memory: whether to measure memory.
         numbers: rows of the table.
     """
 
@@ -55,14 +68,10 @@ class Plan:
     length: int = 1024
     compiled: bool = True
     memory: bool = True
-    numbers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9)
+    numbers: tuple[int, ...] = tuple(TITLES)
 
 
-_CASES = ("numbers", "rows")
-"""Fields of a plan that say which cases there are; the others, how each is measured."""
-
-# Every third layer is global, the first among them: of 11 layers four, of the base shape's 22 eight. Ratios are the
-# same in half of the time.
+# Every third layer is global: 4 of 11 layers, 8 of the base shape's 22. Half of the layers give the same ratios.
 WHOLE = Plan(layers=11)
 QUICK = Plan(
     turns=2,
@@ -79,12 +88,12 @@ QUICK = Plan(
 
 @dataclass(frozen=True)
 class Goal:
-    """What is aimed at.
+    """A goal of a case.
 
     Attributes:
         against: the candidate that this library is compared with.
-        ratio: how many times as fast it is to be; None where there is nothing to be gained.
-        memory: share of that candidate's extra peak memory that is to be enough.
+        ratio: speed relative to that candidate; None if no gain is expected.
+        memory: share of that candidate's extra peak memory.
     """
 
     against: str
@@ -94,14 +103,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """A case of the table.
+    """A line of the table.
 
     Attributes:
-        number: row that it belongs to.
-        make: makes the case; its models and data are made there, not before.
-        goals: for each candidate that this library is compared with, where there is one of that name.
+        number: number of the row.
+        make: builds the case with its models and data.
+        goals: one goal per candidate to compare with; goals for missing candidates are ignored.
         is_long: whether a turn takes long.
-        ours: the candidate that counts.
+        ours: the candidate that is compared.
     """
 
     number: int
@@ -111,199 +120,122 @@ class Row:
     ours: str = OURS
 
 
-TITLES = {
-    1: "Encoder, one long sequence",
-    2: "Encoder, one shorter sequence",
-    3: "Encoder, a batch of realistic lengths",
-    4: "Training step, full rows",
-    5: "Training on real documents",
-    6: "Filling the mask of a sentence",
-    7: "Tokenising a corpus",
-    8: "Cost over length",
-    9: "Where there is nothing to gain",
-}
+def rows_of(plan: Plan, shape: str, data: RealData | None, model: str | None) -> list[Row]:
+    """The rows of the plan, without those that lack data; see `run` for the arguments."""
+    models = Models(shape)
+    is_cut = plan.layers is not None and plan.layers < models.config.num_hidden_layers
+    encoders = Models(shape, layers=plan.layers) if is_cut else models
+    bf16, fp32, compiled = torch.bfloat16, torch.float32, plan.compiled
+    longest, *shorter = plan.lengths
+    goals_by_length = {8192: 2.6, 4096: 2.0, 2048: 1.5, 1024: 1.3}
 
-NEED_DATA = (5, 6, 7)
-"""Rows that need real data."""
+    def encoder_row(number: int, dtype: torch.dtype, length: int, ratio: float | None, memory: float | None) -> Row:
+        make = partial(encoder.one_length, encoders, dtype, 1, length, compiled)
+        return Row(number, make, (Goal(encoder.PEER, ratio, memory),), is_long=length > 4096)
 
-_SPEED = {8192: 2.6, 4096: 2.0, 2048: 1.5, 1024: 1.3}
-_SPEED_FLOAT32 = {8192: 2.3}
-
-
-class Rows:
-    """The rows of one run, which share their models.
-
-    Args:
-        plan: how much is measured.
-        shape: of the models.
-        data: real data, if there is some.
-        model: a trained model that fills masks, in the place of random weights.
-    """
-
-    def __init__(self, plan: Plan, shape: str, data: RealData | None, model: str | None) -> None:
-        self.plan, self.shape, self.data, self.model = plan, shape, data, model
-
-    @cached_property
-    def _encoders(self) -> Models:
-        layers = self.plan.layers or self._whole.config.num_hidden_layers
-        return Models(self.shape, layers=layers) if layers < self._whole.config.num_hidden_layers else self._whole
-
-    @cached_property
-    def _whole(self) -> Models:
-        return Models(self.shape)
-
-    def __iter__(self) -> Iterator[Row]:
-        """Those of the plan that there is data for."""
-        for row in self._all():
-            if row.number in self.plan.numbers and (self.data is not None or row.number not in NEED_DATA):
-                yield row
-
-    @property
-    def left_out(self) -> list[int]:
-        """Rows of the plan that there is no data for."""
-        return [number for number in self.plan.numbers if number in NEED_DATA and self.data is None]
-
-    def _all(self) -> Iterator[Row]:
-        plan = self.plan
-        longest = plan.lengths[0]
-        yield self._single(1, longest, torch.bfloat16, _SPEED.get(longest), memory=1 / 6)
-        yield self._single(1, longest, torch.float32, _SPEED_FLOAT32.get(longest), memory=1 / 6)
-        for length in plan.lengths[1:]:
-            yield self._single(2, length, torch.bfloat16, _SPEED.get(length))
-        yield Row(3, self._lengths, (Goal(encoder.PEER, 3.0), Goal(encoder.SORTED, 1.35)))
-        full = (Goal(training_step.PEER, 2.6, 1 / 6), Goal(training_step.SPARSE, 1.45, 1 / 2))
-        for rows in plan.rows:
-            yield Row(4, partial(self._full_rows, rows), full, is_long=True)
-        real = (Goal(training_step.PEER, 4.0), Goal(training_step.SPARSE, 2.2), Goal(training_step.SORTED))
-        for rows in plan.rows:
-            yield Row(5, partial(self._documents, rows), real, is_long=True)
-        yield Row(6, self._sentence, (Goal(fill_mask.PEER, 3.0),), ours=fill_mask.FAST)
-        yield Row(7, self._tokenizing, (Goal(tokenizing.PEER, 5.0), Goal(tokenizing.FAST)))
-        for what in (length_cost.LOCAL, length_cost.GLOBAL, length_cost.WHOLE):
-            yield Row(8, partial(self._cost, what), is_long=True)
-        yield Row(9, self._equal, (Goal(encoder.PEER),), is_long=True)
-
-    def _single(
-        self, number: int, length: int, dtype: torch.dtype, speed: float | None, memory: float | None = None
-    ) -> Row:
-        def make() -> Case:
-            return encoder.of_one_length(self._encoders, dtype, 1, length, self.plan.compiled)
-
-        return Row(number, make, (Goal(encoder.PEER, speed, memory),), is_long=length > 4096)
-
-    def _lengths(self) -> Case:
-        lengths = encoder.realistic_lengths(16, self.plan.length)
-        return encoder.of_lengths(self._encoders, torch.bfloat16, lengths, self.plan.compiled)
-
-    def _equal(self) -> Case:
-        return encoder.of_one_length(self._encoders, torch.float32, 4, self.plan.length, self.plan.compiled)
-
-    def _full_rows(self, rows: int) -> Case:
-        return training_step.full_rows(self._whole, rows, self.plan.length, True, self.plan.compiled)
-
-    def _documents(self, rows: int) -> Case:
-        plan, data = self.plan, self._data
-        batch = training_step.typical_batch([data.corpus], data.tokenizer, plan.length, rows)
-        return training_step.real_documents(self._whole, batch, rows, plan.length, True, plan.compiled)
-
-    def _sentence(self) -> Case:
-        return fill_mask.one_sentence(self._data.tokenizer, self.model, self.shape, prompts=self.plan.prompts)
-
-    def _tokenizing(self) -> Case:
-        data, threads = self._data, torch.get_num_threads()
-        return tokenizing.of_texts([data.corpus], data.tokenizer, self.plan.megabytes, threads)
-
-    def _cost(self, what: str) -> Case:
-        return length_cost.over_lengths(self._encoders, torch.bfloat16, what, sorted(self.plan.lengths))
-
-    @property
-    def _data(self) -> RealData:
-        assert self.data is not None
-        return self.data
+    mixed = partial(encoder.mixed_lengths, encoders, bf16, encoder.realistic_lengths(16, plan.length), compiled)
+    mixed_goals = (Goal(encoder.PEER, 3.0), Goal(encoder.SORTED, 1.35))
+    full = partial(training_step.full_rows, models, length=plan.length, bf16=True, compiled=compiled)
+    full_goals = (Goal(training_step.PEER, 2.6, 1 / 6), Goal(training_step.SPARSE, 1.45, 1 / 2))
+    real_goals = (Goal(training_step.PEER, 4.0), Goal(training_step.SPARSE, 2.2), Goal(training_step.SORTED))
+    tokenizing_goals = (Goal(tokenizing.PEER, 5.0), Goal(tokenizing.FAST))
+    parts = (length_cost.LOCAL, length_cost.GLOBAL, length_cost.WHOLE)
+    cost = partial(length_cost.over_lengths, encoders, bf16, lengths=sorted(plan.lengths))
+    equal = partial(encoder.one_length, encoders, fp32, 4, plan.length, compiled)
+    rows = [
+        encoder_row(1, bf16, longest, goals_by_length.get(longest), 1 / 6),
+        encoder_row(1, fp32, longest, 2.3 if longest == 8192 else None, 1 / 6),
+        *(encoder_row(2, bf16, length, goals_by_length.get(length), None) for length in shorter),
+        Row(3, mixed, mixed_goals),
+        *(Row(4, partial(full, rows=count), full_goals, is_long=True) for count in plan.rows),
+        *(Row(8, partial(cost, part=part), is_long=True) for part in parts),
+        Row(9, equal, (Goal(encoder.PEER),), is_long=True),
+    ]
+    if data is not None:
+        real = partial(training_step.typical_documents, models, [data.corpus], data.tokenizer)
+        real = partial(real, length=plan.length, bf16=True, compiled=compiled)
+        sentence = partial(fill_mask.one_sentence, data.tokenizer, model, shape, prompts=plan.prompts)
+        texts = partial(tokenizing.corpus, [data.corpus], data.tokenizer, plan.megabytes, torch.get_num_threads())
+        rows += [Row(5, partial(real, rows=count), real_goals, is_long=True) for count in plan.rows]
+        rows.append(Row(6, sentence, (Goal(fill_mask.PEER, 3.0),), ours=fill_mask.FAST))
+        rows.append(Row(7, texts, tokenizing_goals))
+    return sorted((row for row in rows if row.number in plan.numbers), key=lambda row: row.number)
 
 
 def run(
     plan: Plan, shape: str, data: RealData | None, model: str | None, out: Path, command: str, console: Console
 ) -> dict[str, Any]:
-    """Measures the rows of a plan, and writes the file of results after each.
+    """Measure the rows of a plan, and write the file of results after each.
 
-    Rows that the file has stay in it until they are measured anew.
+    Rows that are already in the file stay there until they are measured again.
 
     Args:
-        plan: how much is measured.
-        shape: of the models.
-        data: real data, if there is some.
-        model: a trained model that fills masks, in the place of random weights.
+        plan: the rows to measure, and their sizes.
+        shape: shape of the models.
+        data: tokenizer and texts; None if not available.
+        model: trained model for filling masks; None for random weights.
         out: folder of results.
-        command: what was typed, to be written down.
-        console: where tables are shown.
+        command: the command line, to be stored.
+        console: where tables are printed.
 
     Returns:
-        What was written.
+        The content of the file.
 
     Raises:
-        UsageError: there is no data for any of the rows, or the file has rows of other settings or another machine.
+        UsageError: no row has data, or the file has rows of other settings or of another machine.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = Rows(plan, shape, data, model)
-    # Which cases there are they say themselves.
-    settings = {"shape": shape, **{name: value for name, value in asdict(plan).items() if name not in _CASES}}
-    content: dict[str, Any] = {
-        "command": command,
-        "machine": machine(),
-        "versions": versions(),
-        "settings": settings,
-    }
-    before = _kept(out / FILE, content)
-    if set(plan.numbers) <= set(rows.left_out):
-        raise UsageError(f"--rows {','.join(map(str, plan.numbers))} need real texts. Name their folder with --data.")
+    # These two fields select cases; the others change how each case is measured.
+    settings = {name: value for name, value in asdict(plan).items() if name not in ("numbers", "rows")}
+    content: dict[str, Any] = {"command": command, "machine": machine(), "versions": versions()}
+    content["settings"] = {"shape": shape, **settings}
+    before = _earlier_results(out / FILE, content)
+    rows = rows_of(plan, shape, data, model)
+    skipped = [number for number in plan.numbers if number in NEED_DATA and data is None]
+    if not rows:
+        raise UsageError(f"--rows {','.join(map(str, skipped))} need real texts. Give their folder with --data.")
     content["matrix rate"] = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
-    kept, cases = before.get("cases", []), []
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in content["matrix rate"].items())
     console.print(f"{content['machine']['name']}, {content['machine']['threads']} threads; matrix products at {rates}")
-    if rows.left_out:
-        console.print(
-            f"Left out: rows {', '.join(map(str, rows.left_out))}, which need a tokenizer and real texts. Name their "
-            "folder with --data."
-        )
+    if skipped:
+        console.print(f"Skipped rows {', '.join(map(str, skipped))}: they need real texts (--data).")
+    earlier, cases = before.get("cases", []), []
     for row in rows:
-        measured = measure(row.make(), plan.long_turns if row.is_long else plan.turns, plan.memory)
-        goals = [goal for goal in row.goals if goal.against in measured.rates]
-        show(measured, console)
-        case = {
-            "row": row.number,
-            "command": command,
-            # Rows of several runs may stand in one file, and each has the machine of its hour.
-            "matrix rate": content["matrix rate"],
-            **asdict(measured),
-            "ours": row.ours,
-            "goals": [asdict(goal) for goal in goals],
-            "ratios": {goal.against: _ratios(measured.ratio, measured.rates, goal.against) for goal in goals},
-        }
-        cases.append(case)
-        kept = [one for one in kept if one["row"] != row.number]
-        content["cases"] = sorted([*kept, *cases], key=lambda one: one["row"])
-        missing = {*rows.left_out, *before.get("left out", ())} - {one["row"] for one in content["cases"]}
+        measurement = measure(row.make(), plan.long_turns if row.is_long else plan.turns, plan.memory)
+        show(measurement, console)
+        # Each case keeps its own matrix rate: a file may hold the rows of several runs.
+        case = {"row": row.number, "command": command, "matrix rate": content["matrix rate"]}
+        cases.append(case | _results(row, measurement))
+        earlier = [case for case in earlier if case["row"] != row.number]
+        content["cases"] = sorted([*earlier, *cases], key=lambda case: case["row"])
+        missing = {*skipped, *before.get("left out", ())} - {case["row"] for case in content["cases"]}
         content["left out"] = sorted(missing)
-        content["minutes"] = round((time.perf_counter() - began) / 60, 1)
+        content["minutes"] = round((time.perf_counter() - start) / 60, 1)
         write_json(out / FILE, content)
     return content
 
 
-def _kept(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """What runs before this one have written, in the same way and on the same machine; nothing if there were none."""
+def _results(row: Row, measurement: Measurement) -> dict[str, Any]:
+    goals = [goal for goal in row.goals if goal.against in measurement.rates]
+    ratios = {
+        goal.against: {
+            name: measurement.ratio(name, goal.against) for name in measurement.rates if name != goal.against
+        }
+        for goal in goals
+    }
+    return {**asdict(measurement), "ours": row.ours, "goals": [asdict(goal) for goal in goals], "ratios": ratios}
+
+
+def _earlier_results(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The content of an existing file, which must have the same machine, versions and settings."""
     if not file.exists():
         return {}
     before: dict[str, Any] = read_json(file)
     for name, value in json.loads(json.dumps(content)).items():
         if name != "command" and before.get(name) != value:
             raise UsageError(
-                f"{file} has rows of other {name}: they would be lost. Choose another folder with --out, or remove it."
+                f"{file} has rows of other {name}, which would be lost. Choose another --out folder, or remove it."
             )
     return before
-
-
-def _ratios(ratio: Callable[[str, str], float], candidates: Iterable[str], against: str) -> dict[str, float]:
-    return {name: ratio(name, against) for name in candidates if name != against}

@@ -1,13 +1,12 @@
-"""Tokens per second of the encoder, against transformers' ModernBERT with the same weights and inputs.
+"""Encoder forward pass: tokens/s of real tokens, with the same weights and inputs as transformers' ModernBERT.
 
-Sequences of one length without padding, and a batch of lengths as they really are (lognormal, about half of the padded
-rectangle is padding), which the peer gets padded, and sorted into batches of four, which is its best. Only real tokens
-count.
+Sequences of one length without padding, and a batch of realistic (lognormal) lengths in which about half of the padded
+batch is padding. The peer reads that batch padded, and also sorted into batches of four, which is its fastest way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,119 +15,94 @@ import typer
 
 from llm_jp_modernbert.modeling.flops import forward_flops
 
-from ..measure import COMPILED, OURS, Case, report
-from ..models import FIRST_WORD, Models
-from ..options import Dtype, Outs, Repeats, Shape, beside, whole_numbers
+from ..measure import OURS, Candidate, Case
+from ..models import FIRST_WORD, Models, dtype_name
+from ..options import Compiled, Dtype, Shape, whole_numbers
 
 PEER, SORTED = "transformers, sdpa", "transformers, sdpa, sorted into fours"
 
-# Tokens that are enough to warm up: more than one block of local attention, for which layers would be compiled again.
-_SHORT = 512
+# Tokens of the warm-up: more than one block of local attention, to compile layers for long inputs.
+_WARM_UP_TOKENS = 512
 
 
-def benchmark(
-    lengths: Annotated[str, typer.Option(help="Tokens of the single sequences, parted by commas.")] = "1024,8192",
-    batch: Annotated[int, typer.Option(help="Sequences of the batch of real lengths; 0 for none.", min=0)] = 16,
+def cases(
+    lengths: Annotated[str, typer.Option(help="Comma-separated lengths of the single sequences, in tokens.")] = (
+        "1024,8192"
+    ),
+    batch: Annotated[int, typer.Option(help="Sequences in the batch of realistic lengths; 0 skips it.", min=0)] = 16,
     shape: Shape = "base",
     dtype: Dtype = "bfloat16",
-    compiled: Annotated[bool, typer.Option(help="Whether to time compiled layers as well.")] = True,
-    repeats: Repeats = 5,
-    out: Outs = None,
-) -> None:
-    """Encoder forward: tokens/s and extra peak memory, against transformers."""
+    compiled: Compiled = True,
+) -> Iterator[Case]:
+    """Measure the encoder's forward pass: tokens/s and extra peak memory, against transformers."""
     models, kind = Models(shape), getattr(torch, dtype)
     for length in whole_numbers("--lengths", lengths):
-        report(of_one_length(models, kind, 1, length, compiled), repeats, beside(out, str(length)))
+        yield one_length(models, kind, 1, length, compiled)
     if batch:
-        report(of_lengths(models, kind, realistic_lengths(batch), compiled), repeats, beside(out, "lengths"))
+        yield mixed_lengths(models, kind, realistic_lengths(batch), compiled)
 
 
 def realistic_lengths(count: int, longest: int = 1024) -> list[int]:
-    """Lengths of documents: lognormal, a median of about 300 tokens, so that half of a padded batch is padding."""
-    drawn = np.random.default_rng(0).lognormal(5.8, 0.5, count)
-    return [int(length) for length in np.clip(drawn, 16, longest)]
+    """Draw lognormal document lengths with a median of about 300 tokens."""
+    lengths = np.random.default_rng(0).lognormal(5.8, 0.5, count)
+    return [int(length) for length in np.clip(lengths, 16, longest)]
 
 
-def of_one_length(models: Models, dtype: torch.dtype, rows: int, length: int, compiled: bool) -> Case:
-    """Sequences of one length, without padding.
-
-    Args:
-        models: to be compared.
-        dtype: of weights and activations.
-        rows: sequences.
-        length: tokens of each.
-        compiled: whether this library's compiled layers are a candidate.
-    """
+def one_length(models: Models, dtype: torch.dtype, rows: int, length: int, compiled: bool) -> Case:
+    """A batch of `rows` sequences of `length` tokens, without padding."""
     ids = torch.randint(FIRST_WORD, models.config.vocab_size, (rows, length), device=models.device)
 
-    def run(model: Any) -> Callable[[int], float]:
-        def read(turn: int) -> float:
-            part = ids if turn else ids[:, : max(_SHORT, length // 8)]
-            with torch.inference_mode():
-                model(input_ids=part)
+    def candidate(model: Any) -> Candidate:
+        @torch.inference_mode()
+        def run(turn: int) -> float:
+            part = ids if turn else ids[:, : max(_WARM_UP_TOKENS, length // 8)]
+            model(input_ids=part)
             return float(part.numel())
 
-        return read
+        return run
 
-    candidates = {PEER: run(models.peer(dtype).eval().model)}
-    candidates |= {name: run(model) for name, model in _ours(models, dtype, compiled).items()}
-    settings = {**models.settings, "dtype": _name(dtype), "sequences": rows, "tokens": rows * length}
+    candidates = {PEER: candidate(models.peer(dtype).eval().model)}
+    candidates |= {name: candidate(model.eval().model) for name, model in models.candidates(dtype, compiled).items()}
+    settings = {**models.settings, "dtype": dtype_name(dtype), "sequences": rows, "tokens": rows * length}
     operations = forward_flops(models.config, [length] * rows, 0) / ids.numel()
-    name = f"encoder, {rows} × {length}, {_name(dtype)}"
+    name = f"encoder, {rows} × {length}, {dtype_name(dtype)}"
     return Case(name, "tokens", PEER, candidates, settings, {OURS: operations}, memory=True)
 
 
-def of_lengths(models: Models, dtype: torch.dtype, lengths: Sequence[int], compiled: bool) -> Case:
-    """A batch of sequences of different lengths, padded to the longest.
-
-    Args:
-        models: to be compared.
-        dtype: of weights and activations.
-        lengths: tokens of each sequence.
-        compiled: whether this library's compiled layers are a candidate.
-    """
-    order = np.argsort(lengths).tolist()
-    whole = _padded(models, lengths)
-    parts = [
-        _padded(models, [lengths[index] for index in order[start : start + 4]]) for start in range(0, len(order), 4)
-    ]
+def mixed_lengths(models: Models, dtype: torch.dtype, lengths: Sequence[int], compiled: bool) -> Case:
+    """A batch of sequences with the given lengths in tokens, padded to the longest."""
+    ascending = sorted(lengths)
+    padded = _padded(models, lengths)
+    fours = [_padded(models, ascending[start : start + 4]) for start in range(0, len(ascending), 4)]
     tokens = float(sum(lengths))
 
-    def run(model: Any, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Callable[[int], float]:
-        def read(turn: int) -> float:
-            with torch.inference_mode():
-                for ids, mask in batches:
-                    model(input_ids=ids, attention_mask=mask)
+    def candidate(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> Candidate:
+        @torch.inference_mode()
+        def run(turn: int) -> float:
+            for batch in batches:
+                model(**batch)
             return tokens
 
-        return read
+        return run
 
     peer = models.peer(dtype).eval().model
-    candidates = {PEER: run(peer, [whole]), SORTED: run(peer, parts)}
-    candidates |= {name: run(model, [whole]) for name, model in _ours(models, dtype, compiled).items()}
+    candidates = {PEER: candidate(peer, [padded]), SORTED: candidate(peer, fours)}
+    for name, model in models.candidates(dtype, compiled).items():
+        candidates[name] = candidate(model.eval().model, [padded])
     settings = {
         **models.settings,
-        "dtype": _name(dtype),
+        "dtype": dtype_name(dtype),
         "sequences": len(lengths),
         "tokens": int(tokens),
-        "padding": f"{1 - tokens / whole[0].numel():.0%}",
+        "padding": f"{1 - tokens / padded['input_ids'].numel():.0%}",
     }
     operations = forward_flops(models.config, lengths, 0) / tokens
-    name = f"encoder, {len(lengths)} realistic lengths, {_name(dtype)}"
+    name = f"encoder, {len(lengths)} realistic lengths, {dtype_name(dtype)}"
     return Case(name, "tokens", PEER, candidates, settings, {OURS: operations}, memory=True)
 
 
-def _ours(models: Models, dtype: torch.dtype, compiled: bool) -> dict[str, Any]:
-    found = {OURS: models.ours(dtype).eval().model}
-    return found | ({COMPILED: models.compiled(dtype).eval().model} if compiled else {})
-
-
-def _padded(models: Models, lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(models: Models, lengths: Sequence[int]) -> dict[str, torch.Tensor]:
     columns = torch.arange(max(lengths), device=models.device)
     mask = (columns < torch.tensor(lengths, device=models.device)[:, None]).long()
     ids = torch.randint(FIRST_WORD, models.config.vocab_size, mask.shape, device=models.device)
-    return ids * mask + models.config.pad_token_id * (1 - mask), mask
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return {"input_ids": ids * mask + models.config.pad_token_id * (1 - mask), "attention_mask": mask}

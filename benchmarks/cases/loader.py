@@ -1,52 +1,48 @@
-"""Tokens per second that the loader delivers, against those that a model in training takes."""
+"""Tokens per second that the data loader delivers, against those that a model consumes in training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 import torch
 import typer
 
-from ..measure import Case, report
-from ..models import Models
-from ..options import Out, Repeats, Shape
-from ..texts import stream_of
+from ..measure import Candidate, Case
+from ..models import Models, batch_stream
+from ..options import Shape, Tokenizer
 
 
-def benchmark(
-    files: Annotated[list[str], typer.Argument(help="Texts, or a tokenised corpus.")],
-    tokenizer: Annotated[str, typer.Option()],
+def cases(
+    files: Annotated[list[str], typer.Argument(help="Files or folders of texts, or a tokenised corpus.")],
+    tokenizer: Tokenizer,
     shape: Shape = "nano",
-    length: Annotated[int, typer.Option(help="Tokens of a row.", min=4)] = 1024,
-    rows: Annotated[int, typer.Option(help="Rows of a batch.", min=1)] = 8,
-    batches: Annotated[int, typer.Option(help="Batches per turn: more than a block holds.", min=1)] = 500,
-    repeats: Repeats = 5,
-    out: Out = None,
-) -> None:
-    """Loader tokens per second, against a model's training tokens per second."""
-    stream = stream_of(files, tokenizer, length, rows)
-    model = Models(shape, len(stream.maker.tokenizer)).ours(torch.float32).train()
+    length: Annotated[int, typer.Option(help="Tokens per row.", min=4)] = 1024,
+    rows: Annotated[int, typer.Option(help="Rows per batch.", min=1)] = 8,
+    batches: Annotated[int, typer.Option(help="Batches per turn; use more than a packing block has.", min=1)] = 500,
+) -> Iterator[Case]:
+    """Measure the loader's tokens/s, against the training tokens/s of a model."""
+    streams = [batch_stream(files, tokenizer, length, rows, workers) for workers in (0, 1)]
+    iterators = [stream.batches() for stream in streams]
+    model = Models(shape, len(streams[0].maker.tokenizer)).ours(torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    running = {0: stream.batches(), 1: stream_of(files, tokenizer, length, rows, workers=1).batches()}
+    batch = next(batch_stream(files, tokenizer, length, rows).batches())
 
-    def load(workers: int) -> float:
-        return sum(next(running[workers])["info"].tokens for _ in range(batches))
-
-    fixed = next(stream_of(files, tokenizer, length, rows).batches())
+    def load(workers: int, turn: int) -> float:
+        return float(sum(next(iterators[workers])["info"].tokens for _ in range(batches)))
 
     def train(turn: int) -> float:
-        moved = {name: fixed[name].to(model.device) for name in ("input_ids", "labels", "cu_seqlens")}
-        model(**moved, max_seqlen=fixed["max_seqlen"]).loss.backward()
+        inputs = {key: batch[key].to(model.device) for key in ("input_ids", "labels", "cu_seqlens")}
+        model(**inputs, max_seqlen=batch["max_seqlen"]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return float(fixed["info"].tokens)
+        return float(batch["info"].tokens)
 
-    name = f"{shape} in training"
-    candidates: dict[str, Callable[[int], float]] = {
-        name: train,
-        "loader in the training process": lambda turn: load(0),
-        "loader with one worker": lambda turn: load(1),
+    peer = f"{shape} in training"
+    candidates: dict[str, Candidate] = {
+        peer: train,
+        "loader in the training process": partial(load, 0),
+        "loader with one worker": partial(load, 1),
     }
-    settings = {"row": length, "rows": rows, "batches": batches}
-    report(Case("loader", "tokens", name, candidates, settings), repeats, out)
+    yield Case("loader", "tokens", peer, candidates, {"row": length, "rows": rows, "batches": batches})

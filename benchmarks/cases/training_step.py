@@ -1,15 +1,14 @@
-"""Tokens per second of a training step, against transformers' ModernBERT with padding.
+"""Training step (forward, backward, AdamW): tokens/s of real tokens, against transformers' ModernBERT with padding.
 
-A step is forward, backward and AdamW on the same documents with the same masks and weights. Ours reads them packed;
-the peer gets them padded, so many at a time, as it comes and with its option `sparse_prediction`, in random order and
-sorted by length, which is its best. Only real tokens count. Full rows, of which all have the same length, show what is
-left where there is no padding to be saved.
+All candidates train on the same documents with the same masks and weights. This library reads them packed; the peer
+reads them padded, four at a time, with and without its option `sparse_prediction`, in random order and sorted by
+length, which is its fastest way. Full rows show the gain that does not come from padding.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any
@@ -18,37 +17,37 @@ import torch
 import typer
 from torch import nn
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.modeling.flops import training_flops
 
-from ..measure import COMPILED, OURS, Case, report
-from ..models import FIRST_WORD, Models
-from ..options import Out, Repeats, Shape
-from ..texts import stream_of
+from ..measure import OURS, Candidate, Case
+from ..models import FIRST_WORD, Models, batch_stream
+from ..options import Compiled, Shape
 
 PEER = "transformers, padded"
 SPARSE = "transformers, padded, sparse_prediction"
 SORTED = "transformers, sorted by length, sparse_prediction"
 
 MASKED = 0.3
-"""The share of tokens that is predicted where ids are drawn at random."""
-# Steps of one model follow one another: the first after another model's is not what those of a run are like.
-_IN_A_ROW = 2
-# Batches among which a typical one is chosen.
-_AMONG = 32
-# Tokens of each of the two documents that warm up.
-_SHORT = 128
+"""Share of predicted tokens in random rows."""
+DOCUMENTS_AT_ONCE = 4
+"""Documents per padded batch of the peer."""
 
-RECTANGLE = 4
-"""Documents that the peer reads at once."""
+# Steps in a row per turn: the first step after another model's is slower than the steps of a real run.
+_IN_A_ROW = 2
+# Number of batches from which the typical one is chosen.
+_SAMPLED_BATCHES = 32
+# Tokens of each of the two documents of a warm-up step.
+_WARM_UP_TOKENS = 128
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents of an optimizer step.
+    """The documents of one optimizer step.
 
     Attributes:
-        ids: `(tokens,)` of each document.
-        labels: `(tokens,)` of each document, -100 where nothing is predicted.
+        ids: token ids, `(tokens,)` per document.
+        labels: labels, `(tokens,)` per document, -100 for tokens that are not predicted.
     """
 
     ids: Sequence[torch.Tensor]
@@ -56,33 +55,39 @@ class Batch:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each document."""
+        """Tokens per document."""
         return [len(document) for document in self.ids]
 
     @property
     def predicted(self) -> int:
-        """Tokens to be predicted."""
+        """Number of predicted tokens."""
         return sum(int((labels != -100).sum()) for labels in self.labels)
 
     def packed(self) -> dict[str, Any]:
-        """One packed row."""
+        """All documents in one packed row."""
         boundaries = torch.tensor([0, *self.lengths]).cumsum(0).int()
         row = {"input_ids": torch.cat(list(self.ids))[None], "labels": torch.cat(list(self.labels))[None]}
         return {**row, "cu_seqlens": boundaries, "max_seqlen": max(self.lengths)}
 
     def padded(self, rows: int, is_sorted: bool, pad: int) -> list[dict[str, Any]]:
-        """Rectangles of so many documents, in an order drawn at random or by length."""
-        return [self._rectangle(chosen, pad) for chosen in self._groups(rows, is_sorted)]
+        """Padded batches of `rows` documents, in random order or sorted by length."""
 
-    def cells(self, rows: int, is_sorted: bool) -> int:
-        """Tokens of those rectangles, with their padding."""
+        def stack(parts: list[torch.Tensor], value: int) -> torch.Tensor:
+            return nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
+
+        return [
+            {
+                "input_ids": stack([self.ids[index] for index in group], pad),
+                "attention_mask": stack([torch.ones_like(self.ids[index]) for index in group], 0),
+                "labels": stack([self.labels[index] for index in group], -100),
+            }
+            for group in self._groups(rows, is_sorted)
+        ]
+
+    def padded_size(self, rows: int, is_sorted: bool) -> int:
+        """Tokens of these padded batches, including padding."""
         lengths = self.lengths
-        return sum(len(chosen) * max(lengths[index] for index in chosen) for chosen in self._groups(rows, is_sorted))
-
-    def short(self, tokens: int) -> Batch:
-        """The beginnings of the two longest documents."""
-        chosen = sorted(range(len(self.ids)), key=lambda index: -len(self.ids[index]))[:2]
-        return Batch([self.ids[index][:tokens] for index in chosen], [self.labels[index][:tokens] for index in chosen])
+        return sum(len(group) * max(lengths[index] for index in group) for group in self._groups(rows, is_sorted))
 
     def _groups(self, rows: int, is_sorted: bool) -> list[list[int]]:
         order = list(range(len(self.ids)))
@@ -91,170 +96,158 @@ class Batch:
             order.sort(key=lambda index: len(self.ids[index]))
         return [order[first : first + rows] for first in range(0, len(order), rows)]
 
-    def _rectangle(self, chosen: Sequence[int], pad: int) -> dict[str, Any]:
-        def filled(parts: Sequence[torch.Tensor], value: int) -> torch.Tensor:
-            return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=value)
 
-        return {
-            "input_ids": filled([self.ids[index] for index in chosen], pad),
-            "attention_mask": filled([torch.ones_like(self.ids[index]) for index in chosen], 0),
-            "labels": filled([self.labels[index] for index in chosen], -100),
-        }
-
-
-def benchmark(
-    files: Annotated[list[str] | None, typer.Argument(help="Texts; without any, rows are full of random ids.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="For the texts.")] = None,
+def cases(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders of texts; by default rows of random ids.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer of the texts.")] = None,
     shape: Shape = "small",
-    length: Annotated[int, typer.Option(help="Tokens of a row.", min=4)] = 1024,
-    rows: Annotated[int, typer.Option(help="Rows of a batch.", min=1)] = 4,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Autocast.")] = False,
-    compiled: Annotated[bool, typer.Option(help="Whether to time compiled layers as well.")] = True,
-    repeats: Repeats = 5,
-    out: Out = None,
-) -> None:
-    """Training tokens per second, on real documents or full rows, against transformers with padding."""
+    length: Annotated[int, typer.Option(help="Tokens per row.", min=4)] = 1024,
+    rows: Annotated[int, typer.Option(help="Rows per batch.", min=1)] = 4,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")] = False,
+    compiled: Compiled = True,
+) -> Iterator[Case]:
+    """Measure training tokens/s on real documents or full rows, against transformers with padding."""
     if not files:
-        case = full_rows(Models(shape), rows, length, bf16, compiled)
+        yield full_rows(Models(shape), rows, length, bf16, compiled)
     elif tokenizer is None:
-        raise typer.BadParameter("texts need --tokenizer.")
+        raise UsageError("texts need a tokenizer. Give one with --tokenizer.")
     else:
-        batch = typical_batch(files, tokenizer, length, rows)
-        case = real_documents(Models(shape), batch, rows, length, bf16, compiled)
-    report(case, repeats, out)
+        yield typical_documents(Models(shape), files, tokenizer, rows, length, bf16, compiled)
 
 
 def typical_batch(files: Sequence[str], tokenizer: str, length: int, rows: int) -> Batch:
-    """Of a training run's first batches the one that pads most nearly as they do together, unsorted and sorted.
+    """Choose one of a training run's first batches: the one whose share of padding is nearest to that of all.
 
-    Every turn takes the same documents: what batches differ by is no matter of speed.
+    Every turn uses this batch, so that differences between batches do not affect the rates.
 
     Args:
-        files: texts.
-        tokenizer: as for a recipe.
-        length: tokens at which documents are cut, and of a row.
-        rows: rows of a batch.
+        files: files or folders of texts.
+        tokenizer: directory, repository or SentencePiece model.
+        length: tokens per row; longer documents are split.
+        rows: rows per batch.
     """
-    found = []
-    for batch in islice(stream_of(files, tokenizer, length, rows).batches(), _AMONG):
+    batches = []
+    for batch in islice(batch_stream(files, tokenizer, length, rows).batches(), _SAMPLED_BATCHES):
         lengths = batch["info"].lengths.tolist()
-        found.append(Batch(batch["input_ids"][0].split(lengths), batch["labels"][0].split(lengths)))
-    cells = [[batch.cells(RECTANGLE, is_sorted) for is_sorted in (False, True)] for batch in found]
-    tokens = [sum(batch.lengths) for batch in found]
-    together = [sum(column) / sum(tokens) for column in zip(*cells, strict=True)]
+        batches.append(Batch(batch["input_ids"][0].split(lengths), batch["labels"][0].split(lengths)))
+    tokens = [sum(batch.lengths) for batch in batches]
+    sizes = [[batch.padded_size(DOCUMENTS_AT_ONCE, is_sorted) for is_sorted in (False, True)] for batch in batches]
+    overall = [sum(column) / sum(tokens) for column in zip(*sizes, strict=True)]
 
     def distance(index: int) -> float:
-        return max(abs(own / tokens[index] / all_ - 1) for own, all_ in zip(cells[index], together, strict=True))
+        return max(abs(size / tokens[index] / ratio - 1) for size, ratio in zip(sizes[index], overall, strict=True))
 
-    return found[min(range(len(found)), key=distance)]
+    return batches[min(range(len(batches)), key=distance)]
 
 
 def full_rows(models: Models, rows: int, length: int, bf16: bool, compiled: bool) -> Case:
-    """Rows of one length, 30 % of whose tokens are predicted.
-
-    Args:
-        models: to be compared.
-        rows: of a batch.
-        length: tokens of each.
-        bf16: whether matrix products are autocast to bfloat16.
-        compiled: whether this library's compiled layers are a candidate.
-    """
+    """Rows of `length` random tokens without padding, 30 % of them predicted."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(FIRST_WORD, models.config.vocab_size, (rows, length), generator=generator)
     labels = ids.where(torch.rand(rows, length, generator=generator) < MASKED, -100)
-    run = Steps(models, Batch(list(ids), list(labels)), bf16)
-    candidates = {PEER: run.peer(sparse=False), SPARSE: run.peer(sparse=True), **run.ours(compiled)}
-    name = f"training step, {rows} × {length} full, {run.dtype}"
-    return run.case(name, candidates, {"rows": rows, "row": length})
+    settings = {"rows": rows, "row": length}
+    return training_case(f"{rows} × {length} full", models, Batch(list(ids), list(labels)), settings, bf16, compiled)
+
+
+def typical_documents(
+    models: Models, files: Sequence[str], tokenizer: str, rows: int, length: int, bf16: bool, compiled: bool
+) -> Case:
+    """The typical batch of the files; see `typical_batch` and `training_case` for the arguments."""
+    batch = typical_batch(files, tokenizer, length, rows)
+    return real_documents(models, batch, rows, length, bf16, compiled)
 
 
 def real_documents(models: Models, batch: Batch, rows: int, length: int, bf16: bool, compiled: bool) -> Case:
-    """Real documents, packed here and padded there.
+    """Real documents, which this library packs into `rows` rows of `length` tokens and the peer pads."""
+    settings = {"rows": rows, "row": length, "documents": len(batch.ids)}
+    is_sorted = len(batch.ids) > DOCUMENTS_AT_ONCE
+    name = f"{rows} × {length} of real documents"
+    return training_case(name, models, batch, settings, bf16, compiled, is_sorted=is_sorted)
+
+
+def training_case(
+    name: str,
+    models: Models,
+    batch: Batch,
+    settings: Mapping[str, Any],
+    bf16: bool,
+    compiled: bool,
+    *,
+    documents_at_once: int = DOCUMENTS_AT_ONCE,
+    is_sorted: bool = False,
+) -> Case:
+    """Training steps of all models on one batch.
 
     Args:
-        models: to be compared.
-        batch: of a step.
-        rows: that it is packed into.
-        length: tokens of a row, at which documents were cut.
-        bf16: whether matrix products are autocast to bfloat16.
-        compiled: whether this library's compiled layers are a candidate.
+        name: description of the batch.
+        models: models to compare.
+        batch: documents of every step.
+        settings: settings to report.
+        bf16: whether to autocast to bfloat16.
+        compiled: whether compiled layers are a candidate.
+        documents_at_once: documents per padded batch of the peer.
+        is_sorted: whether the peer with documents sorted by length is a candidate.
     """
-    run = Steps(models, batch, bf16)
-    candidates = {PEER: run.peer(sparse=False), SPARSE: run.peer(sparse=True)}
-    if len(batch.ids) > RECTANGLE:
-        candidates[SORTED] = run.peer(sparse=True, is_sorted=True)
-    candidates |= run.ours(compiled)
-    name = f"training step, {rows} × {length} of real documents, {run.dtype}"
-    return run.case(name, candidates, {"rows": rows, "row": length, "documents": len(batch.ids)})
+    dtype = "bfloat16 autocast" if bf16 else "float32"
+    optimizers: dict[nn.Parameter, torch.optim.Optimizer] = {}
 
-
-class Steps:
-    """Training steps of several models on the same batch; a part of it warms up.
-
-    Args:
-        models: to be compared.
-        batch: of each step.
-        bf16: whether matrix products are autocast to bfloat16.
-        rectangle: documents that the peer reads at once.
-    """
-
-    def __init__(self, models: Models, batch: Batch, bf16: bool, rectangle: int = RECTANGLE) -> None:
-        self.models, self.batch, self.bf16, self.rectangle = models, batch, bf16, rectangle
-        self.dtype = "bfloat16 autocast" if bf16 else "float32"
-        self._optimizers: dict[nn.Parameter, torch.optim.Optimizer] = {}
-
-    def ours(self, compiled: bool) -> dict[str, Callable[[int], float]]:
-        """This library's candidates."""
-        found = {OURS: self._candidate(self.models.ours(torch.float32), lambda batch: [batch.packed()])}
-        if compiled:
-            found[COMPILED] = self._candidate(self.models.compiled(torch.float32), lambda batch: [batch.packed()])
-        return found
-
-    def peer(self, sparse: bool, is_sorted: bool = False) -> Callable[[int], float]:
-        """Transformers' model: one for all of its candidates, since it is large with its optimizer."""
-        model = self.models.peer(torch.float32)
-        pad = self.models.config.pad_token_id
-        step = self._candidate(model, lambda batch: batch.padded(self.rectangle, is_sorted, pad))
-
-        def run(turn: int) -> float:
-            model.sparse_prediction = sparse
-            return step(turn)
-
-        return run
-
-    def case(self, name: str, candidates: dict[str, Callable[[int], float]], settings: dict[str, Any]) -> Case:
-        """The case of these candidates."""
-        batch = self.batch
-        tokens = sum(batch.lengths)
-        operations = training_flops(self.models.config, batch.lengths, batch.predicted)
-        padding = {"padding": 1 - tokens / batch.cells(self.rectangle, False)}
-        if SORTED in candidates:
-            padding["padding, sorted"] = 1 - tokens / batch.cells(self.rectangle, True)
-        shares = {name: f"{share:.0%}" for name, share in padding.items()}
-        settings = {**self.models.settings, "dtype": self.dtype, **settings, "predicted": batch.predicted, **shares}
-        settings["steps in a row"] = _IN_A_ROW
-        counted = {OURS: operations / tokens}
-        return Case(name, "tokens", PEER, candidates, settings, counted, memory=True, in_a_row=_IN_A_ROW)
-
-    def _candidate(self, model: Any, parts: Callable[[Batch], list[dict[str, Any]]]) -> Callable[[int], float]:
-        def run(turn: int) -> float:
-            batch = self.batch if turn else self.batch.short(_SHORT)
-            self._step(model.train(), parts(batch), batch.predicted)
-            return float(sum(batch.lengths))
-
-        return run
-
-    def _step(self, model: Any, parts: Sequence[dict[str, Any]], predicted: int) -> None:
-        # One for all models with the same weights.
+    def step(model: Any, parts: Sequence[dict[str, Any]], predicted: int) -> None:
+        # Models that share weights share an optimizer.
         weight = next(model.parameters())
-        if weight not in self._optimizers:
-            self._optimizers[weight] = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        optimizer, device = self._optimizers[weight], self.models.device
-        items = torch.tensor(predicted, device=device)
+        if weight not in optimizers:
+            optimizers[weight] = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        items = torch.tensor(predicted, device=models.device)
         for part in parts:
-            moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in part.items()}
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
-                loss = model(**moved, num_items_in_batch=items).loss
+            inputs = {key: value.to(models.device) if torch.is_tensor(value) else value for key, value in part.items()}
+            with torch.autocast(models.device, dtype=torch.bfloat16, enabled=bf16):
+                loss = model(**inputs, num_items_in_batch=items).loss
             loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizers[weight].step()
+        optimizers[weight].zero_grad()
+
+    def candidate(model: Any, parts: Callable[[Batch], list[dict[str, Any]]], **options: bool) -> Candidate:
+        def run(turn: int) -> float:
+            for option, value in options.items():
+                setattr(model, option, value)
+            used = batch if turn else _warm_up(batch)
+            step(model.train(), parts(used), used.predicted)
+            return float(sum(used.lengths))
+
+        return run
+
+    def padded(is_sorted: bool) -> Callable[[Batch], list[dict[str, Any]]]:
+        return lambda used: used.padded(documents_at_once, is_sorted, models.config.pad_token_id)
+
+    tokens = sum(batch.lengths)
+    padding = {"padding": 1 - tokens / batch.padded_size(documents_at_once, False)}
+    # One model for all of the peer's candidates, since it is large with its optimizer.
+    peer = models.peer(torch.float32)
+    candidates = {
+        PEER: candidate(peer, padded(False), sparse_prediction=False),
+        SPARSE: candidate(peer, padded(False), sparse_prediction=True),
+    }
+    if is_sorted:
+        candidates[SORTED] = candidate(peer, padded(True), sparse_prediction=True)
+        padding["padding, sorted"] = 1 - tokens / batch.padded_size(documents_at_once, True)
+    for ours, model in models.candidates(torch.float32, compiled).items():
+        candidates[ours] = candidate(model, lambda used: [used.packed()])
+    settings = {
+        **models.settings,
+        "dtype": dtype,
+        **settings,
+        "predicted": batch.predicted,
+        **{key: f"{share:.0%}" for key, share in padding.items()},
+        "steps in a row": _IN_A_ROW,
+    }
+    operations = {OURS: training_flops(models.config, batch.lengths, batch.predicted) / tokens}
+    name = f"training step, {name}, {dtype}"
+    return Case(name, "tokens", PEER, candidates, settings, operations, memory=True, in_a_row=_IN_A_ROW)
+
+
+def _warm_up(batch: Batch) -> Batch:
+    """The first tokens of the two longest documents."""
+    longest = sorted(range(len(batch.ids)), key=lambda index: -len(batch.ids[index]))[:2]
+    ids, labels = ([part[index][:_WARM_UP_TOKENS] for index in longest] for part in (batch.ids, batch.labels))
+    return Batch(ids, labels)

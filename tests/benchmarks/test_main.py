@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what is told of bad input, before anything is measured."""
+"""`python -m benchmarks`: invalid input is reported in one line before anything is measured; help is readable."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
-from benchmarks import readme
+from benchmarks import report
 from benchmarks.__main__ import app
-from benchmarks.texts import DATA_VARIABLE
+from benchmarks.models import DATA_VARIABLE
 from llm_jp_modernbert.cli import main
 
 
-def told(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command says on its way out, where it fails."""
+def error_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that fails, and return its standard error."""
     monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(app)
-    assert ended.value.code not in (0, None)
+    assert exit_info.value.code not in (0, None)
     return capsys.readouterr().err
 
 
@@ -44,11 +46,11 @@ def told(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         ("encoder --out .", "--out"),
         ("fill-mask --tokenizer nowhere --prompts 0", "--prompts"),
         ("training-step texts.jsonl", "--tokenizer"),
-        ("gpu --turns 0", "--turns"),
+        ("gpu --repeats 0", "--repeats"),
         ("readme nowhere", "no such file"),
     ],
 )
-def test_bad_options_are_one_line(
+def test_invalid_options_are_reported_by_name(
     arguments: str,
     expected: str,
     tmp_path: Path,
@@ -56,25 +58,33 @@ def test_bad_options_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("FILE").write_text("mine", encoding="utf-8")
-    assert expected in told(arguments.split(), monkeypatch, capsys)
-    assert Path("FILE").read_text(encoding="utf-8") == "mine"
+    Path("FILE").write_text("content", encoding="utf-8")
+    assert expected in error_of(arguments.split(), monkeypatch, capsys)
+    assert Path("FILE").read_text(encoding="utf-8") == "content"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"cases": [{"row": 1}]}'])
-def test_results_of_another_kind_are_named(
+def test_invalid_file_of_results_is_named(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "table.json").write_text(text, encoding="utf-8")
-    assert str(tmp_path / "table.json") in told(["readme", str(tmp_path)], monkeypatch, capsys)
+    assert str(tmp_path / "table.json") in error_of(["readme", str(tmp_path)], monkeypatch, capsys)
 
 
-def test_a_missing_readme_is_named(
+def test_missing_readme_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = readme.README.parent / "results" / "table.json"
-    if not kept.is_file():
-        pytest.skip("no results are kept")
-    (tmp_path / "table.json").write_text(json.dumps(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
+    results = report.README.parent / "results" / "table.json"
+    if not results.is_file():
+        pytest.skip("no results in the repository")
+    (tmp_path / "table.json").write_text(json.dumps(json.loads(results.read_text(encoding="utf-8"))), encoding="utf-8")
     file = tmp_path / "missing.md"
-    assert str(file) in told(["readme", str(tmp_path), "--file", str(file)], monkeypatch, capsys)
+    assert str(file) in error_of(["readme", str(tmp_path), "--file", str(file)], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in get_command(app).commands)])  # type: ignore[attr-defined]
+def test_help_fits_80_columns_without_truncated_words(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert "…" not in result.output
+    assert max(map(len, result.output.splitlines())) <= 80

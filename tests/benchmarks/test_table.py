@@ -1,4 +1,4 @@
-"""The table of benchmarks: what a run writes, and the README and the plot that come from it. Speed is not tested."""
+"""The table of benchmarks: the file that a run writes, and the README and plot made from it. Speed is not tested."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import plot, readme, results, table
+from benchmarks import report, results, table
+from benchmarks.cases import training_step
 from benchmarks.cases.encoder import realistic_lengths
 from benchmarks.cases.training_step import SORTED, Batch, real_documents
-from benchmarks.measure import Case, Measured, measure
-from benchmarks.memory import ExtraPeak
+from benchmarks.machine import extra_peak_megabytes
+from benchmarks.measure import OURS, Case, Measurement, measure
 from benchmarks.models import Models
 from llm_jp_modernbert.core.errors import UsageError
 
@@ -28,13 +29,13 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a run that takes seconds."""
+    """The results of a run on tiny models."""
     path = tmp_path_factory.mktemp("results")
     table.run(TINY, "nano", None, None, path, "python -m benchmarks", Console(file=io.StringIO()))
     return path
 
 
-def test_rows_are_measured_anew_one_by_one(folder: Path, tmp_path: Path) -> None:
+def test_measuring_one_row_again_keeps_the_others(folder: Path, tmp_path: Path) -> None:
     before = json.loads((folder / table.FILE).read_text(encoding="utf-8"))
     (tmp_path / table.FILE).write_text(json.dumps(before), encoding="utf-8")
     only = replace(TINY, numbers=(9,))
@@ -44,7 +45,7 @@ def test_rows_are_measured_anew_one_by_one(folder: Path, tmp_path: Path) -> None
     assert after["cases"][-1]["rates"] != before["cases"][-1]["rates"]
 
 
-def test_rows_of_other_settings_are_not_lost(folder: Path, tmp_path: Path) -> None:
+def test_rows_of_other_settings_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
     before = (folder / table.FILE).read_bytes()
     (tmp_path / table.FILE).write_bytes(before)
     with pytest.raises(UsageError, match=r"table\.json has rows of other settings.*--out"):
@@ -52,14 +53,14 @@ def test_rows_of_other_settings_are_not_lost(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / table.FILE).read_bytes() == before
 
 
-def test_rows_stay_until_they_are_measured_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_keeps_earlier_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = json.loads((folder / table.FILE).read_text(encoding="utf-8"))
     (tmp_path / table.FILE).write_text(json.dumps(before), encoding="utf-8")
 
-    def cut_off(self: table.Rows, rows: int) -> Case:
+    def interrupt(*arguments: object, **options: object) -> Case:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(table.Rows, "_full_rows", cut_off)
+    monkeypatch.setattr(training_step, "full_rows", interrupt)
     with pytest.raises(KeyboardInterrupt):
         table.run(replace(TINY, numbers=(3, 4)), "nano", None, None, tmp_path, "", Console(file=io.StringIO()))
     after = json.loads((tmp_path / table.FILE).read_text(encoding="utf-8"))
@@ -68,19 +69,19 @@ def test_rows_stay_until_they_are_measured_anew(folder: Path, tmp_path: Path, mo
     assert after["left out"] == [5]
 
 
-def test_memory_is_measured_after_the_turns_that_count() -> None:
+def test_memory_is_measured_after_the_timed_turns() -> None:
     turns: list[int] = []
     case = Case("work", "units", "a", {"a": lambda turn: turns.append(turn) or 1.0}, memory=True)
-    measured = measure(case, 2)
-    assert turns == [0, 1, 2, 3]
-    assert len(measured.rates["a"]) == 2
-    assert set(measured.extra_peak_megabytes) <= {"a"}
+    measurement = measure(case, 2)
+    assert turns == [0, 1, 2, 3][: 3 + len(measurement.extra_peak_megabytes)]
+    assert len(measurement.rates["a"]) == 2
+    assert set(measurement.extra_peak_megabytes) <= {"a"}
     turns.clear()
     assert measure(case, 2, memory=False).extra_peak_megabytes == {}
     assert turns == [0, 1, 2]
 
 
-def test_a_run_writes_every_row_that_there_is_data_for(folder: Path) -> None:
+def test_run_writes_every_row_with_data(folder: Path) -> None:
     content = json.loads((folder / table.FILE).read_text(encoding="utf-8"))
     assert [case["row"] for case in content["cases"]] == [1, 1, 2, 3, 4, 8, 8, 8, 9]
     assert content["left out"] == [5]
@@ -97,64 +98,64 @@ def test_a_run_writes_every_row_that_there_is_data_for(folder: Path) -> None:
     assert [goal["ratio"] for goal in content["cases"][4]["goals"]] == [2.6, 1.45]
 
 
-def test_the_readme_is_written_from_results_alone(folder: Path, tmp_path: Path) -> None:
+def test_readme_is_written_from_results_only(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "README.md"
-    file.write_text(f"before\n\n{readme.BEGIN}\nold\n{readme.END}\n\nafter\n", encoding="utf-8")
+    file.write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n", encoding="utf-8")
     content = results.read(folder)
-    readme.rewrite(content, folder, file)
+    report.rewrite(content, folder, file)
     written = file.read_text(encoding="utf-8")
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")
     assert "old" not in written
     first = results.comparisons(content)[0]
     line = next(line for line in written.splitlines() if line.startswith("| 1 |"))
-    assert f"| {first.ratio:.2f} × |" in line
-    assert "Not measured for want of data: rows 5." in written
-    readme.rewrite(content, folder, file)
+    assert f"| {first.ratios[0]:.2f} × |" in line
+    assert "Not measured, for lack of data: rows 5." in written
+    report.rewrite(content, folder, file)
     assert file.read_text(encoding="utf-8") == written
 
 
-def test_the_projects_readme_says_what_its_results_say(tmp_path: Path) -> None:
-    folder = readme.README.parent / "results"
+def test_readme_of_the_repository_equals_its_results(tmp_path: Path) -> None:
+    folder = report.README.parent / "results"
     if not (folder / table.FILE).is_file():
-        pytest.skip("no results are kept")
-    text = readme.README.read_text(encoding="utf-8")
-    part = text.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
-    assert part == readme.measured_part(results.read(folder), f"results/{plot.FILE}")
+        pytest.skip("no results in the repository")
+    text = report.README.read_text(encoding="utf-8")
+    part = text.partition(report.BEGIN)[2].partition(report.END)[0].strip()
+    assert part == report.measured_part(results.read(folder), f"results/{report.PLOT}")
 
 
-def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_readme_without_marks_is_not_changed(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "README.md"
-    file.write_text("mine\n", encoding="utf-8")
+    file.write_text("text\n", encoding="utf-8")
     with pytest.raises(UsageError, match="lacks the marks"):
-        readme.rewrite(results.read(folder), folder, file)
-    assert file.read_text(encoding="utf-8") == "mine\n"
+        report.rewrite(results.read(folder), folder, file)
+    assert file.read_text(encoding="utf-8") == "text\n"
 
 
-def test_the_plot_is_a_picture(folder: Path, tmp_path: Path) -> None:
-    drawn = plot.plot(results.read(folder), tmp_path)
-    assert drawn is not None
-    assert drawn.read_bytes().startswith(b"\x89PNG")
+def test_plot_is_a_png_file(folder: Path, tmp_path: Path) -> None:
+    image = report.plot(results.read(folder), tmp_path)
+    assert image is not None
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
-def test_ratios_are_medians_of_turns() -> None:
-    measured = Measured("work", "units", "peer", {}, {}, {"peer": [1.0, 2.0, 4.0], "ours": [3.0, 4.0, 20.0]}, {})
-    assert measured.ratio("ours") == 3.0
-    assert measured.median("ours") == 4.0
+def test_ratio_is_the_median_of_ratios_of_turns() -> None:
+    measurement = Measurement("work", "units", "peer", {}, {}, {"peer": [1.0, 2.0, 4.0], "ours": [3.0, 4.0, 20.0]}, {})
+    assert measurement.ratio("ours") == 3.0
+    assert measurement.median("ours") == 4.0
 
 
-def test_turns_are_interleaved_and_the_first_does_not_count() -> None:
+def test_turns_are_interleaved_and_the_first_is_not_counted() -> None:
     order: list[tuple[str, int]] = []
 
     def candidate(name: str) -> Any:
         return lambda turn: order.append((name, turn)) or 1.0
 
-    measured = measure(Case("work", "units", "a", {"a": candidate("a"), "b": candidate("b")}), 2)
+    measurement = measure(Case("work", "units", "a", {"a": candidate("a"), "b": candidate("b")}), 2)
     assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
-    assert [len(rates) for rates in measured.rates.values()] == [2, 2]
+    assert [len(rates) for rates in measurement.rates.values()] == [2, 2]
 
 
-def test_of_runs_in_a_row_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastest_of_several_runs_in_a_row_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"a": iter([1.0, 4.0, 2.0]), "b": iter([1.0, 5.0, 8.0])}
     order: list[str] = []
     now = 0.0
@@ -170,12 +171,12 @@ def test_of_runs_in_a_row_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("benchmarks.measure.time.perf_counter", lambda: now)
     candidates = {name: candidate(name) for name in seconds}
-    measured = measure(Case("work", "units", "a", candidates, in_a_row=2), 1)
+    measurement = measure(Case("work", "units", "a", candidates, in_a_row=2), 1)
     assert order == ["a", "b", "a", "a", "b", "b"]
-    assert measured.rates == {"a": [10.0], "b": [4.0]}
+    assert measurement.rates == {"a": [10.0], "b": [4.0]}
 
 
-def test_sorting_is_measured_where_it_changes_batches() -> None:
+def test_sorting_is_measured_only_if_it_changes_batches() -> None:
     models = Models("nano", vocabulary=256, device="cpu")
     for count in (4, 5):
         ids = [torch.arange(8, 8 + length) for length in range(3, 3 + count)]
@@ -183,16 +184,14 @@ def test_sorting_is_measured_where_it_changes_batches() -> None:
         assert (SORTED in case.candidates) == (count == 5)
 
 
-def test_extra_peak_is_seen_after_it_is_over() -> None:
-    watched = ExtraPeak()
-    torch.ones(50_000_000 // 4).sum()
-    megabytes = watched.megabytes()
+def test_extra_peak_memory_includes_freed_tensors() -> None:
+    megabytes = extra_peak_megabytes(lambda: torch.ones(50_000_000 // 4).sum())
     if megabytes is None:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report peak memory")
     assert 45 < megabytes < 120
 
 
-def test_both_models_read_alike() -> None:
+def test_both_models_compute_the_same_logits() -> None:
     models = Models("nano", vocabulary=256)
     ids = torch.randint(8, 256, (2, 40), generator=torch.Generator().manual_seed(0)).to(models.device)
     with torch.inference_mode():
@@ -202,25 +201,25 @@ def test_both_models_read_alike() -> None:
     torch.testing.assert_close(ours, peer, atol=1e-4, rtol=1e-4)
 
 
-def test_both_train_on_the_same_tokens() -> None:
+def test_packed_and_padded_batches_have_the_same_tokens() -> None:
     lengths = realistic_lengths(6, 64)
     batch = Batch([torch.arange(8, 8 + n) for n in lengths], [torch.full((n,), -100) for n in lengths])
     for is_sorted in (False, True):
         parts = batch.padded(4, is_sorted, 4)
         real = sum(int(part["attention_mask"].sum()) for part in parts)
         assert real == batch.packed()["input_ids"].numel() == sum(lengths)
-        assert sum(part["input_ids"].numel() for part in parts) == batch.cells(4, is_sorted)
-    assert batch.cells(4, True) <= batch.cells(4, False)
+        assert sum(part["input_ids"].numel() for part in parts) == batch.padded_size(4, is_sorted)
+    assert batch.padded_size(4, True) <= batch.padded_size(4, False)
 
 
-def test_operations_of_the_floor_follow_from_the_rate(folder: Path) -> None:
+def test_floor_follows_from_operations_and_matrix_rate(folder: Path) -> None:
     content = results.read(folder)
     first = results.comparisons(content)[0]
     rate = content["matrix rate"]["bfloat16"]
-    needed = content["cases"][0]["operations"]["this library"] / rate
+    needed = content["cases"][0]["operations"][OURS] / rate
     assert first.floor == pytest.approx(1 / content["cases"][0]["rates"][first.goal.against][0] / needed)
 
 
-def test_marks_are_in_the_projects_readme() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert re.search(f"{re.escape(readme.BEGIN)}.*{re.escape(readme.END)}", text, re.DOTALL)
+def test_readme_of_the_repository_has_the_marks() -> None:
+    text = report.README.read_text(encoding="utf-8")
+    assert re.search(f"{re.escape(report.BEGIN)}.*{re.escape(report.END)}", text, re.DOTALL)
