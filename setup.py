@@ -1,9 +1,10 @@
-"""Dependencies, the console script, and the map from the folders of this repository to import names.
+"""Package metadata, dependencies and the mapping from folders to import names.
 
-Every room of the house stands at the top of the repository; `package_dir` gives each its import name under
-`llm_jp_modernbert`, so that nothing called `modeling` or `training` ever lands at the top of site-packages.
+`package_dir` maps the folders at the top of the repository to subpackages of `llm_jp_modernbert`, so that no package
+named `modeling` or `training` is installed at the top of site-packages.
 """
 
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -15,7 +16,7 @@ NOT_INSTALLED = ("llm_jp_modernbert.model_cards.research*",)
 
 
 def packages() -> list[str]:
-    """Import names of all packages, wherever their folders are."""
+    """Import names of all installed packages."""
     names = find_packages(include=["llm_jp_modernbert*"])
     for folder in FOLDERS:
         names += [f"llm_jp_modernbert.{name}" for name in find_packages(include=[f"{folder}*"])]
@@ -35,18 +36,55 @@ EXTRAS = {
     ],
 }
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
-# The tests run every evaluation but JMTEB, whose tests are left out where mteb is missing.
-EXTRAS["test"] = ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "mypy>=2.4", *EXTRAS["eval"], *EXTRAS["onnx"]]
+# mteb is not included: the tests of JMTEB are skipped if it is missing.
+EXTRAS["test"] = [
+    "pytest>=9.2",
+    "pytest-xdist>=3.8",
+    "ruff>=0.17",
+    "mypy>=2.4",
+    "setuptools>=77",
+    *EXTRAS["eval"],
+    *EXTRAS["onnx"],
+]
 
 EXTRAS["all"] = sorted({requirement for extra in ("eval", "mteb", "onnx", "test") for requirement in EXTRAS[extra]})
 
+ROOT = Path(__file__).parent
+# Read, not imported: the build environment lacks the dependencies.
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "llm_jp_modernbert/__init__.py").read_text("utf-8"), re.MULTILINE
+)
+assert VERSION is not None
+
 setup(
     name="llm-jp-modernbert",
-    version="0.1.0",
-    description="Japanese long-context ModernBERT: use, train, measure and publish it",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    version=VERSION[1],
+    description="Japanese long-context ModernBERT: train, evaluate, use and publish it",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="llm-jp-modernbert contributors",
+    keywords="japanese modernbert masked-language-model encoder long-context transformers nlp",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2504.15544",
+        "Model": "https://huggingface.co/llm-jp/llm-jp-modernbert-base",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Natural Language :: Japanese",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Linguistic",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=packages(),
     package_dir={f"llm_jp_modernbert.{folder}": folder for folder in FOLDERS},
@@ -57,7 +95,7 @@ setup(
         "llm_jp_modernbert.model_cards": ["templates/*.md", "templates/*.txt", "templates/licenses/*"],
         "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
     },
-    # Lower bounds are versions that the tests were run with.
+    # The tests have passed with these lowest versions.
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",

@@ -1,7 +1,7 @@
-"""Japanese long-context ModernBERT: use, train, measure and publish it.
+"""Japanese long-context ModernBERT: train, evaluate, use and publish it.
 
-Importing this package registers its classes with transformers' Auto classes. Its names are imported on first use, so
-that a command that only prints its help does not wait for torch.
+Importing this package registers its classes with transformers' Auto classes. Public names are imported on first use,
+so that `--help` does not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from .tokenization.tokenization_llm_jp import LlmJpTokenizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "LlmJpModernBertConfig",
@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _push(saved: Any, repo_id: str, **kwargs: Any) -> Any:
-    """What pushes models and tokenizers; they know nothing of it, so that their code can stand on the Hub alone."""
+    """Push a model or tokenizer; injected here, so that their modules also work as custom code on the Hub."""
     from .publishing.push import push
 
     return push(saved, repo_id, **kwargs)

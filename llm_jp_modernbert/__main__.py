@@ -1,4 +1,4 @@
-"""`python -m llm_jp_modernbert` is the command `llm-jp-modernbert`."""
+"""`python -m llm_jp_modernbert` runs the command `llm-jp-modernbert`."""
 
 from __future__ import annotations
 

@@ -1,21 +1,23 @@
-"""The command `llm-jp-modernbert`: a sub-command per job.
+"""The command `llm-jp-modernbert`: one subcommand per job.
 
-Nothing here imports torch or transformers before a job runs, so that `--help` is there at once.
+torch and transformers are imported when a job runs, so that `--help` is instant.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from . import __version__
 from .commands.average import average
 from .commands.checkpoints import checkpoints
 from .commands.evaluate import evaluate
 from .commands.fill_mask import fill_mask
 from .commands.leaderboard import leaderboard
+from .commands.options import shorten_types
 from .commands.pretrain import pretrain
 from .commands.pull import pull
 from .commands.quickstart import quickstart
@@ -49,7 +51,13 @@ for job in (
     pull,
     checkpoints,
 ):
-    app.command(job.__name__.replace("_", "-"))(job)
+    app.command(job.__name__.replace("_", "-"))(shorten_types(job))
+
+
+def _print_version(is_given: bool) -> None:
+    if is_given:
+        typer.echo(f"llm-jp-modernbert {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -57,8 +65,11 @@ def common(
     debug: Annotated[
         bool, typer.Option("--debug", envvar=_DEBUG_VARIABLE, help="Show the traceback of an error.")
     ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
-    """Japanese long-context ModernBERT: use it, and train a small one to see how it works.
+    """Japanese long-context ModernBERT: train, evaluate, use and publish it.
 
     Examples:
 
@@ -72,20 +83,20 @@ def common(
 
 
 def main(command: typer.Typer = app) -> None:
-    """Runs the command, or another; a user's mistake is one line and a non-zero exit code."""
+    """Run a typer application; a user's mistake prints one line and exits with code 1.
+
+    Args:
+        command: the application, by default `llm-jp-modernbert`.
+    """
     try:
         command()
     except (ValueError, OSError) as error:
         if os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        _fail(error)
-
-
-def _fail(error: ValueError | OSError) -> NoReturn:
-    message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.filename:
-        message = f"{error.filename}: {error.strerror}"
-    rank = os.environ.get("RANK", "0")
-    # Of several processes each tells its own, since it may be the only one that has failed.
-    print(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {message}", file=sys.stderr)
-    raise SystemExit(1)
+        message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.filename:
+            message = f"{error.filename}: {error.strerror}"
+        # Every rank prints its error, since it may be the only one that failed.
+        rank = os.environ.get("RANK", "0")
+        print(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {message}", file=sys.stderr)
+        raise SystemExit(1) from None

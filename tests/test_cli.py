@@ -1,4 +1,4 @@
-"""The command: its help is there at once, its jobs do what they say, a mistake is one line."""
+"""The command line: `--help` is instant and readable, jobs work, and mistakes are reported in one line."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from click.testing import Result
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from llm_jp_modernbert import __version__
 from llm_jp_modernbert.cli import app
 
 COMMANDS = [
@@ -44,7 +45,27 @@ def test_help_has_examples(command: list[str]) -> None:
     assert "llm-jp-modernbert" in result.output.split("Examples:")[1]
 
 
-def test_commands() -> None:
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_fits_80_columns_without_truncated_words(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+    lines = result.output.replace("[KEY=VALUE]…", "").splitlines()
+    assert [line for line in lines if "…" in line or len(line) > 80] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_help_text(command: str) -> None:
+    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        text = parameter.help
+        assert text, parameter.name
+        assert text[0].isupper(), text
+        assert text.endswith("."), text
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert invoke("--version").output == f"llm-jp-modernbert {__version__}\n"
+
+
+def test_every_command_is_listed() -> None:
     assert set(COMMANDS) == set(get_command(app).commands)  # type: ignore[attr-defined]
 
 
@@ -79,7 +100,7 @@ def test_fill_mask_prints_json_for_lines_of_input(model: Path) -> None:
     assert all(set(c) == {"text", "token", "token_id", "probability"} for r in results for m in r["masks"] for c in m)
 
 
-def test_tokenizer_is_written_and_checked(model: Path, tmp_path: Path) -> None:
+def test_tokenizer_is_saved_and_checked(model: Path, tmp_path: Path) -> None:
     result = invoke("tokenizer", "--from", model, "--out", tmp_path / "tokenizer")
     assert result.exit_code == 0, result.output
     assert result.output.count("passed") >= 8
@@ -99,7 +120,7 @@ def test_tokenizer_is_written_and_checked(model: Path, tmp_path: Path) -> None:
         (["quickstart", "a.jsonl"], "--data a.jsonl"),
     ],
 )
-def test_a_mistake_is_one_line(model: Path, arguments: list[str], message: str) -> None:
+def test_mistake_is_reported_in_one_line(model: Path, arguments: list[str], message: str) -> None:
     before = sorted(path.name for path in model.parent.rglob("*"))
     done = run(*(argument.replace("MODEL", str(model)) for argument in arguments))
     assert done.returncode == 1
@@ -107,7 +128,7 @@ def test_a_mistake_is_one_line(model: Path, arguments: list[str], message: str) 
     assert line.startswith("Error: ")
     assert message in line
     assert "Traceback" not in done.stderr
-    # Nothing half-written is left behind.
+    # No partial output is left.
     assert sorted(path.name for path in model.parent.rglob("*")) == before
 
 
@@ -117,7 +138,7 @@ def test_debug_shows_the_traceback(model: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_a_wrong_option_is_named() -> None:
+def test_unknown_option_is_named() -> None:
     done = run("fill-mask", "--topk", "3")
     assert done.returncode == 2
     assert "--topk" in done.stderr

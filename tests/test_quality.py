@@ -1,4 +1,4 @@
-"""Lint, format and types are part of the tests."""
+"""Ruff and mypy report no problems."""
 
 import subprocess
 import sys
@@ -10,6 +10,6 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("command", ["ruff check .", "ruff format --check .", "mypy"])
-def test_clean(command: str) -> None:
+def test_no_problems_are_reported(command: str) -> None:
     run = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

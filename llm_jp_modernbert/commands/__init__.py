@@ -1,1 +1,1 @@
-"""The jobs of the command `llm-jp-modernbert`, as `cli` registers them; nothing heavy is imported before one runs."""
+"""The subcommands of `llm-jp-modernbert`, one per module; torch and transformers are imported when one runs."""

@@ -1,26 +1,31 @@
-"""Commands whose parameters are the fields of a dataclass, so that every option is written once."""
+"""Options of commands: defined once as the fields of a dataclass, and displayed readably at 80 columns."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from typer.models import OptionInfo
 
 Options = TypeVar("Options")
 
+# Longer choices are listed in the help text, since a wide type column truncates option names.
+_MAX_CHOICES_WIDTH = 16
+
 
 def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
-    """Makes a function of one options object a typer command with one parameter per field.
+    """Turn a function of one options object into a typer command with one parameter per field.
 
     Args:
-        options: a dataclass. Its fields are annotated as typer parameters:
-            `Annotated[Path, typer.Option(help="…")] = Path("results")`.
+        options: dataclass whose fields are annotated as typer parameters, for example
+            `out: Annotated[Path, typer.Option(help="…")] = Path("results")`.
 
     Example:
         >>> @takes(LeaderboardOptions)
         ... def leaderboard(options: LeaderboardOptions) -> None:
-        ...     '''Prints a table of all results.'''
+        ...     '''Print a table of all results.'''
     """
 
     def decorate(run: Callable[[Options], None]) -> Callable[..., None]:
@@ -41,8 +46,34 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
                 )
             )
         command.__name__, command.__doc__ = run.__name__, run.__doc__
-        command.__annotations__ = {name: types[name] for name in (parameter.name for parameter in parameters)}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return command
 
     return decorate
+
+
+def shorten_types(command: Callable[..., None]) -> Callable[..., None]:
+    """Shorten the type column of a command's `--help`, so that option names are not truncated at 80 columns.
+
+    Numbers with a range show `<int>` instead of `<int range>`. Long lists of choices move to the help text.
+
+    Args:
+        command: function with `Annotated[T, typer.Option(…)]` parameters, whose options are changed in place.
+    """
+    # Evaluated once and stored, since each evaluation of annotations as strings creates new options.
+    command.__annotations__ = get_type_hints(command, include_extras=True)
+    for hint in command.__annotations__.values():
+        types = [hint.__origin__, *get_args(hint.__origin__)] if hasattr(hint, "__metadata__") else []
+        choices = [value for kind in types if get_origin(kind) is Literal for value in get_args(kind)]
+        choices += [str(member.value) for kind in types for member in getattr(kind, "__members__", {}).values()]
+        numbers = [kind for kind in types if kind in (int, float)]
+        for option in getattr(hint, "__metadata__", ()):
+            if not isinstance(option, OptionInfo) or option.metavar is not None:
+                continue
+            if numbers:
+                option.metavar = f"<{numbers[0].__name__}>"
+            elif len("|".join(choices)) > _MAX_CHOICES_WIDTH:
+                option.metavar = "<choice>"
+                option.help = f"{option.help or ''} Choices: {', '.join(choices)}.".strip()
+    return command
