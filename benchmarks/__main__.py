@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from llm_jp_modernbert.cli import main
-from llm_jp_modernbert.commands.options import shorten_types
+from llm_jp_modernbert.commands.options import fit_help
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.loading import check_model_directory
 
@@ -61,7 +61,7 @@ def _case_command(cases: Callable[..., Iterable[Case]]) -> Callable[..., None]:
 
 
 for module in (encoder, training_step, length_cost, loader, tokenizing, fill_mask, gpu):
-    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(shorten_types(_case_command(module.cases)))
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(fit_help(_case_command(module.cases)))
 
 
 @app.callback(invoke_without_command=True)

@@ -17,7 +17,7 @@ from .commands.checkpoints import checkpoints
 from .commands.evaluate import evaluate
 from .commands.fill_mask import fill_mask
 from .commands.leaderboard import leaderboard
-from .commands.options import shorten_types
+from .commands.options import fit_help
 from .commands.pretrain import pretrain
 from .commands.pull import pull
 from .commands.quickstart import quickstart
@@ -51,7 +51,7 @@ for job in (
     pull,
     checkpoints,
 ):
-    app.command(job.__name__.replace("_", "-"))(shorten_types(job))
+    app.command(job.__name__.replace("_", "-"))(fit_help(job))
 
 
 def _print_version(is_given: bool) -> None:

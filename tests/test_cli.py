@@ -55,10 +55,8 @@ def test_help_fits_80_columns_without_truncated_words(command: list[str]) -> Non
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_a_help_text(command: str) -> None:
     for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
-        text = parameter.help
-        assert text, parameter.name
-        assert text[0].isupper(), text
-        assert text.endswith("."), text
+        assert parameter.help, parameter.name
+        assert parameter.help.endswith("."), parameter.help
 
 
 def test_version_is_that_of_the_package() -> None:

@@ -53,17 +53,19 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
     return decorate
 
 
-def shorten_types(command: Callable[..., None]) -> Callable[..., None]:
-    """Shorten the type column of a command's `--help`, so that option names are not truncated at 80 columns.
+def fit_help(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command's `--help` fit 80 columns, where a wide type column truncates option names.
 
-    Numbers with a range show `<int>` instead of `<int range>`. Long lists of choices move to the help text.
+    Numbers with a range show `<int>` instead of `<int range>`. Long lists of choices move to the help text, and
+    comma-separated defaults can wrap.
 
     Args:
         command: function with `Annotated[T, typer.Option(…)]` parameters, whose options are changed in place.
     """
     # Evaluated once and stored, since each evaluation of annotations as strings creates new options.
     command.__annotations__ = get_type_hints(command, include_extras=True)
-    for hint in command.__annotations__.values():
+    for name, parameter in inspect.signature(command).parameters.items():
+        hint = command.__annotations__[name]
         types = [hint.__origin__, *get_args(hint.__origin__)] if hasattr(hint, "__metadata__") else []
         choices = [value for kind in types if get_origin(kind) is Literal for value in get_args(kind)]
         choices += [str(member.value) for kind in types for member in getattr(kind, "__members__", {}).values()]
@@ -76,4 +78,6 @@ def shorten_types(command: Callable[..., None]) -> Callable[..., None]:
             elif len("|".join(choices)) > _MAX_CHOICES_WIDTH:
                 option.metavar = "<choice>"
                 option.help = f"{option.help or ''} Choices: {', '.join(choices)}.".strip()
+            elif isinstance(parameter.default, str) and "," in parameter.default:
+                option.show_default = parameter.default.replace(",", ", ")
     return command
