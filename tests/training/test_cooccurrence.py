@@ -11,8 +11,9 @@ import pytest
 import runs
 import torch
 from safetensors.torch import load_file
+from tiny_models import tiny_config
 
-from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.training import assembly
 from llm_jp_modernbert.training.data import cooccurrence
 from llm_jp_modernbert.training.data.corpus import TokenizedCorpus, from_documents
@@ -36,7 +37,7 @@ def corpus() -> TokenizedCorpus:
 def by_hand(corpus: TokenizedCorpus, neighbours: int) -> np.ndarray:
     commonest = [token for token, _ in Counter(corpus.ids.tolist()).most_common()]
     commonest += sorted(set(range(VOCABULARY)) - set(commonest))
-    found = np.zeros((VOCABULARY, 4 * neighbours))
+    values = np.zeros((VOCABULARY, 4 * neighbours))
     for number, offset in enumerate((-2, -1, 1, 2)):
         pairs: Counter[tuple[int, int]] = Counter()
         for document in (corpus.document(index).tolist() for index in range(len(corpus))):
@@ -52,8 +53,8 @@ def by_hand(corpus: TokenizedCorpus, neighbours: int) -> np.ndarray:
         for (token, other), times in pairs.items():
             information = math.log(times / (of_token[token] * of_neighbour[other] ** 0.75 / whole))
             column = number * neighbours + commonest.index(other)
-            found[token, column] = max(information, 0) * times / (times + 1)
-    return found
+            values[token, column] = max(information, 0) * times / (times + 1)
+    return values
 
 
 @pytest.mark.parametrize("neighbours", [VOCABULARY, 7])
@@ -61,11 +62,11 @@ def test_associations_equal_the_formula(
     corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch, neighbours: int
 ) -> None:
     monkeypatch.setattr(cooccurrence, "_NEIGHBOURS", neighbours)
-    found = cooccurrence.associations(corpus, VOCABULARY).to_dense().numpy()
+    values = cooccurrence.associations(corpus, VOCABULARY).to_dense().numpy()
     expected = by_hand(corpus, neighbours)
     # Equally frequent tokens may be in any order.
-    assert np.allclose(np.sort(found, axis=1), np.sort(expected, axis=1), atol=1e-5)
-    assert np.allclose(found @ found.T, expected @ expected.T, atol=1e-3)
+    assert np.allclose(np.sort(values, axis=1), np.sort(expected, axis=1), atol=1e-5)
+    assert np.allclose(values @ values.T, expected @ expected.T, atol=1e-3)
 
 
 @pytest.mark.parametrize(("width", "tolerance"), [(64, 1e-4), (8, 0.15)])
@@ -83,10 +84,7 @@ def test_factors_equal_the_full_decomposition(corpus: TokenizedCorpus, width: in
 
 def test_embeddings_and_bias_are_initialized(corpus: TokenizedCorpus) -> None:
     torch.manual_seed(0)
-    config = LlmJpModernBertConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
-    )
-    model = LlmJpModernBertForMaskedLM(config)
+    model = LlmJpModernBertForMaskedLM(tiny_config(vocab_size=VOCABULARY))
     weight = model.get_input_embeddings().weight
     before = weight.detach().clone()
     cooccurrence.start_from_counts(model, corpus)
@@ -119,10 +117,7 @@ def test_tokens_with_equal_neighbours_have_similar_embeddings() -> None:
 
 @pytest.mark.parametrize("documents", [[], [[3], [5]], [[3, 3, 3]]])
 def test_random_embeddings_are_kept_without_counts(documents: list[list[int]]) -> None:
-    config = LlmJpModernBertConfig(
-        vocab_size=12, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
-    )
-    model = LlmJpModernBertForMaskedLM(config)
+    model = LlmJpModernBertForMaskedLM(tiny_config(vocab_size=12))
     before = model.get_input_embeddings().weight.detach().clone()
     cooccurrence.start_from_counts(model, from_documents(documents))
     assert torch.equal(model.get_input_embeddings().weight, before)

@@ -65,15 +65,15 @@ def test_positions_are_masked_independently(ids: np.ndarray) -> None:
 
 
 def test_masks_are_a_function_of_seed_epoch_and_sample(ids: np.ndarray) -> None:
-    some = ids[:500]
+    part = ids[:500]
     draws = {
-        numbers: mask(Masking(3, VOCABULARY, SPECIAL), some, *numbers)[0].tobytes()
+        numbers: mask(Masking(3, VOCABULARY, SPECIAL), part, *numbers)[0].tobytes()
         for numbers in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (2**40, 0, 0)]
     }
     assert len(set(draws.values())) == len(draws)
     again = Masking(3, VOCABULARY, SPECIAL)
     mask(again, ids, 9, 9, 9)
-    assert all(mask(again, some, *numbers)[0].tobytes() == drawn for numbers, drawn in draws.items())
+    assert all(mask(again, part, *numbers)[0].tobytes() == drawn for numbers, drawn in draws.items())
 
 
 def test_masks_do_not_depend_on_the_rest_of_the_batch(ids: np.ndarray) -> None:
@@ -84,15 +84,15 @@ def test_masks_do_not_depend_on_the_rest_of_the_batch(ids: np.ndarray) -> None:
     ends = np.cumsum(lengths)
     for index, (begin, end) in enumerate(zip(ends - lengths, ends, strict=True)):
         alone = masking(ids[begin:end], lengths[index : index + 1], keys[index : index + 1])
-        for one, of_all in zip(alone, together, strict=True):
-            assert (one == of_all[begin:end]).all()
+        for single, batch in zip(alone, together, strict=True):
+            assert (single == batch[begin:end]).all()
 
 
 def test_units_are_masked_as_a_whole(ids: np.ndarray) -> None:
-    some = ids[(ids > 7)][:30_000]
-    words = np.repeat(np.arange(len(some) // 3), 3)
+    part = ids[(ids > 7)][:30_000]
+    words = np.repeat(np.arange(len(part) // 3), 3)
     masking = Masking(3, VOCABULARY, SPECIAL, mask_share=1.0, random_share=0.0)
-    _, labels = masking(some, np.array([len(some)]), key(0, 0, 0), words)
+    _, labels = masking(part, np.array([len(part)]), key(0, 0, 0), words)
     chosen = (labels != IGNORED).reshape(-1, 3)
     assert (chosen.all(1) == chosen.any(1)).all()
     assert within(int(chosen.all(1).sum()), len(chosen), 0.3)

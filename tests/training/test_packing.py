@@ -24,12 +24,12 @@ def packed(texts: list[list[int]], sequence_length: int) -> PackedRows:
 
 
 def pieces_of(rows: PackedRows) -> list[list[int]]:
-    found = []
+    pieces = []
     for row in range(len(rows)):
         ids, lengths = rows.row(row)
         assert lengths.sum() == len(ids) <= rows.sequence_length
-        found += [piece.tolist() for piece in np.split(ids, np.cumsum(lengths)[:-1])]
-    return found
+        pieces += [piece.tolist() for piece in np.split(ids, np.cumsum(lengths)[:-1])]
+    return pieces
 
 
 @pytest.mark.parametrize("sequence_length", [3, 17, 128, 1024])

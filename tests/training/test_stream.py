@@ -213,9 +213,9 @@ def test_weights_are_shares_of_characters_and_length_limits_hold(tmp_path: Path)
     order = DocumentOrder(sources_of(entries, "text"), seed=0)
     read: Counter[int] = Counter()
     for _ in range(2000):
-        found = order.next()
-        assert found is not None
-        place, document = found
+        item = order.next()
+        assert item is not None
+        place, document = item
         read[place.source] += document.characters
         assert document.characters in ((20, 30), (200,))[place.source]
     assert read[1] / read[0] == pytest.approx(3, rel=0.02)

@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_config
 
-from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.training.data.corpus import TokenizedCorpus, from_documents
 from llm_jp_modernbert.training.data.masking import IGNORED, Masking
 from llm_jp_modernbert.training.data.validation import MaskedValidation, unigram_baseline
@@ -32,28 +33,18 @@ def masking() -> Masking:
 @pytest.fixture
 def model() -> LlmJpModernBertForMaskedLM:
     torch.manual_seed(0)
-    return LlmJpModernBertForMaskedLM(
-        LlmJpModernBertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            max_position_embeddings=128,
-            local_attention=16,
-        )
-    ).eval()
+    return LlmJpModernBertForMaskedLM(tiny_config(vocab_size=VOCABULARY)).eval()
 
 
 def test_masks_do_not_depend_on_the_context_length(masking: Masking, model: LlmJpModernBertForMaskedLM) -> None:
     corpus = counting_documents()
-    one, other = (MaskedValidation(corpus, masking, CLS, SEP) for _ in range(2))
-    assert (one.labels == other.labels).all()
-    counts = {length: one.measure(model, length).masked_tokens for length in (8, 32, 128)}
-    assert set(counts.values()) == {len(one.targets)}
-    masked = one.labels != IGNORED
-    assert (one.corpus.ids[masked] == 3).all()
-    assert (one.corpus.ids[~masked] == corpus.ids[~masked]).all()
+    first, second = (MaskedValidation(corpus, masking, CLS, SEP) for _ in range(2))
+    assert (first.labels == second.labels).all()
+    counts = {length: first.measure(model, length).masked_tokens for length in (8, 32, 128)}
+    assert set(counts.values()) == {len(first.targets)}
+    masked = first.labels != IGNORED
+    assert (first.corpus.ids[masked] == 3).all()
+    assert (first.corpus.ids[~masked] == corpus.ids[~masked]).all()
 
 
 def test_accuracy_and_loss_equal_a_plain_loop(masking: Masking, model: LlmJpModernBertForMaskedLM) -> None:

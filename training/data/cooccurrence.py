@@ -132,10 +132,10 @@ def associations(corpus: TokenizedCorpus, vocab_size: int) -> torch.Tensor:
     rank = np.append(rank, neighbours)
     indices, values = [], []
     for number, offset in enumerate(_OFFSETS):
-        tokens, others = (ids[-offset:], ids[:offset]) if offset < 0 else (ids[:-offset], ids[offset:])
-        others = rank[others]
-        kept = (tokens >= 0) & (others < neighbours)
-        pairs, times = np.unique(tokens[kept] * neighbours + others[kept], return_counts=True)
+        tokens, context = (ids[-offset:], ids[:offset]) if offset < 0 else (ids[:-offset], ids[offset:])
+        context = rank[context]
+        kept = (tokens >= 0) & (context < neighbours)
+        pairs, times = np.unique(tokens[kept] * neighbours + context[kept], return_counts=True)
         rows, columns = np.divmod(pairs, neighbours)
         of_token = np.bincount(rows, times, vocab_size)
         share = np.bincount(columns, times, neighbours) ** _SMOOTHING

@@ -74,8 +74,8 @@ class Encoder:
             return self._fast(texts)
         special = [("<" in text or "\0" in text) and self._special.search(text) is not None for text in texts]
         fast = iter(self._fast(list(compress(texts, special))))
-        other = iter(self._sentencepiece(list(compress(texts, map(not_, special)))))
-        return [next(fast if is_special else other) for is_special in special]
+        split = iter(self._sentencepiece(list(compress(texts, map(not_, special)))))
+        return [next(fast if is_special else split) for is_special in special]
 
     def _sentencepiece(self, texts: Sequence[str]) -> list[Ids]:
         parts: list[str] = []

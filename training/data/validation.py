@@ -119,9 +119,9 @@ class MaskedValidation:
                 ).logits
                 if mine >= len(batches):
                     break
-                for some, true in zip(logits.split(_CHUNK), targets[positions].split(_CHUNK), strict=True):
-                    right += int((some.argmax(-1) == true).sum())
-                    loss += float(nn.functional.cross_entropy(some.float(), true, reduction="sum"))
+                for chunk, true in zip(logits.split(_CHUNK), targets[positions].split(_CHUNK), strict=True):
+                    right += int((chunk.argmax(-1) == true).sum())
+                    loss += float(nn.functional.cross_entropy(chunk.float(), true, reduction="sum"))
                     count += len(true)
         finally:
             model.train(was_training)
