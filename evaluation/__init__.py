@@ -1,1 +1,1 @@
-"""What an encoder is worth: one file for each evaluation, one schema of results, leaderboard and plots."""
+"""Evaluation of encoders: one module per task, one schema of results, leaderboard and plots."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from .report.plots import Measured, save, style
 from .report.results import Results, comparable_settings, differing_settings
 from .tasks.registry import task_class
+from .tasks.task import Task
 
 
 def plot_all(results: Results, folder: Path) -> list[Path]:
@@ -23,25 +24,26 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
         UsageError: no Japanese font is available, or a results file is invalid.
     """
     groups: dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], list[Measured]]] = {}
+    classes: dict[str, type[Task]] = {}
     for rows, instances in results.measurements():
-        measured = Measured(rows, instances)
-        group = groups.setdefault((rows[0].task, rows[0].protocol), {})
+        measured, task = Measured(rows, instances), task_class(rows[0].selector or rows[0].task)
+        if task is None or not task.plottable(measured):
+            continue
+        classes[rows[0].task] = task
         # Rows of one measurement differ by context, which the plot shows.
         settings = tuple(pair for pair in comparable_settings(rows[0]) if pair[0] != "context")
+        group = groups.setdefault((rows[0].task, rows[0].protocol), {})
         group.setdefault((measured.about, settings), []).append(measured)
-    files = []
+    files: list[Path] = []
+    if not groups:
+        return files
+    folder.mkdir(parents=True, exist_ok=True)
     with style():
-        for (task, protocol), variants in groups.items():
-            number = 0
-            for (about, settings), models in variants.items():
-                plotted = task_class(models[0].rows[0].selector or task)
-                figure = plotted.plot(models) if plotted else None
-                if figure is None:
-                    continue
-                number += 1
+        for (name, protocol), variants in groups.items():
+            for number, ((about, settings), models) in enumerate(variants.items(), start=1):
+                figure = classes[name].plot(models)
                 others = [other for other_about, other in variants if other_about == about]
-                figure.suptitle(", ".join([f"{task}: {about}", *differing_settings(settings, others)]), fontsize=10)
-                folder.mkdir(parents=True, exist_ok=True)
-                files.append(folder / f"{task}-{protocol}{f'-{number}' if number > 1 else ''}.png")
+                figure.suptitle(", ".join([f"{name}: {about}", *differing_settings(settings, others)]), fontsize=10)
+                files.append(folder / f"{name}-{protocol}{f'-{number}' if number > 1 else ''}.png")
                 save(figure, files[-1])
     return files

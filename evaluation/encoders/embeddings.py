@@ -78,7 +78,7 @@ class Embedder:
 
     def _encode(self, texts: Sequence[str], prompt: str | None, progress: Callable[[float], None]) -> np.ndarray:
         if not texts:
-            raise UsageError("there are no texts to encode.")
+            raise UsageError("no texts to encode.")
         prompts = getattr(self.transformer, "prompts", None) or {}
         prompted = [prompts.get(prompt or "", "") + text for text in texts]
         # Characters approximate tokens: tokenising twice would cost more than uneven batches.

@@ -1,1 +1,1 @@
-"""Metrics that no library has, one folder each, in the form that `evaluate.load(FOLDER)` reads."""
+"""Metrics missing in other libraries, one folder each, loadable with `evaluate.load(FOLDER)`."""

@@ -16,18 +16,18 @@ def bootstrap(
     """95 % confidence interval of a statistic by the percentile bootstrap.
 
     Args:
-        samples: arrays `(examples,)` of one length; their rows are drawn together.
-        statistic: takes the samples and `axis`.
-        seed: of what is drawn.
+        samples: arrays `(examples,)` of one length, resampled together.
+        statistic: called with the samples and `axis`.
+        seed: random seed.
 
     Returns:
-        Its ends; None for a single example, which has no spread.
+        Lower and upper end; None for a single example.
     """
     if len(samples[0]) < 2:
         return None, None
-    from scipy.stats import bootstrap as of_scipy
+    from scipy.stats import bootstrap as scipy_bootstrap
 
-    found = of_scipy(
+    interval = scipy_bootstrap(
         samples, statistic, paired=True, vectorized=True, n_resamples=_RESAMPLES, method="percentile", rng=seed
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

@@ -249,7 +249,7 @@ def render(table: Leaderboard, form: str, mode: str = "mean") -> str:
         UsageError: the table is empty, or the format is unknown.
     """
     if not table.columns:
-        raise UsageError("there are no results to show. Make some with `llm-jp-modernbert evaluate`.")
+        raise UsageError("no results to show. Make some with `llm-jp-modernbert evaluate`.")
     writers = {"markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}
     if form not in writers:
         raise UsageError(f"--format {form}: choose {', '.join(FORMATS)}.")

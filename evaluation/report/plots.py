@@ -62,9 +62,12 @@ def style() -> AbstractContextManager[Any]:
     """Matplotlib settings of all plots.
 
     Raises:
-        UsageError: no Japanese font is available.
+        UsageError: matplotlib is not installed, or no Japanese font is available.
     """
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UsageError("plots need matplotlib: pip install 'llm-jp-modernbert[eval]'.") from error
 
     family = ["DejaVu Sans", japanese_font()]
     return matplotlib.rc_context({"font.family": family, "axes.spines.top": False, "axes.spines.right": False})

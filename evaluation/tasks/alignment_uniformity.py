@@ -103,13 +103,16 @@ class AlignmentUniformity(Task):
         )
 
     @classmethod
+    def plottable(cls, measured: Measured) -> bool:
+        """With both values."""
+        return None not in (measured.value("uniformity"), measured.value("alignment"))
+
+    @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:
         """One point per model, with arrows along the checkpoints of a run."""
         figure, (axes,) = panels_of(1)
         points = {
-            model.model: (x, y)
-            for model in measured
-            if (x := model.value("uniformity")) is not None and (y := model.value("alignment")) is not None
+            model.model: (model.value("uniformity") or 0.0, model.value("alignment") or 0.0) for model in measured
         }
         labels = {model.model: model.label for model in measured}
         runs = trajectories(list(points))

@@ -116,6 +116,11 @@ class FillMask(Task):
         return Outcome(_measurements(instances), instances)
 
     @classmethod
+    def plottable(cls, measured: Measured) -> bool:
+        """Always."""
+        return True
+
+    @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:
         """Bars of the top-1 accuracy by category."""
         categories = ["", *dict.fromkeys(row.subset for model in measured for row in model.rows if row.subset)]

@@ -193,6 +193,11 @@ class PseudoPerplexity(Task):
         return documents
 
     @classmethod
+    def plottable(cls, measured: Measured) -> bool:
+        """By length only with the values of the documents, which published results lack."""
+        return measured.rows[0].protocol != "paper" or bool(measured.instances)
+
+    @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:
         """Value by context (improved), or by length of the document with a histogram of lengths (paper)."""
         if measured[0].rows[0].protocol == "paper":

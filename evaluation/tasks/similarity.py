@@ -82,6 +82,11 @@ class Similarity(Task):
         return Outcome(measurements, instances)
 
     @classmethod
+    def plottable(cls, measured: Measured) -> bool:
+        """With the distances of the pairs, which published results lack."""
+        return bool(measured.instances)
+
+    @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:
         """Histograms of the cosine similarities, one panel per model."""
         figure, panels = panels_of(len(measured))

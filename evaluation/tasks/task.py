@@ -142,9 +142,14 @@ class Task(ABC):
         """
 
     @classmethod
-    def plot(cls, measured: Sequence[Measured]) -> Figure | None:
-        """Plots comparable results of one protocol, one per model; None if the task has no plot."""
-        return None
+    def plottable(cls, measured: Measured) -> bool:
+        """Whether `plot` can draw a measurement; False for tasks without a plot."""
+        return False
+
+    @classmethod
+    def plot(cls, measured: Sequence[Measured]) -> Figure:
+        """Plots comparable results of one protocol, one per model."""
+        raise NotImplementedError
 
     @classmethod
     def compare(cls, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:

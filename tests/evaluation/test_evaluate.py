@@ -1,4 +1,4 @@
-"""The command as users meet it: results, resumption, tables, plots, and mistakes in one line."""
+"""The command: results, resumption, tables, plots and error messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def out(modernbert: Path, bert: Path, small_data: Path, tmp_path_factory: pytest
     return out
 
 
-def test_rows_say_what_they_are_of(out: Path) -> None:
+def test_rows_contain_data_model_and_versions(out: Path) -> None:
     rows = list(Results(out).rows())
     assert {row.task for row in rows} == {*INFERENCE.split(","), "jcola"}
     for row in rows:
@@ -75,7 +75,7 @@ def test_rows_say_what_they_are_of(out: Path) -> None:
     assert not list(out.rglob(".*.json*"))
 
 
-def test_what_is_done_is_not_done_again(out: Path, modernbert: Path, small_data: Path) -> None:
+def test_finished_measurements_are_skipped(out: Path, modernbert: Path, small_data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     common = ["--data-dir", small_data, "--limit", "20", "--device", "cpu", "--out", out]
     done = invoke("evaluate", modernbert, "--tasks", INFERENCE, *common)
@@ -83,7 +83,7 @@ def test_what_is_done_is_not_done_again(out: Path, modernbert: Path, small_data:
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
 
 
-def test_leaderboard_has_a_cell_for_every_model(out: Path) -> None:
+def test_leaderboard_has_a_cell_for_every_model_and_column(out: Path) -> None:
     table = leaderboard(Results(out).rows())
     for form in ("markdown", "latex", "html"):
         assert "–" in render(table, form) or "--" in render(table, form)
@@ -96,7 +96,7 @@ def test_leaderboard_has_a_cell_for_every_model(out: Path) -> None:
     assert float(one["value"]) in values
 
 
-def test_the_mean_of_jglue_is_of_models_that_have_all_three(out: Path) -> None:
+def test_mean_over_tasks_requires_all_tasks(out: Path) -> None:
     row = next(row for row in Results(out).rows() if (row.task, row.metric) == ("jcola", "accuracy"))
     scores = {"jsts": 0.9, "jnli": 0.8, "jcola": 0.4}
     rows = [
@@ -120,7 +120,7 @@ def test_the_mean_of_jglue_is_of_models_that_have_all_three(out: Path) -> None:
     assert table.text("two", mean) == "–"
 
 
-def test_columns_of_one_name_are_told_apart(out: Path) -> None:
+def test_columns_with_equal_headings_are_distinguished(out: Path) -> None:
     row = next(row for row in Results(out).rows() if (row.task, row.metric, row.split) == ("jcola", "mcc", "dev"))
     others = [replace(row, dataset="別のデータ"), replace(row, protocol="paper"), replace(row, split="validation")]
     for other in others:
@@ -134,8 +134,8 @@ def test_columns_of_one_name_are_told_apart(out: Path) -> None:
     assert table.heading(table.columns[0]) == ("jcola", "mcc ↑")
 
 
-def test_other_settings_are_another_column(out: Path) -> None:
-    """A grid, a pooling or a context of its own is never in the column of another; a chosen point of a grid is."""
+def test_different_settings_are_different_columns(out: Path) -> None:
+    """The grid and the pooling distinguish columns; the selected grid point does not."""
     row = next(row for row in Results(out).rows() if (row.task, row.metric, row.split) == ("jcola", "mcc", "dev"))
     assert [(point["learning_rate"], point["epochs"]) for point in row.grid] == [(1e-3, 1)]
     chosen = replace(row, learning_rate=7.0, train_examples=1, model="other")
@@ -151,7 +151,7 @@ def test_other_settings_are_another_column(out: Path) -> None:
         assert all(text.count(part) >= 2 for part in told if part), text
 
 
-def test_plots_of_other_settings_are_apart(out: Path, tmp_path: Path) -> None:
+def test_different_settings_are_plotted_separately(out: Path, tmp_path: Path) -> None:
     results = Results(tmp_path / "results")
     for rows, instances in Results(out).measurements():
         if rows[0].task == "similarity":
@@ -163,7 +163,7 @@ def test_plots_of_other_settings_are_apart(out: Path, tmp_path: Path) -> None:
     assert [path.name for path in drawn] == ["similarity-improved.png", "similarity-improved-2.png"]
 
 
-def test_figures_of_all_sizes_are_readable_and_a_tie_has_no_leader(out: Path) -> None:
+def test_values_have_four_digits_and_ties_have_no_leader(out: Path) -> None:
     row = next(row for row in Results(out).rows() if row.task == "similarity" and row.metric == "auc")
     sizes = {12345.678: "12,346", 123.456: "123.5", 12.3456: "12.35", 1.23456: "1.235", -0.5: "-0.500"}
     for value, text in sizes.items():
@@ -175,7 +175,7 @@ def test_figures_of_all_sizes_are_readable_and_a_tie_has_no_leader(out: Path) ->
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_screen_shows_names_and_the_majority_baseline(width: int, out: Path) -> None:
+def test_printed_table_shows_full_names_and_baseline(width: int, out: Path) -> None:
     row = next(row for row in Results(out).rows() if (row.task, row.metric, row.split) == ("jcola", "accuracy", "dev"))
     models = [f"日本語の長い名前のモデル/checkpoint-{number}000" for number in range(1, 4)]
     console = Console(file=io.StringIO(), width=width)
@@ -187,7 +187,7 @@ def test_the_screen_shows_names_and_the_majority_baseline(width: int, out: Path)
     assert text.count("62.5") == 1
 
 
-def test_a_quick_look_searches_a_part(small_data: Path) -> None:
+def test_limit_keeps_relevant_passages_and_distractors(small_data: Path) -> None:
     whole = make_task("retrieval:jaquad", Options(data_dir=small_data)).load().examples
     quick = make_task("retrieval:jaquad", Options(data_dir=small_data, limit=1)).load().examples
     assert isinstance(whole, Questions)
@@ -198,24 +198,24 @@ def test_a_quick_look_searches_a_part(small_data: Path) -> None:
     assert list(quick.search.corpus.items()) == list(whole.search.corpus.items())[:21]
 
 
-def test_plots(out: Path, tmp_path: Path) -> None:
+def test_leaderboard_draws_plots(out: Path, tmp_path: Path) -> None:
     done = invoke("leaderboard", "--results", out, "--plots", tmp_path / "plots")
     assert done.exit_code == 0, done.output
     names = {path.name.split("-improved")[0] for path in (tmp_path / "plots").glob("*.png")}
     assert names == {"fill-mask", "alignment-uniformity", "similarity"}
 
 
-def test_the_font_of_plots_has_japanese_letters() -> None:
+def test_font_of_plots_supports_japanese() -> None:
     font = FT2Font(font_manager.findfont(japanese_font()))
     assert all(font.get_char_index(ord(letter)) for letter in "日本語モデルの評価")
 
 
-def test_checkpoints_are_joined_in_the_order_of_their_steps() -> None:
+def test_trajectories_order_checkpoints_by_step() -> None:
     models = ["run/checkpoint-1000", "run/checkpoint-200", "run", "a/b@stage1-15k", "a/b@stage1-4k", "a/b@stage2-200k"]
     assert trajectories(models) == [["run/checkpoint-200", "run/checkpoint-1000"], ["a/b@stage1-4k", "a/b@stage1-15k"]]
 
 
-def test_interrupted_it_goes_on(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+def test_interrupted_command_keeps_finished_work(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "llm_jp_modernbert", "evaluate", modernbert, "--tasks", "similarity,jsts"]
     grid = ["--learning-rate", "1e-3", "--learning-rate", "1e-4", "--epochs", "1", "--epochs", "200"]
     command = [*map(str, arguments), "--data-dir", str(small_data), "--device", "cpu", *grid]
@@ -236,9 +236,9 @@ def test_interrupted_it_goes_on(modernbert: Path, small_data: Path, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_forgets_is_raised_again() -> None:
+def test_interrupt_discarded_by_python_is_raised_again() -> None:
     class Finalised:
-        """Whose finaliser is where the signal happens to come."""
+        """Receives the signal in its finaliser."""
 
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
@@ -264,7 +264,9 @@ def test_an_interrupt_that_python_forgets_is_raised_again() -> None:
         (["--tasks", "pseudo-perplexity"], "reads 64 tokens"),
     ],
 )
-def test_mistakes(arguments: list[str], message: str, modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported(
+    arguments: list[str], message: str, modernbert: Path, small_data: Path, tmp_path: Path
+) -> None:
     given = [] if "--data-dir" in arguments else ["--data-dir", small_data]
     device = [] if "--device" in arguments else ["--device", "cpu"]
     done = invoke("evaluate", modernbert, *device, "--out", tmp_path, *arguments, *given)
@@ -274,7 +276,7 @@ def test_mistakes(arguments: list[str], message: str, modernbert: Path, small_da
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_one_bad_model_does_not_end_the_others(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+def test_failing_model_does_not_stop_other_models(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
     shutil.copytree(modernbert, tmp_path / "narrow")
     shutil.copytree(modernbert, tmp_path / "few")
     for name, change in (("narrow", {"hidden_size": 64}), ("few", {"vocab_size": 20})):
@@ -293,7 +295,7 @@ def test_one_bad_model_does_not_end_the_others(modernbert: Path, small_data: Pat
     }
 
 
-def test_another_pooling_of_the_model_is_measured_anew(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+def test_changed_pooling_of_a_model_is_measured_again(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
     model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
     folder = tmp_path / "model"
     common = ["--data-dir", small_data, "--device", "cpu", "--out", tmp_path / "out", "--limit", "20"]
@@ -322,7 +324,7 @@ def _as_pickle(weights: Path) -> None:
 
 
 class _Code:
-    """What a pickle must not run."""
+    """Runs a command when unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (f"{tempfile.gettempdir()}/ran-{os.getpid()}",)
@@ -343,7 +345,7 @@ def _as_code(weights: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("task", ["fill-mask", "similarity", "jcola"])
-def test_weights_that_are_broken(
+def test_broken_weights_are_reported(
     change: Callable[[Path], object], message: str, task: str, modernbert: Path, small_data: Path, tmp_path: Path
 ) -> None:
     broken = _with_weights(modernbert, tmp_path / "broken", change)
@@ -359,8 +361,8 @@ def test_weights_that_are_broken(
     assert not Path(tempfile.gettempdir(), f"ran-{os.getpid()}").exists()
 
 
-def test_pickled_tensors_are_read(modernbert: Path, tmp_path: Path) -> None:
-    """Older encoders have no other weights; torch reads tensors alone."""
+def test_pickled_weights_equal_safetensors(modernbert: Path, tmp_path: Path) -> None:
+    """Older encoders have no safetensors; torch reads only tensors."""
     pickled = _with_weights(modernbert, tmp_path / "pickled", _as_pickle)
     for folder in (modernbert, pickled):
         done = invoke("evaluate", folder, "--tasks", "fill-mask", "--limit", 5, "--device", "cpu", "--out", tmp_path)
@@ -380,14 +382,16 @@ def test_pickled_tensors_are_read(modernbert: Path, tmp_path: Path) -> None:
         ("jaquad_train_0000.json", b"\xff", "not UTF-8 at byte 0"),
     ],
 )
-def test_files_that_are_broken(name: str, content: bytes, message: str, modernbert: Path, tmp_path: Path) -> None:
+def test_broken_data_files_are_reported(
+    name: str, content: bytes, message: str, modernbert: Path, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content)
     done = invoke("evaluate", modernbert, "--tasks", "similarity", "--data-dir", tmp_path, "--out", tmp_path / "out")
     assert isinstance(done.exception, UsageError)
     assert f"{name}: {message}" in str(done.exception)
 
 
-def test_searches_that_are_broken(modernbert: Path, tmp_path: Path) -> None:
+def test_broken_retrieval_data_are_reported(modernbert: Path, tmp_path: Path) -> None:
     def asked() -> str:
         done = invoke(
             "evaluate", modernbert, "--tasks", "retrieval", "--data-dir", tmp_path, "--out", tmp_path / "out"
@@ -402,7 +406,7 @@ def test_searches_that_are_broken(modernbert: Path, tmp_path: Path) -> None:
     assert "corpus.jsonl, line 1: 'text' is not a text" in asked()
     write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "title": None, "text": "犬"}])
     assert "test.tsv, line 1: passage 2 is not in corpus.jsonl" in asked()
-    # MIRACL comes first.
+    # MIRACL takes precedence over BEIR.
     passage = {"docid": "1#0", "title": "猫", "text": "猫は動物である。"}
     write_lines(tmp_path / "miracl-corpus-v1.0-ja/docs-0.jsonl", [passage])
     (tmp_path / "topics.miracl-v1.0-ja-dev.tsv").write_text("0 猫とは\n")
@@ -412,7 +416,7 @@ def test_searches_that_are_broken(modernbert: Path, tmp_path: Path) -> None:
     assert "passage 2#0 of qrels.miracl-v1.0-ja-dev.tsv is missing" in asked()
 
 
-def test_a_broken_file_of_results_is_named(tmp_path: Path) -> None:
+def test_broken_results_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "jsts/model/paper-0.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"schema": 1, "rows": [{"task": "jsts"}]}))
@@ -421,7 +425,7 @@ def test_a_broken_file_of_results_is_named(tmp_path: Path) -> None:
     assert str(path) in " ".join((done.output + str(done.exception)).split()).replace(" ", "")
 
 
-def test_rows_are_plain_values(out: Path) -> None:
+def test_rows_are_plain_json_values(out: Path) -> None:
     for path in out.glob("*/*/*.json"):
         for row in json.loads(path.read_text())["rows"]:
             assert Row(**row)

@@ -1,4 +1,4 @@
-"""Fine-tuning: splits, grid, training, selection and scores, against transformers, scikit-learn and scipy."""
+"""Fine-tuning tasks, against transformers, scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(name: str, model: EvaluatedModel, options: Options) -> tuple[Splits, Out
 
 
 @pytest.mark.parametrize("name", FINE_TUNED)
-def test_every_task_on_every_family(name: str, any_model: EvaluatedModel, small_data: Path) -> None:
+def test_scores_equal_scikit_learn_and_scipy(name: str, any_model: EvaluatedModel, small_data: Path) -> None:
     options = Options(data_dir=small_data, learning_rates=(1e-3,), epochs=(1,))
     data, outcome = run(name, any_model, options)
     assert len(outcome.instances) == len(data.examples)
@@ -60,20 +60,20 @@ def test_every_task_on_every_family(name: str, any_model: EvaluatedModel, small_
     if name == "jcola":
         assert found["mcc", "validation"].value == pytest.approx(matthews_corrcoef(labels, predictions))
     if name == "ner":
-        # Every entity is a word of its own, so that no model's tokens stand in the way of all.
+        # Every entity is a separate word, so every tokenizer can represent some.
         assert 0 <= (found["f1", "test"].value or 0) <= (found["f1_ceiling", "test"].value or 0) <= 1
     assert all(row.selected_on == "dev" for key, row in found.items() if key[0] != "f1_ceiling")
 
 
-def test_training_learns(any_model: EvaluatedModel, small_data: Path) -> None:
+def test_fine_tuning_learns_entities(any_model: EvaluatedModel, small_data: Path) -> None:
     options = Options(data_dir=small_data, learning_rates=(3e-3,), epochs=(60,))
     _, outcome = run("ner", any_model, options)
     figures = {(row.metric, row.split): row.value for row in outcome.measurements}
     assert (figures["f1", "test"] or 0) > 0.6
 
 
-def test_grades_equal_those_of_a_plain_trainer(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
-    # The classifier is part of the checkpoint, so that both trainings begin with one and the same.
+def test_predictions_equal_plain_trainer(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+    # The checkpoint contains the classifier, so both trainings start from equal weights.
     model = ModernBertForSequenceClassification.from_pretrained(modernbert, num_labels=1)
     model.save_pretrained(tmp_path / "scorer")
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
@@ -104,9 +104,7 @@ def test_grades_equal_those_of_a_plain_trainer(modernbert: Path, small_data: Pat
     assert [item["prediction"] for item in outcome.instances] == pytest.approx(grades.tolist(), abs=1e-4)
 
 
-def test_paper_protocol_chooses_on_the_split_it_reports_and_says_so(
-    any_model: EvaluatedModel, small_data: Path
-) -> None:
+def test_paper_protocol_selects_on_reported_split(any_model: EvaluatedModel, small_data: Path) -> None:
     options = Options(protocol="paper", data_dir=small_data, learning_rates=(1e-3, 1e-4), epochs=(1,), limit=20)
     data, outcome = run("jsts", any_model, options)
     assert not data.dev
@@ -118,7 +116,7 @@ def test_paper_protocol_chooses_on_the_split_it_reports_and_says_so(
     assert pearson.value == max(point["value"] for point in pearson.grid)
 
 
-def test_grids_of_the_protocols() -> None:
+def test_grid_sizes_of_protocols() -> None:
     def grid(protocol: str) -> list[Point]:
         task = make_task("jsts", Options(protocol=protocol))
         assert isinstance(task, FineTuning)
@@ -128,7 +126,7 @@ def test_grids_of_the_protocols() -> None:
     assert len(grid("improved")) == 6
 
 
-def test_an_interrupted_grid_goes_on(tmp_path: Path) -> None:
+def test_interrupted_grid_resumes(tmp_path: Path) -> None:
     trained: list[str] = []
 
     def train(point: Point, progress: object) -> Trial:
@@ -150,7 +148,7 @@ def test_an_interrupted_grid_goes_on(tmp_path: Path) -> None:
     assert best(found, "dev", "f1").point == grid[2]
 
 
-def test_a_grid_outlives_another_call_that_clears_its_folder(tmp_path: Path) -> None:
+def test_grid_survives_deletion_of_its_folder_during_training(tmp_path: Path) -> None:
     folder = tmp_path / "grid"
 
     def train(point: Point, progress: object) -> Trial:
@@ -161,7 +159,7 @@ def test_a_grid_outlives_another_call_that_clears_its_folder(tmp_path: Path) -> 
     assert [one.point for one in search(grid, folder, train, lambda share: None, wait=True)] == grid
 
 
-def test_a_grid_outlives_a_folder_that_is_cleared_while_it_waits(tmp_path: Path) -> None:
+def test_grid_survives_deletion_of_its_folder_while_waiting(tmp_path: Path) -> None:
     grid, folder = points((1e-3,), (1,)), tmp_path / "grid"
     folder.mkdir()
     with ThreadPoolExecutor(1) as pool, FileLock((folder / f"{grid[0]}.json").with_suffix(".lock")):
@@ -171,12 +169,12 @@ def test_a_grid_outlives_a_folder_that_is_cleared_while_it_waits(tmp_path: Path)
         assert [one.point for one in waiting.result(timeout=30)] == grid
 
 
-def test_a_point_without_a_score_is_never_chosen() -> None:
+def test_trial_without_score_is_not_selected() -> None:
     tried = [Trial(Point(1e-5, number), {"dev": {"f1": score}}, []) for number, score in enumerate((None, -0.5, -0.7))]
     assert best(tried, "dev", "f1").point.epochs == 1
 
 
-def test_what_is_held_out_does_not_depend_on_the_others() -> None:
+def test_held_out_examples_are_independent_of_the_others() -> None:
     examples = [f"例{number}" for number in range(2000)]
     stay, held = hold_out(examples, 10, str)
     assert 150 < len(held) < 250
@@ -193,7 +191,7 @@ def test_what_is_held_out_does_not_depend_on_the_others() -> None:
         ("jsts", {"premise": "猫", "label": 1}, "line 1: not in the layout of JSTS"),
     ],
 )
-def test_rows_that_are_wrong(
+def test_invalid_rows_are_reported(
     task: str, row: dict[str, object], message: str, small_data: Path, tmp_path: Path
 ) -> None:
     path = write_lines(tmp_path / "train.jsonl", [row])
@@ -201,12 +199,12 @@ def test_rows_that_are_wrong(
         make_task(task, Options(data_dir=small_data, train_files=(path,))).load()
 
 
-def test_data_that_are_missing(tmp_path: Path) -> None:
+def test_missing_data_name_their_origin(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"github\.com/yahoojapan/JGLUE"):
         make_task("jsts", Options(data_dir=tmp_path)).load()
 
 
-def test_jnli_neg_is_read_as_jnli(small_data: Path, tmp_path: Path) -> None:
+def test_jnli_neg_is_a_training_file_of_jnli(small_data: Path, tmp_path: Path) -> None:
     rows = [
         {
             "sentence1": {"sentence": f"犬が{number}匹いる。"},

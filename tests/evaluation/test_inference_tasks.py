@@ -1,4 +1,4 @@
-"""What the tasks without training compute, against transformers and sentence-transformers used the plain way."""
+"""Tasks without fine-tuning, against plain transformers and sentence-transformers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llm_jp_modernbert.evaluation.tasks.pseudo_perplexity import PseudoPerplexit
 TEXTS = ["猫が駅に行く。", "明日の朝は早く起きて、駅まで歩いて行きます。", "名前はまだ無い。" * 3, "海"]
 
 
-def test_cross_entropies_equal_one_masked_row_at_a_time(modernbert: Path) -> None:
+def test_cross_entropies_equal_transformers_row_by_row(modernbert: Path) -> None:
     plain = ModernBertForMaskedLM.from_pretrained(modernbert).eval()
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     rows = [tokenizer(text)["input_ids"] for text in TEXTS]
@@ -44,13 +44,13 @@ def test_cross_entropies_equal_one_masked_row_at_a_time(modernbert: Path) -> Non
         assert loss == pytest.approx(-logits.log_softmax(-1)[right].item(), rel=1e-6)
 
 
-def test_only_the_context_grows(modernbert: Path, tmp_path: Path) -> None:
+def test_all_contexts_share_their_targets(modernbert: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.jsonl"
     texts.write_text(json.dumps({"text": "".join(TEXTS) * 5}, ensure_ascii=False) + "\n", encoding="utf-8")
     task = PseudoPerplexity(Options(texts=(texts,)), positions=9, documents=1, contexts=(16, 32, 64, 128))
     model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
     outcome = task.measure(model, task.load(), lambda share: None)
-    # The model reads 64 tokens: a context that it cannot read is left out.
+    # The model's maximum is 64 tokens: longer contexts are skipped.
     assert [item["context"] for item in outcome.instances] == [16, 32, 64]
     assert len({tuple(item["characters"]) for item in outcome.instances}) == 1
     whole = {row.subset: row.value for row in outcome.measurements if row.metric == "pseudo_perplexity"}
@@ -60,12 +60,12 @@ def test_only_the_context_grows(modernbert: Path, tmp_path: Path) -> None:
     assert whole[""] == whole["context-64"]
 
 
-def test_contexts_equal_the_definition_as_a_loop(modernbert: Path, tmp_path: Path) -> None:
-    # Of letters that the vocabulary has, so that a token's characters are plain to see.
+def test_pseudo_perplexity_by_context_equals_loop(modernbert: Path, tmp_path: Path) -> None:
+    # All characters are in the vocabulary, so each token's length is its number of characters.
     documents = ["猫が駅に行く。公園に向かう。" * 6, "先生が行く。学生が 駅に向かう。図に。" * 5]
     texts = write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in documents])
     contexts = (16, 32, 64)
-    # So many positions that all of the innermost context are targets.
+    # All positions of the smallest context are targets.
     task = PseudoPerplexity(Options(texts=(texts,)), positions=14, documents=2, contexts=contexts)
     model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
     outcome = task.measure(model, task.load(), lambda share: None)
@@ -93,13 +93,13 @@ def test_contexts_equal_the_definition_as_a_loop(modernbert: Path, tmp_path: Pat
         assert (per_character.low or 0) <= (per_character.value or 0) <= (per_character.high or 0)
 
 
-def test_the_papers_protocol_by_document(modernbert: Path, tmp_path: Path) -> None:
+def test_pseudo_perplexity_by_document_equals_loop(modernbert: Path, tmp_path: Path) -> None:
     documents = ["猫が駅に行く。", "海", "明日の朝。", "先生が公園に向かう。", "図", "名前はまだ無い。" * 50]
     texts = write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in documents])
     task = make_task("pseudo-perplexity", Options(protocol="paper", texts=(texts,)))
     model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
     outcome = task.measure(model, task.load(), lambda share: None)
-    # The last is longer than the model reads.
+    # The last document exceeds the model's maximum length.
     assert {item["document"] for item in outcome.instances} == set(range(5))
     plain = ModernBertForMaskedLM.from_pretrained(modernbert).eval()
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
@@ -121,13 +121,13 @@ def test_the_papers_protocol_by_document(modernbert: Path, tmp_path: Path) -> No
     assert of_bin.value == of_all.value == pytest.approx(sorted(wanted)[2], rel=1e-6)
 
 
-def test_embeddings_equal_those_of_a_plain_sentence_transformer(any_model: EvaluatedModel) -> None:
+def test_embeddings_equal_sentence_transformers(any_model: EvaluatedModel) -> None:
     plain = SentenceTransformer(any_model.name, device="cpu").encode(TEXTS, normalize_embeddings=True)
     assert np.abs(Embedder(any_model).encode(TEXTS) - plain).max() < 1e-6
 
 
 @pytest.mark.parametrize(("pooling", "layers"), [("cls", 0), ("last-2-layers", 2)])
-def test_poolings(modernbert: Path, pooling: str, layers: int) -> None:
+def test_poolings_equal_their_definition(modernbert: Path, pooling: str, layers: int) -> None:
     plain = ModernBertForMaskedLM.from_pretrained(modernbert).eval().model
     ids = AutoTokenizer.from_pretrained(modernbert)(TEXTS[1], return_tensors="pt")
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_poolings(modernbert: Path, pooling: str, layers: int) -> None:
     assert np.abs(found - wanted.numpy()).max() < 1e-6
 
 
-def test_ranks_of_the_fill_mask_test(any_model: EvaluatedModel, tmp_path: Path) -> None:
+def test_fill_mask_ranks_equal_transformers(any_model: EvaluatedModel, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(any_model.name)
     surfaces = [tokenizer.decode([token]).strip() for token in range(len(tokenizer))]
     answer = next(surface for surface in surfaces if len(surface) == 1 and "ぁ" <= surface <= "龠")
@@ -166,7 +166,7 @@ def test_ranks_of_the_fill_mask_test(any_model: EvaluatedModel, tmp_path: Path) 
     assert mrr == pytest.approx(sum(reciprocal) / 2)
 
 
-def test_ranks_of_answers_of_several_tokens(any_model: EvaluatedModel, tmp_path: Path) -> None:
+def test_fill_mask_ranks_of_multi_token_answers_equal_loop(any_model: EvaluatedModel, tmp_path: Path) -> None:
     tokenizer = any_model.tokenizer
     text, answers = "明日は[MASK]まで行く。", ["病院", "図書館の庭"]
     prompts = write_lines(tmp_path / "prompts.jsonl", [{"text": text, "answers": answers}])
@@ -190,18 +190,18 @@ def test_ranks_of_answers_of_several_tokens(any_model: EvaluatedModel, tmp_path:
     assert instance["rank"] == min(ranks)
 
 
-def test_the_published_tokenizer_differs_by_the_space_after_the_mask(modernbert: Path, tmp_path: Path) -> None:
+def test_published_tokenizer_adds_a_space_after_the_mask(modernbert: Path, tmp_path: Path) -> None:
     model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
     text, answer = "吾輩は[MASK]である。", "猫"
     before, after = (model.tokenizer(part, add_special_tokens=False).input_ids for part in text.split("[MASK]"))
-    # Each stretch of text is read as if it were a text, so that its ids are those of one.
+    # Each segment is tokenized like a separate text.
     assert after[0] == model.tokenizer.convert_tokens_to_ids("▁")
     written = text.replace("[MASK]", model.tokenizer.mask_token)
     ids = [model.tokenizer.cls_token_id, *before, model.tokenizer.mask_token_id, *after, model.tokenizer.sep_token_id]
     assert as_published(model.tokenizer)(written).input_ids == ids
     assert model.tokenizer(written).input_ids == [token for place, token in enumerate(ids) if place != len(before) + 2]
 
-    # One token of the vocabulary is right, and no ▁ before it is asked for.
+    # A token of the vocabulary equals the answer without the ▁.
     prompts = write_lines(tmp_path / "prompts.jsonl", [{"text": text, "answers": [answer]}])
     task = make_task("fill-mask-published-tokenizer", Options(prompts=prompts))
     outcome = task.measure(model, task.load(), lambda share: None)
@@ -213,7 +213,7 @@ def test_the_published_tokenizer_differs_by_the_space_after_the_mask(modernbert:
     assert outcome.instances[0]["rank"] == min(1 + int((logits > logits[token]).sum()) for token in right)
 
 
-def test_other_tokenizers_were_published_without_that_space(modernbert: Path, tmp_path: Path) -> None:
+def test_published_tokenizer_task_rejects_other_tokenizers(modernbert: Path, tmp_path: Path) -> None:
     AutoModelForMaskedLM.from_pretrained(modernbert).save_pretrained(tmp_path)
     vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(tmp_path)
@@ -222,8 +222,8 @@ def test_other_tokenizers_were_published_without_that_space(modernbert: Path, tm
         task.measure(EvaluatedModel(ModelName(str(tmp_path), device="cpu")), task.load(), lambda share: None)
 
 
-def test_the_nearest_passages_are_those_of_all(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Passages are looked through a few at a time, and only the best are kept.
+def test_chunked_ranking_equals_ranking_of_all_passages(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small chunks, so that the best passages are merged from several.
     monkeypatch.setattr(retrieval, "_CHUNK", 5)
     monkeypatch.setattr(retrieval, "_DEPTH", 7)
     corpus = {f"p{number}": f"{one}が{place}に行く。" for number, (one, place) in enumerate(product(SUBJECTS, PLACES))}
@@ -241,7 +241,7 @@ def test_the_nearest_passages_are_those_of_all(modernbert: Path, monkeypatch: py
         )
 
 
-def test_geometry_equals_loops_over_plain_embeddings(modernbert: Path, small_data: Path) -> None:
+def test_alignment_uniformity_and_similarity_equal_loops(modernbert: Path, small_data: Path) -> None:
     model, plain = EvaluatedModel(ModelName(str(modernbert), device="cpu")), SentenceTransformer(str(modernbert))
     options = Options(data_dir=small_data)
     task = make_task("alignment-uniformity", options)
@@ -271,7 +271,7 @@ def test_geometry_equals_loops_over_plain_embeddings(modernbert: Path, small_dat
         assert values["squared_distance", kind] == pytest.approx(sum(distances) / len(distances), abs=1e-9)
 
 
-def test_the_spread_of_uniformity_is_that_of_new_texts() -> None:
+def test_uniformity_interval_matches_resampled_texts() -> None:
     drawn = np.random.default_rng(0)
 
     def texts() -> np.ndarray:
@@ -284,7 +284,7 @@ def test_the_spread_of_uniformity_is_that_of_new_texts() -> None:
     assert np.std(redraws) == pytest.approx(of_new_texts, rel=0.15)
 
 
-def test_prompts_of_the_package() -> None:
+def test_packaged_prompts_are_complete() -> None:
     prompts = read_prompts(PROMPTS)
     sizes = Counter(prompt.category for prompt in prompts)
     assert len(prompts) >= 300
@@ -296,7 +296,7 @@ def test_prompts_of_the_package() -> None:
     assert all(prompt.text.index("[MASK]") - prompt.text.index(prompt.answers[0]) > 1000 for prompt in far)
 
 
-def test_no_mask_token(modernbert: Path, tmp_path: Path) -> None:
+def test_model_without_mask_token_is_reported(modernbert: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     AutoModelForMaskedLM.from_pretrained(modernbert).save_pretrained(tmp_path)
     tokenizer.mask_token = None
@@ -308,3 +308,11 @@ def test_no_mask_token(modernbert: Path, tmp_path: Path) -> None:
     if model.tokenizer.mask_token_id is None:
         with pytest.raises(UsageError, match="no mask token"):
             _ = model.masked_lm
+
+
+def test_equal_similarities_keep_the_order_of_the_corpus(modernbert: Path) -> None:
+    """A relevant passage gains nothing from a tie."""
+    search = Search({"before": "猫が駅に行く。", "relevant": "猫が駅に行く。"}, {"q": "猫"}, {"q": {"relevant": 1}})
+    rankings = retrieval.rank(Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu"))), search)
+    assert rankings == {"q": ["before", "relevant"]}
+    assert retrieval.ranking_metrics(rankings, search.relevant)["mrr@10"] == 1 / 2

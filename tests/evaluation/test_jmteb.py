@@ -1,4 +1,4 @@
-"""JMTEB through mteb, on a task with local data in the place of the benchmark's."""
+"""JMTEB through mteb, with local data instead of the benchmark's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def said(done: Result) -> str:
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> type:
-    """A benchmark of two tasks, the data of the second of which cannot be had."""
+    """A benchmark of two tasks; the data of the second one are unavailable."""
     mteb = pytest.importorskip("mteb", reason="mteb is not installed")
     from datasets import Dataset, DatasetDict
     from mteb.abstasks.sts import AbsTaskSTS
@@ -80,7 +80,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> type:
     return Benchmark
 
 
-def test_scores_equal_those_of_a_plain_sentence_transformer(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
+def test_scores_equal_sentence_transformers_and_scipy(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
     done = invoke(modernbert, tmp_path, "--tasks", "jmteb:Pairs")
     assert done.exit_code == 0, said(done)
     rows = {row.metric: row for row in Results(tmp_path).rows()}
@@ -99,7 +99,7 @@ def test_scores_equal_those_of_a_plain_sentence_transformer(benchmark: type, mod
     )
 
 
-def test_what_cannot_be_had_leaves_the_others(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
+def test_unavailable_dataset_does_not_stop_other_tasks(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
     done = invoke(modernbert, tmp_path, "--tasks", "jmteb")
     assert done.exit_code != 0
     assert "dataset local/Away cannot be loaded from the Hub (Couldn't reach 'local/Away' on the Hub)" in said(done)
@@ -115,15 +115,15 @@ def test_what_cannot_be_had_leaves_the_others(benchmark: type, modernbert: Path,
         (["--tasks", "jmteb", "--limit", "5"], "remove --limit"),
     ],
 )
-def test_mistakes(arguments: list[str], message: str, benchmark: type, modernbert: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported(
+    arguments: list[str], message: str, benchmark: type, modernbert: Path, tmp_path: Path
+) -> None:
     done = invoke(modernbert, tmp_path, *arguments)
     assert done.exit_code != 0
     assert message in said(done)
 
 
-def test_without_mteb_it_says_what_to_install(
-    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_mteb_is_reported(modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
     done = invoke(modernbert, tmp_path, "--tasks", "jmteb")
     assert done.exit_code != 0

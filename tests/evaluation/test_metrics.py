@@ -1,4 +1,4 @@
-"""Metrics against their definitions written as loops, and as modules of evaluate."""
+"""Metrics loaded by the library evaluate, against their definitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
-from sklearn.metrics import ndcg_score
 
 from llm_jp_modernbert.evaluation import metrics
 from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
@@ -24,32 +23,32 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / math.sqrt(sum(value * value for value in vector))
 
 
-def test_alignment_is_the_mean_squared_distance_of_unit_vectors() -> None:
-    found = evaluate.load(str(FOLDER / "alignment")).compute(predictions=FIRST, references=SECOND)
+def test_alignment_equals_loop() -> None:
+    results = evaluate.load(str(FOLDER / "alignment")).compute(predictions=FIRST, references=SECOND)
     distances = [sum((_unit(a) - _unit(b)) ** 2) for a, b in zip(FIRST, SECOND, strict=True)]
-    assert found == {"alignment": pytest.approx(sum(distances) / 7, abs=1e-9)}
+    assert results == {"alignment": pytest.approx(sum(distances) / 7, abs=1e-9)}
 
 
-def test_uniformity_is_over_pairs_of_different_texts() -> None:
-    found = evaluate.load(str(FOLDER / "uniformity")).compute(predictions=FIRST)
+def test_uniformity_equals_loop() -> None:
+    results = evaluate.load(str(FOLDER / "uniformity")).compute(predictions=FIRST)
     potentials = [
         math.exp(-2 * sum((_unit(a) - _unit(b)) ** 2))
         for i, a in enumerate(FIRST)
         for j, b in enumerate(FIRST)
         if i != j
     ]
-    assert found == {"uniformity": pytest.approx(math.log(sum(potentials) / len(potentials)), abs=1e-9)}
+    assert results == {"uniformity": pytest.approx(math.log(sum(potentials) / len(potentials)), abs=1e-9)}
 
 
-def test_pseudo_perplexity_by_hand() -> None:
+def test_pseudo_perplexity_equals_hand_computation() -> None:
     metric = evaluate.load(str(FOLDER / "pseudo_perplexity"))
-    found = metric.compute(predictions=[[1.0, 2.0], [3.0]], references=[[1.0, 3.0], [2.0]])
-    assert found["pseudo_perplexity"] == pytest.approx(math.exp(6 / 3))
-    assert found["pseudo_perplexity_per_character"] == pytest.approx(math.exp(6 / 6))
-    assert found["by_document"] == pytest.approx([math.exp(1.5), math.exp(3.0)])
+    results = metric.compute(predictions=[[1.0, 2.0], [3.0]], references=[[1.0, 3.0], [2.0]])
+    assert results["pseudo_perplexity"] == pytest.approx(math.exp(6 / 3))
+    assert results["pseudo_perplexity_per_character"] == pytest.approx(math.exp(6 / 6))
+    assert results["by_document"] == pytest.approx([math.exp(1.5), math.exp(3.0)])
 
 
-def test_ranking_metrics_equal_those_of_scikit_learn() -> None:
+def test_ranking_metrics_equal_loops() -> None:
     passages = [f"p{number}" for number in range(30)]
     for seed in range(20):
         drawn = np.random.default_rng(seed)
@@ -58,35 +57,36 @@ def test_ranking_metrics_equal_those_of_scikit_learn() -> None:
             continue
         order = drawn.permutation(30)
         relevant = {passages[index]: int(grade) for index, grade in enumerate(grades) if grade}
-        found = ranking_metrics({"q": [passages[index] for index in order]}, {"q": relevant})
-        scores = np.empty(30)
-        scores[order] = np.arange(30, 0, -1)
-        assert found["ndcg@10"] == pytest.approx(ndcg_score([grades], [scores], k=10), abs=1e-9)
+        results = ranking_metrics({"q": [passages[index] for index in order]}, {"q": relevant})
+        discounts = [1 / math.log2(rank + 1) for rank in range(1, 11)]
+        gain = sum(grades[index] * discount for index, discount in zip(order, discounts, strict=False))
+        ideal = sum(grade * discount for grade, discount in zip(sorted(grades)[::-1], discounts, strict=False))
+        assert results["ndcg@10"] == pytest.approx(gain / ideal, abs=1e-9)
         hits = [grades[index] > 0 for index in order]
-        assert found["recall@100"] == 1
-        assert found["recall@10"] == pytest.approx(sum(hits[:10]) / (grades > 0).sum())
-        assert found["mrr@10"] == pytest.approx(1 / (hits.index(True) + 1) if True in hits[:10] else 0.0)
+        assert results["recall@100"] == 1
+        assert results["recall@10"] == pytest.approx(sum(hits[:10]) / (grades > 0).sum())
+        assert results["mrr@10"] == pytest.approx(1 / (hits.index(True) + 1) if True in hits[:10] else 0.0)
 
 
-def test_recall_at_100_looks_no_further() -> None:
+def test_ranking_metrics_respect_their_cutoffs() -> None:
     ranked = [f"p{number}" for number in range(150)]
-    found = ranking_metrics({"q": ranked}, {"q": {"p9": 1, "p10": 2, "p99": 1, "p100": 1}})
-    assert found["recall@10"] == 1 / 4
-    assert found["recall@100"] == 3 / 4
-    assert found["mrr@10"] == 1 / 10
+    results = ranking_metrics({"q": ranked}, {"q": {"p9": 1, "p10": 2, "p99": 1, "p100": 1}})
+    assert results["recall@10"] == 1 / 4
+    assert results["recall@100"] == 3 / 4
+    assert results["mrr@10"] == 1 / 10
     ideal = 2 / math.log2(2) + sum(1 / math.log2(place + 1) for place in (2, 3, 4))
-    assert found["ndcg@10"] == pytest.approx((1 / math.log2(11)) / ideal, abs=1e-9)
+    assert results["ndcg@10"] == pytest.approx((1 / math.log2(11)) / ideal, abs=1e-9)
 
 
-def test_intervals_of_two_examples_are_known() -> None:
-    # Resamples of two are both, the one twice or the other twice, the last two of them a quarter of all each.
+def test_interval_of_two_examples_equals_hand_computation() -> None:
+    # A quarter of the resamples contain the first example twice, another quarter the second one twice.
     assert bootstrap((np.array([1.0, 3.0]),), np.mean, 0) == (1.0, 3.0)
     low, high = bootstrap((np.array([2.0, 6.0]), np.array([2.0, 3.0])), pseudo_perplexity, 0)
     assert (low, high) == pytest.approx((math.exp(2 / 2), math.exp(6 / 3)), abs=1e-6)
     assert bootstrap((np.array([1.0]),), np.mean, 0) == (None, None)
 
 
-def test_intervals_of_many_examples_are_near_those_of_the_normal_distribution() -> None:
+def test_interval_of_many_examples_is_close_to_normal() -> None:
     sample = DRAWN.normal(size=400)
     low, high = bootstrap((sample,), np.mean, 0)
     error = 1.96 * sample.std() / 20

@@ -1,4 +1,4 @@
-"""Tokens, characters, answers and entities."""
+"""Spans of tokens, answers and entities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm_jp_modernbert.evaluation.tasks.jsquad import Jsquad, Question, best_spa
 from llm_jp_modernbert.evaluation.tasks.ner import Ner, Sentence, character_tags, entities, token_tags
 
 
-def test_spans_are_what_the_tokens_say(modernbert: Path) -> None:
+def test_spans_cover_all_characters_but_whitespace(modernbert: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     text = "  今日のご飯は カレーである。"
     ids, spans = with_spans(tokenizer, text)
@@ -27,10 +27,10 @@ def test_spans_are_what_the_tokens_say(modernbert: Path) -> None:
     assert covered == {place for place, character in enumerate(text) if not character.isspace()}
 
 
-def test_pieces_of_a_tokenizer_that_does_not_tell() -> None:
+def test_find_pieces_without_offsets() -> None:
     text = "ＡＢＣ社は 東京に㍿を置く"
-    found = find_pieces(text, ["abc", "社", "は", "", "に", "株式会社", "を", "置く"])
-    assert [text[span[0] : span[1]].strip() if span else None for span in found] == [
+    results = find_pieces(text, ["abc", "社", "は", "", "に", "株式会社", "を", "置く"])
+    assert [text[span[0] : span[1]].strip() if span else None for span in results] == [
         "ＡＢＣ",
         "社",
         "は",
@@ -42,17 +42,17 @@ def test_pieces_of_a_tokenizer_that_does_not_tell() -> None:
     ]
 
 
-def test_characters_of_tokens_are_those_of_the_text(modernbert: Path) -> None:
+def test_characters_of_tokens_sum_to_text_length(modernbert: Path) -> None:
     text = "今日の ご飯は。😀。\n 明日の朝"
     ids, shares = with_characters(tokenizer := AutoTokenizer.from_pretrained(modernbert), text)
-    # The ▁ that the tokenizer puts before a text is no character of it; blanks in the midst of a text are.
+    # The ▁ that the tokenizer adds before a text does not count; spaces inside the text do.
     assert sum(shares) == pytest.approx(len(text), abs=1e-6)
     by_piece = dict(zip(tokenizer.convert_ids_to_tokens(ids), shares, strict=True))
-    # Four bytes are one character; the byte of the line break is one as well.
+    # Four bytes share one character; the line break is one byte.
     assert (by_piece["<0xF0>"], by_piece["<0x0A>"], by_piece["。"]) == (1 / 4, 1, 1)
 
 
-def test_characters_of_byte_level_tokens() -> None:
+def test_characters_of_byte_level_tokens_sum_to_text_length() -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -62,17 +62,17 @@ def test_characters_of_byte_level_tokens() -> None:
     assert sum(shares) == pytest.approx(5, abs=1e-6)
 
 
-def test_characters_of_unknown_and_continued_words(tmp_path: Path) -> None:
+def test_characters_of_unknown_and_continuation_tokens(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "東", "##京", "tokyo"]
     (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), tokenize_chinese_chars=False)
     ids, shares = with_characters(tokenizer, "東京  ＴＯＫＹＯ 大阪府 Tokyo")
     assert tokenizer.convert_ids_to_tokens(ids) == ["東", "##京", "[UNK]", "[UNK]", "tokyo"]
-    # Blanks that the tokenizer drops are of no token.
+    # Dropped whitespace belongs to no token.
     assert shares == [1, 1, 5, 3, 5]
 
 
-def test_best_span_is_the_best_of_all() -> None:
+def test_best_span_equals_exhaustive_search() -> None:
     drawn = np.random.default_rng(0)
     offsets = [None, None, (0, 2), (2, 3), (3, 3 + 4), None, (7, 9), (9, 12), None]
     for _ in range(50):
@@ -93,7 +93,7 @@ def test_best_span_is_the_best_of_all() -> None:
 @pytest.mark.parametrize(
     ("answer", "compared"),
     [
-        # JGLUE's patch of squad_metrics.py: lower, nothing for punctuation, full stops off the end, blanks to one.
+        # JGLUE's patch of squad_metrics.py: lower case, keep punctuation, strip final full stops, collapse whitespace.
         (" Tokyo,  東京。。", "tokyo, 東京"),
         ("「東京」。", "「東京」"),
         ("1,000円", "1,000円"),
@@ -101,27 +101,27 @@ def test_best_span_is_the_best_of_all() -> None:
         ("New\u3000York", "new york"),
     ],
 )
-def test_answers_are_compared_as_jglue_does(answer: str, compared: str) -> None:
+def test_answers_are_normalized_like_jglue(answer: str, compared: str) -> None:
     assert normalized(answer) == compared
 
 
-def test_scores_of_answers_by_hand() -> None:
+def test_answer_scores_equal_hand_computation() -> None:
     assert character_f1("東京都", "東京") == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
     assert character_f1("大阪", "東京") == 0
     assert character_f1("東京。", "東京") == 1
     assert character_f1("。", "東京") == 0
-    # Letters count as often as they occur: of ああい and あいい, one あ and one い are shared.
+    # With multiplicity: ああい and あいい share one あ and one い.
     assert character_f1("ああい", "あいい") == pytest.approx(2 / 3)
     asked = [Question("", "", ("東京", "東京都"), 0), Question("", "", ("猫",), 0), Question("", "", ("A B",), 0)]
-    found = Jsquad(Options()).scores(asked, ["東京都。", "犬", "a\nb"])
-    assert found == pytest.approx({"exact_match": 2 / 3, "f1": 2 / 3}, abs=1e-9)
-    found = Jsquad(Options()).scores(asked[:1], ["京都"])
-    # 京都 against 東京: 1 of 2 and 1 of 2; against 東京都: 2 of 2 and 2 of 3, which is better.
-    assert found == pytest.approx({"exact_match": 0.0, "f1": 0.8}, abs=1e-9)
+    results = Jsquad(Options()).scores(asked, ["東京都。", "犬", "a\nb"])
+    assert results == pytest.approx({"exact_match": 2 / 3, "f1": 2 / 3}, abs=1e-9)
+    results = Jsquad(Options()).scores(asked[:1], ["京都"])
+    # 京都 against 東京: 1 of 2 and 1 of 2; against 東京都: 2 of 2 and 2 of 3, the better one.
+    assert results == pytest.approx({"exact_match": 0.0, "f1": 0.8}, abs=1e-9)
 
 
 @pytest.mark.parametrize("length", [40, 64])
-def test_windows_hold_the_whole_paragraph_and_the_answer(modernbert: Path, length: int) -> None:
+def test_windows_cover_the_paragraph_and_the_answer(modernbert: Path, length: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     context = "今日のご飯はカレーである。明日の朝は早く起きて、駅まで歩いて行きます。吾輩は猫である。" * 3
     question = Question("吾輩は何か。", context, ("猫",), context.index("猫"))
@@ -141,25 +141,25 @@ def test_windows_hold_the_whole_paragraph_and_the_answer(modernbert: Path, lengt
     assert any(row.inputs["start_positions"] for row in rows)
 
 
-def test_a_paragraph_that_fits_is_read_whole(modernbert: Path) -> None:
+def test_short_paragraph_has_one_window(modernbert: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     question = Question("誰か。", "吾輩は猫である。", ("猫",), 3)
     (row,) = Jsquad(Options()).rows(tokenizer, Splits("", "", "", []), [question], 64)
     assert row.inputs["input_ids"] == tokenizer(question.question, question.context)["input_ids"]
 
 
-def test_entities_survive_tokens_that_fit() -> None:
+def test_aligned_entities_survive_token_tags() -> None:
     text = "田中一郎は東京都の田中商店へ行く"
-    found = [(0, 4, "人名"), (5, 8, "地名"), (9, 13, "法人名")]
+    results = [(0, 4, "人名"), (5, 8, "地名"), (9, 13, "法人名")]
     offsets = [None, (0, 2), (2, 4), (4, 5), (5, 7), (7, 8), (8, 9), (9, 11), (11, 13), (13, 14), (14, 16), None]
-    assert entities(offsets, token_tags(offsets, found)) == found
-    # Two bytes of one character are two tokens of one span.
+    assert entities(offsets, token_tags(offsets, results)) == results
+    # Two byte tokens share the span of one character.
     twice = [(0, 2), (2, 3), (2, 3), (3, 4)]
     assert entities(twice, token_tags(twice, [(0, 3, "人名")])) == [(0, 3, "人名")]
-    assert character_tags(text, found)[:6] == ["B-人名", "I-人名", "I-人名", "I-人名", "O", "B-地名"]
+    assert character_tags(text, results)[:6] == ["B-人名", "I-人名", "I-人名", "I-人名", "O", "B-地名"]
 
 
-def test_ner_scores_equal_a_count_of_equal_entities() -> None:
+def test_ner_scores_equal_share_of_equal_entities() -> None:
     drawn = np.random.default_rng(0)
 
     def some() -> list[tuple[int, int, str]]:
@@ -167,24 +167,24 @@ def test_ner_scores_equal_a_count_of_equal_entities() -> None:
         return [(*bounds[n : n + 2], str(drawn.choice(["人名", "地名"]))) for n in range(0, 8, 2)]
 
     gold = [some() for _ in range(40)]
-    # Some are kept, some have another type or another end.
-    found = [
+    # Some predictions have a different type or end.
+    results = [
         [(begin, end - int(draw == 1 and end - begin > 1), "人名" if draw == 2 else kind) for begin, end, kind in one]
         for one in gold
         for draw in [int(drawn.integers(3))]
     ]
-    right = sum(len(set(one) & set(other)) for one, other in zip(gold, found, strict=True))
+    right = sum(len(set(one) & set(other)) for one, other in zip(gold, results, strict=True))
     total = sum(map(len, gold))
     assert 0 < right < total
     examples = [Sentence("あ" * 30, tuple(one)) for one in gold]
-    scores = Ner(Options()).scores(examples, found)
+    scores = Ner(Options()).scores(examples, results)
     assert scores == pytest.approx(dict.fromkeys(("f1", "precision", "recall"), right / total), abs=1e-6)
 
 
-def test_ner_scores_are_of_whole_entities() -> None:
+def test_ner_scores_count_whole_entities() -> None:
     examples = [Sentence("田中は東京へ", ((0, 2, "人名"), (3, 5, "地名"))), Sentence("猫", ())]
     predictions = [[[0, 2, "人名"], [3, 4, "地名"]], []]
-    found = Ner(Options()).scores(examples, predictions)
-    # One of two is right, and one of two that were found.
-    assert found == {"f1": 0.5, "precision": 0.5, "recall": 0.5}
+    results = Ner(Options()).scores(examples, predictions)
+    # One of two entities is predicted correctly, and one of two predictions is correct.
+    assert results == {"f1": 0.5, "precision": 0.5, "recall": 0.5}
     assert f1_score([["B-x", "I-x"]], [["B-x", "O"]], zero_division=0) == 0

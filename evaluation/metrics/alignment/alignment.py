@@ -1,4 +1,4 @@
-"""Alignment: how near the embeddings of texts that belong together lie."""
+"""Alignment: how close the embeddings of related texts are."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import evaluate
 import numpy as np
 
 _DESCRIPTION = """\
-Alignment of embeddings on the unit sphere: the mean of ||f(x) - f(y)||^2 over pairs (x, y) that belong together.
+Alignment of embeddings on the unit sphere: the mean of ||f(x) - f(y)||^2 over pairs (x, y) of related texts.
 Lower is better; 0 for equal directions, 4 for opposite ones.
 """
 
 _INPUTS = """\
 Args:
-    predictions: embeddings of the first texts, (pairs, dimensions). They are brought to unit length.
-    references: embeddings of the second ones.
+    predictions: embeddings of the first texts, (pairs, dimensions); normalised to unit length.
+    references: embeddings of the second texts.
 Returns:
     alignment: the mean squared distance.
 """
@@ -35,25 +35,25 @@ def squared_distances(first: Any, second: Any) -> np.ndarray:
     """‖f(x) − f(y)‖² of each pair.
 
     Args:
-        first: `(pairs, dimensions)`; brought to unit length here.
+        first: `(pairs, dimensions)`; normalised to unit length here.
         second: the same shape.
 
     Returns:
         float64 `(pairs,)`, from 0 to 4.
 
     Raises:
-        ValueError: the shapes differ, there is no pair, or a vector has no direction.
+        ValueError: different shapes, no pairs, or a vector that is zero or not finite.
     """
-    one, other = _unit(first), _unit(second)
-    if one.shape != other.shape:
-        raise ValueError(f"pairs of embeddings of shapes {one.shape} and {other.shape} do not match.")
-    return np.square(one - other).sum(-1)
+    x, y = _unit(first), _unit(second)
+    if x.shape != y.shape:
+        raise ValueError(f"pairs of embeddings of shapes {x.shape} and {y.shape} do not match.")
+    return np.square(x - y).sum(-1)
 
 
 def _unit(vectors: Any) -> np.ndarray:
     array = np.asarray(vectors, dtype=np.float64)
     if array.ndim != 2 or not len(array):
-        raise ValueError(f"embeddings are (texts, dimensions); these are of shape {array.shape}.")
+        raise ValueError(f"embeddings must be (texts, dimensions), not of shape {array.shape}.")
     lengths = np.linalg.norm(array, axis=-1, keepdims=True)
     if not (np.isfinite(lengths).all() and lengths.all()):
         raise ValueError("an embedding is zero or not finite, so it has no direction.")
@@ -61,7 +61,7 @@ def _unit(vectors: Any) -> np.ndarray:
 
 
 class Alignment(evaluate.Metric):
-    """Wang and Isola 2020, equation 1 with α = 2."""
+    """Alignment (Wang and Isola 2020, equation 1 with α = 2)."""
 
     def _info(self) -> evaluate.MetricInfo:
         vector = datasets.Sequence(datasets.Value("float64"))

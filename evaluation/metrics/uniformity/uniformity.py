@@ -1,4 +1,4 @@
-"""Uniformity: how evenly embeddings are spread over the unit sphere."""
+"""Uniformity: how evenly embeddings are distributed on the unit sphere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ texts. Lower is better; 0 when all directions are equal.
 
 _INPUTS = """\
 Args:
-    predictions: embeddings, (texts, dimensions), two or more. They are brought to unit length.
+    predictions: embeddings, (texts, dimensions), two or more; normalised to unit length.
 Returns:
     uniformity: the logarithm.
 """
@@ -29,7 +29,7 @@ _CITATION = """\
 }
 """
 
-# Rows of the matrix of distances that are held at a time.
+# Rows of the distance matrix computed at a time.
 _ROWS = 1024
 
 
@@ -37,27 +37,27 @@ def uniformity(vectors: Any) -> float:
     """log mean exp(−2‖f(xᵢ) − f(xⱼ)‖²) over i ≠ j.
 
     Args:
-        vectors: `(texts, dimensions)`; brought to unit length here.
+        vectors: `(texts, dimensions)`; normalised to unit length here.
 
     Raises:
-        ValueError: fewer than two texts, or a vector has no direction.
+        ValueError: fewer than two texts, or a vector that is zero or not finite.
     """
     array = np.asarray(vectors, dtype=np.float64)
     if array.ndim != 2 or len(array) < 2:
-        raise ValueError(f"uniformity is of two embeddings or more; these are of shape {array.shape}.")
+        raise ValueError(f"uniformity needs two or more embeddings, not an array of shape {array.shape}.")
     lengths = np.linalg.norm(array, axis=-1, keepdims=True)
     if not (np.isfinite(lengths).all() and lengths.all()):
         raise ValueError("an embedding is zero or not finite, so it has no direction.")
     array = array / lengths
     total = 0.0
     for start in range(0, len(array), _ROWS):
-        # On the sphere ‖a − b‖² = 2 − 2 a·b. A text's distance to itself, 0, adds exp(0) = 1, and is taken off below.
+        # On the sphere ‖a − b‖² = 2 − 2 a·b. Each text's distance to itself adds exp(0) = 1, subtracted below.
         total += float(np.exp(4 * (array[start : start + _ROWS] @ array.T) - 4).sum())
     return float(np.log((total - len(array)) / (len(array) * (len(array) - 1))))
 
 
 class Uniformity(evaluate.Metric):
-    """Wang and Isola 2020, equation 2 with t = 2."""
+    """Uniformity (Wang and Isola 2020, equation 2 with t = 2)."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
