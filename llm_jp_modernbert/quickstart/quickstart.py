@@ -109,19 +109,26 @@ class QuickstartOptions:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A training stage: a packaged recipe, and settings that differ from it."""
+    """A training stage.
+
+    Attributes:
+        name: name on the screen and in the report.
+        recipe: packaged recipe.
+        length: context length in tokens.
+        share: fraction of the training time.
+        final_learning_rate: learning rate at the end, as a fraction of its maximum.
+    """
 
     name: str
     recipe: str
     length: int
     share: float
-    learning_rate: float
     final_learning_rate: float
 
 
 _STAGES = (
-    _Stage("short context", "nano", SHORT, 1 - _LONG_SHARE, 2e-3, 0.1),
-    _Stage("long context", "nano-stage2", LONG, _LONG_SHARE, 5e-4, 0.0),
+    _Stage("short context", "nano", SHORT, 1 - _LONG_SHARE, 0.1),
+    _Stage("long context", "nano-stage2", LONG, _LONG_SHARE, 0.0),
 )
 
 
@@ -194,7 +201,7 @@ def _read_texts(options: QuickstartOptions, console: Console) -> Texts:
     texts = own_texts(options.patterns, options.text_column, max_characters) if options.patterns else embedded_texts()
     screen.line(console, f"Source: {texts.origin}")
     if not texts.complete:
-        screen.line(console, "Only the first part of each file is read: there is no time to train on more.")
+        screen.line(console, "Only the first part of each file is read; training on more would exceed --minutes.")
     screen.line(console, f"Training: {len(texts.train):,} documents, {texts.characters:,} characters")
     screen.line(console, f"Held out: {len(texts.held_out):,} documents, never trained on, to measure the model")
     return texts
@@ -214,8 +221,7 @@ def _make_tokenizer(options: QuickstartOptions, texts: Texts, work: Path, consol
             tokenizer = train_stand_in(texts.train, _VOCABULARY)
     tokenizer.save_pretrained(work / "tokenizer")
     for name, documents in (("train", texts.train), ("held-out", texts.held_out)):
-        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents]
-        (work / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", errors="surrogatepass")
+        (work / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     origin = "trained on these texts" if options.tokenizer is None else options.tokenizer
     screen.line(console, f"Vocabulary: {len(tokenizer):,} tokens ({origin})")
     lines = [line.strip()[:30] for text in texts.held_out for line in text.splitlines()][:200]
@@ -267,13 +273,13 @@ def _train(
     stages, efficiency = [], {}
     for number, (stage, recipe) in enumerate(zip(_STAGES, recipes, strict=True)):
         screen.heading(console, 4 + number, f"Training with a {stage.name} ({stage.length:,} tokens)")
-        limit = "" if recipe.max_minutes is None else f", for at most {60 * recipe.max_minutes:.0f} seconds"
-        screen.line(
-            console,
-            f"Recipe {stage.recipe}: {recipe.max_steps:,} steps of {recipe.rows_per_step} × {stage.length:,} "
-            f"tokens{limit}",
-        )
+        seconds = None if recipe.max_minutes is None else 60 * recipe.max_minutes
+        limit = "" if seconds is None else f"; stops after {seconds:.0f} seconds"
+        size = f"{recipe.rows_per_step} × {stage.length:,} tokens"
+        screen.line(console, f"Recipe {stage.recipe}: {recipe.max_steps:,} steps of {size}{limit}")
         trainer = pretrain(recipe, {} if measured else {"untrained": measure_untrained})
+        if trainer.stop.received is not None:
+            raise SystemExit(f"{trainer.stop.received}: stopped, nothing was written.")
         measured[f"after {stage.name}"] = measure(trainer.model)
         totals = trainer.totals
         # Counts tokens of the text only, without CLS and SEP.
@@ -298,9 +304,9 @@ def _train(
                     "sequence_length": stage.length,
                     "rows_per_step": recipe.rows_per_step,
                     "steps": recipe.max_steps,
-                    "learning_rate": stage.learning_rate,
+                    "learning_rate": recipe.learning_rate,
                     "final_learning_rate": stage.final_learning_rate,
-                    "seconds": None if recipe.max_minutes is None else 60 * recipe.max_minutes,
+                    "seconds": seconds,
                 },
             }
         )
@@ -343,7 +349,7 @@ def _recipe(
     else:
         max_steps = math.ceil(_MAX_EPOCHS * stage.share * tokens / tokens_per_batch)
     keys: dict[str, Any] = {
-        "stage": stage.name.replace(" ", "-"),
+        "stage": stage.name.split()[0],
         "output_dir": str(work / stage.recipe),
         "tokenizer": str(work / "tokenizer"),
         "train_data": str(work / "train.jsonl"),
@@ -353,7 +359,7 @@ def _recipe(
         "tokens_per_batch": tokens_per_batch,
         "max_steps": max_steps,
         "max_minutes": None if options.steps is not None else options.minutes * stage.share,
-        "learning_rate": stage.learning_rate,
+        # At these few steps better than the warmup-stable-decay of the recipes.
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": stage.final_learning_rate},
         "warmup_steps": 0.1,

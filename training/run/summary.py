@@ -143,7 +143,7 @@ def stage_of(
 
 
 def hardware(devices: int, kind: str) -> dict[str, Any]:
-    """Describes the hardware of a run. Of a CPU, only the number of cores is given.
+    """Describes the hardware of a run; for a CPU, its number of cores.
 
     Args:
         devices: number of processes, each of which uses one device.
