@@ -104,7 +104,7 @@ def make_stream(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase
     """The batches of this rank.
 
     Raises:
-        SourceError: the data does not exist, or was tokenised with a different tokenizer or Unicode normalization.
+        SourceError: the data does not exist, or was tokenized with a different tokenizer or Unicode normalization.
     """
     sources = sources_of(recipe.train_data or [], recipe.text_column)
     check_tokenized_with(sources, tokenizer, recipe.normalization)

@@ -33,10 +33,10 @@ class PretrainingArguments(TrainingArguments):
             `shape` that they override. With `init_from`: settings to change in that model's configuration.
         init_from: local path or `ORG/NAME[@REVISION]` of the model whose weights training starts from.
         init_optimizer: `fresh` for a new optimizer state, `kept` to load the state saved in `init_from`.
-        init_embeddings: `random`, or `counted` to initialise the token embeddings of a new model from co-occurrence
+        init_embeddings: `random`, or `counted` to initialize the token embeddings of a new model from co-occurrence
             counts of the training data, see `data.cooccurrence`. Helps small models learn faster at the start.
         tokenizer: local path, repository, tokenizer.json or SentencePiece `.model`; by default that of `init_from`.
-        train_data: files, directories, glob patterns, tokenised corpora or Hub datasets. An entry can be a mapping
+        train_data: files, directories, glob patterns, tokenized corpora or Hub datasets. An entry can be a mapping
             of `path` and any of `weight`, `name`, `split`, `revision`, `text_column`, `min_characters` and
             `max_characters`.
         validation_data: held-out text in the same form, without weights.
@@ -49,8 +49,8 @@ class PretrainingArguments(TrainingArguments):
         shuffle: whether to shuffle documents, with a different order in every epoch.
         block_characters: number of characters within which documents are shuffled and packed.
         interleave: number of files read in parallel.
-        data_lanes: number of block sequences distributed over the ranks. If text is tokenised during training, use
-            the number of ranks or a multiple, so that each rank tokenises only its share. Changes the data order.
+        data_lanes: number of block sequences distributed over the ranks. If text is tokenized during training, use
+            the number of ranks or a multiple, so that each rank tokenizes only its share. Changes the data order.
         mlm_probability: fraction of tokens to predict.
         final_mlm_probability: the same fraction during learning-rate decay.
         mask_share: fraction of the predicted tokens that are replaced by the mask token.
