@@ -140,15 +140,15 @@ def test_different_settings_are_different_columns(out: Path) -> None:
     assert [(point["learning_rate"], point["epochs"]) for point in row.grid] == [(1e-3, 1)]
     chosen = replace(row, learning_rate=7.0, train_examples=1, model="other")
     assert len(leaderboard([row, chosen]).columns) == 1
-    for name, value, told in (
+    for name, value, distinctions in (
         ("learning_rates", [0.01], ("learning rates 0.001", "learning rates 0.01")),
         ("pooling", "mean", ("", "pooling mean")),
     ):
         other = replace(row, settings={**row.settings, name: value})
         table = leaderboard([row, other])
-        assert sorted(table.heading(column)[2] for column in table.columns) == sorted(told)
+        assert sorted(table.heading(column)[2] for column in table.columns) == sorted(distinctions)
         text = render(table, "markdown")
-        assert all(text.count(part) >= 2 for part in told if part), text
+        assert all(text.count(part) >= 2 for part in distinctions if part), text
 
 
 def test_different_settings_are_plotted_separately(out: Path, tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_different_settings_are_plotted_separately(out: Path, tmp_path: Path) ->
     for rows, instances in Results(out).measurements():
         if rows[0].task == "similarity":
             run = Run(**{field.name: getattr(rows[0], field.name) for field in fields(Run)})
-            found = [Measurement(row.metric, row.value, subset=row.subset) for row in rows]
+            measurements = [Measurement(row.metric, row.value, subset=row.subset) for row in rows]
             for pooling in ("auto", "cls"):
-                results.write(replace(run, settings={**run.settings, "pooling": pooling}), found, instances)
+                results.write(replace(run, settings={**run.settings, "pooling": pooling}), measurements, instances)
     drawn = plot_all(results, tmp_path / "plots")
     assert [path.name for path in drawn] == ["similarity-improved.png", "similarity-improved-2.png"]
 

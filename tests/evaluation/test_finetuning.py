@@ -45,24 +45,24 @@ def test_scores_equal_scikit_learn_and_scipy(name: str, any_model: EvaluatedMode
     options = Options(data_dir=small_data, learning_rates=(1e-3,), epochs=(1,))
     data, outcome = run(name, any_model, options)
     assert len(outcome.instances) == len(data.examples)
-    found = {(row.metric, row.split): row for row in outcome.measurements}
+    rows = {(row.metric, row.split): row for row in outcome.measurements}
     predictions = [item["prediction"] for item in outcome.instances]
     labels = [item["label"] for item in outcome.instances]
     if name == "jsts":
         for metric, statistic in (("pearson", pearsonr), ("spearman", spearmanr)):
-            assert found[metric, "validation"].value == pytest.approx(statistic(labels, predictions).statistic)
+            assert rows[metric, "validation"].value == pytest.approx(statistic(labels, predictions).statistic)
     elif name not in ("jsquad", "ner"):
-        row = found["accuracy", "validation"]
+        row = rows["accuracy", "validation"]
         assert row.value == pytest.approx(accuracy_score(labels, predictions))
         blank = [[0]] * len(labels)
         majority = DummyClassifier(strategy="most_frequent").fit(blank, labels)
         assert row.baseline == pytest.approx(majority.score(blank, labels))
     if name == "jcola":
-        assert found["mcc", "validation"].value == pytest.approx(matthews_corrcoef(labels, predictions))
+        assert rows["mcc", "validation"].value == pytest.approx(matthews_corrcoef(labels, predictions))
     if name == "ner":
         # Every entity is a separate word, so every tokenizer can represent some.
-        assert 0 <= (found["f1", "test"].value or 0) <= (found["f1_ceiling", "test"].value or 0) <= 1
-    assert all(row.selected_on == "dev" for key, row in found.items() if key[0] != "f1_ceiling")
+        assert 0 <= (rows["f1", "test"].value or 0) <= (rows["f1_ceiling", "test"].value or 0) <= 1
+    assert all(row.selected_on == "dev" for key, row in rows.items() if key[0] != "f1_ceiling")
 
 
 def test_fine_tuning_learns_entities(any_model: EvaluatedModel, small_data: Path) -> None:
@@ -141,11 +141,11 @@ def test_interrupted_grid_resumes(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.json"))) == 3
     trained.clear()
     shares: list[float] = []
-    found = search(grid, tmp_path, train, shares.append, wait=True)
+    trials = search(grid, tmp_path, train, shares.append, wait=True)
     assert trained == [str(grid[3])]
-    assert [one.point for one in found] == grid
-    assert found[0].predictions == [1, "答え"]
-    assert best(found, "dev", "f1").point == grid[2]
+    assert [trial.point for trial in trials] == grid
+    assert trials[0].predictions == [1, "答え"]
+    assert best(trials, "dev", "f1").point == grid[2]
 
 
 def test_grid_survives_deletion_of_its_folder_during_training(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_grid_survives_deletion_of_its_folder_during_training(tmp_path: Path) ->
         return Trial(point, {"dev": {"f1": point.learning_rate}}, [])
 
     grid = points((1e-5, 2e-5), (3, 4))
-    assert [one.point for one in search(grid, folder, train, lambda share: None, wait=True)] == grid
+    assert [trial.point for trial in search(grid, folder, train, lambda share: None, wait=True)] == grid
 
 
 def test_grid_survives_deletion_of_its_folder_while_waiting(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_grid_survives_deletion_of_its_folder_while_waiting(tmp_path: Path) -> N
         waiting = pool.submit(search, grid, folder, lambda point, _: Trial(point, {}, []), lambda share: None, True)
         time.sleep(0.3)
         shutil.rmtree(folder)
-        assert [one.point for one in waiting.result(timeout=30)] == grid
+        assert [trial.point for trial in waiting.result(timeout=30)] == grid
 
 
 def test_trial_without_score_is_not_selected() -> None:

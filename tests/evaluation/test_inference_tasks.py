@@ -35,8 +35,8 @@ def test_cross_entropies_equal_transformers_row_by_row(modernbert: Path) -> None
     rows = [tokenizer(text)["input_ids"] for text in TEXTS]
     targets = [Target(row, place) for row in rows for place in range(1, len(row) - 1)]
     model = EvaluatedModel(ModelName(str(modernbert), device="cpu"))
-    found = cross_entropies(model.masked_lm, model.tokenizer, targets, tokens_per_batch=100)
-    for target, loss in zip(targets, found, strict=True):
+    losses = cross_entropies(model.masked_lm, model.tokenizer, targets, tokens_per_batch=100)
+    for target, loss in zip(targets, losses, strict=True):
         row = list(target.row)
         right, row[target.position] = row[target.position], tokenizer.mask_token_id
         with torch.no_grad():
@@ -136,8 +136,8 @@ def test_poolings_equal_their_definition(modernbert: Path, pooling: str, layers:
         torch.stack(states.hidden_states[-layers:]).mean(0)[0].mean(0) if layers else states.last_hidden_state[0, 0]
     )
     wanted = wanted / wanted.norm()
-    found = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")), pooling).encode(TEXTS)[1]
-    assert np.abs(found - wanted.numpy()).max() < 1e-6
+    vector = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")), pooling).encode(TEXTS)[1]
+    assert np.abs(vector - wanted.numpy()).max() < 1e-6
 
 
 def test_fill_mask_ranks_equal_transformers(any_model: EvaluatedModel, tmp_path: Path) -> None:
@@ -230,13 +230,13 @@ def test_chunked_ranking_equals_ranking_of_all_passages(modernbert: Path, monkey
     corpus["twin"] = corpus["p3"]
     queries = {"q0": "猫が駅に行く。", "q1": "母が海に着く。"}
     embedder = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")))
-    found = retrieval.rank(embedder, Search(corpus, queries, {}))
+    rankings = retrieval.rank(embedder, Search(corpus, queries, {}))
     plain = SentenceTransformer(str(modernbert), device="cpu")
     names = list(corpus)
     for query, text in queries.items():
         cosines = plain.similarity(plain.encode(text), plain.encode(list(corpus.values())))[0].tolist()
         wanted = sorted(range(len(names)), key=lambda index: -round(cosines[index], 6))[:7]
-        assert [cosines[names.index(name)] for name in found[query]] == pytest.approx(
+        assert [cosines[names.index(name)] for name in rankings[query]] == pytest.approx(
             [cosines[index] for index in wanted], abs=1e-5
         )
 

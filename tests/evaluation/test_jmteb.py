@@ -29,7 +29,7 @@ def invoke(model: Path, out: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["evaluate", str(model), "--device", "cpu", "--out", str(out), *arguments])
 
 
-def said(done: Result) -> str:
+def message_of(done: Result) -> str:
     return " ".join((done.output + str(done.exception)).split())
 
 
@@ -82,7 +82,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> type:
 
 def test_scores_equal_sentence_transformers_and_scipy(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
     done = invoke(modernbert, tmp_path, "--tasks", "jmteb:Pairs")
-    assert done.exit_code == 0, said(done)
+    assert done.exit_code == 0, message_of(done)
     rows = {row.metric: row for row in Results(tmp_path).rows()}
     plain = SentenceTransformer(str(modernbert), device="cpu")
     first, second = (plain.encode(list(texts), normalize_embeddings=True) for texts in zip(*PAIRS, strict=True))
@@ -102,9 +102,11 @@ def test_scores_equal_sentence_transformers_and_scipy(benchmark: type, modernber
 def test_unavailable_dataset_does_not_stop_other_tasks(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
     done = invoke(modernbert, tmp_path, "--tasks", "jmteb")
     assert done.exit_code != 0
-    assert "dataset local/Away cannot be loaded from the Hub (Couldn't reach 'local/Away' on the Hub)" in said(done)
+    assert "dataset local/Away cannot be loaded from the Hub (Couldn't reach 'local/Away' on the Hub)" in message_of(
+        done
+    )
     assert {row.task for row in Results(tmp_path).rows()} == {"jmteb-Pairs"}
-    assert "jmteb-Pairs" in (again := said(invoke(modernbert, tmp_path, "--tasks", "jmteb-lite")))
+    assert "jmteb-Pairs" in (again := message_of(invoke(modernbert, tmp_path, "--tasks", "jmteb-lite")))
     assert "already measured" in again
 
 
@@ -120,11 +122,11 @@ def test_invalid_arguments_are_reported(
 ) -> None:
     done = invoke(modernbert, tmp_path, *arguments)
     assert done.exit_code != 0
-    assert message in said(done)
+    assert message in message_of(done)
 
 
 def test_missing_mteb_is_reported(modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
     done = invoke(modernbert, tmp_path, "--tasks", "jmteb")
     assert done.exit_code != 0
-    assert "jmteb needs mteb: pip install 'llm-jp-modernbert[mteb]'" in said(done)
+    assert "jmteb needs mteb: pip install 'llm-jp-modernbert[mteb]'" in message_of(done)

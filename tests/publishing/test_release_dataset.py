@@ -44,7 +44,7 @@ TRAINING = """
 import hashlib, json, sys
 from pathlib import Path
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask
-from llm_jp_modernbert.evaluation.tasks.task import Options
+from llm_jp_modernbert.evaluation.data.options import Options
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data.sources import check_tokenized_with, read_held_out, sources_of
