@@ -15,7 +15,7 @@ from rich.console import Console
 from llm_jp_modernbert.cli import main
 from llm_jp_modernbert.commands.options import fit_help
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.loading import check_model_directory
+from llm_jp_modernbert.core.references import ModelReference
 
 from . import report, results, table
 from .cases import encoder, fill_mask, gpu, length_cost, loader, tokenizing, training_step
@@ -111,7 +111,7 @@ def measure_table(
     if compiled is not None:
         plan = replace(plan, compiled=compiled)
     if model is not None:
-        check_model_directory(model)
+        ModelReference.parse(model).check_model()
     console = Console()
     # The stored command omits local folders.
     given = {"--shape": shape if shape != "base" else None, "--turns": turns, "--rows": rows}

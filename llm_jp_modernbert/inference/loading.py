@@ -140,8 +140,3 @@ def usable_device(device: str | None) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"--device {device}: not available here. {first_line(error)}") from error
     return device
-
-
-def check_model_directory(name: str) -> None:
-    """`ModelReference.check_model` of a name."""
-    ModelReference.parse(name).check_model()

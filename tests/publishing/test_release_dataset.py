@@ -171,8 +171,8 @@ def test_training_and_evaluation_read_the_released_data(world: World, tmp_path: 
     assert outputs["prompts"] == [[row["id"], row["category"], row["text"], row["answers"]] for row in expected]
     assert outputs["named"] == [TEST, world.hub.repositories["dataset", TEST].branches["main"], "test"]
     for part in ("no prompts", "missing"):
-        assert "cannot be had from the Hub" in outputs[part]
-        assert outputs[part].endswith("Name a file of prompts by --prompts.")
+        assert "cannot be loaded from the Hub" in outputs[part]
+        assert outputs[part].endswith("Set --prompts to a file of prompts.")
         assert "\n" not in outputs[part]
 
 
