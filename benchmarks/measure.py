@@ -121,7 +121,7 @@ def _rate(run: Candidate, turn: int) -> float:
 
 
 def show(measurement: Measurement, console: Console) -> None:
-    """Print median rates, ratios to the peer and, on a GPU, the utilisation."""
+    """Print median rates, ratios to the peer and, on a GPU, the utilization."""
     settings = ", ".join(f"{key} {value}" for key, value in measurement.settings.items())
     console.print(f"[bold]{measurement.name}[/]: {settings}", highlight=False)
     memory, operations = measurement.extra_peak_megabytes, measurement.operations

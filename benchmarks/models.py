@@ -83,7 +83,7 @@ class Models:
         if dtype not in self._peers:
             plain: Any = ModernBertForMaskedLM.config_class
             config = plain(**self.config.to_dict())
-            # On the meta device, since transformers' initialisation takes longer than the measurements.
+            # On the meta device, since transformers' initialization takes longer than the measurements.
             with torch.device("meta"):
                 model: Any = ModernBertForMaskedLM._from_config(config, attn_implementation="sdpa")
             model = model.to_empty(device=self.device).to(dtype).eval()
@@ -138,7 +138,7 @@ def batch_stream(files: Sequence[str], tokenizer: str, length: int, rows: int, w
     """The packed batches of a training run, with 30 % of the tokens masked.
 
     Args:
-        files: texts or a tokenised corpus.
+        files: texts or a tokenized corpus.
         tokenizer: directory, repository or SentencePiece model.
         length: tokens per row.
         rows: rows per batch.

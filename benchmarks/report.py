@@ -33,7 +33,7 @@ def plot(content: dict[str, Any], folder: Path) -> Path | None:
         folder: folder of the plot.
 
     Returns:
-        The PNG file, or None if there are no comparisons.
+        The PNG file, or None if the file of results contains no comparison.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

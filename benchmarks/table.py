@@ -32,7 +32,7 @@ TITLES = {
     4: "Training step, full rows",
     5: "Training step, real documents",
     6: "Filling the mask of a sentence",
-    7: "Tokenising a corpus",
+    7: "Tokenizing a corpus",
     8: "Cost over length",
     9: "Encoder, a batch without padding",
 }
@@ -50,7 +50,7 @@ class Plan:
         layers: layers of the encoders; None for all layers of the shape.
         rows: rows per training batch; one case for each.
         prompts: prompts on which the likeliest tokens are compared; None for all.
-        megabytes: text per turn of tokenising, in MB.
+        megabytes: text per turn of tokenizing, in MB.
         lengths: lengths of the single sequences in tokens, longest first; the first is also measured in float32.
         length: tokens per row in training and in the batch without padding.
         compiled: whether this library's compiled layers are a candidate.
@@ -154,7 +154,7 @@ def rows_of(plan: Plan, shape: str, data: RealData | None, model: str | None) ->
     if data is not None:
         real = partial(training_step.typical_documents, models, [data.corpus], data.tokenizer)
         real = partial(real, length=plan.length, bf16=True, compiled=compiled)
-        sentence = partial(fill_mask.one_sentence, data.tokenizer, model, shape, prompts=plan.prompts)
+        sentence = partial(fill_mask.one_sentence, data.tokenizer, model, shape, plan.prompts)
         texts = partial(tokenizing.corpus, [data.corpus], data.tokenizer, plan.megabytes, torch.get_num_threads())
         rows += [Row(5, partial(real, rows=count), real_goals, is_long=True) for count in plan.rows]
         rows.append(Row(6, sentence, (Goal(fill_mask.PEER, 3.0),), ours=fill_mask.FAST))

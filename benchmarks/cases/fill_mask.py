@@ -33,6 +33,9 @@ FAST = f"{OURS}, --fast"
 SAME_FIRST = "same first candidate"
 """Key of the setting that holds each candidate's share of prompts with the pipeline's likeliest token."""
 
+_TEXT = "今日のご飯は[MASK]である。"
+# Sentences per turn.
+_SENTENCES = 5
 # Prompts per batch of the pipeline.
 _BATCH_SIZE = 16
 
@@ -41,22 +44,13 @@ def cases(
     tokenizer: Tokenizer,
     model: Annotated[str | None, typer.Option(help="Trained model; by default random weights.")] = None,
     shape: Shape = "base",
-    text: Annotated[str, typer.Option(help="Sentence with a mask.")] = "今日のご飯は[MASK]である。",
-    sentences: Annotated[int, typer.Option(help="Sentences per turn.", min=1)] = 5,
     prompts: Annotated[int | None, typer.Option(help="Compared prompts; by default all.", min=1)] = None,
 ) -> Iterator[Case]:
     """Measure sentences/s of filling masks on a CPU, against transformers' pipeline."""
-    yield one_sentence(tokenizer, model, shape, text, sentences, prompts)
+    yield one_sentence(tokenizer, model, shape, prompts)
 
 
-def one_sentence(
-    tokenizer: str,
-    model: str | None = None,
-    shape: str = "base",
-    text: str = "今日のご飯は[MASK]である。",
-    sentences: int = 5,
-    prompts: int | None = None,
-) -> Case:
+def one_sentence(tokenizer: str, model: str | None, shape: str, prompts: int | None) -> Case:
     """One short sentence at a time; see `cases` for the arguments."""
     loaded: Any = load_tokenizer(tokenizer)
     with TemporaryDirectory() as folder:
@@ -69,8 +63,6 @@ def one_sentence(
             del random
         source = model or folder
         plain = load_masked_lm(source, dtype="float32", device="cpu")
-        # Report a text without a mask before measuring.
-        fill_masks(plain, loaded, [text])
         peer: Any = pipeline("fill-mask", model=source, tokenizer=loaded, device="cpu", dtype=torch.float32)
         bfloat16 = load_masked_lm(source, dtype="bfloat16", device="cpu")
         start = time.perf_counter()
@@ -84,7 +76,7 @@ def one_sentence(
     for name, candidate in models.items():
         tokens = [result.masks[0][0].token_id for result in fill_masks(candidate, loaded, texts, 1)]
         same[name] = round(sum(map(int.__eq__, tokens, likeliest)) / len(likeliest), 4)
-    sentence = with_mask_token(text, loaded.mask_token)
+    sentence = with_mask_token(_TEXT, loaded.mask_token)
     settings: dict[str, Any] = {
         "weights": f"random, {shape}" if model is None else Path(model).name,
         "tokens": len(loaded(sentence).input_ids),
@@ -95,10 +87,10 @@ def one_sentence(
     }
 
     def run_peer(turn: int) -> float:
-        return float(sum(bool(peer(sentence, top_k=5)) for _ in range(sentences)))
+        return float(sum(bool(peer(sentence, top_k=5)) for _ in range(_SENTENCES)))
 
     def run_ours(candidate: Any, turn: int) -> float:
-        return float(sum(len(fill_masks(candidate, loaded, [text])) for _ in range(sentences)))
+        return float(sum(len(fill_masks(candidate, loaded, [_TEXT])) for _ in range(_SENTENCES)))
 
     candidates: dict[str, Candidate] = {
         PEER: run_peer,

@@ -15,7 +15,7 @@ from ..options import Shape, Tokenizer
 
 
 def cases(
-    files: Annotated[list[str], typer.Argument(help="Files or folders of texts, or a tokenised corpus.")],
+    files: Annotated[list[str], typer.Argument(help="Files or folders of texts, or a tokenized corpus.")],
     tokenizer: Tokenizer,
     shape: Shape = "nano",
     length: Annotated[int, typer.Option(help="Tokens per row.", min=4)] = 1024,

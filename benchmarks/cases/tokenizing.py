@@ -1,4 +1,4 @@
-"""Tokenising a corpus with this library's encoder, against the fast tokenizer alone and in `datasets.map`."""
+"""Tokenizing a corpus with this library's encoder, against the fast tokenizer alone and in `datasets.map`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cases(
     megabytes: Annotated[float, typer.Option(help="Text per turn, in MB of UTF-8.", min=0.001)] = 5.0,
     threads: Annotated[int, typer.Option(help="Threads of this library's encoder.", min=1)] = 2,
 ) -> Iterator[Case]:
-    """Measure MB of text tokenised per second, and compare the token ids."""
+    """Measure MB of text tokenized per second, and compare the token ids."""
     yield corpus(files, tokenizer, megabytes, threads)
 
 
