@@ -43,7 +43,9 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
             for number, ((about, settings), models) in enumerate(variants.items(), start=1):
                 figure = classes[name].plot(models)
                 others = [other for other_about, other in variants if other_about == about]
-                figure.suptitle(", ".join([f"{name}: {about}", *differing_settings(settings, others)]), fontsize=10)
+                figure.suptitle(
+                    ", ".join([f"{name}: {about}", *differing_settings(settings, others)]), fontsize=10, wrap=True
+                )
                 files.append(folder / f"{name}-{protocol}{f'-{number}' if number > 1 else ''}.png")
                 save(figure, files[-1])
     return files

@@ -95,7 +95,8 @@ def legend_below(figure: Figure, *panels: Axes) -> None:
     """One legend below the figure for the given panels."""
     entries = [entry for panel in panels for entry in zip(*panel.get_legend_handles_labels(), strict=True)]
     handles, labels = zip(*entries, strict=True)
-    columns = 3 if max(map(len, labels)) < 30 else 2
+    longest = max(map(len, labels))
+    columns = 3 if longest < 30 else 2 if longest < 36 else 1
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=min(columns, len(labels)))
 
 

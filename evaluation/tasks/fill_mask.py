@@ -142,7 +142,7 @@ class FillMask(Task):
         return figure
 
     @classmethod
-    def compare(cls, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    def compare(cls, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
         """The models' first answers side by side, as the paper prints them."""
         return side_by_side(instances)
 
@@ -165,6 +165,16 @@ class FillMaskPublishedTokenizer(FillMask):
         if backend is None or not is_encoder_form(backend):
             raise UsageError(f"{self.name}: the tokenizer of {model.name} is not llm-jp's. Use the task fill-mask.")
         return as_published(tokenizer)
+
+    @classmethod
+    def plottable(cls, measured: Measured) -> bool:
+        """Never: model cards compare its values with those of fill-mask in a table."""
+        return False
+
+    @classmethod
+    def compare(cls, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """None: the prompts are those of fill-mask."""
+        return None
 
 
 def as_published(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

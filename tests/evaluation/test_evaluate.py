@@ -338,7 +338,7 @@ def _as_code(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_not_numbers, "not numbers|not finite|no score is a number"),
+        (_not_numbers, "NaN logits|not finite|no score is a number"),
         (_as_code, "cannot be loaded as"),
         (lambda weights: os.truncate(weights, weights.stat().st_size // 2), "cannot be loaded as"),
         (Path.unlink, "holds no weights"),
