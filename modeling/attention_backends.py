@@ -32,7 +32,10 @@ def get_backend(name: str) -> AttentionBackend:
         ValueError: unknown backend.
     """
     if name not in BACKENDS:
-        raise ValueError(f"attn_implementation={name!r} is not one of {', '.join(BACKENDS)}.")
+        # transformers' wording.
+        raise ValueError(
+            f'Specified `attn_implementation="{name}"` is not supported; choose one of {", ".join(BACKENDS)}.'
+        )
     return BACKENDS[name]
 
 

@@ -100,6 +100,12 @@ class TestCommon(ModelTesterMixin, unittest.TestCase):
         self.model_tester = TinyModel()
         self.config_tester = ConfigTester(self, config_class=_class("Config"), hidden_size=32)
 
+    @unittest.skipUnless(
+        PEER, "Models without a requested backend choose one per batch: the setting is None, not sdpa."
+    )
+    def test_sdpa_can_dispatch_non_composite_models(self) -> None:
+        super().test_sdpa_can_dispatch_non_composite_models()
+
     def test_config(self) -> None:
         self.config_tester.run_common_tests()
 
