@@ -96,6 +96,8 @@ def write(tmp_path: Path) -> Any:
         ({"probe_steps": [-5]}, ["probe_steps", "-5"]),
         ({"eval_strategy": "steps"}, ["validation_data", "eval_strategy"]),
         ({"eval_strategy": "epoch", "validation_data": "v.jsonl"}, ["eval_strategy", "'epoch'", "steps"]),
+        ({"eval_strategy": "epoch"}, ["eval_strategy", "'epoch'", "steps"]),
+        ({"train_data": [{"path": "a", "weight": True}]}, ["train_data", "weight", "true is not a number."]),
         ({"save_strategy": "epoch"}, ["save_strategy", "'epoch'", "steps"]),
         ({"bf16": True, "fp16": True}, ["fp16", "bf16"]),
         ({"num_train_epochs": 3}, ["num_train_epochs", "max_steps", "max_tokens"]),

@@ -48,7 +48,7 @@ _UNSUPPORTED = {
 
 _ENTRY_TYPES: dict[str, Any] = {
     **dict.fromkeys(("path", "name", "split", "revision", "text_column"), str),
-    "weight": float | int,
+    "weight": float,
     **dict.fromkeys(("min_characters", "max_characters"), int),
 }
 
@@ -217,13 +217,13 @@ def check(given: dict[str, Any]) -> None:
             raise UsageError(f"{key}: {value} is not a finite number.")
     _check_ranges(given)
     values = SimpleNamespace(**{**_defaults(), **given, "given": given.keys()})
+    for key, choices in _CHOICES.items():
+        check_known(plain_value(getattr(values, key)), choices, key, "value")
     for key, is_violated, message in CONFLICTS:
         if is_violated(values):
             raise UsageError(f"{key}: {message.format(**vars(values))}")
     for key in ("train_data", "validation_data"):
         _check_data(key, given.get(key) or [])
-    for key, choices in _CHOICES.items():
-        check_known(plain_value(getattr(values, key)), choices, key, "value")
     _check_schedule(values)
     if values.model is not None:
         _check_model(values)
