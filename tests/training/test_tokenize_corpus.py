@@ -88,6 +88,20 @@ def test_interrupted_job_ends_with_the_same_bytes(
     assert tokenize_corpus(options(data, tmp_path / "parts")) == whole
 
 
+def test_interrupted_job_counts_every_unreadable_row_once(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (data[0] / "0.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "0.jsonl").write_text("\n{\n".join(lines) + "\n", encoding="utf-8")
+    sources = (tmp_path / "texts", data[1])
+    whole = tokenize_corpus(options(sources, tmp_path / "whole"))
+    assert whole["totals"]["broken_rows"] == len(lines) - 1
+    with interrupted(monkeypatch, "arrow", after=2):
+        tokenize_corpus(options(sources, tmp_path / "parts"))
+    assert tokenize_corpus(options(sources, tmp_path / "parts")) == whole
+
+
 def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(data: Data, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     texts = "".join(path.read_text(encoding="utf-8") for path in sorted(data[0].iterdir()))

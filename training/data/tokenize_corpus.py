@@ -251,9 +251,10 @@ def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
                 for document, text, ids in zip(batch, texts, encoded, strict=True):
                     shard.add(document, len(text), ids)
                     if shard.counts["tokens"] >= options.shard_tokens:
-                        shard.finish(bad_rows, last=False)
+                        # The batch may have read bad rows beyond this document, where a resumed job starts.
+                        shard.finish([row for row in bad_rows if row.row <= document.end], last=False)
+                        bad_rows[:] = [row for row in bad_rows if row.row > document.end]
                         shard = _Shard(job, shard.number + 1)
-                        bad_rows.clear()
                 yield Counter(
                     documents=len(batch),
                     tokens=sum(map(len, encoded)),
