@@ -214,6 +214,7 @@ class _FlowCallback(TrainerCallback):
 
     def __init__(self, trainer: PretrainingTrainer) -> None:
         self.trainer = trainer
+        self.steps = {*(trainer.recipe.publish_steps or ()), *(trainer.recipe.keep_steps or ())}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -223,19 +224,19 @@ class _FlowCallback(TrainerCallback):
         if trainer.resuming:
             # Trainer has restored the intervals of the run that wrote the checkpoint.
             state.compute_steps(args, state.max_steps)
-        elif 0 in (trainer.recipe.keep_steps or ()):
+        elif 0 in self.steps:
             trainer._save_checkpoint(trainer.model, None)
-            trainer.complete_checkpoint()
+            trainer.callback_handler.on_save(args, state, control)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Updates the state and requests a checkpoint or the end of training; all ranks decide the same."""
-        trainer, recipe = self.trainer, self.trainer.recipe
+        trainer = self.trainer
         trainer.counter.stop_clock()
         state.epoch = float(trainer.counter.epoch)
         state.num_input_tokens_seen = int(trainer.totals.tokens)
-        if state.global_step in {*(recipe.publish_steps or ()), *(recipe.keep_steps or ())}:
+        if state.global_step in self.steps:
             control.should_save = True
         finished = trainer.schedule.progress(state.global_step) >= 1.0
         # A single rank has no other ranks to agree with, so it stops at once.

@@ -143,6 +143,30 @@ def test_checkpoints_of_a_killed_process_are_found_by_the_next(hub: LoopbackHub,
     assert weights(hub, 15) == "weights of 15"
 
 
+def test_silent_hub_does_not_delay_the_run(hub: LoopbackHub, tmp_path: Path) -> None:
+    """Checkpoints of an earlier process are compared with the Hub in the background."""
+    first = publisher(hub, tmp_path)
+    first.submit(checkpoint(tmp_path, 10))
+    assert first.finish(30) == []
+    checkpoint(tmp_path, 20)
+    api, answer = client(hub), threading.Event()
+    list_repo_refs = api.list_repo_refs
+
+    def silent(*args: Any, **kwargs: Any) -> Any:
+        assert answer.wait(30)
+        return list_repo_refs(*args, **kwargs)
+
+    api.list_repo_refs = silent  # type: ignore[method-assign]
+    began = time.perf_counter()
+    pushing = publisher(hub, tmp_path, api=api)
+    assert time.perf_counter() - began < 5
+    # The checkpoint may be removed before the Hub answers.
+    shutil.rmtree(tmp_path / "checkpoint-20")
+    answer.set()
+    assert pushing.finish(30) == []
+    assert weights(hub, 20) == "weights of 20"
+
+
 def test_pushing_an_unchanged_checkpoint_makes_no_commit(hub: LoopbackHub, tmp_path: Path) -> None:
     for _ in range(2):
         pushing = publisher(hub, tmp_path)
@@ -182,6 +206,15 @@ def test_publish_steps_are_saved_on_all_ranks(
     changes = {"push_to_hub": True, "hub_model_id": REPOSITORY, "publish_steps": [7], "max_steps": 9}
     assert runs.run_apart(runs.recipe(*data, tmp_path / "run", **changes), ranks=2) == [0, 0]
     assert "stage1-step-7" in hub.repositories["model", REPOSITORY].branches
+
+
+def test_untrained_model_is_published(
+    data: tuple[Path, Path], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "HfApi", lambda token: HfApi(endpoint=hub.url, token=hub.token))
+    changes = {"push_to_hub": True, "hub_model_id": REPOSITORY, "publish_steps": [0], "max_steps": 2}
+    runs.run(runs.recipe(*data, tmp_path / "run", warmup_steps=0, **changes))
+    assert sorted(hub.repositories["model", REPOSITORY].branches) == ["main", "stage1-step-0"]
 
 
 def test_invalid_token_is_a_warning_without_the_token(

@@ -86,7 +86,13 @@ class RevisionPublisher(TrainerCallback):
         for unfinished in self.directory.glob(".*.new"):
             shutil.rmtree(unfinished)
         self._requeue()
-        self._take_missing(run)
+        # Checkpoints that an earlier process wrote, but may have been killed before submitting.
+        self._unverified: set[str] = set()
+        waiting = self.unpublished()
+        for checkpoint in checkpoints(run):
+            if self._is_wanted(step_of(checkpoint)) and self._revision(checkpoint) not in waiting:
+                self._take_snapshot(checkpoint)
+                self._unverified.add(self._revision(checkpoint))
         self._start()
 
     @classmethod
@@ -117,6 +123,10 @@ class RevisionPublisher(TrainerCallback):
 
         If no snapshot can be taken, such as on a full disk, a warning is logged.
         """
+        self._take_snapshot(checkpoint)
+        self._start()
+
+    def _take_snapshot(self, checkpoint: Path) -> None:
         revision = self._revision(checkpoint)
         try:
             with self._lock, atomic_directory(self.directory / revision, replace=True) as folder:
@@ -125,17 +135,16 @@ class RevisionPublisher(TrainerCallback):
                         os.link(file, folder / file.name)
                     except OSError:
                         shutil.copy(file, folder / file.name)
+                self._unverified.discard(revision)
         except OSError as error:
             reason = error.strerror or error
             logger.warning("%s: %s cannot be pushed: %s (%s).", self.repository, revision, reason, self.directory)
         self._failed.discard(revision)
-        self._start()
 
     def unpublished(self) -> list[str]:
         """Revisions that are not pushed yet, by step, including the one that is being pushed."""
-        if not self.directory.is_dir():
-            return []
-        names = [path.name for path in self.directory.iterdir()]
+        with self._lock:  # a directory that is renamed meanwhile could be missed
+            names = [path.name for path in self.directory.iterdir()] if self.directory.is_dir() else []
         revisions = {
             name.removeprefix(".").removesuffix(_PUSHING)
             for name in names
@@ -153,10 +162,10 @@ class RevisionPublisher(TrainerCallback):
             The revisions that are not pushed. A warning names them as well.
         """
         deadline = time.monotonic() + seconds
-        while set(self.unpublished()) - self._failed and (left := deadline - time.monotonic()) > 0:
+        while (self._is_running() or set(self.unpublished()) - self._failed) and time.monotonic() < deadline:
             self._start()
             assert self._thread is not None
-            self._thread.join(left)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
             if self._unreachable:
                 time.sleep(max(0.0, min(self._retry_seconds, deadline - time.monotonic())))
         self._ending = True
@@ -174,29 +183,31 @@ class RevisionPublisher(TrainerCallback):
     def _revision(self, checkpoint: Path) -> str:
         return f"{self.stage}-step-{step_of(checkpoint)}"
 
-    def _take_missing(self, run: Path) -> None:
-        """Takes snapshots of checkpoints that a process wrote but was killed before submitting."""
-        wanted = [path for path in checkpoints(run) if self._is_wanted(step_of(path))]
-        if not wanted:
-            return
+    def _drop_pushed(self) -> None:
+        """Removes snapshots of checkpoints that an earlier process has already pushed."""
         try:
             refs = self._api.list_repo_refs(self.repository)
-            pushed = {branch.name for branch in refs.branches}
-        except Exception as error:  # the Hub must not stop training; pushing an unchanged revision makes no commit
+        except Exception as error:  # pushing an unchanged revision makes no commit
             logger.debug("%s: cannot list revisions: %s", self.repository, explain(error))
-            pushed = set()
-        for checkpoint in wanted:
-            if self._revision(checkpoint) not in {*pushed, *self.unpublished()}:
-                self.submit(checkpoint)
+            return
+        with self._lock:
+            for revision in self._unverified.intersection(branch.name for branch in refs.branches):
+                shutil.rmtree(self.directory / revision, ignore_errors=True)
+            self._unverified.clear()
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def _start(self) -> None:
         """Starts the thread if it is not running."""
-        if self._thread is None or not self._thread.is_alive():
+        if not self._is_running():
             self._thread = threading.Thread(target=self._push_all, name="publisher", daemon=True)
             self._thread.start()
 
     def _push_all(self) -> None:
         """Pushes all snapshots. Stops if the Hub is unreachable."""
+        if self._unverified:
+            self._drop_pushed()
         while not self._ending and (left := [name for name in self.unpublished() if name not in self._failed]):
             revision = left[0]
             try:
