@@ -76,9 +76,9 @@ class Counter:
         self._clock = time.perf_counter()
 
     def stop_clock(self) -> None:
-        """Adds the time since `start_clock`. Only rank 0 counts, so that all ranks stop at the same step."""
-        if self._recipe.process_index == 0:
-            self._pending.seconds += time.perf_counter() - self._clock
+        """Adds the time of rank 0 since `start_clock`; every rank must call it, so that all stop at the same step."""
+        seconds = time.perf_counter() - self._clock if self._recipe.process_index == 0 else 0.0
+        self.totals.seconds += self.sum([seconds])[0]
 
     def start_step(self, infos: list[BatchInfo], stop_requested: bool) -> float:
         """Counts the batches of a step.

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,16 @@ class At(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
             self.action(kwargs)
+
+
+def test_logged_rates_and_tokens_add_up_to_the_training_time(data: Data, tmp_path: Path) -> None:
+    trainer = train(runs.recipe(*data, tmp_path / "run", max_steps=6, logging_steps=1))
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    tokens = [0, *(entry["tokens"] for entry in logged)]
+    rates = [entry["tokens_per_second"] for entry in logged]
+    seconds = [(after - before) / rate for (before, after), rate in zip(pairwise(tokens), rates, strict=True)]
+    assert min(seconds) > 1e-4
+    assert sum(seconds) == pytest.approx(trainer.totals.seconds)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
