@@ -17,12 +17,10 @@ from llm_jp_modernbert.commands.options import fit_help
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
 
-from . import report, results, table
-from .cases import encoder, fill_mask, gpu, length_cost, loader, tokenizing, training_step
-from .machine import machine, versions
-from .measure import Case, measure, show, write_json
-from .models import find_data
-from .options import Shape, whole_numbers
+from . import report, table
+from .cases import encoder, fill_mask, gpu, tokenizing, training_step
+from .measure import Case, environment, measure, show, write_json
+from .models import Shape, find_data, whole_numbers
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -32,8 +30,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def _case_command(cases: Callable[..., Iterable[Case]]) -> Callable[..., None]:
     """Make a command from a function that yields cases: its options, `--repeats` and `--out`."""
 
-    def command(repeats: int, out: Path | None, **options: Any) -> None:
-        content: dict[str, Any] = {"machine": machine(), "versions": versions(), "cases": []}
+    def command(
+        repeats: Annotated[int, typer.Option(help="Timed turns.", min=1)] = 5,
+        out: Annotated[Path | None, typer.Option(help="JSON file to write.", dir_okay=False)] = None,
+        **options: Any,
+    ) -> None:
+        content: dict[str, Any] = {**environment(), "cases": []}
         console = Console()
         console.print(f"{content['machine']['name']}, {content['machine']['threads']} threads; {repeats} turns")
         for case in cases(**options):
@@ -44,23 +46,15 @@ def _case_command(cases: Callable[..., Iterable[Case]]) -> Callable[..., None]:
             if out is not None:
                 write_json(out, content)
 
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(cases, eval_str=True).parameters.values()
-    ]
-    shared = {
-        "repeats": (Annotated[int, typer.Option(help="Timed turns.", min=1)], 5),
-        "out": (Annotated[Path | None, typer.Option(help="JSON file to write.", dir_okay=False)], None),
-    }
-    for name, (annotation, default) in shared.items():
-        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    *shared, _ = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [*inspect.signature(cases, eval_str=True).parameters.values(), *shared]
     command.__doc__ = cases.__doc__
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in own}
-    command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
 
 
-for module in (encoder, training_step, length_cost, loader, tokenizing, fill_mask, gpu):
+for module in (encoder, training_step, tokenizing, fill_mask, gpu):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(fit_help(_case_command(module.cases)))
 
 
@@ -105,8 +99,8 @@ def measure_table(
         plan = replace(plan, turns=turns, long_turns=turns)
     if rows is not None:
         numbers = whole_numbers("--rows", rows)
-        if not set(numbers) <= set(table.TITLES):
-            raise UsageError(f"--rows {rows}: the table has rows 1 to {max(table.TITLES)}.")
+        if not set(numbers) <= set(table.ROWS):
+            raise UsageError(f"--rows {rows}: the table has rows 1 to {max(table.ROWS)}.")
         plan = replace(plan, numbers=numbers)
     if compiled is not None:
         plan = replace(plan, compiled=compiled)
@@ -119,7 +113,7 @@ def measure_table(
     options += [] if compiled is None else ["--compiled" if compiled else "--no-compiled"]
     command = shlex.join(["python", "-m", "benchmarks", *(["--quick"] if quick else []), *options])
     content = table.run(plan, shape, find_data(data), model, out, command, console)
-    console.print(results.overview(content, results.read(RESULTS) if quick else None))
+    console.print(report.overview(content, report.read(RESULTS) if quick else None))
     image = report.plot(content, out)
     console.print(f"{content['minutes']} minutes; {out / table.FILE}" + (f", {image}" if image else ""))
 
@@ -130,7 +124,7 @@ def write_readme(
     file: Annotated[Path, typer.Option(help="README to update.")] = report.README,
 ) -> None:
     """Write the plot and the README's tables from a file of results."""
-    content = results.read(folder)
+    content = report.read(folder)
     report.plot(content, folder)
     report.rewrite(content, folder, file)
 

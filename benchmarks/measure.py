@@ -1,8 +1,12 @@
-"""Interleaved timing of several candidates that do the same work."""
+"""Interleaved timing and peak memory of several candidates that do the same work, and the machine they run on."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,70 +20,58 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.versions import library_versions
 from llm_jp_modernbert.modeling.flops import peak_flops
 
-from .machine import extra_peak_megabytes, synchronize
-
+# Every candidate of this library has a name that begins with `OURS`.
 OURS, COMPILED = "this library", "this library, compiled"
-"""Names of candidates; every candidate of this library has a name that begins with `OURS`."""
 
+_LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "sentencepiece", "sentence-transformers", "numpy")
+# Instruction sets that matrix products use, as Linux names them on x86 and on ARM.
+_X86 = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16")
+_INSTRUCTIONS = (*_X86, "asimd", "sve", "bf16", "i8mm")
+# (rows, inner dimension, columns): one product of the base model and one square product. GPUs need larger ones.
+_PRODUCTS_ON_CPU = ((4096, 768, 2304), (2048, 2048, 2048))
+_PRODUCTS_ON_GPU = ((65536, 768, 2304), (16384, 16384, 16384))
+
+# Takes the turn number and returns the number of processed units. Turn 0 warms up and may process fewer units.
 Candidate = Callable[[int], float]
-"""Takes the turn number and returns the number of processed units. Turn 0 warms up and may process fewer units."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A piece of work and the candidates that do it.
-
-    Attributes:
-        name: description of the work.
-        unit: unit of work, for example tokens.
-        peer: name of the candidate that the others are compared with.
-        candidates: the candidates by name.
-        settings: shapes, data type and other settings that the results depend on.
-        operations: floating-point operations per unit by candidate, where they are known.
-        memory: whether to measure the extra peak memory of a turn.
-        in_a_row: runs of a candidate per turn, of which the fastest counts. The first run may pay for memory that
-            the previous candidate returned to the system.
-    """
+    """A piece of work and the candidates that do it."""
 
     name: str
     unit: str
-    peer: str
+    peer: str  # the candidate that the others are compared with
     candidates: Mapping[str, Candidate]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    operations: Mapping[str, float] = field(default_factory=dict)
-    memory: bool = False
+    operations: Mapping[str, float] = field(default_factory=dict)  # per unit and candidate, where they are known
+    memory: bool = False  # whether to measure the extra peak memory of a turn
+    # Runs of a candidate per turn, of which the fastest counts: the first may pay for memory that the previous
+    # candidate returned to the system.
     in_a_row: int = 1
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The measurements of a case, as stored in the file of results.
-
-    Attributes:
-        name, unit, peer, settings, operations: see `Case`.
-        rates: units per second of each turn, by candidate.
-        extra_peak_megabytes: extra peak memory of a turn in MB, by candidate; empty if not measured.
-    """
+    """The measurements of a case, as stored in the file of results."""
 
     name: str
     unit: str
     peer: str
     settings: dict[str, Any]
     operations: dict[str, float]
-    rates: dict[str, list[float]]
-    extra_peak_megabytes: dict[str, float]
+    rates: dict[str, list[float]]  # units per second of each turn
+    extra_peak_megabytes: dict[str, float]  # empty if not measured
 
     def median(self, candidate: str) -> float:
         """The median rate of a candidate, in units per second."""
         return statistics.median(self.rates[candidate])
 
     def ratio(self, candidate: str, against: str | None = None) -> float:
-        """The speed of a candidate relative to another, by default to the peer.
-
-        The median of the ratios of each turn: a disturbance of the machine affects all candidates of a turn.
-        """
+        """The median over turns of a candidate's speed relative to another's, by default the peer's."""
         pairs = zip(self.rates[candidate], self.rates[against or self.peer], strict=True)
         return statistics.median(rate / reference for rate, reference in pairs)
 
@@ -90,14 +82,7 @@ class Measurement:
 
 
 def measure(case: Case, turns: int, memory: bool = True) -> Measurement:
-    """Time the candidates in turn, so that disturbances of the machine affect all of them.
-
-    Args:
-        case: the work and its candidates.
-        turns: number of timed turns, after one warm-up turn.
-        memory: whether to measure memory if the case asks for it. This takes one more turn after the timed ones, since
-            it empties the allocator's cache and so slows the candidate.
-    """
+    """Time the candidates in turn, so that disturbances of the machine affect all of them."""
     rates: dict[str, list[float]] = {name: [] for name in case.candidates}
     for turn in range(turns + 1):
         for name, run in case.candidates.items():
@@ -106,6 +91,7 @@ def measure(case: Case, turns: int, memory: bool = True) -> Measurement:
                 rates[name].append(rate)
     megabytes: dict[str, float] = {}
     if case.memory and memory:
+        # After the timed turns, since it empties the allocator's cache and so slows the candidate.
         for name, run in case.candidates.items():
             peak = extra_peak_megabytes(partial(run, turns + 1))
             if peak is not None:
@@ -116,8 +102,74 @@ def measure(case: Case, turns: int, memory: bool = True) -> Measurement:
 def _rate(run: Candidate, turn: int) -> float:
     start = time.perf_counter()
     units = run(turn)
-    synchronize()
+    _synchronize()
     return units / (time.perf_counter() - start)
+
+
+def _synchronize() -> None:
+    """Wait until the GPU has finished, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def extra_peak_megabytes(work: Callable[[], Any]) -> float | None:
+    """Run a call and measure how far it raises memory in MB of 10⁶ bytes; None if the system does not report it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    reset = Path("/proc/self/clear_refs")
+    if not os.access(reset, os.W_OK):
+        return None
+    # Memory that the allocator keeps after a free would hide new allocations.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    reset.write_text("5")  # resets VmHWM
+    before = _status_bytes("VmRSS")
+    work()
+    return (_status_bytes("VmHWM") - before) / 1e6
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
+
+
+def environment() -> dict[str, Any]:
+    """The machine, with its memory in GB of 10⁹ bytes, and the versions of Python and of the compared libraries."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().split("\n\n")[0].splitlines() if path.is_file() else []
+    processor_facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    processor = processor_facts.get("model name") or platform.processor() or platform.machine()
+    flags = (processor_facts.get("flags") or processor_facts.get("Features") or "").split()
+    machine: dict[str, Any] = {
+        "name": torch.cuda.get_device_name() if torch.cuda.is_available() else processor,
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instruction sets": [name for name in _INSTRUCTIONS if name in flags],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        machine["memory GB"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    if torch.cuda.is_available():
+        machine["CUDA"] = torch.version.cuda
+    return {"machine": machine, "versions": {"python": platform.python_version(), **library_versions(_LIBRARIES)}}
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """Measure the fastest matrix product, in floating-point operations per second."""
+    device, best = "cuda" if torch.cuda.is_available() else "cpu", 0.0
+    for rows, inner, columns in _PRODUCTS_ON_CPU if device == "cpu" else _PRODUCTS_ON_GPU:
+        left, right = (torch.randn(size, inner, device=device).to(dtype) for size in (rows, columns))
+        for _ in range(10):
+            _synchronize()
+            start = time.perf_counter()
+            torch.nn.functional.linear(left, right)
+            _synchronize()
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best
 
 
 def show(measurement: Measurement, console: Console) -> None:

@@ -1,46 +1,146 @@
-"""The measured part of benchmarks/README.md and its plot, generated from a file of results."""
+"""The tables and the plot made from a file of results: in the terminal and in benchmarks/README.md."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rich.table import Column, Table
+
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.files import read_json, write_whole
 
 from .cases.fill_mask import SAME_FIRST
-from .measure import Measurement
+from .measure import COMPILED, Measurement
 from .models import VOCABULARY
-from .results import Comparison, by_case, cell, comparisons, goal_cell, measurement_of
-from .table import TITLES
+from .table import FILE, Goal
 
 PLOT = "table.png"
-"""Name of the plot in the folder of results."""
 BEGIN, END = "<!-- measured: python -m benchmarks readme -->", "<!-- end of measurements -->"
 README = Path(__file__).with_name("README.md")
 
+_SPEED = ("row", "case", "against", "this library", "compiled", "goal")
+_MEMORY = ("extra peak memory", "compiled", "goal")
 _PLAIN, _COMPILED, _GOAL, _PEER = "#1f5fa8", "#8db8e2", "#c0392b", "#222222"
+_CASE_KEYS = (*(field.name for field in fields(Measurement)), "row", "command", "matrix rate", "goals", "ours")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """This library compared with one candidate of a case, without and with compiled layers; None if not measured."""
+
+    row: int
+    measurement: Measurement
+    goal: Goal  # names the candidate
+    ratios: tuple[float, float | None]  # relative speed
+    memory: tuple[float | None, float | None]  # share of the candidate's extra peak memory
+    # The ratio at which every counted operation runs at the rate of the machine's fastest matrix product.
+    floor: float | None
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read the file of results in a folder."""
+    path = folder / FILE
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file. Run `python -m benchmarks --out {folder}` first.")
+    content: Any = read_json(path)
+    cases = content.get("cases") if isinstance(content, dict) else None
+    if not cases or any(name not in case for case in cases for name in _CASE_KEYS):
+        raise UsageError(f"{path} is not a file of results of this version. Measure again with --out {folder}.")
+    return content
+
+
+def measurement_of(case: dict[str, Any]) -> Measurement:
+    """The measurement of a case in a file of results."""
+    return Measurement(**{field.name: case[field.name] for field in fields(Measurement)})
+
+
+def comparisons(content: dict[str, Any]) -> list[Comparison]:
+    """All comparisons in a file of results, in its order."""
+    compared = []
+    for case in content["cases"]:
+        measurement, ours = measurement_of(case), case["ours"]
+        for goal in (Goal(**goal) for goal in case["goals"]):
+            against = goal.against
+            compiled = measurement.ratio(COMPILED, against) if COMPILED in measurement.rates else None
+            floor = None
+            if ours in measurement.operations:
+                dtype = measurement.settings["dtype"].split()[0]
+                # The best rate of all runs: a busy machine may slow the products of one run.
+                rate = max(other["matrix rate"][dtype] for other in content["cases"])
+                floor = rate / measurement.operations[ours] / measurement.median(against)
+            ratios = (measurement.ratio(ours, against), compiled)
+            memory = (measurement.memory_share(ours, against), measurement.memory_share(COMPILED, against))
+            compared.append(Comparison(case["row"], measurement, goal, ratios, memory, floor))
+    return compared
+
+
+def _by_case(compared: list[Comparison]) -> list[list[Comparison]]:
+    """Group the comparisons of each case."""
+    return [list(group) for _, group in groupby(compared, key=lambda comparison: comparison.measurement.name)]
+
+
+def _cells(comparison: Comparison) -> list[str]:
+    """The comparison as a line of the table in the README; the terminal shows the first cells."""
+    goal, ratios, memory = comparison.goal, comparison.ratios, comparison.memory
+    return [
+        str(comparison.row),
+        comparison.measurement.name,
+        goal.against,
+        *(_cell("{:.2f} ×", ratio) for ratio in ratios),
+        _goal_cell("{:g} ×", goal.ratio, ratios, max),
+        _cell("{:.1f} ×", comparison.floor),
+        *(_cell("{:.0%}", share) for share in memory),
+        _goal_cell("{:.0%}", goal.memory, memory, min),
+    ]
+
+
+def _cell(form: str, value: float | None) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _goal_cell(form: str, goal: float | None, values: Sequence[float | None], better: Callable[..., float]) -> str:
+    """A goal with a mark that says whether the best of the measured values reaches it; empty without a goal."""
+    if goal is None:
+        return ""
+    known = [value for value in values if value is not None]
+    if not known:
+        return f"{form.format(goal)} (not measured)"
+    return f"{form.format(goal)} {'✓' if better(*known, goal) in known else '✗'}"
+
+
+def overview(content: dict[str, Any], reference: dict[str, Any] | None = None) -> Table:
+    """The comparisons with their goals for a terminal, with the ratios of another file of results if given."""
+    known = {(c.measurement.name, c.goal.against): c.ratios[0] for c in comparisons(reference or {"cases": []})}
+    compared = comparisons(content)
+    is_compiled = any(comparison.ratios[1] is not None for comparison in compared)
+    shown = [index for index, title in enumerate(_SPEED) if is_compiled or title != "compiled"]
+    titles = [*(_SPEED[index] for index in shown), *(["in the table"] if reference else [])]
+    table = Table(*(Column(title, overflow="fold") for title in titles), box=None)
+    for comparison in compared:
+        cells = _cells(comparison)
+        before = known.get((comparison.measurement.name, comparison.goal.against))
+        change = [f"{before:.2f} × ({comparison.ratios[0] / before - 1:+.0%})"] if before else []
+        table.add_row(*(cells[index] for index in shown), *change)
+    return table
 
 
 def plot(content: dict[str, Any], folder: Path) -> Path | None:
     """Plot the speed of every case relative to the peer, with the goals and the peer's fastest candidate.
 
-    Args:
-        content: content of a file of results.
-        folder: folder of the plot.
-
-    Returns:
-        The PNG file, or None if the file of results contains no comparison.
+    Returns the PNG file in the folder, or None if the file of results contains no comparison.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     compared = comparisons(content)
-    groups = by_case(compared)
+    groups = _by_case(compared)
     if not groups:
         return None
     figure = Figure(figsize=(9, 1.6 + 0.5 * len(groups)), layout="constrained")
@@ -83,16 +183,7 @@ def plot(content: dict[str, Any], folder: Path) -> Path | None:
 
 
 def rewrite(content: dict[str, Any], folder: Path, path: Path = README) -> None:
-    """Write the tables between the marks of the README.
-
-    Args:
-        content: content of a file of results.
-        folder: folder of the file and its plot.
-        path: the README.
-
-    Raises:
-        UsageError: the README lacks the marks.
-    """
+    """Write the tables between the marks of the README; `folder` contains the file of results and its plot."""
     text = path.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -107,11 +198,14 @@ def measured_part(content: dict[str, Any], link: str) -> str:
     compared = comparisons(content)
     parts = [_conditions(content)]
     if compared:
-        parts += [f"![Speed relative to the peers]({link})", _ratios(compared)]
+        parts += [
+            f"![Speed relative to the peers]({link})",
+            _table((*_SPEED, "floor", *_MEMORY), map(_cells, compared)),
+        ]
         parts += ["### Speeds and settings", _candidates(compared)]
     costs = [measurement_of(case) for case in content["cases"] if case["row"] == 8]
     if costs:
-        parts += [f"### {TITLES[8]}", _costs(costs)]
+        parts += ["### Cost over length", _costs(costs)]
     if content["left out"]:
         parts.append(f"Not measured, for lack of data: rows {', '.join(map(str, content['left out']))}.")
     return "\n\n".join(parts)
@@ -141,32 +235,14 @@ def _conditions(content: dict[str, Any]) -> str:
     )
 
 
-def _ratios(compared: Sequence[Comparison]) -> str:
-    titles = ("row", "case", "against", "this library", "compiled", "goal", "floor")
-    rows = [
-        [
-            str(comparison.row),
-            comparison.measurement.name,
-            comparison.goal.against,
-            *(cell("{:.2f} ×", ratio) for ratio in comparison.ratios),
-            goal_cell("{:g} ×", comparison.goal.ratio, comparison.ratios),
-            cell("{:.1f} ×", comparison.floor),
-            *(cell("{:.0%}", share) for share in comparison.memory),
-            goal_cell("{:.0%}", comparison.goal.memory, comparison.memory, better=min),
-        ]
-        for comparison in compared
-    ]
-    return _table((*titles, "extra peak memory", "compiled", "goal"), rows)
-
-
 def _candidates(compared: list[Comparison]) -> str:
     rows, settings = [], []
-    for measurement in (group[0].measurement for group in by_case(compared)):
+    for measurement in (group[0].measurement for group in _by_case(compared)):
         for index, name in enumerate(measurement.rates):
             median = measurement.median(name)
             speed = f"{median:,.0f}" if median >= 100 else f"{median:,.1f}"
-            memory = cell("{:,.0f} MB", measurement.extra_peak_megabytes.get(name))
-            same = cell("{:.1%}", measurement.settings.get(SAME_FIRST, {}).get(name))
+            memory = _cell("{:,.0f} MB", measurement.extra_peak_megabytes.get(name))
+            same = _cell("{:.1%}", measurement.settings.get(SAME_FIRST, {}).get(name))
             title = measurement.name if index == 0 else ""
             rows.append([title, name, f"{speed} {measurement.unit}/s", memory, same])
         listed = ", ".join(f"{key} {value}" for key, value in measurement.settings.items() if key != SAME_FIRST)

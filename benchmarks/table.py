@@ -17,58 +17,31 @@ from transformers.utils.logging import disable_progress_bar
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_json
 
-from .cases import encoder, fill_mask, length_cost, tokenizing, training_step
-from .machine import machine, matrix_rate, versions
-from .measure import OURS, Case, Measurement, measure, show, write_json
+from .cases import encoder, fill_mask, tokenizing, training_step
+from .measure import OURS, Case, Measurement, environment, matrix_rate, measure, show, write_json
 from .models import Models, RealData
 
 FILE = "table.json"
-"""Name of the file of results."""
-
-TITLES = {
-    1: "Encoder, one long sequence",
-    2: "Encoder, one shorter sequence",
-    3: "Encoder, a batch of realistic lengths",
-    4: "Training step, full rows",
-    5: "Training step, real documents",
-    6: "Filling the mask of a sentence",
-    7: "Tokenizing a corpus",
-    8: "Cost over length",
-    9: "Encoder, a batch without padding",
-}
-NEED_DATA = (5, 6, 7)
-"""Rows that need a tokenizer and real texts."""
+ROWS = tuple(range(1, 10))
+_NEED_DATA = (5, 6, 7)  # rows that need a tokenizer and real texts
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows to measure, and their sizes.
+    """The rows to measure, and their sizes."""
 
-    Attributes:
-        turns: timed turns of short cases.
-        long_turns: timed turns of long sequences and training steps.
-        layers: layers of the encoders; None for all layers of the shape.
-        rows: rows per training batch; one case for each.
-        prompts: prompts on which the likeliest tokens are compared; None for all.
-        megabytes: text per turn of tokenizing, in MB.
-        lengths: lengths of the single sequences in tokens, longest first; the first is also measured in float32.
-        length: tokens per row in training and in the batch without padding.
-        compiled: whether this library's compiled layers are a candidate.
-        memory: whether to measure memory.
-        numbers: rows of the table.
-    """
-
-    turns: int = 5
-    long_turns: int = 5
-    layers: int | None = None
-    rows: tuple[int, ...] = (4, 1)
-    prompts: int | None = None
-    megabytes: float = 5.0
+    turns: int = 5  # timed turns of short cases
+    long_turns: int = 5  # timed turns of long sequences and training steps
+    layers: int | None = None  # layers of the encoders; None for all layers of the shape
+    rows: tuple[int, ...] = (4, 1)  # rows per training batch; one case for each
+    prompts: int | None = None  # prompts on which the likeliest tokens are compared; None for all
+    megabytes: float = 5.0  # text per turn of tokenizing
+    # Lengths of the single sequences in tokens, longest first; the first is also measured in float32.
     lengths: tuple[int, ...] = (8192, 4096, 2048, 1024)
-    length: int = 1024
-    compiled: bool = True
+    length: int = 1024  # tokens per row in training and in the batch without padding
+    compiled: bool = True  # whether this library's compiled layers are a candidate
     memory: bool = True
-    numbers: tuple[int, ...] = tuple(TITLES)
+    numbers: tuple[int, ...] = ROWS  # rows of the table
 
 
 # Every third layer is global: 4 of 11 layers, 8 of the base shape's 22. Half of the layers give the same ratios.
@@ -88,36 +61,22 @@ QUICK = Plan(
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal of a case.
-
-    Attributes:
-        against: the candidate that this library is compared with.
-        ratio: speed relative to that candidate; None if no gain is expected.
-        memory: share of that candidate's extra peak memory.
-    """
+    """A goal of a case relative to a candidate: the speed, and the share of its extra peak memory."""
 
     against: str
-    ratio: float | None = None
+    ratio: float | None = None  # None if no gain is expected
     memory: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
-
-    Attributes:
-        number: number of the row.
-        make: builds the case with its models and data.
-        goals: one goal per candidate to compare with; goals for missing candidates are ignored.
-        is_long: whether a turn takes long.
-        ours: the candidate that is compared.
-    """
+    """A line of the table."""
 
     number: int
     make: Callable[[], Case]
-    goals: tuple[Goal, ...] = ()
+    goals: tuple[Goal, ...] = ()  # goals for missing candidates are ignored
     is_long: bool = False
-    ours: str = OURS
+    ours: str = OURS  # the candidate that is compared
 
 
 def rows_of(plan: Plan, shape: str, data: RealData | None, model: str | None) -> list[Row]:
@@ -125,78 +84,64 @@ def rows_of(plan: Plan, shape: str, data: RealData | None, model: str | None) ->
     models = Models(shape)
     is_cut = plan.layers is not None and plan.layers < models.config.num_hidden_layers
     encoders = Models(shape, layers=plan.layers) if is_cut else models
-    bf16, fp32, compiled = torch.bfloat16, torch.float32, plan.compiled
+    bf16, fp32, length, compiled = "bfloat16", "float32", plan.length, plan.compiled
     longest, *shorter = plan.lengths
     goals_by_length = {8192: 2.6, 4096: 2.0, 2048: 1.5, 1024: 1.3}
 
-    def encoder_row(number: int, dtype: torch.dtype, length: int, ratio: float | None, memory: float | None) -> Row:
-        make = partial(encoder.one_length, encoders, dtype, 1, length, compiled)
-        return Row(number, make, (Goal(encoder.PEER, ratio, memory),), is_long=length > 4096)
+    def encoder_row(number: int, dtype: str, tokens: int, ratio: float | None, memory: float | None) -> Row:
+        make = partial(encoder.one_length, encoders, dtype, 1, tokens, compiled)
+        return Row(number, make, (Goal(encoder.PEER, ratio, memory),), is_long=tokens > 4096)
 
-    mixed = partial(encoder.mixed_lengths, encoders, bf16, encoder.realistic_lengths(16, plan.length), compiled)
+    mixed = partial(encoder.mixed_lengths, encoders, bf16, encoder.realistic_lengths(16, length), compiled)
     mixed_goals = (Goal(encoder.PEER, 3.0), Goal(encoder.SORTED, 1.35))
-    full = partial(training_step.full_rows, models, length=plan.length, bf16=True, compiled=compiled)
+    full = partial(training_step.full_rows, models, length=length, compiled=compiled)
     full_goals = (Goal(training_step.PEER, 2.6, 1 / 6), Goal(training_step.SPARSE, 1.45, 1 / 2))
-    real_goals = (Goal(training_step.PEER, 4.0), Goal(training_step.SPARSE, 2.2), Goal(training_step.SORTED))
-    tokenizing_goals = (Goal(tokenizing.PEER, 5.0), Goal(tokenizing.FAST))
-    parts = (length_cost.LOCAL, length_cost.GLOBAL, length_cost.WHOLE)
-    cost = partial(length_cost.over_lengths, encoders, bf16, lengths=sorted(plan.lengths))
-    equal = partial(encoder.one_length, encoders, fp32, 4, plan.length, compiled)
+    cost = partial(encoder.cost_over_lengths, encoders, bf16, lengths=sorted(plan.lengths))
+    equal = partial(encoder.one_length, encoders, fp32, 4, length, compiled)
     rows = [
         encoder_row(1, bf16, longest, goals_by_length.get(longest), 1 / 6),
         encoder_row(1, fp32, longest, 2.3 if longest == 8192 else None, 1 / 6),
-        *(encoder_row(2, bf16, length, goals_by_length.get(length), None) for length in shorter),
+        *(encoder_row(2, bf16, tokens, goals_by_length.get(tokens), None) for tokens in shorter),
         Row(3, mixed, mixed_goals),
         *(Row(4, partial(full, rows=count), full_goals, is_long=True) for count in plan.rows),
-        *(Row(8, partial(cost, part=part), is_long=True) for part in parts),
+        *(Row(8, partial(cost, part=part), is_long=True) for part in (encoder.LOCAL, encoder.GLOBAL, encoder.WHOLE)),
         Row(9, equal, (Goal(encoder.PEER),), is_long=True),
     ]
     if data is not None:
-        real = partial(training_step.typical_documents, models, [data.corpus], data.tokenizer)
-        real = partial(real, length=plan.length, bf16=True, compiled=compiled)
-        sentence = partial(fill_mask.one_sentence, data.tokenizer, model, shape, plan.prompts)
-        texts = partial(tokenizing.corpus, [data.corpus], data.tokenizer, plan.megabytes, torch.get_num_threads())
-        rows += [Row(5, partial(real, rows=count), real_goals, is_long=True) for count in plan.rows]
+        tokenizer, corpus = data
+
+        def real(count: int) -> Case:
+            batch = training_step.typical_batch([corpus], tokenizer, length, count)
+            return training_step.real_documents(models, batch, count, length, compiled=compiled)
+
+        real_goals = (Goal(training_step.PEER, 4.0), Goal(training_step.SPARSE, 2.2), Goal(training_step.SORTED))
+        sentence = partial(fill_mask.one_sentence, tokenizer, model, shape, plan.prompts)
+        texts = partial(tokenizing.corpus, [corpus], tokenizer, plan.megabytes, torch.get_num_threads())
+        rows += [Row(5, partial(real, count), real_goals, is_long=True) for count in plan.rows]
         rows.append(Row(6, sentence, (Goal(fill_mask.PEER, 3.0),), ours=fill_mask.FAST))
-        rows.append(Row(7, texts, tokenizing_goals))
+        rows.append(Row(7, texts, (Goal(tokenizing.PEER, 5.0), Goal(tokenizing.FAST))))
     return sorted((row for row in rows if row.number in plan.numbers), key=lambda row: row.number)
 
 
 def run(
     plan: Plan, shape: str, data: RealData | None, model: str | None, out: Path, command: str, console: Console
 ) -> dict[str, Any]:
-    """Measure the rows of a plan, and write the file of results after each.
+    """Measure the rows of a plan, and write the file of results in the folder `out` after each.
 
-    Rows that are already in the file stay there until they are measured again.
-
-    Args:
-        plan: the rows to measure, and their sizes.
-        shape: shape of the models.
-        data: tokenizer and texts; None if not available.
-        model: trained model for filling masks; None for random weights.
-        out: folder of results.
-        command: the command line, to be stored.
-        console: where tables are printed.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        UsageError: no row has data, or the file has rows of other settings or of another machine.
+    Rows that are already in the file stay there until they are measured again. `command` is the command line to store.
+    Row 6 uses random weights if `model` is None.
     """
     start = time.perf_counter()
     disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     # These two fields select cases; the others change how each case is measured.
     settings = {name: value for name, value in asdict(plan).items() if name not in ("numbers", "rows")}
-    content: dict[str, Any] = {"command": command, "machine": machine(), "versions": versions()}
-    content["settings"] = {"shape": shape, **settings}
+    content: dict[str, Any] = {"command": command, **environment(), "settings": {"shape": shape, **settings}}
     before = _earlier_results(out / FILE, content)
     rows = rows_of(plan, shape, data, model)
-    skipped = [number for number in plan.numbers if number in NEED_DATA and data is None]
+    skipped = [number for number in plan.numbers if number in _NEED_DATA and data is None]
     if not rows:
         raise UsageError(f"--rows {','.join(map(str, skipped))} need real texts. Give their folder with --data.")
-    content["matrix rate"] = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
+    content["matrix rate"] = {name: matrix_rate(getattr(torch, name)) for name in ("float32", "bfloat16")}
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in content["matrix rate"].items())
     console.print(f"{content['machine']['name']}, {content['machine']['threads']} threads; matrix products at {rates}")
     if skipped:
@@ -219,12 +164,9 @@ def run(
 
 def _results(row: Row, measurement: Measurement) -> dict[str, Any]:
     goals = [goal for goal in row.goals if goal.against in measurement.rates]
-    ratios = {
-        goal.against: {
-            name: measurement.ratio(name, goal.against) for name in measurement.rates if name != goal.against
-        }
-        for goal in goals
-    }
+    ratios: dict[str, dict[str, float]] = {}
+    for peer in (goal.against for goal in goals):
+        ratios[peer] = {name: measurement.ratio(name, peer) for name in measurement.rates if name != peer}
     return {**asdict(measurement), "ours": row.ours, "goals": [asdict(goal) for goal in goals], "ratios": ratios}
 
 

@@ -6,7 +6,7 @@ batch is padding. The peer reads that batch padded, and also sorted into batches
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,11 +16,12 @@ import typer
 from llm_jp_modernbert.modeling.flops import forward_flops
 
 from ..measure import OURS, Candidate, Case
-from ..models import FIRST_WORD, Models, dtype_name
-from ..options import Compiled, Dtype, Shape, whole_numbers
+from ..models import FIRST_WORD, Compiled, Dtype, Models, Shape, whole_numbers
 
 PEER, SORTED = "transformers, sdpa", "transformers, sdpa, sorted into fours"
+LOCAL, GLOBAL, WHOLE = "local layer", "global layer", "whole encoder"
 
+_ATTENTION_TYPES = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
 # Tokens of the warm-up: more than one block of local attention, to compile layers for long inputs.
 _WARM_UP_TOKENS = 512
 
@@ -35,11 +36,11 @@ def cases(
     compiled: Compiled = True,
 ) -> Iterator[Case]:
     """Measure the encoder's forward pass: tokens/s and extra peak memory, against transformers."""
-    models, kind = Models(shape), getattr(torch, dtype)
+    models = Models(shape)
     for length in whole_numbers("--lengths", lengths):
-        yield one_length(models, kind, 1, length, compiled)
+        yield one_length(models, dtype, 1, length, compiled)
     if batch:
-        yield mixed_lengths(models, kind, realistic_lengths(batch), compiled)
+        yield mixed_lengths(models, dtype, realistic_lengths(batch), compiled)
 
 
 def realistic_lengths(count: int, longest: int = 1024) -> list[int]:
@@ -48,57 +49,22 @@ def realistic_lengths(count: int, longest: int = 1024) -> list[int]:
     return [int(length) for length in np.clip(lengths, 16, longest)]
 
 
-def one_length(models: Models, dtype: torch.dtype, rows: int, length: int, compiled: bool) -> Case:
+def one_length(models: Models, dtype: str, rows: int, length: int, compiled: bool) -> Case:
     """A batch of `rows` sequences of `length` tokens, without padding."""
     ids = torch.randint(FIRST_WORD, models.config.vocab_size, (rows, length), device=models.device)
-
-    def candidate(model: Any) -> Candidate:
-        @torch.inference_mode()
-        def run(turn: int) -> float:
-            part = ids if turn else ids[:, : max(_WARM_UP_TOKENS, length // 8)]
-            model(input_ids=part)
-            return float(part.numel())
-
-        return run
-
-    candidates = {PEER: candidate(models.peer(dtype).eval().model)}
-    candidates |= {name: candidate(model.eval().model) for name, model in models.candidates(dtype, compiled).items()}
-    settings = {**models.settings, "dtype": dtype_name(dtype), "sequences": rows, "tokens": rows * length}
-    operations = forward_flops(models.config, [length] * rows, 0) / ids.numel()
-    name = f"encoder, {rows} × {length}, {dtype_name(dtype)}"
-    return Case(name, "tokens", PEER, candidates, settings, {OURS: operations}, memory=True)
+    warm_up = {"input_ids": ids[:, : max(_WARM_UP_TOKENS, length // 8)]}
+    batches = {PEER: [{"input_ids": ids}]}
+    return _case(f"{rows} × {length}", models, dtype, [length] * rows, batches, compiled, {}, warm_up)
 
 
-def mixed_lengths(models: Models, dtype: torch.dtype, lengths: Sequence[int], compiled: bool) -> Case:
+def mixed_lengths(models: Models, dtype: str, lengths: Sequence[int], compiled: bool) -> Case:
     """A batch of sequences with the given lengths in tokens, padded to the longest."""
     ascending = sorted(lengths)
     padded = _padded(models, lengths)
     fours = [_padded(models, ascending[start : start + 4]) for start in range(0, len(ascending), 4)]
-    tokens = float(sum(lengths))
-
-    def candidate(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> Candidate:
-        @torch.inference_mode()
-        def run(turn: int) -> float:
-            for batch in batches:
-                model(**batch)
-            return tokens
-
-        return run
-
-    peer = models.peer(dtype).eval().model
-    candidates = {PEER: candidate(peer, [padded]), SORTED: candidate(peer, fours)}
-    for name, model in models.candidates(dtype, compiled).items():
-        candidates[name] = candidate(model.eval().model, [padded])
-    settings = {
-        **models.settings,
-        "dtype": dtype_name(dtype),
-        "sequences": len(lengths),
-        "tokens": int(tokens),
-        "padding": f"{1 - tokens / padded['input_ids'].numel():.0%}",
-    }
-    operations = forward_flops(models.config, lengths, 0) / tokens
-    name = f"encoder, {len(lengths)} realistic lengths, {dtype_name(dtype)}"
-    return Case(name, "tokens", PEER, candidates, settings, {OURS: operations}, memory=True)
+    settings = {"padding": f"{1 - sum(lengths) / padded['input_ids'].numel():.0%}"}
+    batches = {PEER: [padded], SORTED: fours}
+    return _case(f"{len(lengths)} realistic lengths", models, dtype, lengths, batches, compiled, settings)
 
 
 def _padded(models: Models, lengths: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -106,3 +72,74 @@ def _padded(models: Models, lengths: Sequence[int]) -> dict[str, torch.Tensor]:
     mask = (columns < torch.tensor(lengths, device=models.device)[:, None]).long()
     ids = torch.randint(FIRST_WORD, models.config.vocab_size, mask.shape, device=models.device)
     return {"input_ids": ids * mask + models.config.pad_token_id * (1 - mask), "attention_mask": mask}
+
+
+def _case(
+    title: str,
+    models: Models,
+    dtype: str,
+    lengths: Sequence[int],
+    batches: Mapping[str, Sequence[dict[str, torch.Tensor]]],
+    compiled: bool,
+    settings: dict[str, Any],
+    warm_up: dict[str, torch.Tensor] | None = None,
+) -> Case:
+    """Forward passes of the peer on each of the `batches`, and of this library on the first of them."""
+    tokens = sum(lengths)
+
+    def candidate(model: Any, inputs: Sequence[dict[str, torch.Tensor]]) -> Candidate:
+        encoder = model.eval().model
+
+        @torch.inference_mode()
+        def run(turn: int) -> float:
+            for batch in inputs if turn or warm_up is None else [warm_up]:
+                encoder(**batch)
+            return float(tokens)
+
+        return run
+
+    candidates = {name: candidate(models.peer(dtype), inputs) for name, inputs in batches.items()}
+    for name, model in models.candidates(dtype, compiled).items():
+        candidates[name] = candidate(model, batches[PEER])
+    settings = {**models.settings, "dtype": dtype, "sequences": len(lengths), "tokens": tokens, **settings}
+    operations = {OURS: forward_flops(models.config, lengths, 0) / tokens}
+    return Case(f"encoder, {title}, {dtype}", "tokens", PEER, candidates, settings, operations, memory=True)
+
+
+def cost_over_lengths(models: Models, dtype: str, part: str, lengths: Sequence[int]) -> Case:
+    """This library's `LOCAL` layer, `GLOBAL` layer or `WHOLE` encoder at each length, relative to the first length.
+
+    A local layer has a constant cost per token, a global layer a growing one, and the encoder should follow the
+    operation count.
+    """
+    model = models.ours(dtype).eval().model
+    config = models.config
+    if part != WHOLE:
+        layer_types = [_ATTENTION_TYPES[part]]
+        config = type(config)(**{**config.to_dict(), "num_hidden_layers": 1, "layer_types": layer_types})
+    names = {length: f"{length:,} tokens" for length in lengths}
+    candidates = {name: _part_candidate(model, part, length) for length, name in names.items()}
+    operations = {name: forward_flops(config, [length], 0) / length for length, name in names.items()}
+    settings = {**models.settings, "dtype": dtype, "lengths": list(lengths)}
+    return Case(part, "tokens", names[lengths[0]], candidates, settings, operations)
+
+
+@torch.inference_mode()
+def _part_candidate(model: Any, part: str, length: int) -> Candidate:
+    ids = torch.randint(FIRST_WORD, model.config.vocab_size, (1, length), device=model.device)
+    module, positional, named = model, (), {"input_ids": ids}
+    if part != WHOLE:
+        module = next(layer for layer in model.layers if layer.attention_type == _ATTENTION_TYPES[part])
+        calls: list[tuple[Any, Any]] = []
+        # Record the arguments that the model passes to the layer, whatever its signature.
+        hook = module.register_forward_pre_hook(lambda _, *arguments: calls.append(arguments), with_kwargs=True)
+        model(input_ids=ids)
+        hook.remove()
+        positional, named = calls[0]
+
+    @torch.inference_mode()
+    def run(turn: int) -> float:
+        module(*positional, **named)
+        return float(length)
+
+    return run

@@ -26,18 +26,15 @@ from llm_jp_modernbert.inference.packed_weights import load_fast_masked_lm
 from llm_jp_modernbert.training.recipe.shapes import model_config
 
 from ..measure import OURS, Candidate, Case
-from ..options import Shape, Tokenizer
+from ..models import Shape, Tokenizer
 
 PEER = "transformers' pipeline, float32"
 FAST = f"{OURS}, --fast"
+# Key of the setting that holds each candidate's share of prompts with the pipeline's likeliest token.
 SAME_FIRST = "same first candidate"
-"""Key of the setting that holds each candidate's share of prompts with the pipeline's likeliest token."""
 
 _TEXT = "今日のご飯は[MASK]である。"
-# Sentences per turn.
-_SENTENCES = 5
-# Prompts per batch of the pipeline.
-_BATCH_SIZE = 16
+_SENTENCES = 5  # per turn
 
 
 def cases(
@@ -71,7 +68,7 @@ def one_sentence(tokenizer: str, model: str | None, shape: str, prompts: int | N
     models = {FAST: fast, f"{OURS}, float32": plain, f"{OURS}, bfloat16": bfloat16}
     texts = [json.loads(line)["text"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()][:prompts]
     masked = [with_mask_token(prompt, loaded.mask_token) for prompt in texts]
-    likeliest = [results[0]["token"] for results in peer(masked, top_k=1, batch_size=_BATCH_SIZE)]
+    likeliest = [results[0]["token"] for results in peer(masked, top_k=1, batch_size=16)]
     same = {}
     for name, candidate in models.items():
         tokens = [result.masks[0][0].token_id for result in fill_masks(candidate, loaded, texts, 1)]

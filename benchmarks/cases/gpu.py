@@ -16,8 +16,7 @@ import typer
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..measure import Case
-from ..models import FIRST_WORD, VOCABULARY, Models
-from ..options import Compiled, Shape
+from ..models import FIRST_WORD, VOCABULARY, Compiled, Models, Shape
 from .encoder import one_length
 from .training_step import MASKED, Batch, training_case
 
@@ -37,17 +36,11 @@ def cases(
     for longest in (1024, 8192):
         yield packed_training(models, longest, tokens, peer_tokens, compiled)
     for rows in (1, 16):
-        yield one_length(models, torch.bfloat16, rows, 8192, compiled)
+        yield one_length(models, "bfloat16", rows, 8192, compiled)
 
 
 def random_documents(tokens: int, longest: int, seed: int) -> Batch:
-    """Draw documents of random tokens, 30 % of which are predicted.
-
-    Args:
-        tokens: total number of tokens.
-        longest: maximum length of a document; the median is a third of it.
-        seed: seed of lengths, ids and labels.
-    """
+    """Draw documents of random tokens, 30 % of which are predicted; their median length is a third of the longest."""
     lengths: list[int] = []
     drawn = np.random.default_rng(seed)
     while (missing := tokens - sum(lengths)) > 0:
@@ -64,4 +57,4 @@ def packed_training(models: Models, longest: int, tokens: int, peer_tokens: int,
     settings = {"tokens": tokens, "documents": len(batch.ids)}
     name = f"packed, documents up to {longest} tokens"
     at_once = max(1, peer_tokens // longest)
-    return training_case(name, models, batch, settings, True, compiled, documents_at_once=at_once)
+    return training_case(name, models, batch, settings, compiled, documents_at_once=at_once)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import datasets
@@ -14,8 +14,8 @@ from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.data.encoding import Encoder
 from llm_jp_modernbert.training.data.readers import find_files, read_in_turn
 
-from ..measure import OURS, Case
-from ..options import Tokenizer
+from ..measure import OURS, Candidate, Case
+from ..models import Tokenizer
 
 PEER, FAST = "datasets.map with the fast tokenizer", "the fast tokenizer alone"
 
@@ -31,14 +31,7 @@ def cases(
 
 
 def corpus(files: Sequence[str], tokenizer: str, megabytes: float, threads: int) -> Case:
-    """The first documents of the files, taken from each file in turn.
-
-    Args:
-        files: files or folders of texts.
-        tokenizer: directory, repository or SentencePiece model.
-        megabytes: text per turn, in MB of UTF-8.
-        threads: threads of this library's encoder; the fast tokenizer uses all cores.
-    """
+    """The first documents of the files, taken from each file in turn. The fast tokenizer uses all cores."""
     # transformers' pipelines, as used by another row, turn off the threads of tokenizers in this process.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     loaded: Any = load_tokenizer(tokenizer)
@@ -55,22 +48,20 @@ def corpus(files: Sequence[str], tokenizer: str, megabytes: float, threads: int)
     def fast_ids(batch: Sequence[str]) -> Any:
         return loaded(list(batch), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
-    def run_ours(turn: int) -> float:
-        encoder.encode(texts)
-        return size / 1e6
-
-    def run_fast(turn: int) -> float:
-        fast_ids(texts)
-        return size / 1e6
-
-    def run_map(turn: int) -> float:
+    def run_map() -> None:
         dataset.map(
             lambda batch: {"input_ids": fast_ids(batch["text"])},
             batched=True,
             remove_columns=["text"],
             load_from_cache_file=False,
         )
-        return size / 1e6
+
+    def candidate(work: Callable[[], Any]) -> Candidate:
+        def run(turn: int) -> float:
+            work()
+            return size / 1e6
+
+        return run
 
     settings = {
         "documents": len(texts),
@@ -78,4 +69,6 @@ def corpus(files: Sequence[str], tokenizer: str, megabytes: float, threads: int)
         "documents with the same ids": sum(map(np.array_equal, encoder.encode(texts), fast_ids(texts))),
         "threads of the encoder": threads,
     }
-    return Case("tokenising a corpus", "MB", PEER, {PEER: run_map, FAST: run_fast, OURS: run_ours}, settings)
+    works = {PEER: run_map, FAST: lambda: fast_ids(texts), OURS: lambda: encoder.encode(texts)}
+    candidates = {name: candidate(work) for name, work in works.items()}
+    return Case("tokenising a corpus", "MB", PEER, candidates, settings)

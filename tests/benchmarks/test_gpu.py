@@ -36,6 +36,6 @@ def test_all_candidates_train_on_the_same_tokens(models: Models) -> None:
 
 
 def test_operations_per_token_are_those_of_the_encoder(models: Models) -> None:
-    measurement = measure(encoder.one_length(models, torch.bfloat16, 2, 64, compiled=False), turns=1)
+    measurement = measure(encoder.one_length(models, "bfloat16", 2, 64, compiled=False), turns=1)
     assert set(measurement.rates) == {encoder.PEER, OURS}
     assert measurement.operations[OURS] == forward_flops(models.config, [64, 64], 0) / 128

@@ -13,12 +13,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import report, results, table
+from benchmarks import report, table
 from benchmarks.cases import training_step
 from benchmarks.cases.encoder import realistic_lengths
 from benchmarks.cases.training_step import SORTED, Batch, real_documents
-from benchmarks.machine import extra_peak_megabytes
-from benchmarks.measure import OURS, Case, Measurement, measure
+from benchmarks.measure import OURS, Case, Measurement, extra_peak_megabytes, measure
 from benchmarks.models import Models
 from llm_jp_modernbert.core.errors import UsageError
 
@@ -101,13 +100,13 @@ def test_run_writes_every_row_with_data(folder: Path) -> None:
 def test_readme_is_written_from_results_only(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n", encoding="utf-8")
-    content = results.read(folder)
+    content = report.read(folder)
     report.rewrite(content, folder, file)
     written = file.read_text(encoding="utf-8")
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")
     assert "old" not in written
-    first = results.comparisons(content)[0]
+    first = report.comparisons(content)[0]
     line = next(line for line in written.splitlines() if line.startswith("| 1 |"))
     assert f"| {first.ratios[0]:.2f} × |" in line
     assert "Not measured, for lack of data: rows 5." in written
@@ -121,19 +120,19 @@ def test_readme_of_the_repository_equals_its_results(tmp_path: Path) -> None:
         pytest.skip("no results in the repository")
     text = report.README.read_text(encoding="utf-8")
     part = text.partition(report.BEGIN)[2].partition(report.END)[0].strip()
-    assert part == report.measured_part(results.read(folder), f"results/{report.PLOT}")
+    assert part == report.measured_part(report.read(folder), f"results/{report.PLOT}")
 
 
 def test_readme_without_marks_is_not_changed(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("text\n", encoding="utf-8")
     with pytest.raises(UsageError, match="lacks the marks"):
-        report.rewrite(results.read(folder), folder, file)
+        report.rewrite(report.read(folder), folder, file)
     assert file.read_text(encoding="utf-8") == "text\n"
 
 
 def test_plot_is_a_png_file(folder: Path, tmp_path: Path) -> None:
-    image = report.plot(results.read(folder), tmp_path)
+    image = report.plot(report.read(folder), tmp_path)
     assert image is not None
     assert image.read_bytes().startswith(b"\x89PNG")
 
@@ -180,7 +179,7 @@ def test_sorting_is_measured_only_if_it_changes_batches() -> None:
     models = Models("nano", vocabulary=256, device="cpu")
     for count in (4, 5):
         ids = [torch.arange(8, 8 + length) for length in range(3, 3 + count)]
-        case = real_documents(models, Batch(ids, ids), 1, 64, bf16=False, compiled=False)
+        case = real_documents(models, Batch(ids, ids), 1, 64, compiled=False)
         assert (SORTED in case.candidates) == (count == 5)
 
 
@@ -195,9 +194,7 @@ def test_both_models_compute_the_same_logits() -> None:
     models = Models("nano", vocabulary=256)
     ids = torch.randint(8, 256, (2, 40), generator=torch.Generator().manual_seed(0)).to(models.device)
     with torch.inference_mode():
-        ours, peer = (
-            model(input_ids=ids).logits for model in (models.ours(torch.float32), models.peer(torch.float32))
-        )
+        ours, peer = (model(input_ids=ids).logits for model in (models.ours("float32"), models.peer("float32")))
     torch.testing.assert_close(ours, peer, atol=1e-4, rtol=1e-4)
 
 
@@ -213,8 +210,8 @@ def test_packed_and_padded_batches_have_the_same_tokens() -> None:
 
 
 def test_floor_follows_from_operations_and_matrix_rate(folder: Path) -> None:
-    content = results.read(folder)
-    first = results.comparisons(content)[0]
+    content = report.read(folder)
+    first = report.comparisons(content)[0]
     rate = content["matrix rate"]["bfloat16"]
     needed = content["cases"][0]["operations"][OURS] / rate
     assert first.floor == pytest.approx(1 / content["cases"][0]["rates"][first.goal.against][0] / needed)
