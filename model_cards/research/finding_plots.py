@@ -1,4 +1,4 @@
-"""Plots of findings, titled with the statement and its answer."""
+"""Plots of findings."""
 
 from __future__ import annotations
 
@@ -13,32 +13,22 @@ from llm_jp_modernbert.evaluation.report.plots import legend_below, panels_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..facts import Estimate, Finding
+    from llm_jp_modernbert.evaluation.report.results import Row
 
-_HEIGHT = 3.9
-"""Height of figures with two panels, in inches."""
+    from ..facts import Estimate
 
 
 def by_context(
-    finding: Finding,
-    perplexities: Mapping[str, Mapping[int, float]],
-    ratios: Mapping[int, Estimate],
-    boundary: int,
-    compared: tuple[str, str],
+    title: str, rows: Mapping[str, Sequence[Row]], ratios: Mapping[int, Estimate], boundary: int, ratio_name: str
 ) -> Figure:
-    """Pseudo-perplexity of two models by context, and its ratio.
+    """Pseudo-perplexity of two models by context, and its ratio; a line marks the sequence length of stage 1.
 
-    Args:
-        finding: the finding.
-        perplexities: pseudo-perplexity by model and tokens of context. Shown without intervals: these reflect how
-            documents differ, not how two models differ on the same documents.
-        ratios: ratios by tokens of context.
-        boundary: sequence length of stage 1, in tokens.
-        compared: names of numerator and denominator.
+    The two curves have no intervals: these reflect how documents differ, not how models differ on the same documents.
     """
-    figure, (left, right) = panels_of(2, _HEIGHT)
-    for (name, values), marker in zip(perplexities.items(), "os", strict=True):
-        left.plot(list(values), list(values.values()), label=name, marker=marker, ms=4, lw=1.2)
+    figure, (left, right) = panels_of(2, 3.9)
+    for (name, of_model), marker in zip(rows.items(), "os", strict=True):
+        points = [(row.context, row.value) for row in of_model if row.metric == "pseudo_perplexity" and row.context]
+        left.plot(*zip(*points, strict=True), label=name, marker=marker, ms=4, lw=1.2)
     left.set_ylabel("pseudo-perplexity (lower is better)")
     right.errorbar(
         list(ratios),
@@ -46,13 +36,13 @@ def by_context(
         yerr=_error_bars(list(ratios.values())),
         label="ratio with 95% interval over documents",
         color="C2",
-        marker="D",
+        fmt="D-",
         ms=4,
         lw=1.2,
         capsize=2,
     )
     right.axhline(1, color="0.4", lw=0.8)
-    right.set_ylabel(f"{' ÷ '.join(compared)} (below 1: better)")
+    right.set_ylabel(f"{ratio_name} (below 1: better)")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(ratios), [f"{context:,}" for context in ratios], rotation=45)
@@ -62,20 +52,12 @@ def by_context(
         axes.annotate(" sequence length of stage 1", (boundary, 1), **place)
         axes.set_xlabel("tokens of context around the same targets")
     legend_below(figure, left, right)
-    return _titled(figure, finding)
+    figure.suptitle(title, fontsize=10)
+    return figure
 
 
-def trade_off(
-    finding: Finding, names: Sequence[str], alignments: Sequence[Estimate], uniformities: Sequence[Estimate]
-) -> Figure:
-    """Path of the checkpoints through alignment and uniformity.
-
-    Args:
-        finding: the finding.
-        names: labels of the checkpoints: stage, `step`, number.
-        alignments: one per checkpoint.
-        uniformities: one per checkpoint.
-    """
+def trade_off(names: Sequence[str], alignments: Sequence[Estimate], uniformities: Sequence[Estimate]) -> Figure:
+    """Path of the checkpoints, such as `stage1 step 500`, through alignment and uniformity."""
     figure, (axes,) = panels_of(1)
     xs, ys = ([estimate.value for estimate in metric] for metric in (uniformities, alignments))
     axes.plot(xs, ys, color="0.7", lw=1, zorder=1)
@@ -93,7 +75,6 @@ def trade_off(
             ms=4,
             lw=1,
             label=f"steps of {stage}",
-            zorder=2,
         )
         for index in members:
             step = names[index].rpartition(" ")[2]
@@ -107,67 +88,50 @@ def trade_off(
     axes.set_xlabel("uniformity (lower is better)")
     axes.set_ylabel("alignment (lower is better)")
     legend_below(figure, axes)
-    return _titled(figure, finding)
+    figure.suptitle("Alignment and uniformity of the checkpoints", fontsize=10)
+    return figure
 
 
-def learning_curves(
-    finding: Finding,
-    packed: Sequence[Mapping[str, Sequence[float]]],
-    padded: Sequence[Mapping[str, Sequence[float]]],
-) -> Figure:
-    """Held-out loss against tokens and time, one line per seed."""
-    from matplotlib.ticker import EngFormatter
-
-    figure, panels = panels_of(2, _HEIGHT)
-    curves = [*packed, *padded]
-    # Losses of the first quarter would flatten the rest.
-    lowest = min(curve["loss"][-1] for curve in curves)
-    highest = max(curve["loss"][len(curve["loss"]) // 4] for curve in curves)
-    margin = 0.1 * (highest - lowest) or 0.1
-    for axes, name, unit in zip(panels, ("tokens", "seconds"), ("tokens", "seconds of training"), strict=True):
-        for runs, color, label in ((packed, "C0", "packed"), (padded, "C1", "padded and truncated")):
-            for index, run in enumerate(runs):
-                shown = label if index == 0 else None
-                axes.plot(run[name], run["loss"], color=color, lw=1, alpha=0.8, label=shown, marker=".")
-        axes.set_ylim(lowest - margin, highest + margin)
-        axes.set_xlabel(unit)
-        axes.set_ylabel("held-out loss (lower is better)")
-    panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
-    legend_below(figure, panels[0])
-    return _titled(figure, finding)
+def packing(differences: Sequence[Estimate], tolerance: float) -> Figure:
+    """Differences in held-out loss with their intervals, and the tolerance that these must not exceed."""
+    figure, (axes,) = panels_of(1, 2.4)
+    names = [f"{estimate.name}\n({estimate.examples} pairs of seeds)" for estimate in differences]
+    values = [estimate.value for estimate in differences]
+    label = "mean difference with 95% interval over seeds"
+    axes.errorbar(values, names, xerr=_error_bars(differences), fmt="D", ms=4, lw=1.2, capsize=2, label=label)
+    axes.axvline(0, color="0.4", lw=0.8)
+    axes.axvline(tolerance, color="C3", lw=1, ls=":", label=f"tolerance, {tolerance:g} nats")
+    axes.invert_yaxis()
+    axes.margins(y=0.4)
+    axes.set_xlabel("held-out loss of packed − padded rows, nats (below 0: packed is better)")
+    legend_below(figure, axes)
+    figure.suptitle("Held-out loss of packed rows relative to padded and truncated rows", fontsize=10)
+    return figure
 
 
-def accuracies(finding: Finding, names: Sequence[str], values: Mapping[str, Sequence[Estimate]]) -> Figure:
-    """Bars of top-1 accuracy, one group per checkpoint and one bar per way of reading the prompts."""
+def mask_space(names: Sequence[str], without: Sequence[Estimate], with_space: Sequence[Estimate]) -> Figure:
+    """Bars of top-1 accuracy, one pair per checkpoint."""
     figure, (axes,) = panels_of(1)
-    height = 0.8 / len(values)
-    for group, (label, estimates) in enumerate(values.items()):
+    bars = {"without the space": without, "with the published tokenizer's ▁ after the mask": with_space}
+    for offset, (label, estimates) in zip((-0.2, 0.2), bars.items(), strict=True):
         shares = [100 * estimate.value for estimate in estimates]
-        ends = [100 * (estimate.value if estimate.high is None else estimate.high) for estimate in estimates]
-        ys = [index + (group + 0.5) * height - 0.4 for index in range(len(names))]
-        axes.barh(ys, shares, height * 0.9, label=label)
-        axes.errorbar(shares, ys, xerr=100 * _error_bars(estimates), fmt="none", ecolor="0.3", lw=1)
-        for y, share, end in zip(ys, shares, ends, strict=True):
-            axes.text(end, y, f" {share:.1f}", va="center", fontsize=7)
+        errors = 100 * _error_bars(estimates)
+        ys = np.arange(len(names)) + offset
+        axes.barh(ys, shares, 0.36, label=label, xerr=errors, error_kw={"ecolor": "0.3", "lw": 1})
+        for y, share, above in zip(ys, shares, errors[1], strict=True):
+            axes.text(share + above, y, f" {share:.1f}", va="center", fontsize=7)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    highest = max(
-        estimate.value if estimate.high is None else estimate.high for bars in values.values() for estimate in bars
-    )
-    axes.set_xlim(0, min(100, 110 * highest) or 1)
+    axes.margins(x=0.1)
+    axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("top-1 accuracy, %")
     legend_below(figure, axes)
-    return _titled(figure, finding)
-
-
-def _error_bars(estimates: Sequence[Estimate]) -> Any:
-    """Distances from the value to both ends of the interval, `(2, estimates)`."""
-    below = [0.0 if estimate.low is None else estimate.value - estimate.low for estimate in estimates]
-    above = [0.0 if estimate.high is None else estimate.high - estimate.value for estimate in estimates]
-    return np.maximum(0, np.array([below, above]))
-
-
-def _titled(figure: Figure, finding: Finding) -> Figure:
-    figure.suptitle(f"{finding.statement}: {'yes' if finding.holds else 'no'}", fontsize=10, wrap=True)
+    figure.suptitle("Fill-mask accuracy with and without the published tokenizer's space after the mask", fontsize=10)
     return figure
+
+
+def _error_bars(estimates: Sequence[Estimate]) -> np.ndarray:
+    """Distances from the value to both ends of the interval, `(2, estimates)`; 0 without an interval."""
+    value, low, high = np.array([(estimate.value, estimate.low, estimate.high) for estimate in estimates], float).T
+    return np.nan_to_num(np.maximum(0, [value - low, high - value]))

@@ -1,6 +1,7 @@
 """Tests of the paper's findings on the results of a training run, each decided by an explicit criterion.
 
-All figures are computed from results with their per-example outputs and from the logs of the runs.
+All intervals are 95% intervals. Those over texts are percentile bootstraps that draw the same texts for both models;
+those over seeds use Student's t. They cover the variation over texts or seeds, not over corpora or model sizes.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
 from llm_jp_modernbert.evaluation.report.plots import Measured
+from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import redrawn
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask, FillMaskPublishedTokenizer
 
 from ..facts import Estimate, Finding
-from . import comparisons, finding_plots
+from . import finding_plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,10 +32,14 @@ if TYPE_CHECKING:
 TOLERANCE = 0.01
 """Differences in held-out loss below this many nats count as no difference."""
 
-_BY_CONTEXT = "pseudo-perplexity", "improved"
+AXES = ("tokens", "seconds")
+"""Budgets at which learning curves are compared."""
 
-PlottedFinding = tuple[Finding, Callable[[Finding], "Figure"]]
-"""A finding with the function that plots it."""
+Instances = Sequence[Mapping[str, Any]]
+"""Per-example outputs of an evaluation."""
+
+Curve = Mapping[str, Sequence[float]]
+"""Held-out `loss` in nats against `tokens` and `seconds`."""
 
 
 @dataclass(frozen=True)
@@ -52,40 +63,36 @@ class Models:
     other_theta: str | None
     boundary: int
     thetas: tuple[float, float] | None
-    packed: Sequence[Mapping[str, Sequence[float]]]
-    padded: Sequence[Mapping[str, Sequence[float]]]
+    packed: Sequence[Curve]
+    padded: Sequence[Curve]
 
 
-def findings(measured: Sequence[Measured], models: Models) -> Iterator[PlottedFinding]:
-    """Test every finding for which results exist.
-
-    Args:
-        measured: results, which may include other models.
-        models: the models and runs to compare.
+def findings(measured: Sequence[Measured], models: Models) -> Iterator[tuple[Finding, Figure]]:
+    """Test and plot every finding for which results exist; `measured` may include other models.
 
     Raises:
         UsageError: results to be compared are not on the same texts.
     """
     for test in (longer_context, trade_off, packing, theta, mask_space):
-        finding = test(measured, models)
-        if finding is not None:
-            yield finding
+        plotted = test(measured, models)
+        if plotted is not None:
+            yield plotted
 
 
-def longer_context(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+def longer_context(measured: Sequence[Measured], models: Models) -> tuple[Finding, Figure] | None:
     """Whether stage 2 helps beyond the sequence length of stage 1, and only there."""
-    pair = matching_results(measured, *_BY_CONTEXT, [models.stage2, models.stage1])
+    pair = _matching_results(measured, "pseudo-perplexity", [models.stage2, models.stage1])
     if pair is None:
         return None
     ours, theirs = pair
     boundary = models.boundary
-    ratios = comparisons.perplexity_ratios(ours.instances, theirs.instances)
+    ratios = perplexity_ratios(ours.instances, theirs.instances)
     beyond = [context for context in ratios if context > boundary]
     within = [context for context in ratios if context <= boundary]
     if not beyond or not within:
         return None
     shorter, longer = max(within), max(beyond)
-    gain = comparisons.gain_by_context(ours.instances, theirs.instances, shorter, longer)
+    gain = gain_by_context(ours.instances, theirs.instances, shorter, longer)
     factor = f"{gain.value:.3f}" if gain.low is None else f"{gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f})"
     lower = [context for context, ratio in ratios.items() if _is_below(ratio, 1)]
     lower_within = [context for context in within if context in lower]
@@ -96,8 +103,9 @@ def longer_context(measured: Sequence[Measured], models: Models) -> PlottedFindi
     ]
     if lower_within:
         remarks.append(
-            f"Stage 2 is also further training: it is already better at {_listed(lower_within)} tokens, a context "
-            "length that stage 1 was trained on."
+            "Stage 2 is also further training: it is already better at "
+            f"{', '.join(f'{context:,}' for context in lower_within)} tokens, a context length that stage 1 was "
+            "trained on."
         )
     finding = Finding(
         "context",
@@ -112,28 +120,22 @@ def longer_context(measured: Sequence[Measured], models: Models) -> PlottedFindi
         "ratio of pseudo-perplexities, 95% interval over documents",
         remarks,
     )
-    perplexities = {
-        models.checkpoints[os.path.normpath(result.rows[0].model)]: _perplexities(result) for result in (theirs, ours)
-    }
-    return finding, lambda drawn: finding_plots.by_context(
-        drawn, perplexities, ratios, boundary, ("stage 2", "stage 1")
+    rows = {models.checkpoints[os.path.normpath(result.model)]: result.rows for result in (theirs, ours)}
+    return finding, finding_plots.by_context(
+        "Pseudo-perplexity by context length at the end of each stage", rows, ratios, boundary, "stage 2 ÷ stage 1"
     )
 
 
-def trade_off(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+def trade_off(measured: Sequence[Measured], models: Models) -> tuple[Finding, Figure] | None:
     """Whether alignment and uniformity trade off during training."""
-    names = [name for name in models.checkpoints if _results_of(measured, "alignment-uniformity", "improved", name)]
-    results = matching_results(measured, "alignment-uniformity", "improved", names) if len(names) > 2 else None
+    names = [name for name in models.checkpoints if _results_of(measured, "alignment-uniformity", name)]
+    results = _matching_results(measured, "alignment-uniformity", names) if len(names) > 2 else None
     if results is None:
         return None
-    alignments, uniformities, correlation = comparisons.trade_off([result.instances for result in results])
+    alignments, uniformities, correlation = embedding_metrics([result.instances for result in results])
     labels = [models.checkpoints[name] for name in names]
-    opposite = sum(
-        (alignments[step + 1].value - alignments[step].value)
-        * (uniformities[step + 1].value - uniformities[step].value)
-        < 0
-        for step in range(len(names) - 1)
-    )
+    changes = (np.diff([estimate.value for estimate in metric]) for metric in (alignments, uniformities))
+    opposite = int((np.prod(list(changes), axis=0) < 0).sum())
     finding = Finding(
         "trade-off",
         "Alignment and uniformity trade off during training",
@@ -155,17 +157,17 @@ def trade_off(measured: Sequence[Measured], models: Models) -> PlottedFinding | 
             f"The interval is over passages; {len(names)} checkpoints of one run say little about other runs.",
         ],
     )
-    return finding, lambda drawn: finding_plots.trade_off(drawn, labels, alignments, uniformities)
+    return finding, finding_plots.trade_off(labels, alignments, uniformities)
 
 
-def packing(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+def packing(measured: Sequence[Measured], models: Models) -> tuple[Finding, Figure] | None:
     """Whether packed rows train as well as padded ones, at equal tokens and at equal time."""
     if not models.packed:
         return None
     pairs = list(zip(models.packed, models.padded, strict=True))
-    estimates = [comparisons.loss_differences(pairs, axis) for axis in comparisons.AXES]
+    estimates = [loss_differences(pairs, axis) for axis in AXES]
     ranges = []
-    for axis in comparisons.AXES:
+    for axis in AXES:
         ends = [min(ours[axis][-1], theirs[axis][-1]) for ours, theirs in pairs]
         ranges.append(f"{min(ends):,.0f} to {max(ends):,.0f} {axis}")
     finding = Finding(
@@ -183,25 +185,24 @@ def packing(measured: Sequence[Measured], models: Models) -> PlottedFinding | No
             "short. Implementations that compute padding are slower still.",
         ],
     )
-    return finding, lambda drawn: finding_plots.learning_curves(drawn, models.packed, models.padded)
+    return finding, finding_plots.packing(estimates, TOLERANCE)
 
 
-def theta(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+def theta(measured: Sequence[Measured], models: Models) -> tuple[Finding, Figure] | None:
     """Whether the larger of two RoPE thetas in stage 2 is better at long contexts."""
     if models.other_theta is None or models.thetas is None:
         return None
-    pair = matching_results(measured, *_BY_CONTEXT, [models.stage2, models.other_theta])
+    pair = _matching_results(measured, "pseudo-perplexity", [models.stage2, models.other_theta])
     if pair is None:
         return None
     by_theta = sorted(zip(models.thetas, pair, strict=True), key=lambda item: -item[0])
     (_, ours), (_, theirs) = by_theta
     high, low = (f"{value:,.0f}" for value, _ in by_theta)
-    ratios = comparisons.perplexity_ratios(ours.instances, theirs.instances)
+    ratios = perplexity_ratios(ours.instances, theirs.instances)
     beyond = [ratio for context, ratio in ratios.items() if context > models.boundary]
     if not beyond:
         return None
-    worse = [context for context, ratio in ratios.items() if ratio.low is not None and ratio.low > 1]
-    contexts = f"{_listed(worse)} tokens of context" if worse else "no context length"
+    worse = ", ".join(f"{context:,}" for context, ratio in ratios.items() if _is_above(ratio, 1))
     finding = Finding(
         "theta",
         f"A RoPE theta of {high} instead of {low} in stage 2 lowers pseudo-perplexity beyond {models.boundary:,} "
@@ -216,36 +217,35 @@ def theta(measured: Sequence[Measured], models: Models) -> PlottedFinding | None
         ),
         tuple(ratios.values()),
         "ratio of pseudo-perplexities, 95% interval over documents",
-        [f"Theta {low} is better (interval entirely above 1) at {contexts}."],
+        [
+            f"Theta {low} is better (interval entirely above 1) at "
+            f"{f'{worse} tokens of context' if worse else 'no context length'}."
+        ],
     )
-    perplexities = {f"theta {value:,.0f}": _perplexities(result) for value, result in by_theta}
-    return finding, lambda drawn: finding_plots.by_context(drawn, perplexities, ratios, models.boundary, (high, low))
+    rows = {f"theta {value:,.0f}": result.rows for value, result in by_theta}
+    title = f"Pseudo-perplexity by context length with RoPE theta {high} and {low} in stage 2"
+    return finding, finding_plots.by_context(title, rows, ratios, models.boundary, f"{high} ÷ {low}")
 
 
-def mask_space(measured: Sequence[Measured], models: Models) -> PlottedFinding | None:
+def mask_space(measured: Sequence[Measured], models: Models) -> tuple[Finding, Figure] | None:
     """Whether the space that the published tokenizer inserts after the mask lowers accuracy, with equal weights."""
-    pairs: dict[str, tuple[Measured, Measured]] = {}
+    pairs: dict[str, list[Instances]] = {}
     for name in models.checkpoints:
-        ours, theirs = (
-            _results_of(measured, task.name, "improved", name) for task in (FillMask, FillMaskPublishedTokenizer)
-        )
+        ours, theirs = (_results_of(measured, task.name, name) for task in (FillMask, FillMaskPublishedTokenizer))
         common = set(ours) & set(theirs)
         if common:
             key = max(common, key=lambda key: ours[key].rows[0].examples)
-            pairs[name] = ours[key], theirs[key]
+            pairs[name] = [ours[key].instances, theirs[key].instances]
     if models.stage2 not in pairs:
         return None
-    differences = {
-        name: comparisons.accuracy_differences(ours.instances, theirs.instances)
-        for name, (ours, theirs) in pairs.items()
-    }
+    differences = {name: accuracy_differences(*pair) for name, pair in pairs.items()}
     estimates, p_value = differences.pop(models.stage2)
     finding = Finding(
         "mask",
         "The published tokenizer's space after the mask lowers fill-mask accuracy",
         "The interval of the difference in top-1 accuracy on the fill-mask prompts (without − with the space) lies "
         "entirely above 0 for the final weights of stage 2.",
-        (("the accuracy is higher without the space", estimates[0].low is not None and estimates[0].low > 0),),
+        (("the accuracy is higher without the space", _is_above(estimates[0], 0)),),
         (
             *estimates,
             *(
@@ -256,36 +256,149 @@ def mask_space(measured: Sequence[Measured], models: Models) -> PlottedFinding |
         "difference of shares, 95% interval over prompts",
         [f"McNemar's exact test of top-1 accuracy: p = {p_value:.3g}."],
     )
-    accuracies = {
-        "without the space": [_accuracy(ours) for ours, _ in pairs.values()],
-        "with the published tokenizer's ▁ after the mask": [_accuracy(theirs) for _, theirs in pairs.values()],
+    accuracies = [
+        [_estimate("top-1 accuracy", [_ranks(side) == 1], np.mean) for side in sides]
+        for sides in zip(*pairs.values(), strict=True)
+    ]
+    return finding, finding_plots.mask_space([models.checkpoints[name] for name in pairs], *accuracies)
+
+
+def perplexity_ratios(ours: Instances, theirs: Instances) -> dict[int, Estimate]:
+    """Pseudo-perplexity of one model divided by that of another on the same targets, by context in tokens."""
+    losses = _losses(ours, theirs)
+    return {
+        context: _estimate(f"{context:,} tokens of context", [table[context] for table in losses], _ratio)
+        for context in losses[0]
     }
-    labels = [models.checkpoints[name] for name in pairs]
-    return finding, lambda drawn: finding_plots.accuracies(drawn, labels, accuracies)
 
 
-def matching_results(
-    measured: Sequence[Measured], task: str, protocol: str, models: Sequence[str]
-) -> list[Measured] | None:
-    """Results of several models with equal data and settings; those with most examples if there are several.
+def gain_by_context(ours: Instances, theirs: Instances, shorter: int, longer: int) -> Estimate:
+    """The ratio of `perplexity_ratios` at the longer context divided by that at the shorter one.
+
+    Below 1, the first model benefits more from the additional context than the second.
+    """
+    gains = [table[longer] - table[shorter] for table in _losses(ours, theirs)]
+    return _estimate(f"ratio at {longer:,} tokens divided by ratio at {shorter:,}", gains, _ratio)
+
+
+def embedding_metrics(checkpoints: Sequence[Instances]) -> tuple[list[Estimate], list[Estimate], Estimate]:
+    """Alignment and uniformity of each checkpoint, and their Spearman rank correlation over checkpoints.
+
+    Raises:
+        UsageError: the checkpoints were evaluated on different numbers of texts.
+    """
+    values = []
+    for name in ("squared_distance", "closeness"):
+        rows = [[example[name] for example in instances if name in example] for instances in checkpoints]
+        if len({len(row) for row in rows}) != 1 or not rows[0]:
+            raise UsageError(
+                f"alignment-uniformity: the checkpoints have {', '.join(str(len(row)) for row in rows)} values of "
+                f"{name}. Evaluate all of them on the same data."
+            )
+        values.append(np.array(rows))
+    distances, closeness = values
+    alignments = [_estimate("alignment", [row], np.mean) for row in distances]
+    uniformities = [
+        _estimate("uniformity", [row], lambda sample, axis, mean=mean: redrawn(mean, sample.mean(axis=axis)))
+        for mean, row in zip(closeness.mean(1), closeness, strict=True)
+    ]
+
+    def correlation(pairs: np.ndarray, texts: np.ndarray) -> float:
+        resampled = redrawn(closeness.mean(1), closeness[:, texts].mean(1))
+        return float(stats.spearmanr(distances[:, pairs].mean(1), resampled).statistic)
+
+    # The same pairs and texts are drawn for all checkpoints.
+    indices = [np.arange(distances.shape[1]), np.arange(closeness.shape[1])]
+    interval = stats.bootstrap(
+        indices, correlation, vectorized=False, n_resamples=2000, method="percentile", rng=0
+    ).confidence_interval
+    name = "rank correlation of alignment and uniformity"
+    estimate = Estimate(name, correlation(*indices), len(checkpoints), float(interval.low), float(interval.high))
+    return alignments, uniformities, estimate
+
+
+def accuracy_differences(ours: Instances, theirs: Instances) -> tuple[list[Estimate], float]:
+    """Differences in top-1 accuracy, top-5 accuracy and mean reciprocal rank on the same fill-mask prompts.
 
     Returns:
-        One result per model; None if the models have none in common.
+        The differences, and the p-value of McNemar's exact test on top-1 accuracy.
+
+    Raises:
+        UsageError: the prompts differ.
     """
-    by_model = [_results_of(measured, task, protocol, model) for model in models]
-    common = set.intersection(*map(set, by_model)) if by_model else set()
+    prompts = [[example["id"] for example in side if example["rank"] is not None] for side in (ours, theirs)]
+    if prompts[0] != prompts[1] or not prompts[0]:
+        raise UsageError("the two fill-mask results are not on the same prompts. Evaluate both on the same file.")
+    ranks = np.array([_ranks(ours), _ranks(theirs)])
+    scores = {"top-1 accuracy": ranks == 1, "top-5 accuracy": ranks <= 5, "mean reciprocal rank": 1 / ranks}
+    estimates = [
+        _estimate(name, list(score), lambda first, second, axis: first.mean(axis=axis) - second.mean(axis=axis))
+        for name, score in scores.items()
+    ]
+    correct, other_correct = ranks == 1
+    gained, lost = int((correct & ~other_correct).sum()), int((other_correct & ~correct).sum())
+    return estimates, float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def learning_curve(run: Path) -> Curve:
+    """Held-out loss of a run, or of one of its checkpoints, against the tokens and seconds spent.
+
+    Raises:
+        UsageError: trainer_state.json is missing or has no held-out loss at a logged step.
+    """
+    path = run / "trainer_state.json"
+    try:
+        log = read_json(path)["log_history"]
+    except KeyError as error:
+        raise UsageError(f"{path}: has no log_history. Name the directory of a run.") from error
+    spent = {0: (0.0, 0.0)}
+    tokens = seconds = 0.0
+    for entry in log:
+        if "tokens_per_second" in entry:
+            seconds += (entry["tokens"] - tokens) / entry["tokens_per_second"]
+            tokens = entry["tokens"]
+            spent[entry["step"]] = (tokens, seconds)
+    points = [
+        (*spent[entry["step"]], entry["eval_loss"]) for entry in log if "eval_loss" in entry and entry["step"] in spent
+    ]
+    if not points:
+        raise UsageError(
+            f"{path}: no held-out loss at a logged step. Set validation_data, eval_strategy=steps, and eval_steps to "
+            "a multiple of logging_steps."
+        )
+    return {name: list(values) for name, values in zip((*AXES, "loss"), zip(*points, strict=True), strict=True)}
+
+
+def loss_differences(pairs: Sequence[tuple[Curve, Curve]], axis: str) -> Estimate:
+    """Mean difference in held-out loss between two learning curves per seed, where the shorter of them ends."""
+    differences = []
+    for curves in pairs:
+        end = min(curve[axis][-1] for curve in curves)
+        ours, theirs = (float(np.interp(end, curve[axis], curve["loss"])) for curve in curves)
+        differences.append(ours - theirs)
+    name = f"at equal {'tokens' if axis == 'tokens' else 'time'}"
+    mean, count = float(np.mean(differences)), len(differences)
+    if count < 2:
+        return Estimate(name, mean, count)
+    return Estimate(name, mean, count, *map(float, stats.ttest_1samp(differences, 0).confidence_interval()))
+
+
+def _matching_results(measured: Sequence[Measured], task: str, models: Sequence[str]) -> list[Measured] | None:
+    """One result per model with equal data and settings, with the most examples; None if they have none in common."""
+    by_model = [_results_of(measured, task, model) for model in models]
+    common = set.intersection(*map(set, by_model))
     if not common:
         return None
     key = max(sorted(common), key=lambda key: by_model[0][key].rows[0].examples)
     return [results[key] for results in by_model]
 
 
-def _results_of(measured: Sequence[Measured], task: str, protocol: str, model: str) -> dict[str, Measured]:
-    """Results of one model by data, seed and settings."""
+def _results_of(measured: Sequence[Measured], task: str, model: str) -> dict[str, Measured]:
+    """Results of one model with the improved protocol, by data, seed and settings."""
     results: dict[str, Measured] = {}
     for result in measured:
         row = result.rows[0]
-        if (row.task, row.protocol, os.path.normpath(row.model)) == (task, protocol, model):
+        if (row.task, row.protocol, os.path.normpath(row.model)) == (task, "improved", model):
             key = json.dumps([row.dataset_revision, row.seed, row.settings], sort_keys=True, default=str)
             if key in results and results[key].rows[0].revision != row.revision:
                 raise UsageError(
@@ -296,26 +409,45 @@ def _results_of(measured: Sequence[Measured], task: str, protocol: str, model: s
     return results
 
 
+def _losses(*sides: Instances) -> list[dict[int, np.ndarray]]:
+    """Mean cross-entropy of each document by context, for each model."""
+    targets = [
+        [(example["document"], example["context"], example["characters"]) for example in side] for side in sides
+    ]
+    if targets[0] != targets[1]:
+        raise UsageError(
+            "the two pseudo-perplexity results have different targets. Evaluate both models with the same tokenizer, "
+            "--texts, --limit and --seed."
+        )
+    contexts = sorted({example["context"] for example in sides[0]})
+    return [
+        {
+            context: np.array(
+                [np.mean(example["cross_entropies"]) for example in side if example["context"] == context]
+            )
+            for context in contexts
+        }
+        for side in sides
+    ]
+
+
+def _ratio(ours: np.ndarray, theirs: np.ndarray, axis: int) -> Any:
+    return np.exp(ours.mean(axis=axis) - theirs.mean(axis=axis))
+
+
+def _ranks(instances: Instances) -> np.ndarray:
+    return np.array([example["rank"] for example in instances if example["rank"] is not None])
+
+
+def _estimate(name: str, samples: Sequence[Any], statistic: Callable[..., Any]) -> Estimate:
+    """A statistic of paired samples with its bootstrap interval."""
+    arrays = [np.asarray(sample, float) for sample in samples]
+    return Estimate(name, float(statistic(*arrays, axis=-1)), len(arrays[0]), *bootstrap(arrays, statistic, 0))
+
+
 def _is_below(estimate: Estimate, limit: float) -> bool:
     return estimate.high is not None and estimate.high < limit
 
 
-def _perplexities(result: Measured) -> dict[int, float]:
-    """Pseudo-perplexity by tokens of context."""
-    return {
-        row.context: row.value
-        for row in result.rows
-        if row.metric == "pseudo_perplexity" and row.subset and row.context and row.value is not None
-    }
-
-
-def _accuracy(result: Measured) -> Estimate:
-    import numpy as np
-
-    correct = np.array([example["rank"] == 1 for example in result.instances if example["rank"] is not None], float)
-    interval = bootstrap((correct,), lambda sample, axis: sample.mean(axis=axis), 0)
-    return Estimate("top-1 accuracy", float(correct.mean()), len(correct), *interval)
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(f"{number:,}" for number in numbers)
+def _is_above(estimate: Estimate, limit: float) -> bool:
+    return estimate.low is not None and estimate.low > limit

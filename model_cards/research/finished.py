@@ -23,14 +23,13 @@ from ..check import validate_card
 from ..facts import Estimate, EvaluatedCheckpoint, Example, Finding, ModelFacts, Plot, Source
 from ..plots import PATH as TRAINING_PLOT
 
-CARD = "README.md"
 FINDINGS = "findings.json"
 MEASURED = "measured.json"
 
 _CAPTIONS = {
     "fill-mask-improved.png": "Top-1 accuracy on the fill-mask prompts, before and after each stage",
-    "similarity-improved.png": "Cosine similarity of related and of random passages, before and after each stage",
     "pseudo-perplexity-paper.png": "Pseudo-perplexity by document length, paper protocol",
+    "similarity-improved.png": "Cosine similarity of related and of random passages, before and after each stage",
 }
 
 
@@ -50,58 +49,52 @@ def read_facts(folder: Path) -> ModelFacts:
                 Checkpoint(**{"commit": "", "tokens": None, **checkpoint})
                 for checkpoint in card.get("checkpoints", [])
             ],
-            **(_measured(folder) if (folder / MEASURED).is_file() else _published(folder, card)),
         }
+        if (folder / MEASURED).is_file():
+            facts |= _measured(folder)
+        else:
+            facts["rows"] = [Row(model=card["name"], **row) for row in read_json(folder / "results.json")["rows"]]
+            facts["source"] = Source(**card["source"])
         return ModelFacts(**facts)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder}: incomplete facts ({error}).") from error
 
 
-def write_card(folder: Path) -> Path:
-    """Render, validate and write the card of a folder."""
-    card = model_card(read_facts(folder))
-    validate_card(card, folder)
-    write_whole(folder / CARD, str(card))
-    return folder / CARD
-
-
-def _published(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Results published by others."""
-    rows = read_json(folder / "results.json")["rows"]
-    return {
-        "rows": [Row(model=card["name"], **row) for row in rows],
-        "source": Source(**card["source"]),
-    }
-
-
 def _measured(folder: Path) -> dict[str, Any]:
-    """Results written by `measured`."""
+    """Facts written by `measured`."""
     facts = read_json(folder / MEASURED)
     rows = list(Results(folder / RESULTS).rows())
     checkpoints = [
         EvaluatedCheckpoint(**checkpoint, rows=[row for row in rows if row.model == checkpoint["name"]])
         for checkpoint in facts["evaluated_checkpoints"]
     ]
-    plots = sorted(path.name for path in (folder / ASSETS).glob("*.png"))
-    findings = [
-        Finding(**{**finding, "estimates": [Estimate(**estimate) for estimate in finding["estimates"]]})
-        for finding in read_json(folder / FINDINGS)
-    ]
     return {
         **facts,
         "examples": [Example(**example) for example in facts["examples"]],
         "evaluated_checkpoints": checkpoints,
-        "findings": findings,
+        "findings": [
+            Finding(**{**finding, "estimates": [Estimate(**estimate) for estimate in finding["estimates"]]})
+            for finding in read_json(folder / FINDINGS)
+        ],
         # The card is about the last checkpoint.
         "rows": checkpoints[-1].rows,
-        "recipe_file": RECIPE if (folder / RECIPE).is_file() else None,
+        "recipe_file": RECIPE,
         "curve": TRAINING_PLOT if (folder / TRAINING_PLOT).is_file() else None,
         "plots": [
-            Plot(f"{ASSETS}/{name}", _CAPTIONS.get(name, name.removesuffix(".png").replace("-", " ")))
-            for name in plots
-            if not name.startswith("finding-")
+            Plot(f"{ASSETS}/{name}", caption)
+            for name, caption in _CAPTIONS.items()
+            if (folder / ASSETS / name).is_file()
         ],
     }
+
+
+def write_card(folder: Path) -> Path:
+    """Render, validate and write the card of a folder."""
+    card = model_card(read_facts(folder))
+    validate_card(card, folder)
+    path = folder / "README.md"
+    write_whole(path, str(card))
+    return path
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import join
@@ -34,10 +35,9 @@ from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.publishing.staging import ASSETS, RECIPE, RESULTS, everyday_masks
 
 from .. import commands
-from ..facts import EvaluatedCheckpoint, Example, read_config
+from ..facts import EvaluatedCheckpoint, read_config
 from ..plots import plot_training
-from . import comparisons
-from .findings import Models, findings
+from .findings import Models, findings, learning_curve
 from .finished import FINDINGS, MEASURED, write_card
 
 _TOP_PREDICTIONS = 3
@@ -47,37 +47,19 @@ _PLOTTED = (("fill-mask", "improved"), ("similarity", "improved"), ("pseudo-perp
 
 @dataclass(frozen=True)
 class Sources:
-    """Inputs of a finished card.
-
-    Attributes:
-        release: output of `release --dry-run`.
-        results: output of `evaluate`.
-        stage1: directory of the stage 1 run, as named in the results.
-        stage2: directory of the run initialized from it.
-        other_theta: directory of a run like `stage2` with another theta; None to skip this comparison.
-        packed: directories of runs with packed rows, one per seed.
-        padded: directories of runs with one document per row, in the same order of seeds.
-    """
+    """Inputs of a finished card; `--help` describes them."""
 
     release: Path
     results: Path
     stage1: str
     stage2: str
-    other_theta: str | None = None
-    packed: tuple[str, ...] = ()
-    padded: tuple[str, ...] = ()
+    other_theta: str | None
+    packed: list[str]
+    padded: list[str]
 
 
 def write_folder(folder: Path, sources: Sources, command: str) -> Path:
-    """Write all files of a finished card except `card.json`.
-
-    Args:
-        folder: folder of the card.
-        sources: inputs.
-        command: this command line, for the card.
-
-    Returns:
-        Path of the card.
+    """Write all files of a finished card except `card.json`; `command` is the command line shown in the card.
 
     Raises:
         UsageError: an input is missing or contradicts another one.
@@ -102,11 +84,20 @@ def write_folder(folder: Path, sources: Sources, command: str) -> Path:
         plot.unlink()
     plot_training(training, folder)
     _write_results(public_names, checkpoints, sources, folder)
-    _write_findings(measured, _models(sources, checkpoints, training), folder)
+    written = []
+    with style():
+        for finding, figure in findings(measured, _models(sources, checkpoints, training)):
+            plot = f"{ASSETS}/finding-{finding.key}.png"
+            save(figure, folder / plot)
+            written.append(asdict(replace(finding, plot=plot)))
+    _write_json(folder / FINDINGS, written)
     order = list(public_names)
     rows = [row for result in measured for row in result.rows if os.path.normpath(row.model) in public_names]
     rows.sort(key=lambda row: order.index(os.path.normpath(row.model)))
     tokenizer = load_tokenizer(str(sources.release))
+    texts = everyday_masks()
+    # The release must give these predictions with transformers alone.
+    answers = reload_alone(sources.release, texts, _TOP_PREDICTIONS)["answers"]
     facts = {
         "dtype": str(read_json(sources.release / "config.json").get("dtype", "float32")),
         "tokenizer": {
@@ -114,7 +105,11 @@ def write_folder(folder: Path, sources: Sources, command: str) -> Path:
             "mask_token": tokenizer.mask_token,
             "model_max_length": tokenizer.model_max_length,
         },
-        "examples": [asdict(example) for example in _examples(sources.release)],
+        # A space alone is shown as vocabularies write it.
+        "examples": [
+            {"text": text, "answers": [(token["token_str"].strip() or "▁", token["score"]) for token in predictions]}
+            for text, predictions in zip(texts, answers, strict=True)
+        ],
         "evaluated_checkpoints": [
             {
                 key: value
@@ -167,10 +162,8 @@ def _checkpoints(
 
 def _checkpoint(model: str, step: int, stage: Mapping[str, Any], tokens_before: int) -> EvaluatedCheckpoint:
     curve = stage["curve"]
-    logged = {}
-    if step in curve["step"]:
-        index = curve["step"].index(step)
-        logged = {name: values[index] for name, values in curve.items()}
+    points = (dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True))
+    logged = next((point for point in points if point["step"] == step), {})
     tokens = 0 if step == 0 else stage["tokens"] if step == stage["steps"] else logged.get("tokens")
     return EvaluatedCheckpoint(
         model,
@@ -183,10 +176,7 @@ def _checkpoint(model: str, step: int, stage: Mapping[str, Any], tokens_before: 
 
 
 def _models(sources: Sources, checkpoints: Mapping[str, EvaluatedCheckpoint], training: Mapping[str, Any]) -> Models:
-    thetas, other_theta = None, None
-    if sources.other_theta is not None:
-        thetas = _theta(sources.stage2), _theta(sources.other_theta)
-        other_theta = os.path.normpath(sources.other_theta)
+    other = sources.other_theta
     first_stage = training["stages"][0]
     return Models(
         checkpoints={
@@ -194,28 +184,17 @@ def _models(sources: Sources, checkpoints: Mapping[str, EvaluatedCheckpoint], tr
         },
         stage1=[model for model, checkpoint in checkpoints.items() if checkpoint.stage == first_stage["stage"]][-1],
         stage2=os.path.normpath(sources.stage2),
-        other_theta=other_theta,
+        other_theta=os.path.normpath(other) if other else None,
         boundary=first_stage["recipe"]["sequence_length"],
-        thetas=thetas,
-        packed=[comparisons.learning_curve(Path(run)) for run in sources.packed],
-        padded=[comparisons.learning_curve(Path(run)) for run in sources.padded],
+        thetas=(_theta(sources.stage2), _theta(other)) if other else None,
+        packed=[learning_curve(Path(run)) for run in sources.packed],
+        padded=[learning_curve(Path(run)) for run in sources.padded],
     )
 
 
 def _theta(run: str) -> float:
     """RoPE theta of the global layers."""
     return float(read_config(read_json(Path(run) / "config.json")).global_rope_theta)
-
-
-def _write_findings(measured: Sequence[Measured], models: Models, folder: Path) -> None:
-    """Write the findings and their plots."""
-    written = []
-    with style():
-        for finding, draw in findings(measured, models):
-            plot = f"{ASSETS}/finding-{finding.key}.png"
-            save(draw(finding), folder / plot)
-            written.append(asdict(replace(finding, plot=plot)))
-    _write_json(folder / FINDINGS, written)
 
 
 def _write_results(
@@ -247,15 +226,6 @@ def _write_results(
             plot_all(Results(plot_folder), folder / ASSETS)
 
 
-def _examples(release: Path) -> Iterator[Example]:
-    """Predictions of the release for the everyday masks, made with transformers alone."""
-    texts = everyday_masks()
-    answers = reload_alone(release, texts, _TOP_PREDICTIONS)["answers"]
-    for text, predictions in zip(texts, answers, strict=True):
-        # A space alone is shown as vocabularies write it.
-        yield Example(text, [(token["token_str"].strip() or "▁", token["score"]) for token in predictions])
-
-
 def _write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
@@ -276,15 +246,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--other-theta", help="directory of a run like stage 2 with another global_rope_theta")
     parser.add_argument("--packed", action="append", default=[], help="run with packed rows; repeat for each seed")
     parser.add_argument("--padded", action="append", default=[], help="run with padded rows, in the same order")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = vars(parser.parse_args(arguments))
-    folder = options.pop("folder")
-    words = [*parser.prog.split(), str(folder)]
-    for name, value in options.items():
-        for item in value if isinstance(value, list) else [value]:
-            words += [] if item is None else [f"--{name.replace('_', '-')}", str(item)]
-    sources = Sources(**{**options, "packed": tuple(options["packed"]), "padded": tuple(options["padded"])})
     try:
-        print(write_folder(folder, sources, join(words)))
+        folder, command = options.pop("folder"), join([*parser.prog.split(), *arguments])
+        print(write_folder(folder, Sources(**options), command))
     except UsageError as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -22,8 +22,17 @@ from llm_jp_modernbert.evaluation.report.plots import Measured
 from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Run
 from llm_jp_modernbert.model_cards import commands
 from llm_jp_modernbert.model_cards.facts import Finding
-from llm_jp_modernbert.model_cards.research import comparisons
-from llm_jp_modernbert.model_cards.research.findings import Models, findings
+from llm_jp_modernbert.model_cards.research.findings import (
+    AXES,
+    Models,
+    accuracy_differences,
+    embedding_metrics,
+    findings,
+    gain_by_context,
+    learning_curve,
+    loss_differences,
+    perplexity_ratios,
+)
 from llm_jp_modernbert.model_cards.research.measured import main
 
 CONTEXTS = (512, 1024, 2048, 4096)
@@ -169,26 +178,26 @@ def test_results_of_different_weights_raise() -> None:
 
 def test_perplexity_ratios() -> None:
     ours, theirs = perplexity_outputs({2048: 0.1}, 1), perplexity_outputs({}, 2)
-    for context, ratio in comparisons.perplexity_ratios(ours, theirs).items():
+    for context, ratio in perplexity_ratios(ours, theirs).items():
         differences = mean_losses(ours, context) - mean_losses(theirs, context)
         assert ratio.value == pytest.approx(math.exp(differences.mean()))
         # For means that are nearly normal, the bootstrap interval is close to Student's.
         interval = np.log([ratio.low, ratio.high])
         students = stats.ttest_1samp(differences, 0).confidence_interval()
         assert interval == pytest.approx([students.low, students.high], abs=0.3 * (students.high - students.low))
-    gain = comparisons.gain_by_context(ours, theirs, 512, 2048)
+    gain = gain_by_context(ours, theirs, 512, 2048)
     assert gain.value == pytest.approx(math.exp(-0.1), abs=0.02)
 
 
 def test_different_targets_raise() -> None:
     other = [{**output, "characters": [1] * 8} for output in perplexity_outputs({})]
     with pytest.raises(UsageError, match="different targets"):
-        comparisons.perplexity_ratios(perplexity_outputs({}), other)
+        perplexity_ratios(perplexity_outputs({}), other)
 
 
 def test_trade_off_of_alignment_and_uniformity() -> None:
     checkpoints = [embedding_outputs(value, value, seed) for seed, value in enumerate((1.0, 0.7, 0.9, 0.5))]
-    alignments, uniformities, correlation = comparisons.trade_off(checkpoints)
+    alignments, uniformities, correlation = embedding_metrics(checkpoints)
     for outputs, alignment, uniformity in zip(checkpoints, alignments, uniformities, strict=True):
         distances = [output["squared_distance"] for output in outputs if "pair" in output]
         closeness = [output["closeness"] for output in outputs if "text" in output]
@@ -199,14 +208,14 @@ def test_trade_off_of_alignment_and_uniformity() -> None:
     points = [[estimate.value for estimate in metric] for metric in (alignments, uniformities)]
     assert correlation.value == pytest.approx(stats.spearmanr(*points).statistic)
     with pytest.raises(UsageError, match="200, 199 values"):
-        comparisons.trade_off([checkpoints[0], checkpoints[1][1:]])
+        embedding_metrics([checkpoints[0], checkpoints[1][1:]])
 
 
 def test_accuracy_differences_on_the_same_prompts() -> None:
     # Eight prompts are correct only in the first result, two only in the second.
     ours = prompt_outputs([1] * 18 + [3] * 12)
     theirs = prompt_outputs([1] * 10 + [7] * 8 + [1] * 2 + [3] * 10)
-    (top1, top5, mrr), p_value = comparisons.accuracy_differences(ours, theirs)
+    (top1, top5, mrr), p_value = accuracy_differences(ours, theirs)
     assert top1.value == pytest.approx((18 - 12) / 30)
     assert top5.value == pytest.approx((30 - 22) / 30)
     assert mrr.value == pytest.approx((18 + 12 / 3 - 10 - 8 / 7 - 2 - 10 / 3) / 30)
@@ -215,7 +224,7 @@ def test_accuracy_differences_on_the_same_prompts() -> None:
     half = 1.96 * np.std(differences) / math.sqrt(30)
     assert [top1.low, top1.high] == pytest.approx([0.2 - half, 0.2 + half], abs=0.05)
     with pytest.raises(UsageError, match="not on the same prompts"):
-        comparisons.accuracy_differences(ours, theirs[1:])
+        accuracy_differences(ours, theirs[1:])
 
 
 def test_loss_differences_at_equal_tokens_and_time(tmp_path: Path) -> None:
@@ -228,18 +237,18 @@ def test_loss_differences_at_equal_tokens_and_time(tmp_path: Path) -> None:
         {"step": 25, "eval_loss": 3.0},
     ]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    ours = comparisons.learning_curve(tmp_path)
+    ours = learning_curve(tmp_path)
     assert ours == {"tokens": [0, 1000, 3000], "seconds": [0, 10, 20], "loss": [8, 6, 4]}
     # The other runs end at 1,500 tokens, after 15 seconds.
     pairs = [(ours, {"tokens": [0, 1500], "seconds": [0, 15], "loss": [8, last]}) for last in (5.0, 5.2, 5.6)]
-    by_tokens, by_time = (comparisons.loss_differences(pairs, axis) for axis in comparisons.AXES)
+    by_tokens, by_time = (loss_differences(pairs, axis) for axis in AXES)
     assert by_tokens.value == pytest.approx(5.5 - (5.0 + 5.2 + 5.6) / 3)
     assert by_time.value == pytest.approx(5.0 - (5.0 + 5.2 + 5.6) / 3)
     students = stats.ttest_1samp([0.5, 0.3, -0.1], 0).confidence_interval()
     assert (by_tokens.low, by_tokens.high) == pytest.approx((students.low, students.high))
-    assert comparisons.loss_differences(pairs[:1], "tokens").low is None
+    assert loss_differences(pairs[:1], "tokens").low is None
     with pytest.raises(UsageError, match="cannot be read"):
-        comparisons.learning_curve(tmp_path / "missing")
+        learning_curve(tmp_path / "missing")
 
 
 def logged_curve(losses: Sequence[float]) -> dict[str, list[float | None]]:
@@ -301,7 +310,9 @@ def test_finished_card(card_folder: Path) -> None:
         "llm-jp-modernbert evaluate runs/small runs/small-8k \\\n"
         "    --tasks pseudo-perplexity --texts DATA/texts.jsonl --dtype float32" in text
     )
-    assert "python -m llm_jp_modernbert.model_cards.research.measured card --release staged --results results" in text
+    assert (
+        "python -m llm_jp_modernbert.model_cards.research.measured card --release staged --stage1 runs/small" in text
+    )
     written = [Finding(**finding) for finding in json.loads((card_folder / "findings.json").read_text())]
     assert [finding.key for finding in written] == ["context", "trade-off", "mask"]
     suffixes = {path.suffix for path in card_folder.rglob("*") if path.is_file()}
