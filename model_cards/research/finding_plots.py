@@ -34,7 +34,7 @@ def by_context(
         list(ratios),
         [ratio.value for ratio in ratios.values()],
         yerr=_error_bars(list(ratios.values())),
-        label="ratio with 95% interval over documents",
+        label="ratio (below 1 is better) with 95% interval over documents",
         color="C2",
         fmt="D-",
         ms=4,
@@ -42,7 +42,7 @@ def by_context(
         capsize=2,
     )
     right.axhline(1, color="0.4", lw=0.8)
-    right.set_ylabel(f"{ratio_name} (below 1: better)")
+    right.set_ylabel(ratio_name)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(ratios), [f"{context:,}" for context in ratios], rotation=45)
@@ -79,11 +79,6 @@ def trade_off(names: Sequence[str], alignments: Sequence[Estimate], uniformities
         for index in members:
             step = names[index].rpartition(" ")[2]
             axes.annotate(step, (xs[index], ys[index]), offset, textcoords="offset points", ha=side, fontsize=7)
-    # A linear scale would hide later checkpoints if training starts far from where it ends.
-    if max(xs) < 0 < min(ys) and max(ys) > 20 * min(ys):
-        axes.set_xscale("symlog", linthresh=-max(xs) / 2)
-        axes.set_yscale("log")
-        axes.set_xlim(right=max(xs) / 2)
     axes.margins(0.12)
     axes.set_xlabel("uniformity (lower is better)")
     axes.set_ylabel("alignment (lower is better)")
@@ -103,7 +98,7 @@ def packing(differences: Sequence[Estimate], tolerance: float) -> Figure:
     axes.axvline(tolerance, color="C3", lw=1, ls=":", label=f"tolerance, {tolerance:g} nats")
     axes.invert_yaxis()
     axes.margins(y=0.4)
-    axes.set_xlabel("held-out loss of packed − padded rows, nats (below 0: packed is better)")
+    axes.set_xlabel("held-out loss, packed − padded (nats)")
     legend_below(figure, axes)
     figure.suptitle("Held-out loss of packed rows relative to padded and truncated rows", fontsize=10)
     return figure
@@ -127,7 +122,7 @@ def mask_space(names: Sequence[str], without: Sequence[Estimate], with_space: Se
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("top-1 accuracy, %")
     legend_below(figure, axes)
-    figure.suptitle("Fill-mask accuracy with and without the published tokenizer's space after the mask", fontsize=10)
+    figure.suptitle("Fill-mask accuracy with and without a space after the mask", fontsize=10)
     return figure
 
 

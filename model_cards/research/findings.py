@@ -93,20 +93,14 @@ def longer_context(measured: Sequence[Measured], models: Models) -> tuple[Findin
         return None
     shorter, longer = max(within), max(beyond)
     gain = gain_by_context(ours.instances, theirs.instances, shorter, longer)
-    factor = f"{gain.value:.3f}" if gain.low is None else f"{gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f})"
+    if gain.low is None:
+        raise UsageError("pseudo-perplexity of a single document has no interval. Evaluate more documents.")
     lower = [context for context, ratio in ratios.items() if _is_below(ratio, 1)]
-    lower_within = [context for context in within if context in lower]
     remarks = [
-        f"From {shorter:,} to {longer:,} tokens of context, the ratio changes by a factor of {factor}. "
-        "Below 1, stage 2 uses the additional context better than stage 1, independently of its gain from further "
-        "training."
+        f"From {shorter:,} to {longer:,} tokens of context, the ratio changes by a factor of {gain.value:.3f} "
+        f"({gain.low:.3f} to {gain.high:.3f}). Below 1, stage 2 uses the additional context better than stage 1, "
+        "independently of its gain from further training."
     ]
-    if lower_within:
-        remarks.append(
-            "Stage 2 is also further training: it is already better at "
-            f"{', '.join(f'{context:,}' for context in lower_within)} tokens, a context length that stage 1 was "
-            "trained on."
-        )
     finding = Finding(
         "context",
         f"Stage 2 lowers pseudo-perplexity only beyond {boundary:,} tokens of context",
@@ -114,7 +108,7 @@ def longer_context(measured: Sequence[Measured], models: Models) -> tuple[Findin
         f"every context longer than {boundary:,} tokens and at no context of up to {boundary:,} tokens.",
         (
             (f"lower at every context longer than {boundary:,} tokens", set(beyond) <= set(lower)),
-            (f"lower at no context of up to {boundary:,} tokens", not lower_within),
+            (f"lower at no context of up to {boundary:,} tokens", set(within).isdisjoint(lower)),
         ),
         (*ratios.values(), gain),
         "ratio of pseudo-perplexities, 95% interval over documents",
@@ -122,7 +116,11 @@ def longer_context(measured: Sequence[Measured], models: Models) -> tuple[Findin
     )
     rows = {models.checkpoints[os.path.normpath(result.model)]: result.rows for result in (theirs, ours)}
     return finding, finding_plots.by_context(
-        "Pseudo-perplexity by context length at the end of each stage", rows, ratios, boundary, "stage 2 ÷ stage 1"
+        "Pseudo-perplexity by context length at the end of each stage",
+        rows,
+        ratios,
+        boundary,
+        "ratio, stage 2 ÷ stage 1",
     )
 
 
@@ -224,7 +222,7 @@ def theta(measured: Sequence[Measured], models: Models) -> tuple[Finding, Figure
     )
     rows = {f"theta {value:,.0f}": result.rows for value, result in by_theta}
     title = f"Pseudo-perplexity by context length with RoPE theta {high} and {low} in stage 2"
-    return finding, finding_plots.by_context(title, rows, ratios, models.boundary, f"{high} ÷ {low}")
+    return finding, finding_plots.by_context(title, rows, ratios, models.boundary, f"ratio, theta {high} ÷ {low}")
 
 
 def mask_space(measured: Sequence[Measured], models: Models) -> tuple[Finding, Figure] | None:
@@ -347,10 +345,7 @@ def learning_curve(run: Path) -> Curve:
         UsageError: trainer_state.json is missing or has no held-out loss at a logged step.
     """
     path = run / "trainer_state.json"
-    try:
-        log = read_json(path)["log_history"]
-    except KeyError as error:
-        raise UsageError(f"{path}: has no log_history. Name the directory of a run.") from error
+    log = read_json(path)["log_history"]
     spent = {0: (0.0, 0.0)}
     tokens = seconds = 0.0
     for entry in log:

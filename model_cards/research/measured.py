@@ -78,18 +78,18 @@ def write_folder(folder: Path, sources: Sources, command: str) -> Path:
     if sources.other_theta is not None:
         stage = read_json(Path(sources.other_theta) / "training.json")["stages"][-1]
         revision = f"{stage['stage']}-theta{_theta(sources.other_theta):.0f}-step-{stage['steps']}"
-        public_names[os.path.normpath(sources.other_theta)] = f"{card['name']}@{revision}"
+        public_names[sources.other_theta] = f"{card['name']}@{revision}"
     (folder / ASSETS).mkdir(exist_ok=True)
-    for plot in (folder / ASSETS).glob("*.png"):
-        plot.unlink()
+    for old_plot in (folder / ASSETS).glob("*.png"):
+        old_plot.unlink()
     plot_training(training, folder)
     _write_results(public_names, checkpoints, sources, folder)
     written = []
     with style():
         for finding, figure in findings(measured, _models(sources, checkpoints, training)):
-            plot = f"{ASSETS}/finding-{finding.key}.png"
-            save(figure, folder / plot)
-            written.append(asdict(replace(finding, plot=plot)))
+            finding = replace(finding, plot=f"{ASSETS}/finding-{finding.key}.png")
+            save(figure, folder / f"{finding.plot}")
+            written.append(asdict(finding))
     _write_json(folder / FINDINGS, written)
     order = list(public_names)
     rows = [row for result in measured for row in result.rows if os.path.normpath(row.model) in public_names]
@@ -113,7 +113,7 @@ def write_folder(folder: Path, sources: Sources, command: str) -> Path:
         "evaluated_checkpoints": [
             {
                 key: value
-                for key, value in asdict(replace(checkpoint, name=public_names[model])).items()
+                for key, value in (asdict(checkpoint) | {"name": public_names[model]}).items()
                 if key != "rows"
             }
             for model, checkpoint in checkpoints.items()
@@ -134,8 +134,8 @@ def _checkpoints(
     measured: Sequence[Measured], sources: Sources, training: dict[str, Any]
 ) -> dict[str, EvaluatedCheckpoint]:
     """Evaluated checkpoints of both stages in training order, by model name in the results."""
-    models = list(dict.fromkeys(os.path.normpath(result.rows[0].model) for result in measured))
-    runs = {"--stage1": os.path.normpath(sources.stage1), "--stage2": os.path.normpath(sources.stage2)}
+    models = list(dict.fromkeys(os.path.normpath(result.model) for result in measured))
+    runs = {"--stage1": sources.stage1, "--stage2": sources.stage2}
     if len(training["stages"]) != len(runs):
         raise UsageError(
             f"{sources.release}: training.json has {len(training['stages'])} stages instead of two. Release the model "
@@ -183,8 +183,8 @@ def _models(sources: Sources, checkpoints: Mapping[str, EvaluatedCheckpoint], tr
             model: f"{checkpoint.stage} step {checkpoint.step:,}" for model, checkpoint in checkpoints.items()
         },
         stage1=[model for model, checkpoint in checkpoints.items() if checkpoint.stage == first_stage["stage"]][-1],
-        stage2=os.path.normpath(sources.stage2),
-        other_theta=os.path.normpath(other) if other else None,
+        stage2=sources.stage2,
+        other_theta=other,
         boundary=first_stage["recipe"]["sequence_length"],
         thetas=(_theta(sources.stage2), _theta(other)) if other else None,
         packed=[learning_curve(Path(run)) for run in sources.packed],
@@ -241,9 +241,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="output of `evaluate` (default: results)"
     )
-    parser.add_argument("--stage1", required=True, help="directory of the stage 1 run, as named in the results")
-    parser.add_argument("--stage2", required=True, help="directory of the run initialized from stage 1")
-    parser.add_argument("--other-theta", help="directory of a run like stage 2 with another global_rope_theta")
+    parser.add_argument(
+        "--stage1", type=os.path.normpath, required=True, help="directory of the stage 1 run, as named in the results"
+    )
+    parser.add_argument(
+        "--stage2", type=os.path.normpath, required=True, help="directory of the run initialized from stage 1"
+    )
+    parser.add_argument(
+        "--other-theta", type=os.path.normpath, help="directory of a run like stage 2 with another global_rope_theta"
+    )
     parser.add_argument("--packed", action="append", default=[], help="run with packed rows; repeat for each seed")
     parser.add_argument("--padded", action="append", default=[], help="run with padded rows, in the same order")
     arguments = sys.argv[1:] if arguments is None else arguments
