@@ -5,7 +5,6 @@ A card states the given facts and nothing else; equal facts give equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.evaluation.report.results import Row
 
     from .facts import ModelFacts
-
-_TEMPLATE = "templates/model_card.md"
 
 
 def model_card(facts: ModelFacts) -> ModelCard:
@@ -48,7 +45,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
     for name in ("code", "html_text", "in_japanese", "in_words", "literal", "number", "percent", "target"):
         environment.filters[name] = getattr(formatting, name)
     positions = int(facts.config.get("max_position_embeddings", 0))
-    template = files("llm_jp_modernbert.model_cards").joinpath(_TEMPLATE).read_text("utf-8")
+    template = files("llm_jp_modernbert.model_cards").joinpath("templates", "model_card.md").read_text("utf-8")
     body = environment.from_string(template).render(
         facts=facts,
         tables=tables,
@@ -64,11 +61,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
 
 
 def eval_result_files(facts: ModelFacts) -> dict[str, str]:
-    """Results on Hub datasets in the Hub's `.eval_results/*.yaml` format.
-
-    Returns:
-        Content by path in the release, one file per dataset.
-    """
+    """Results on Hub datasets in the Hub's `.eval_results/*.yaml` format: content by path, one file per dataset."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
     from huggingface_hub.file_download import REGEX_COMMIT_HASH
 
@@ -98,11 +91,22 @@ def eval_result_files(facts: ModelFacts) -> dict[str, str]:
 def _metadata(facts: ModelFacts) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
+    tags = {
+        "modernbert": True,
+        "fill-mask": True,
+        "masked-lm": True,
+        "japanese": "ja" in facts.languages,
+        "long-context": int(facts.config.get("max_position_embeddings", 0)) > 4096,
+        "sentence-transformers": facts.exports.sentence_transformers,
+        "sentence-similarity": facts.exports.sentence_transformers,
+        "onnx": bool(facts.exports.onnx),
+        "custom_code": facts.format == "native",
+    }
     metadata: dict[str, Any] = {
         "language": list(facts.languages),
         "license": facts.license,
         "library_name": "transformers",
-        "tags": list(_tags(facts)),
+        "tags": [tag for tag, applies in tags.items() if applies],
         "datasets": list(facts.datasets) or None,
         "base_model": facts.base_model,
         "pipeline_tag": "fill-mask",
@@ -124,20 +128,6 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         }
     results = [_eval_result(row, facts) for row in facts.rows if row.value is not None]
     return ModelCardData(**metadata, model_name=facts.name if results else None, eval_results=results or None)
-
-
-def _tags(facts: ModelFacts) -> Iterator[str]:
-    yield from ("modernbert", "fill-mask", "masked-lm")
-    if "ja" in facts.languages:
-        yield "japanese"
-    if int(facts.config.get("max_position_embeddings", 0)) > 4096:
-        yield "long-context"
-    if facts.exports.sentence_transformers:
-        yield from ("sentence-transformers", "sentence-similarity")
-    if facts.exports.onnx:
-        yield "onnx"
-    if facts.format == "native":
-        yield "custom_code"
 
 
 def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:

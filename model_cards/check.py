@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,40 +13,39 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-_LANGUAGE = re.compile(r"[a-z]{2,3}")
-# License ids of https://huggingface.co/docs/hub/repositories-licenses, one per line.
-_LICENSES = "hub_licenses.txt"
-
 
 def validate_card(card: ModelCard, folder: Path) -> None:
     """Check a card without network access; `ModelCard.validate` asks the Hub.
 
-    Args:
-        card: the card.
-        folder: the release, which must contain every file that the card links to.
-
     Raises:
         UsageError: the metadata cannot be parsed, contain a license, language or repository name that the Hub rejects,
-            or a linked file is missing.
+            or a file that the card links to is not in `folder`.
     """
+    from markdown_it import MarkdownIt
+
     data = _parsed_metadata(card)
-    licenses = files("llm_jp_modernbert.model_cards").joinpath("templates", _LICENSES).read_text("utf-8").split()
+    licenses = (
+        files("llm_jp_modernbert.model_cards").joinpath("templates", "hub_licenses.txt").read_text("utf-8").split()
+    )
     if data.get("license") not in licenses:
         raise UsageError(
             f"model card: unknown license {data.get('license')!r}. Use an id of "
             "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, or other."
         )
     for language in data.get("language") or []:
-        if not _LANGUAGE.fullmatch(str(language)):
+        if not re.fullmatch("[a-z]{2,3}", str(language)):
             raise UsageError(f"model card: invalid language {language!r}; expected an ISO 639 code such as ja.")
     base = data.get("base_model") or []
     for repository in [*(data.get("datasets") or []), *([base] if isinstance(base, str) else base)]:
         if not is_repository(repository):
             raise UsageError(f"model card: invalid repository name {repository!r}; expected ORG/NAME.")
-    for path in _linked_files(card.text):
-        linked = (folder / path).resolve()
-        if not linked.is_relative_to(folder.resolve()) or not linked.exists():
-            raise UsageError(f"model card: links to {path}, which is not in the release.")
+    for block in MarkdownIt("commonmark").enable("table").parse(card.text):
+        for token in block.children or []:
+            target = urlsplit(str(token.attrGet("href") or token.attrGet("src") or ""))
+            linked = (folder / unquote(target.path)).resolve()
+            local = target.path and not target.scheme and not target.netloc
+            if local and not (linked.is_relative_to(folder.resolve()) and linked.exists()):
+                raise UsageError(f"model card: links to {unquote(target.path)}, which is not in the release.")
 
 
 def _parsed_metadata(card: ModelCard) -> dict[str, Any]:
@@ -77,15 +75,3 @@ def is_repository(name: str) -> bool:
     except HFValidationError:
         return False
     return "/" in name
-
-
-def _linked_files(body: str) -> Iterator[str]:
-    """Relative paths that links and images point to."""
-    from markdown_it import MarkdownIt
-
-    for block in MarkdownIt("commonmark").enable("table").parse(body):
-        for token in block.children or []:
-            for attribute in ("href", "src"):
-                parts = urlsplit(str(token.attrGet(attribute) or ""))
-                if parts.path and not parts.scheme and not parts.netloc:
-                    yield unquote(parts.path)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from .facts import ModelFacts
 
+# Placeholder for the folder of evaluation data, whose path differs between machines.
 _DATA = "DATA"
-"""Placeholder for the folder of evaluation data, whose path differs between machines."""
 
 
 def reproduction(facts: ModelFacts) -> Markdown | None:
@@ -34,11 +34,7 @@ def reproduction(facts: ModelFacts) -> Markdown | None:
 
 
 def evaluations(rows: Iterable[Row]) -> list[str]:
-    """Derive `evaluate` commands from results; measurements with equal settings share one command.
-
-    Args:
-        rows: results of any models.
-    """
+    """Derive `evaluate` commands from results; measurements with equal settings share one command."""
     by_options: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}
     for row in rows:
         tasks = by_options.setdefault(tuple(_options(row)), {}).setdefault(row.model, {})

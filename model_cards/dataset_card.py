@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,7 @@ class DatasetFacts:
         revision: revision of the repository; None for the main branch.
         license: license id of the Hub.
         languages: ISO 639 codes.
-        split: name of the split.
         files: glob pattern of the split's files.
-        rows: number of rows.
         size: size of the files, in bytes.
         corpus: manifest of a tokenized corpus; None for prompts.
         prompts: fill-mask prompts; empty for a corpus.
@@ -95,7 +94,7 @@ def dataset_card(facts: DatasetFacts) -> str:
         categories=_categories(facts.prompts),
         gap=GAP,
         count=lambda number: f"{number:,}",
-        cell=_cell,
+        cell=lambda text: html.escape(" ".join(text.split()), quote=False).replace("|", "\\|"),
     )
     return str(card).rstrip("\n") + "\n"
 
@@ -104,9 +103,8 @@ def size_category(rows: int) -> str:
     """The Hub's size category of a number of rows, such as `10K<n<100K`."""
     bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
     above = sum(rows >= 1000 * 10**power for power in range(len(bounds)))
-    if above == 0:
-        return "n<1K"
-    return "n>1T" if above == len(bounds) else f"{bounds[above - 1]}<n<{bounds[above]}"
+    names = ["n<1K", *(f"{low}<n<{high}" for low, high in pairwise(bounds)), "n>1T"]
+    return names[above]
 
 
 def _categories(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
@@ -117,8 +115,3 @@ def _categories(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         shortest = min(members, key=lambda prompt: len(prompt.text))
         categories.append({"name": name, "prompts": len(members), "answers": answers, "example": shortest})
     return categories
-
-
-def _cell(text: str) -> str:
-    """Escape a table cell."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exports:
-    """Additional formats in the release.
-
-    Attributes:
-        onnx: paths of ONNX files in the release.
-        sentence_transformers: whether the release contains modules.json.
-        pooling: pooling mode of the sentence-transformers model.
-    """
+    """Additional formats in the release: ONNX files, and a sentence-transformers model with its pooling mode."""
 
     onnx: tuple[str, ...] = ()
     sentence_transformers: bool = False
@@ -47,14 +41,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% confidence interval.
+    """A figure with its 95% confidence interval, which is None if unknown.
 
-    Attributes:
-        name: description of the figure.
-        value: point estimate.
-        examples: sample size: number of documents, prompts, checkpoints or seeds.
-        low: lower end of the interval; None if unknown.
-        high: upper end of the interval; None if unknown.
+    `examples` is the sample size: number of documents, prompts, checkpoints or seeds.
     """
 
     name: str
@@ -70,13 +59,11 @@ class Finding:
 
     Attributes:
         key: short name, also part of the plot's file name.
-        statement: the hypothesis.
         criterion: when the hypothesis counts as confirmed.
         conditions: parts of the criterion, each with whether it is met.
         estimates: figures that the conditions are decided by.
         unit: unit of the figures and kind of their intervals.
-        remarks: caveats.
-        plot: path of its plot in the release.
+        plot: path in the release.
     """
 
     key: str
@@ -100,12 +87,10 @@ class EvaluatedCheckpoint:
 
     Attributes:
         name: model name in the results.
-        stage: training stage.
-        step: optimizer steps of that stage.
+        step: optimizer steps in the stage.
         tokens: tokens processed so far, over all stages; None if not logged.
         held_out_loss: cross-entropy of masked tokens of held-out text, in nats.
         held_out_accuracy: share of these tokens predicted correctly, in [0, 1].
-        rows: results.
     """
 
     name: str
@@ -133,7 +118,6 @@ class ModelFacts:
         name: `ORG/NAME`, or a directory name.
         config: content of config.json.
         format: `plain` or `native`.
-        dtype: dtype of the weights.
         license: license id of the Hub.
         languages: ISO 639 codes.
         datasets: repositories of the training data, for the metadata.
@@ -141,16 +125,12 @@ class ModelFacts:
         tokenizer: `vocabulary_size`, `mask_token` and `model_max_length`.
         training: content of training.json.
         recipe_file: path in the release of the last stage's recipe.
-        rows: results of this model.
         curve: path in the release of the training plot.
         plots: plots of evaluation results.
         checkpoints: revisions of the repository.
-        exports: additional formats.
-        examples: fill-mask predictions of the released model.
         source: publication that the figures are taken from; None if this project measured them.
         remarks: notes on this model, one or two sentences each.
         evaluated_checkpoints: checkpoints in training order.
-        findings: hypotheses tested on these checkpoints.
         commands: commands that produced the model and its results; if empty, the card derives them.
     """
 
@@ -219,9 +199,6 @@ def read_config(config: Mapping[str, Any]) -> LlmJpModernBertConfig:
 
 def count_parameters(config: Mapping[str, Any]) -> dict[str, int]:
     """Count the parameters of the masked language model by component; tied parameters count once.
-
-    Args:
-        config: content of config.json.
 
     Raises:
         UsageError: the configuration is not that of a ModernBERT model.

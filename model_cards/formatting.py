@@ -83,8 +83,7 @@ def in_japanese(count: float) -> str:
     """Round a count to three digits with 万, 億 and 兆: `1.87億`."""
     for size, word in ((1e12, "兆"), (1e8, "億"), (1e4, "万")):
         if count >= size:
-            number = count / size
-            return f"{number:,.0f}{word}" if number >= 100 else f"{number:.3g}{word}"
+            return f"{count / size:,.0f}{word}" if count >= 100 * size else f"{count / size:.3g}{word}"
     return f"{count:,.0f}"
 
 

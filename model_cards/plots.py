@@ -19,14 +19,10 @@ _ACCURACY = "eval_masked_accuracy"
 
 
 def plot_training(training: Mapping[str, Any], folder: Path) -> str | None:
-    """Plot loss, learning rate, held-out accuracy and probes against processed tokens, over all stages.
-
-    Args:
-        training: content of training.json.
-        folder: the release.
+    """Plot loss, learning rate, held-out accuracy and probes of training.json against processed tokens.
 
     Returns:
-        Path of the plot in the release; None if no loss was logged.
+        Path of the plot in the release `folder`; None if no loss was logged.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -39,7 +35,6 @@ def plot_training(training: Mapping[str, Any], folder: Path) -> str | None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("plots need matplotlib: pip install 'llm-jp-modernbert[eval]'.") from error
-
     shares = sorted(
         {name for stage in stages for name in stage["curve"] if name == _ACCURACY or name.startswith("probe_")}
     )
@@ -58,7 +53,7 @@ def plot_training(training: Mapping[str, Any], folder: Path) -> str | None:
             for index, name in enumerate(shares):
                 label = "held-out accuracy" if name == _ACCURACY else name.removeprefix("probe_").replace("_", " ")
                 _line(axes[2], xs, curve, name, f"C{index + 3}", label)
-        boundaries = list(zip(starts[1:], (stage["stage"] for stage in stages[1:]), strict=False))
+        boundaries = [(start, stage["stage"]) for start, stage in zip(starts, stages, strict=False)][1:]
         for panel, title in zip(axes, ("loss", "learning rate", "accuracy and probes"), strict=False):
             _decorate(panel, title, "tokens" if by_tokens else "optimizer steps", boundaries)
         (folder / PATH).parent.mkdir(parents=True, exist_ok=True)

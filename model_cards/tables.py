@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 
     from .facts import Finding, ModelFacts
 
+# Fields of a result shown with its settings.
 _SELECTION = ("context", "train_files", "selected_on", "learning_rate", "epochs", "train_examples")
-"""Fields of a result shown with its settings."""
+_COUNTS = {
+    "Optimizer steps": "steps",
+    "Batch size, sequences": "rows_per_step",
+    "Tokens": "tokens",
+    "… with padded batches": "padded_tokens",
+    "Predicted tokens": "labels",
+    "Documents": "documents",
+    "Characters": "characters",
+}
 
 
 def architecture(facts: ModelFacts) -> Markdown:
@@ -67,7 +76,7 @@ def data(facts: ModelFacts) -> Markdown | None:
 
 def training(facts: ModelFacts) -> Markdown | None:
     """Hyperparameters and compute, one column per stage."""
-    columns = [{**_recipe(stage["recipe"]), **_counts(stage), **_compute(stage)} for stage in facts.stages]
+    columns = [_stage(stage) for stage in facts.stages]
     if not columns:
         return None
     names = [name for name in columns[0] if any(column[name] for column in columns)]
@@ -96,11 +105,7 @@ def share_held_out_tokens(facts: ModelFacts) -> bool:
 
 
 def results(facts: ModelFacts, by_subset: bool = False) -> Markdown | None:
-    """One row per metric.
-
-    Args:
-        facts: facts of the card.
-        by_subset: show results on subsets, such as categories or lengths, instead of whole datasets.
+    """One row per metric, on whole datasets or on subsets such as categories or lengths.
 
     Raises:
         UsageError: two different results for the same measurement.
@@ -241,34 +246,11 @@ def _result_rows(facts: ModelFacts, by_subset: bool) -> list[Row]:
     return list(rows.values())
 
 
-def _counts(stage: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "Optimizer steps": _count(stage.get("steps")),
-        "Batch size, sequences": _count(stage.get("rows_per_step")),
-        "Tokens": _count(stage.get("tokens")),
-        "… with padded batches": _count(stage.get("padded_tokens")),
-        "Predicted tokens": _count(stage.get("labels")),
-        "Documents": _count(stage.get("documents")),
-        "Characters": _count(stage.get("characters")),
-    }
-
-
-def _recipe(recipe: Mapping[str, Any]) -> dict[str, str]:
+def _stage(stage: Mapping[str, Any]) -> dict[str, str]:
+    """Hyperparameters, counts and compute of a stage; empty if unknown."""
+    recipe, hardware, kilograms = stage["recipe"], stage.get("hardware") or {}, stage.get("emissions_kg")
     length = recipe.get("sequence_length")
     precision = "bfloat16" if recipe.get("bf16") else "float16" if recipe.get("fp16") else ""
-    return {
-        "Sequence length": "" if length is None else f"{number(length)} tokens",
-        "Embedding initialization": "co-occurrence counts" if recipe.get("init_embeddings") == "counted" else "",
-        "Masking": _masking(recipe),
-        "Sequence packing": _packing(recipe),
-        "Learning rate": _learning_rate(recipe),
-        "Optimizer": _optimizer(recipe),
-        "Precision": f"{precision} mixed precision" if precision else "float32" if "bf16" in recipe else "",
-    }
-
-
-def _compute(stage: Mapping[str, Any]) -> dict[str, str]:
-    hardware, kilograms = stage.get("hardware") or {}, stage.get("emissions_kg")
     devices = f"{hardware['devices']} × {hardware['device']}" if hardware else ""
     if "cores" in hardware:
         processes = f", {hardware['devices']} processes" if hardware["devices"] > 1 else ""
@@ -277,6 +259,14 @@ def _compute(stage: Mapping[str, Any]) -> dict[str, str]:
     if kilograms is not None:
         emissions = f"{kilograms:,.1f} kg" if kilograms >= 10 else f"{1000 * kilograms:,.3g} g"
     return {
+        "Sequence length": "" if length is None else f"{number(length)} tokens",
+        "Embedding initialization": "co-occurrence counts" if recipe.get("init_embeddings") == "counted" else "",
+        "Masking": _masking(recipe),
+        "Sequence packing": _packing(recipe),
+        "Learning rate": _learning_rate(recipe),
+        "Optimizer": _optimizer(recipe),
+        "Precision": f"{precision} mixed precision" if precision else "float32" if "bf16" in recipe else "",
+        **{name: _count(stage.get(key)) for name, key in _COUNTS.items()},
         "Hardware": devices,
         "Training time": duration(stage["seconds"]) if stage.get("seconds") else "",
         "FLOPs": f"{stage['flops']:.3g}" if stage.get("flops") else "",
