@@ -68,6 +68,18 @@ def dataset_card(facts: DatasetFacts) -> str:
 
     types: dict[str, Any] = {"int32": Value("int32"), "string": Value("string")}
     types |= {"list of int32": List(types["int32"]), "list of strings": List(types["string"])}
+    by_category: dict[str, list[Prompt]] = {}
+    for prompt in facts.prompts:
+        by_category.setdefault(prompt.category, []).append(prompt)
+    categories = [
+        {
+            "name": name,
+            "prompts": len(prompts),
+            "answers": sum(len(prompt.answers) for prompt in prompts),
+            "example": min(prompts, key=lambda prompt: len(prompt.text)),
+        }
+        for name, prompts in by_category.items()
+    ]
     columns = _PROMPT_COLUMNS if facts.corpus is None else _CORPUS_COLUMNS
     data = DatasetCardData(
         language=list(facts.languages),
@@ -91,7 +103,7 @@ def dataset_card(facts: DatasetFacts) -> str:
         str(_TEMPLATE),
         facts=facts,
         columns=columns,
-        categories=_categories(facts.prompts),
+        categories=categories,
         gap=GAP,
         count=lambda number: f"{number:,}",
         cell=lambda text: html.escape(" ".join(text.split()), quote=False).replace("|", "\\|"),
@@ -105,13 +117,3 @@ def size_category(rows: int) -> str:
     above = sum(rows >= 1000 * 10**power for power in range(len(bounds)))
     names = ["n<1K", *(f"{low}<n<{high}" for low, high in pairwise(bounds)), "n>1T"]
     return names[above]
-
-
-def _categories(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    categories = []
-    for name in dict.fromkeys(prompt.category for prompt in prompts):
-        members = [prompt for prompt in prompts if prompt.category == name]
-        answers = sum(len(prompt.answers) for prompt in members)
-        shortest = min(members, key=lambda prompt: len(prompt.text))
-        categories.append({"name": name, "prompts": len(members), "answers": answers, "example": shortest})
-    return categories

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Fields of a result shown with its settings.
 _SELECTION = ("context", "train_files", "selected_on", "learning_rate", "epochs", "train_examples")
+_PACKING = {"best_fit": "best-fit packing, no attention across documents", "none": "one document per sequence"}
+_LONG_DOCUMENTS = {"cut": "long documents split", "truncate": "long documents truncated"}
 _COUNTS = {
     "Optimizer steps": "steps",
     "Batch size, sequences": "rows_per_step",
@@ -217,10 +219,7 @@ def estimates(finding: Finding) -> Markdown:
 def examples(facts: ModelFacts) -> Markdown | None:
     """Fill-mask predictions."""
     rows = [
-        [
-            code(example.text),
-            Markdown(", ".join(f"{code(token)} {probability:.1%}" for token, probability in example.answers)),
-        ]
+        [code(example.text), Markdown(", ".join(f"{code(token)} {share:.1%}" for token, share in example.answers))]
         for example in facts.examples
     ]
     return table(["Text", "Top predictions"], rows) if rows else None
@@ -250,6 +249,7 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, str]:
     """Hyperparameters, counts and compute of a stage; empty if unknown."""
     recipe, hardware, kilograms = stage["recipe"], stage.get("hardware") or {}, stage.get("emissions_kg")
     length = recipe.get("sequence_length")
+    packing = _PACKING.get(recipe.get("packing")), _LONG_DOCUMENTS.get(recipe.get("long_documents"))
     precision = "bfloat16" if recipe.get("bf16") else "float16" if recipe.get("fp16") else ""
     devices = f"{hardware['devices']} × {hardware['device']}" if hardware else ""
     if "cores" in hardware:
@@ -262,7 +262,7 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, str]:
         "Sequence length": "" if length is None else f"{number(length)} tokens",
         "Embedding initialization": "co-occurrence counts" if recipe.get("init_embeddings") == "counted" else "",
         "Masking": _masking(recipe),
-        "Sequence packing": _packing(recipe),
+        "Sequence packing": ", ".join(filter(None, packing)),
         "Learning rate": _learning_rate(recipe),
         "Optimizer": _optimizer(recipe),
         "Precision": f"{precision} mixed precision" if precision else "float32" if "bf16" in recipe else "",
@@ -292,16 +292,6 @@ def _masking(recipe: Mapping[str, Any]) -> str:
     return f"{share} ({percent(masked)} mask, {percent(random)} random, {percent(kept)} unchanged)"
 
 
-def _packing(recipe: Mapping[str, Any]) -> str:
-    if "packing" not in recipe:
-        return ""
-    packed = "one document per sequence"
-    if recipe["packing"] == "best_fit":
-        packed = "best-fit packing, no attention across documents"
-    long_documents = {"cut": ", long documents split", "truncate": ", long documents truncated"}
-    return packed + long_documents.get(recipe.get("long_documents", ""), "")
-
-
 def _learning_rate(recipe: Mapping[str, Any]) -> str:
     if "learning_rate" not in recipe:
         return ""
@@ -309,8 +299,8 @@ def _learning_rate(recipe: Mapping[str, Any]) -> str:
     decay = (recipe.get("lr_scheduler_kwargs") or {}).get("num_decay_steps")
     for name, steps in (("warmup", recipe.get("warmup_steps")), ("decay", decay)):
         if steps:
-            parts.append(f"{name} {percent(steps) if steps < 1 else number(steps)} steps")
-    return ", ".join(filter(None, parts)).replace("% steps", "% of steps")
+            parts.append(f"{name} {f'{percent(steps)} of' if steps < 1 else number(steps)} steps")
+    return ", ".join(filter(None, parts))
 
 
 def _optimizer(recipe: Mapping[str, Any]) -> str:
