@@ -12,12 +12,13 @@ import pytest
 import runs
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.training.run.checkpoints import damage
-from llm_jp_modernbert.training.run.summary import FILE, curve, data_names, emissions_of, hardware, read
+from llm_jp_modernbert.training.run.summary import curve, data_names, emissions_of, hardware, read
 
 
 def stages(folder: Path) -> list[dict[str, Any]]:
-    return read(folder / FILE)["stages"]
+    return read(folder / TRAINING)["stages"]
 
 
 def timeless(stage: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def test_summary_equals_counts_and_log_of_the_trainer(first: tuple[Path, Any], d
 
 
 def test_summary_contains_no_local_path(first: tuple[Path, Any], data: tuple[Path, Path]) -> None:
-    text = (first[0] / FILE).read_text(encoding="utf-8")
+    text = (first[0] / TRAINING).read_text(encoding="utf-8")
     assert str(data[0].parent) not in text
     assert str(first[0].parent) not in text
 
@@ -61,7 +62,7 @@ def test_every_checkpoint_contains_the_summary_under_its_seal(first: tuple[Path,
     assert len(checkpoints) == 3
     for checkpoint in checkpoints:
         assert damage(checkpoint) is None
-        assert FILE in json.loads((checkpoint / "seal.json").read_text())["files"]
+        assert TRAINING in json.loads((checkpoint / "seal.json").read_text())["files"]
         (stage,) = stages(checkpoint)
         assert checkpoint.name == f"checkpoint-{stage['steps']}"
 
@@ -76,7 +77,7 @@ def test_resumed_run_has_the_summary_of_an_uninterrupted_one_and_the_earlier_sta
     parts = {**runs.recipe(*data, tmp_path / "parts", **changes), "resume_from_checkpoint": True}
     assert runs.run_apart(parts, kill=7) == [-signal.SIGKILL]
     # The resumed run must not need the model that it started from.
-    (before / FILE).unlink()
+    (before / TRAINING).unlink()
     assert runs.run_apart(parts) == [0]
     actual, expected = stages(tmp_path / "parts"), stages(tmp_path / "whole")
     assert [stage["stage"] for stage in actual] == ["stage1", "stage2"]
@@ -132,6 +133,6 @@ def test_cpu_is_described_by_its_cores() -> None:
 
 @pytest.mark.parametrize("content", ["", "[]", '{"schema": 2, "stages": []}', '{"schema": 1, "stages": [1]}'])
 def test_invalid_file_raises(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE).write_text(content)
-    with pytest.raises(UsageError, match=FILE):
-        read(tmp_path / FILE)
+    (tmp_path / TRAINING).write_text(content)
+    with pytest.raises(UsageError, match=TRAINING):
+        read(tmp_path / TRAINING)

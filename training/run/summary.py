@@ -21,14 +21,13 @@ from huggingface_hub.errors import HFValidationError
 from transformers import TrainerState, TrainingArguments
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 from llm_jp_modernbert.core.versions import library_versions
 
 from ..recipe.arguments import PretrainingArguments
 from ..recipe.loading import decisive
 from .totals import Totals
-
-FILE = "training.json"
 
 SCHEMA = 1
 """Version of the file's schema."""
@@ -60,15 +59,15 @@ def earlier_stages(recipe: PretrainingArguments, checkpoint: Path | None) -> lis
         UsageError: the file is invalid.
     """
     if checkpoint is not None:
-        return read(checkpoint / FILE)["stages"][:-1] if (checkpoint / FILE).is_file() else []
+        return read(checkpoint / TRAINING)["stages"][:-1] if (checkpoint / TRAINING).is_file() else []
     if not recipe.init_from:
         return []
     source = ModelReference.parse(recipe.init_from)
     if source.is_local:
-        path = source.path / FILE
+        path = source.path / TRAINING
     else:
         try:
-            path = Path(hf_hub_download(source.name, FILE, revision=source.revision))
+            path = Path(hf_hub_download(source.name, TRAINING, revision=source.revision))
         except (HFValidationError, OSError):
             # Other models have no summary. Loading the model reports an unknown repository.
             return []
@@ -101,7 +100,7 @@ def write(stages: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """
     content = {"schema": SCHEMA, "stages": list(stages)}
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / TRAINING).write_text(text + "\n", encoding="utf-8")
 
 
 def stage_of(
