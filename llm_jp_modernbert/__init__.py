@@ -54,7 +54,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _push(saved: Any, repo_id: str, **kwargs: Any) -> Any:
-    """Push a model or tokenizer; injected here, so that their modules also work as custom code on the Hub."""
+    """Push a model or tokenizer to the Hub.
+
+    Assigned to the classes here, because their modules are also custom code on the Hub and cannot import `publishing`.
+    """
     from .publishing.push import push
 
     return push(saved, repo_id, **kwargs)
