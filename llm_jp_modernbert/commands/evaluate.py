@@ -29,14 +29,13 @@ def evaluate(options: EvaluateOptions) -> None:
         raise UsageError("--revision requires a single model; use ORG/NAME@REVISION for several.")
     from rich.console import Console
 
-    from llm_jp_modernbert.core.terminal import quiet_libraries, show_logs
+    from llm_jp_modernbert.core.terminal import quiet_libraries
     from llm_jp_modernbert.evaluation.evaluate import evaluate as run
     from llm_jp_modernbert.evaluation.evaluate import models_of
     from llm_jp_modernbert.evaluation.report.leaderboard import show
     from llm_jp_modernbert.evaluation.report.side_by_side import show_texts
 
     quiet_libraries()
-    show_logs()
     console = Console()
     if options.text:
         show_texts(models_of(options), options.text, console)

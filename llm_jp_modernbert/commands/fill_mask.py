@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.terminal import lines_of_input, quiet_libraries
+from llm_jp_modernbert.core.terminal import quiet_libraries
 
 
 def fill_mask(
@@ -53,7 +55,10 @@ def fill_mask(
     """
     if fast and (dtype != "auto" or device not in (None, "cpu")):
         raise UsageError("--fast sets the device and the data type. Drop --device and --dtype, or --fast.")
-    texts = lines_of_input(texts)
+    stdin = [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if "-" in texts else []
+    texts = [line for text in texts for line in (stdin if text == "-" else [text])]
+    if not texts:
+        raise UsageError("standard input holds no text. Give one text per line.")
     from llm_jp_modernbert.inference.fill_mask import fill_masks, render
     from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
 
@@ -67,7 +72,7 @@ def fill_mask(
     loaded_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(model, revision)
     results = fill_masks(masked_lm, loaded_tokenizer, texts, top_k)
     if as_json:
-        print(json.dumps([result.as_dict() for result in results], ensure_ascii=False, indent=2))
+        print(json.dumps([asdict(result) for result in results], ensure_ascii=False, indent=2))
         return
     console = Console()
     for number, result in enumerate(results):

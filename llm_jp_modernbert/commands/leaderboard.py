@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.evaluation.options import LeaderboardOptions
 
 from .options import takes
@@ -21,8 +23,6 @@ def leaderboard(options: LeaderboardOptions) -> None:
 
     * `llm-jp-modernbert leaderboard --plots plots`
     """
-    from llm_jp_modernbert.core.errors import UsageError
-    from llm_jp_modernbert.core.files import write_whole
     from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard as build
     from llm_jp_modernbert.evaluation.report.leaderboard import render
     from llm_jp_modernbert.evaluation.report.results import Results

@@ -18,9 +18,7 @@ _MAX_CHOICES_WIDTH = 16
 def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
     """Turn a function of one options object into a typer command with one parameter per field.
 
-    Args:
-        options: dataclass whose fields are annotated as typer parameters, for example
-            `out: Annotated[Path, typer.Option(help="…")] = Path("results")`.
+    The fields are annotated as typer parameters: `out: Annotated[Path, typer.Option(help="…")] = Path("results")`.
 
     Example:
         >>> @takes(LeaderboardOptions)
@@ -37,16 +35,11 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
         parameters = []
         for field in fields(options):  # type: ignore[arg-type]
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            parameters.append(
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=inspect.Parameter.empty if default is MISSING else default,
-                    annotation=types[field.name],
-                )
-            )
+            default = inspect.Parameter.empty if default is MISSING else default
+            kind, annotation = inspect.Parameter.KEYWORD_ONLY, types[field.name]
+            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=annotation))
         command.__name__, command.__doc__ = run.__name__, run.__doc__
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__annotations__ = types
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return command
 
@@ -57,10 +50,7 @@ def fit_help(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command's `--help` fit 80 columns, where a wide type column truncates option names.
 
     Numbers with a range show `<int>` instead of `<int range>`. Long lists of choices move to the help text, and
-    comma-separated defaults can wrap.
-
-    Args:
-        command: function with `Annotated[T, typer.Option(…)]` parameters, whose options are changed in place.
+    comma-separated defaults can wrap. The command's options are changed in place.
     """
     # Evaluated once and stored, since each evaluation of annotations as strings creates new options.
     command.__annotations__ = get_type_hints(command, include_extras=True)

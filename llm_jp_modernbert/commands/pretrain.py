@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llm_jp_modernbert.core.terminal import quiet_libraries, show_logs
+from llm_jp_modernbert.core.terminal import quiet_libraries
 
 
 def pretrain(
@@ -33,7 +33,6 @@ def pretrain(
     `accelerate launch -m llm_jp_modernbert.training.pretrain`.
     """
     quiet_libraries()
-    show_logs()
     from llm_jp_modernbert.training.recipe.loading import load_recipe, render
 
     loaded = load_recipe(recipe, overrides or ())

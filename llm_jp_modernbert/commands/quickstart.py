@@ -7,7 +7,6 @@ import logging
 from rich.console import Console
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.terminal import show_logs
 from llm_jp_modernbert.quickstart.quickstart import QuickstartOptions, run_quickstart
 
 from .options import takes
@@ -28,7 +27,6 @@ def quickstart(options: QuickstartOptions) -> None:
     """
     if options.files and not options.data:
         raise UsageError(f"{options.files[0]}: name your own texts with --data {' '.join(options.files)}")
-    show_logs()
     # The training directories are temporary, so messages about them would only confuse.
     logging.getLogger("llm_jp_modernbert.training.pretrain").setLevel(logging.WARNING)
     run_quickstart(options, Console())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,9 +10,6 @@ from llm_jp_modernbert.core.terminal import quiet_libraries
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 
 from .options import takes
-
-if TYPE_CHECKING:
-    from llm_jp_modernbert.publishing.release import Released
 
 
 @takes(ReleaseOptions)
@@ -34,11 +29,7 @@ def release(options: ReleaseOptions) -> None:
     from llm_jp_modernbert.publishing.release import release as run
 
     quiet_libraries()
-    _show(run(options), options, Console())
-
-
-def _show(released: Released, options: ReleaseOptions, console: Console) -> None:
-    """Prints filled masks, the files, and the commit."""
+    released, console = run(options), Console()
     masks = Table("masked text", "filled by the release", box=None)
     for example in released.examples:
         answers = (f"{answer} {probability:.0%}" for answer, probability in example.answers)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.terminal import quiet_libraries
@@ -35,9 +37,6 @@ def tokenizer(
     built = build_tokenizer(source)
     written = write_tokenizer(built, out)
     checks = check_tokenizer(built, written)
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table("", "check", "result", box=None)
     for check in checks:
         mark = Text("passed", style="green") if check.passed else Text("FAILED", style="red")

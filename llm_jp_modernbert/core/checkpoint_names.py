@@ -13,9 +13,8 @@ class CheckpointName:
     """A parsed checkpoint name.
 
     Attributes:
-        origin: everything up to the last `/` or `@`, such as `ORG/NAME@`; empty if there is none.
-        stage: the word before the step, such as `stage1` or `checkpoint`; empty if there is none.
-        step: optimizer steps.
+        origin: everything up to the last `/` or `@`, such as `ORG/NAME@`; may be empty.
+        stage: the word before the step, such as `stage1` or `checkpoint`; may be empty.
 
     Example:
         >>> CheckpointName.parse("org/name@stage2-200k")
@@ -28,11 +27,7 @@ class CheckpointName:
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
-        """Reads `checkpoint-200`, `stage1-step-500`, `org/name@stage2-200k` and `org/name@15000`.
-
-        Returns:
-            None if the text does not end in a step.
-        """
+        """Reads `checkpoint-200`, `stage1-step-500` or `org/name@15000`; None if the text does not end in a step."""
         match = _NAME.fullmatch(text)
         if match is None:
             return None

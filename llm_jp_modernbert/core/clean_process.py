@@ -21,12 +21,11 @@ def reload_alone(
     logits: Path | None = None,
     custom_code: bool = False,
 ) -> dict[str, Any]:
-    """Loads a masked language model with plain transformers, fills masks and computes logits.
+    """Loads a masked language model with plain transformers, fills masks and computes logits (`plain_reload.py`).
 
     Args:
         directory: the saved model with its tokenizer.
         texts: texts with one `[MASK]` each.
-        top_k: number of candidates per text.
         rows: token ids of the sequences to compute logits of.
         logits: safetensors file to write the logits to, float32 `(tokens, vocabulary)`, as `row-0`, `row-1`, ….
         custom_code: whether code in the directory may run; native checkpoints need it.
@@ -45,29 +44,11 @@ def reload_alone(
         "rows": [list(row) for row in rows],
         "logits": None if logits is None else str(logits),
     }
-    return _run("plain_reload.py", request, f"{directory}: transformers alone cannot use the saved model")
+    return run_alone("plain_reload.py", request, f"{directory}: transformers alone cannot use the saved model")
 
 
-def stream_alone(folder: Path, split: str, name: str) -> dict[str, Any]:
-    """Streams a dataset with plain `datasets` and counts what it holds.
-
-    Args:
-        folder: the dataset with its card.
-        split: the split to read completely.
-        name: name of the dataset in error messages.
-
-    Returns:
-        `columns`, `rows`, and by column `sums`, `items` and `largest`; see `plain_stream.py`.
-
-    Raises:
-        UsageError: `datasets` cannot read it.
-    """
-    request = {"folder": str(folder), "split": split}
-    return _run("plain_stream.py", request, f"{name}: datasets alone cannot stream it")
-
-
-def _run(script: str, request: dict[str, Any], failure: str) -> dict[str, Any]:
-    """Runs a script of this folder on a JSON request; `failure` begins the error message if it fails."""
+def run_alone(script: str, request: dict[str, Any], failure: str) -> dict[str, Any]:
+    """Runs a script of this folder on a JSON request; if it fails, raises `UsageError` that begins with `failure`."""
     run = subprocess.run(
         [sys.executable, "-I", str(Path(__file__).with_name(script))],
         input=json.dumps(request),

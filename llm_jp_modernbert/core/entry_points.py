@@ -7,12 +7,9 @@ import sys
 
 
 def run_command(name: str) -> None:
-    """Runs one command of `llm-jp-modernbert` with the arguments of this process.
+    """Runs a command such as `pretrain` with the arguments of this process.
 
     The command line is started as a program, not imported, so that a job module depends on no higher layer.
-
-    Args:
-        name: the command, such as `pretrain`.
     """
     sys.argv[1:1] = [name]
     runpy.run_module("llm_jp_modernbert", run_name="__main__")

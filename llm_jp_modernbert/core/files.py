@@ -16,8 +16,6 @@ from typing import Any
 
 from .errors import UsageError
 
-_CHUNK = 1 << 22
-"""Bytes that are hashed at a time."""
 _REPLACED = ".replaced"
 """Suffix of a directory that `replace_directory` has moved away."""
 
@@ -33,15 +31,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def check_vacant(target: Path, option: str = "") -> None:
-    """Checks that a directory can be created: it does not exist yet, or is empty.
-
-    Args:
-        target: the directory.
-        option: name of the option to show in the message, such as `--out`.
-
-    Raises:
-        UsageError: it is a file or holds something.
-    """
+    """Raises `UsageError` unless a directory is missing or empty; the message names the `option`, such as `--out`."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{option} {target} is not empty. Name a new directory.".lstrip())
 
@@ -108,11 +98,7 @@ def files_by_path(folder: Path) -> dict[str, Path]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UsageError: it is missing or not JSON.
-    """
+    """The content of a JSON file; raises `UsageError` if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -120,11 +106,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model directory.
-
-    Raises:
-        UsageError: it is missing or not a JSON object.
-    """
+    """The config.json of a model directory; raises `UsageError` if it is missing or not a JSON object."""
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UsageError(f"{folder / 'config.json'}: is not a JSON object, so it is not a model configuration.")
@@ -135,6 +117,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal; the Hub identifies large files by it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()

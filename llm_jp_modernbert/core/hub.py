@@ -35,14 +35,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training checkpoint that is stored as a revision of a repository.
+    """A training checkpoint that is stored as a revision (branch or tag) of a repository.
 
     Attributes:
-        revision: branch or tag.
-        commit: commit that the revision points to.
-        stage: name of the training stage.
-        step: optimizer steps in that stage.
-        tokens: training tokens in that stage; None if unknown.
+        step, tokens: optimizer steps and training tokens in the stage; None if unknown.
     """
 
     revision: str
@@ -54,13 +50,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Patience:
-    """Retries a call to the Hub after transient errors. huggingface_hub retries up- and downloads, but not commits.
-
-    Attributes:
-        waits: seconds to wait before each retry, unless the Hub's response says how long.
-    """
+    """Retries a call to the Hub after transient errors. huggingface_hub retries up- and downloads, but not commits."""
 
     waits: tuple[float, ...] = (1.0, 5.0, 20.0)
+    """Seconds to wait before each retry, unless the Hub's response says how long."""
 
     def __call__(self, call: Callable[[], Result]) -> Result:
         """Returns the call's result. The call must be safe to repeat."""
@@ -89,11 +82,7 @@ class Committed:
 
 
 def check_name(repository: str) -> None:
-    """Checks that `--repo` is a valid repository name.
-
-    Raises:
-        UsageError: it is not of the form ORG/NAME.
-    """
+    """Raises `UsageError` unless `--repo` is a valid repository name of the form ORG/NAME."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -108,14 +97,7 @@ def check_name(repository: str) -> None:
 def create_repository(
     api: HfApi, repository: str, private: bool | None = None, kind: str = "model", patience: Patience = PATIENT
 ) -> str:
-    """Creates a repository unless it exists; a private one is private from its creation on.
-
-    Args:
-        api: the client.
-        repository: `ORG/NAME`.
-        private: whether it is private; None for the default of the account.
-        kind: `model` or `dataset`.
-        patience: how often failed calls are retried.
+    """Creates a `model` or `dataset` repository unless it exists; a private one is private from its creation on.
 
     Returns:
         The full name, with the user's name if `repository` has no organization.
@@ -144,7 +126,6 @@ def commit_folder(
     """Uploads the files of a folder in a single commit.
 
     Args:
-        api: the client.
         folder: local folder; paths in the repository are relative to it.
         repository: `ORG/NAME`, which must exist.
         revision: branch; a missing one is created from `main`, and deleted if the commit fails.
@@ -153,7 +134,6 @@ def commit_folder(
         replaced: whether a path of the repository is deleted if the folder does not have it.
         description: body of the commit message.
         create_pr: whether the commit is proposed as a pull request.
-        patience: how often failed calls are retried.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -203,8 +183,7 @@ def checkpoints(api: HfApi, repository: str, patience: Patience = PATIENT) -> li
     named = [(ref.name, str(ref.target_commit)) for ref in (*refs.branches, *refs.tags) if ref.name != MAIN]
     parsed = [patience(partial(_checkpoint, api, repository, name, commit)) for name, commit in named]
     return sorted(
-        (checkpoint for checkpoint in parsed if checkpoint is not None),
-        key=lambda checkpoint: (checkpoint.stage, checkpoint.step, checkpoint.revision),
+        filter(None, parsed), key=lambda checkpoint: (checkpoint.stage, checkpoint.step, checkpoint.revision)
     )
 
 

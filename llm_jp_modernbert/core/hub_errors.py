@@ -10,9 +10,17 @@ from .errors import UsageError, first_line
 
 # Timeouts, conflicts with another commit, rate limits and server errors.
 _TRANSIENT = (408, 409, 412, 425, 429, 500, 502, 503, 504)
-# The client wraps errors of the storage in a RuntimeError: a damaged upload or an expired upload URL. A retry requests
-# a new URL.
+# Errors of the storage, which the client wraps in a RuntimeError: a retry requests a new upload URL.
 _TRANSIENT_UPLOAD = (400, 403)
+
+
+_STATUS_MESSAGES = {
+    401: "the Hub does not know the token (401). Log in (hf auth login), or set HF_TOKEN.",
+    403: "the token lacks the permission (403). Log in with another one (hf auth login), or choose another name.",
+    409: "another commit was made at the same time (409).",
+    412: "another commit was made at the same time (412).",
+    429: "rate limit exceeded (429).",
+}
 
 
 def is_transient(error: BaseException) -> bool:
@@ -31,11 +39,7 @@ def retry_after(error: BaseException) -> float | None:
 
 @contextmanager
 def one_line_errors(repository: str) -> Iterator[None]:
-    """Turns errors of the Hub, its client and the network into a one-line `UsageError`.
-
-    Args:
-        repository: prefix of the message.
-    """
+    """Turns errors of the Hub, its client and the network into a one-line `UsageError` that names the repository."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     known = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError)
@@ -70,26 +74,15 @@ def explain(error: BaseException) -> str:
                 return message
     status = _status(error)
     if status is not None:
-        return _explain_status(status, error)
+        detail = next((text for cause in _causes(error) if (text := getattr(cause, "server_message", None))), "")
+        message = f"the Hub answers {status}{': ' if detail else '.'}{' '.join(str(detail).split())}"
+        if status >= 500:
+            message = f"the Hub answers {status}. Run the same command again to resume."
+        return _STATUS_MESSAGES.get(status, message)
     if _is_connection_error(error):
         *_, cause = _causes(error)
         return f"the connection failed ({type(cause).__name__}). Run the same command again to resume."
     return first_line(error)
-
-
-def _explain_status(status: int, error: BaseException) -> str:
-    if status == 401:
-        return "the Hub does not know the token (401). Log in (hf auth login), or set HF_TOKEN."
-    if status == 403:
-        return "the token lacks the permission (403). Log in with another one (hf auth login), or choose another name."
-    if status in (409, 412):
-        return f"another commit was made at the same time ({status})."
-    if status == 429:
-        return "rate limit exceeded (429)."
-    if status >= 500:
-        return f"the Hub answers {status}. Run the same command again to resume."
-    detail = next((text for cause in _causes(error) if (text := getattr(cause, "server_message", None))), "")
-    return f"the Hub answers {status}{': ' if detail else '.'}{' '.join(str(detail).split())}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

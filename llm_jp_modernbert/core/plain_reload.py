@@ -1,9 +1,7 @@
 """Loads a saved model with transformers alone. Run as a script in a separate process, never imported.
 
-It proves that a saved model does not need this package. `python -I plain_reload.py` reads `{"model": DIR,
-"texts": […], "top_k": N, "custom_code": BOOL, "rows": [[id, …], …], "logits": FILE}` as JSON from standard input. It
-writes the output of the fill-mask pipeline as JSON: a list of `{"token_str", "token", "score"}` per text. If `logits`
-names a file, the float32 logits of each row of ids are saved there in safetensors format as `row-0`, `row-1`, ….
+It proves that a saved model does not need this package. `python -I plain_reload.py` reads the request of
+`clean_process.reload_alone` as JSON from standard input, and writes its result as JSON to standard output.
 """
 
 import json
@@ -15,13 +13,13 @@ import torch  # noqa: E402
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline  # noqa: E402
 
 model = AutoModelForMaskedLM.from_pretrained(
-    request["model"], dtype=torch.float32, trust_remote_code=request.get("custom_code", False)
+    request["model"], dtype=torch.float32, trust_remote_code=request["custom_code"]
 )
-tokenizer = AutoTokenizer.from_pretrained(request["model"], trust_remote_code=request.get("custom_code", False))
+tokenizer = AutoTokenizer.from_pretrained(request["model"], trust_remote_code=request["custom_code"])
 fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu", top_k=request["top_k"])
 texts = [text.replace("[MASK]", tokenizer.mask_token) for text in request["texts"]]
 answers = [fill_mask(text) for text in texts]
-if request.get("logits"):
+if request["logits"]:
     from safetensors.torch import save_file
 
     with torch.inference_mode():

@@ -1,8 +1,8 @@
 """Streams a whole dataset with `datasets` alone. Run as a script in a separate process, never imported.
 
 It proves that a dataset does not need this package. `python -I plain_stream.py` reads `{"folder": DIR, "split": NAME}`
-as JSON from standard input and writes `{"columns": [NAME, …], "rows": N, "sums": {NAME: N}, "items": {NAME: N},
-"largest": {NAME: N}}`: the sums of integer columns, and for list columns the number of items and the largest integer.
+as JSON from standard input. It writes the names of the columns, the number of rows, the `sums` of integer columns, and
+for list columns the number of `items` and the `largest` integer.
 """
 
 import json

@@ -21,11 +21,7 @@ def is_local_path(text: str) -> bool:
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A parsed name.
-
-    Attributes:
-        name: the path, with `~` expanded, or `ORG/NAME`.
-        revision: branch, tag or commit of a repository; None for its default branch and for paths.
+    """A parsed name: a path, with `~` expanded, or `ORG/NAME` and its branch, tag or commit if one is given.
 
     Example:
         >>> ModelReference.parse("llm-jp/llm-jp-modernbert-base@main")
@@ -37,11 +33,7 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str, revision: str | None = None) -> ModelReference:
-        """Splits `ORG/NAME@REVISION`; a local path stays whole.
-
-        Args:
-            text: a path, a repository, or a repository at a revision.
-            revision: the revision, if it is given apart from the name.
+        """Splits `ORG/NAME@REVISION`; a local path stays whole. The revision may also be given apart from the name.
 
         Raises:
             UsageError: two different revisions, or a revision of a local path.
@@ -66,11 +58,7 @@ class ModelReference:
         return Path(self.name)
 
     def check_model(self) -> None:
-        """Checks that a local path is a directory with a model.
-
-        Raises:
-            UsageError: it is a file, does not exist, or has no config.json.
-        """
+        """Raises `UsageError` if a local path is not a directory with a config.json."""
         if not self.is_local:
             return
         if self.path.is_file():

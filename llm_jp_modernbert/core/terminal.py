@@ -1,18 +1,12 @@
-"""The terminal of a command: log records, progress bars and standard input."""
+"""The terminal of a command: log records and progress bars."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Sequence
 from functools import cache
 
 from rich.console import Console
-
-from .errors import UsageError
-
-PACKAGE = "llm_jp_modernbert"
 
 
 @cache
@@ -32,7 +26,7 @@ class _ConsoleHandler(logging.Handler):
 def show_logs() -> None:
     """Shows this package's log records from INFO on the console; other ranks than 0 show warnings only."""
     rank = int(os.environ.get("RANK", "0"))
-    logger = logging.getLogger(PACKAGE)
+    logger = logging.getLogger("llm_jp_modernbert")
     logger.setLevel(logging.WARNING if rank else logging.INFO)
     if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
         handler = _ConsoleHandler()
@@ -46,20 +40,3 @@ def quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-
-
-def lines_of_input(texts: Sequence[str]) -> list[str]:
-    """The texts, with each `-` replaced by the non-blank lines of standard input.
-
-    Raises:
-        UsageError: no text is given.
-    """
-    lines: list[str] = []
-    for text in texts:
-        if text == "-":
-            lines += [line for line in (raw.rstrip("\r\n") for raw in sys.stdin) if line.strip()]
-        else:
-            lines.append(text)
-    if not lines:
-        raise UsageError("standard input holds no text. Give one text per line.")
-    return lines

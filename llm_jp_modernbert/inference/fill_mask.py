@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.errors import UsageError
 
@@ -23,14 +23,7 @@ _TOKENS_PER_BATCH = 8192
 
 @dataclass(frozen=True)
 class Candidate:
-    """A predicted token.
-
-    Attributes:
-        text: readable text of the token.
-        token: the token in the vocabulary.
-        token_id: its id.
-        probability: from 0 to 1.
-    """
+    """A predicted token: its readable text, its spelling in the vocabulary, its id and its probability (0 to 1)."""
 
     text: str
     token: str
@@ -51,10 +44,6 @@ class FilledText:
     text: str
     masks: tuple[tuple[Candidate, ...], ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Converts to plain values for JSON."""
-        return asdict(self)
-
 
 def with_mask_token(text: str, mask_token: str) -> str:
     """Replaces `[MASK]`, `<mask>` and `{mask}` by the tokenizer's mask token."""
@@ -69,8 +58,7 @@ def fill_masks(
     """Predicts the masked tokens of texts.
 
     Args:
-        model: a masked language model.
-        tokenizer: its tokenizer.
+        model, tokenizer: a masked language model and its tokenizer.
         texts: texts with at least one mask, written as the tokenizer's mask token or one of `MASK_ALIASES`.
         top_k: number of candidates per mask.
 
@@ -93,7 +81,8 @@ def fill_masks(
         rows = [encoded[index] for index in batch]
         positions = [[index for index, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
         for index, logits in zip(batch, masked_logits(model, rows, positions), strict=True):
-            results.append(FilledText(masked[index], _candidates(tokenizer, logits, top_k)))
+            candidates = tuple(_candidates(tokenizer, mask_logits, top_k) for mask_logits in logits)
+            results.append(FilledText(masked[index], candidates))
     return results
 
 
@@ -134,19 +123,12 @@ def _encode(text: str, number: int, model: PreTrainedModel, tokenizer: PreTraine
     return ids
 
 
-def _candidates(
-    tokenizer: PreTrainedTokenizerBase, logits: torch.Tensor, top_k: int
-) -> tuple[tuple[Candidate, ...], ...]:
+def _candidates(tokenizer: PreTrainedTokenizerBase, logits: torch.Tensor, top_k: int) -> tuple[Candidate, ...]:
+    """The best candidates for one mask, from its logits `(vocabulary,)`."""
     # The vocabulary may be padded beyond the tokenizer's: padding rows are not tokens.
-    best = logits[:, : len(tokenizer)].topk(top_k)
-    log_sum = logits.logsumexp(-1, keepdim=True)
-    probabilities = (best.values - log_sum).exp().tolist()
+    best = logits[: len(tokenizer)].topk(top_k)
+    probabilities = (best.values - logits.logsumexp(-1)).exp().tolist()
     return tuple(
-        tuple(
-            Candidate(
-                readable(tokenizer, token_id), str(tokenizer.convert_ids_to_tokens(token_id)), token_id, probability
-            )
-            for token_id, probability in zip(ids, row, strict=True)
-        )
-        for ids, row in zip(best.indices.tolist(), probabilities, strict=True)
+        Candidate(readable(tokenizer, token_id), str(tokenizer.convert_ids_to_tokens(token_id)), token_id, probability)
+        for token_id, probability in zip(best.indices.tolist(), probabilities, strict=True)
     )

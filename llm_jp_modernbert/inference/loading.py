@@ -15,14 +15,9 @@ if TYPE_CHECKING:
 OUR_MODEL_TYPES = ("modernbert", "llm-jp-modernbert")
 """Model types that are loaded as this package's classes."""
 
-_CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.yaml"]
-
 
 def checkpoint_folder(name: str) -> Path:
-    """The local folder of a checkpoint, downloaded if necessary.
-
-    Args:
-        name: local path, repository, or `ORG/NAME@REVISION`.
+    """The local folder of a checkpoint (local path, repository, or `ORG/NAME@REVISION`), downloaded if necessary.
 
     Raises:
         UsageError: the path is not a model, or the repository cannot be downloaded.
@@ -33,8 +28,9 @@ def checkpoint_folder(name: str) -> Path:
         return reference.path
     from huggingface_hub import snapshot_download
 
+    patterns = ["*.safetensors", "*.json", "*.yaml"]
     try:
-        folder = snapshot_download(reference.name, revision=reference.revision, allow_patterns=_CHECKPOINT_FILES)
+        folder = snapshot_download(reference.name, revision=reference.revision, allow_patterns=patterns)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{name}: no such directory, and the repository cannot be downloaded. {first_line(error)}"
@@ -126,11 +122,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def usable_device(device: str | None) -> str:
-    """Checks a device; without one, chooses a GPU if there is one.
-
-    Raises:
-        UsageError: the device is not available.
-    """
+    """Returns a device, by default a GPU if there is one; raises `UsageError` if the device is not available."""
     import torch
 
     if device is None:

@@ -25,11 +25,7 @@ _ENGINES = ("x86", "fbgemm")
 
 
 class HalfPrecisionLinear(nn.Module):
-    """A linear layer with packed float16 weights, for inference.
-
-    Args:
-        linear: the float32 layer to convert.
-    """
+    """A linear layer with packed float16 weights, for inference, converted from a float32 layer."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -47,12 +43,7 @@ class HalfPrecisionLinear(nn.Module):
 def load_fast_masked_lm(name: str, revision: str | None = None) -> PreTrainedModel:
     """Loads a ModernBERT masked language model for inference on a CPU, with packed float16 weights.
 
-    Args:
-        name: local path, repository, or `ORG/NAME@REVISION`.
-        revision: branch, tag or commit of the repository, if the name does not have one.
-
-    Raises:
-        UsageError: for the reasons of `load_masked_lm` and `pack_weights`.
+    Takes the arguments of `load_masked_lm`, and raises `UsageError` as it and `pack_weights` do.
     """
     return pack_weights(load_masked_lm(name, revision, dtype="float32", device="cpu"))
 

@@ -57,12 +57,20 @@ def export_onnx(folder: Path, int8: bool = False) -> list[Path]:
         UsageError: a package is missing; the folder holds no masked language model; logits differ from torch's by more
             than 1e-3; or int8 changes more than half of the predictions. Nothing is written then.
     """
-    ort = _onnxruntime()
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "the ONNX export needs onnx, onnxscript and onnxruntime: pip install 'llm-jp-modernbert[onnx]'."
+        ) from error
+    onnxruntime.set_default_logger_severity(3)
     model = load_masked_lm(str(folder), dtype="float32", device="cpu")
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder) as temporary:
         file, quantized = Path(temporary) / "model.onnx", Path(temporary) / "model_int8.onnx"
-        _export(_plain(model), file)
-        session = _session(ort, file)
+        _export(model, file)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         difference = largest_difference(session, model)
         if not difference <= TOLERANCE:
             raise UsageError(
@@ -71,7 +79,8 @@ def export_onnx(folder: Path, int8: bool = False) -> list[Path]:
         logger.info("%s/%s: logits differ from torch's by at most %.0e", FOLDER, file.name, difference)
         if int8:
             _quantize(file, quantized)
-            same, masks = agreement(session, _session(ort, quantized), folder)
+            int8_session = onnxruntime.InferenceSession(quantized, providers=["CPUExecutionProvider"])
+            same, masks = agreement(session, int8_session, folder)
             result = f"{FOLDER}/{quantized.name}: same first candidate as float32 for {same} of {masks} masks"
             if same < LEAST_AGREEMENT * masks:
                 raise UsageError(f"{result}. Export without int8.")
@@ -81,12 +90,7 @@ def export_onnx(folder: Path, int8: bool = False) -> list[Path]:
 
 
 def largest_difference(session: Any, model: PreTrainedModel) -> float:
-    """The largest absolute difference of logits in onnxruntime and in torch, over batches of several shapes.
-
-    Args:
-        session: an `onnxruntime.InferenceSession`.
-        model: the exported masked language model.
-    """
+    """The largest absolute difference of logits in onnxruntime and in torch, over batches of several shapes."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -109,12 +113,7 @@ def largest_difference(session: Any, model: PreTrainedModel) -> float:
 
 
 def agreement(first: Any, second: Any, folder: Path) -> tuple[int, int]:
-    """Counts the masks of the fill-mask test for which two sessions have the same first candidate, and all masks.
-
-    Args:
-        first, second: `onnxruntime.InferenceSession`s.
-        folder: the model directory with its tokenizer.
-    """
+    """Counts the masks of the fill-mask test for which two sessions have the same first candidate, and all masks."""
     from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS
     from llm_jp_modernbert.inference.fill_mask import with_mask_token
 
@@ -130,34 +129,14 @@ def agreement(first: Any, second: Any, folder: Path) -> tuple[int, int]:
     return same, masks
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "the ONNX export needs onnx, onnxscript and onnxruntime: pip install 'llm-jp-modernbert[onnx]'."
-        ) from error
-    onnxruntime.set_default_logger_severity(3)
-    return onnxruntime
-
-
-def _session(ort: Any, file: Path) -> Any:
-    return ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
-    """transformers' model with the same weights: it computes on padded batches, whose shapes can be exported."""
+def _export(source: PreTrainedModel, file: Path) -> None:
+    import torch
     from transformers import ModernBertForMaskedLM
 
+    # transformers' class computes on padded batches, whose shapes can be exported.
     with tempfile.TemporaryDirectory() as saved:
-        model.save_pretrained(saved, format="plain")
-        return ModernBertForMaskedLM.from_pretrained(saved, attn_implementation="sdpa").eval()
-
-
-def _export(model: Any, file: Path) -> None:
-    import torch
+        source.save_pretrained(saved, format="plain")
+        model: Any = ModernBertForMaskedLM.from_pretrained(saved, attn_implementation="sdpa").eval()
 
     class LogitsAndHiddenStates(torch.nn.Module):
         def __init__(self) -> None:

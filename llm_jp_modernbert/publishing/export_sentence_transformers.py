@@ -12,9 +12,7 @@ POOLINGS = ("mean", "cls")
 
 # Files that sentence-transformers adds to those of the model and the tokenizer.
 _FILES = (
-    "modules.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
     "1_Pooling/config.json",
 )
 

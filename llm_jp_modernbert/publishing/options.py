@@ -12,6 +12,13 @@ from llm_jp_modernbert.core.hub import MAIN
 
 DEFAULT_LICENSE = "apache-2.0"
 
+Repository = Annotated[str, typer.Option("--repo", help="Repository on the Hub (ORG/NAME); created if missing.")]
+Revision = Annotated[str, typer.Option(help="Branch of the repository; created if missing.")]
+Private = Annotated[
+    bool, typer.Option("--private", help="Create a private repository; an existing public one is an error.")
+]
+DryRun = Annotated[Path | None, typer.Option(help="Write the release to this directory and upload nothing.")]
+
 
 @dataclass(frozen=True)
 class ReleaseOptions:
@@ -23,14 +30,10 @@ class ReleaseOptions:
             help="Model directory: a training run, a checkpoint, or a directory that save_pretrained wrote."
         ),
     ]
-    repository: Annotated[str, typer.Option("--repo", help="Repository on the Hub (ORG/NAME); created if missing.")]
-    revision: Annotated[str, typer.Option(help="Branch of the repository; created if missing.")] = MAIN
-    private: Annotated[
-        bool, typer.Option("--private", help="Create a private repository; an existing public one is an error.")
-    ] = False
-    dry_run: Annotated[Path | None, typer.Option(help="Write the release to this directory and upload nothing.")] = (
-        None
-    )
+    repository: Repository
+    revision: Revision = MAIN
+    private: Private = False
+    dry_run: DryRun = None
     format: Annotated[
         Literal["plain", "native"],
         typer.Option(
@@ -77,11 +80,9 @@ class DatasetOptions:
             "file of prompts."
         ),
     ]
-    repository: Annotated[str, typer.Option("--repo", help="Repository on the Hub (ORG/NAME); created if missing.")]
-    revision: Annotated[str, typer.Option(help="Branch of the repository; created if missing.")] = MAIN
-    private: Annotated[
-        bool, typer.Option("--private", help="Create a private repository; an existing public one is an error.")
-    ] = False
+    repository: Repository
+    revision: Revision = MAIN
+    private: Private = False
     license: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +98,4 @@ class DatasetOptions:
             "Repeatable.",
         ),
     ] = field(default_factory=list)
-    dry_run: Annotated[Path | None, typer.Option(help="Write the dataset to this directory and upload nothing.")] = (
-        None
-    )
+    dry_run: DryRun = None

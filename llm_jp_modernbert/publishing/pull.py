@@ -5,14 +5,15 @@ from __future__ import annotations
 import filecmp
 import json
 import logging
-import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import atomic_directory, check_vacant, read_config, sha256
@@ -36,8 +37,6 @@ class Pulled:
 
     Attributes:
         name: `ORG/NAME@REVISION`.
-        commit: commit that the revision points to.
-        folder: local directory of the files.
         checked: number of files that match the Hub's checksums.
         listed: number of files that match the release's manifest; None if it has none.
         skipped: files that were not downloaded, because loading them could run code.
@@ -77,7 +76,10 @@ def pull(
     with one_line_errors(name):
         info = patience(lambda: api.model_info(repository, revision=revision or MAIN))
         paths = [sibling.rfilename for sibling in info.siblings or ()]
-        _check_paths(name, paths)
+        for path in paths:
+            pure = PurePosixPath(path.replace("\\", "/"))
+            if pure.is_absolute() or ".." in pure.parts or ":" in path:
+                raise UsageError(f"{name} has a file {path!r}, which would be written outside of its directory.")
         if "config.json" not in paths:
             raise UsageError(f"{name} holds no config.json, so it is not a model.")
         # By revision, not by commit, so that the cache also resolves the revision offline.
@@ -91,21 +93,14 @@ def pull(
             raise UsageError(f"{name} changed during the download. Run the same command again.")
         checked = _verify(api, repository, commit, folder, patience)
     listed = _verify_manifest(folder)
-    if out is not None:
-        _copy(folder, [path for path in paths if not _is_pickle(path)], out)
     skipped = tuple(path for path in paths if _is_pickle(path))
+    if out is not None:
+        _copy(folder, [path for path in paths if path not in skipped], out)
     return Pulled(name, commit, out or folder, checked, listed, skipped)
 
 
 def _is_pickle(path: str) -> bool:
     return any(fnmatch(path, pattern) for pattern in _PICKLES)
-
-
-def _check_paths(name: str, paths: Sequence[str]) -> None:
-    for path in paths:
-        pure = PurePosixPath(path.replace("\\", "/"))
-        if pure.is_absolute() or ".." in pure.parts or ":" in path:
-            raise UsageError(f"{name} has a file {path!r}, which would be written outside of its directory.")
 
 
 def _verify(api: HfApi, repository: str, commit: str, folder: Path, patience: Patience) -> int:
@@ -161,19 +156,26 @@ def _copy(folder: Path, paths: Sequence[str], out: Path) -> None:
 
 def describe(folder: Path) -> dict[str, str]:
     """Describes a model directory: type, weights, shape, context length, training, license and results."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, parse_local_safetensors_file_metadata
 
     config = read_config(folder)
     facts = {"model type": str(config.get("model_type"))}
     if "auto_map" in config:
         facts["code"] = "has custom code: needs trust_remote_code=True, or this package"
-    parameters, dtypes = _weights(folder)
-    facts["weights"] = f"{parameters:,} parameters, {', '.join(dtypes)}" if parameters else "no safetensors files"
+    parameters: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        parameters.update(parse_local_safetensors_file_metadata(path).parameter_count)
+    weights = f"{parameters.total():,} parameters, {', '.join(sorted(parameters))}"
+    facts["weights"] = weights if parameters else "no safetensors files"
     labels = {"num_hidden_layers": "layers", "hidden_size": "hidden size", "vocab_size": "vocabulary size"}
     facts["shape"] = ", ".join(f"{label} {config[key]:,}" for key, label in labels.items() if key in config)
     if isinstance(config.get("max_position_embeddings"), int):
         facts["context length"] = f"{config['max_position_embeddings']:,} tokens"
-    facts |= _training(folder)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        stages = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["stages"]
+        facts["training"] = "; ".join(
+            f"{stage['stage']}: {stage['steps']:,} steps, {stage['tokens']:,.0f} tokens" for stage in stages
+        )
     if (folder / CARD).is_file():
         card = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
         if card.license:
@@ -181,26 +183,3 @@ def describe(folder: Path) -> dict[str, str]:
         if card.eval_results:
             facts["results"] = f"{len(card.eval_results):,} scores in the model card"
     return facts
-
-
-def _weights(folder: Path) -> tuple[int, list[str]]:
-    """Number of parameters and their data types, read from the headers of the weights."""
-    from safetensors import safe_open
-
-    parameters, dtypes = 0, set()
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "np") as weights:
-            for name in weights.keys():  # noqa: SIM118 - not a mapping
-                tensor = weights.get_slice(name)
-                parameters += math.prod(tensor.get_shape())
-                dtypes.add(str(tensor.get_dtype()))
-    return parameters, sorted(dtypes)
-
-
-def _training(folder: Path) -> dict[str, str]:
-    try:
-        stages: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["stages"]
-        lines = [f"{stage['stage']}: {stage['steps']:,} steps, {stage['tokens']:,.0f} tokens" for stage in stages]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {"training": "; ".join(lines)}

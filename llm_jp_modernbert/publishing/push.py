@@ -33,17 +33,12 @@ def push(
     """Implements `push_to_hub` of models and tokenizers. A model also gets a card if the repository has none.
 
     Args:
-        saved: the model or tokenizer.
         repo_id: `ORG/NAME`, or a name in the user's own namespace; created if missing.
         format: format of a model, `plain` or `native`; None for a tokenizer.
-        commit_message: title of the commit.
-        commit_description: body of the commit message.
-        private: whether a new repository is private.
-        token: access token; by default that of `hf auth login`.
         revision: branch; created if missing.
-        create_pr: whether the commit is proposed as a pull request.
         tags: tags of a new card.
         **saving: arguments of `save_pretrained`, such as `max_shard_size`.
+            The remaining arguments are those of transformers' `push_to_hub`.
 
     Raises:
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses the upload.

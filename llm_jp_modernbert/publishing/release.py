@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core import hub
+from llm_jp_modernbert.core.clean_process import reload_alone
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import files_by_path, read_config
+from llm_jp_modernbert.core.files import atomic_directory, files_by_path, read_config
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_masked_lm, load_tokenizer
+from llm_jp_modernbert.model_cards.facts import Example, Exports
 
 from . import staging
 from .options import ReleaseOptions
-from .release_check import check
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -28,10 +31,15 @@ if TYPE_CHECKING:
 
     from llm_jp_modernbert.core.hub import Checkpoint, Patience
     from llm_jp_modernbert.evaluation.report.results import Row
-    from llm_jp_modernbert.model_cards.facts import Example, Exports
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 logger = logging.getLogger(__name__)
+
+# Allowed difference of logits, as a share of the largest logit: floating-point sums in another order.
+_TOLERANCE = 1e-3
+# Tokens in the longest row on which logits are compared.
+_LONG_ROW = 1024
+_TOP = 3
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,7 @@ class Released:
         files: sizes in bytes by path.
         commit: commit on the Hub; None for a dry run.
         is_new: whether the commit is new; an unchanged release makes none.
-        examples: masks filled by the release in a process without this package.
-        difference: largest absolute difference of its logits to the source's.
+        examples, difference: results of `check`.
     """
 
     files: dict[str, int]
@@ -69,8 +76,12 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
 
     api = api or HfApi()
     _check_options(options)
-    replace = options.dry_run is not None and (options.dry_run / staging.MANIFEST).is_file()
-    with staging.staging_folder(options.dry_run, replace=replace) as folder:
+    directory: AbstractContextManager[str | Path] = TemporaryDirectory()
+    if options.dry_run is not None:
+        is_release = (options.dry_run / staging.MANIFEST).is_file()
+        directory = atomic_directory(options.dry_run, replace=is_release)
+    with directory as name:
+        folder = Path(name)
         logger.info("%s: staging the release in the %s format", options.source, options.format)
         model, tokenizer = _stage_model(options, folder)
         exports = _export(options, folder)
@@ -108,13 +119,7 @@ def send(
 ) -> hub.Committed:
     """Uploads a staged release in one commit, which also deletes the files of the previous release.
 
-    Args:
-        api: the client.
-        folder: the staged release.
-        repository: `ORG/NAME`; created if missing.
-        revision: branch of the repository; created if missing.
-        private: whether the repository must be private.
-        patience: how often failed calls are retried.
+    A missing repository or revision is created.
 
     Raises:
         UsageError: the Hub refuses the upload or is unreachable. The revision is then unchanged.
@@ -128,10 +133,7 @@ def send(
 def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
     """Adds a card that lists the earlier checkpoints, a license and a manifest to a snapshot of a training checkpoint.
 
-    Args:
-        api: the client.
-        repository: `ORG/NAME`, which must exist.
-        folder: the snapshot.
+    `folder` is the snapshot. The repository must exist.
     """
     staging.make_public(folder)
     staging.stage_license(staging.DEFAULT_LICENSE, None, folder)
@@ -181,8 +183,6 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBert
 
 
 def _export(options: ReleaseOptions, folder: Path) -> Exports:
-    from llm_jp_modernbert.model_cards.facts import Exports
-
     onnx: list[Path] = []
     if options.onnx:
         from .export_onnx import export_onnx
@@ -195,6 +195,51 @@ def _export(options: ReleaseOptions, folder: Path) -> Exports:
         add_sentence_transformers(folder, options.pooling)
     paths = tuple(path.relative_to(folder).as_posix() for path in onnx)
     return Exports(paths, options.sentence_transformers, options.pooling)
+
+
+def check(
+    model: LlmJpModernBertForMaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path, format: str
+) -> tuple[list[Example], float]:
+    """Loads a staged model in a process without this package, fills masks, and compares logits with the source's.
+
+    Returns:
+        The filled masks, and the largest absolute difference of logits.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    texts = staging.everyday_masks()
+    rows = [tokenizer(text.replace("[MASK]", str(tokenizer.mask_token)))["input_ids"] for text in texts]
+    longest = min(_LONG_ROW, tokenizer.model_max_length, model.config.max_position_embeddings)
+    inner = [token for row in rows for token in row[1:-1]]
+    repeated = inner * (longest // len(inner) + 1)
+    rows.append([rows[0][0], *repeated[: longest - 2], rows[0][-1]])
+    with TemporaryDirectory() as temporary:
+        file = Path(temporary) / "logits.safetensors"
+        answers = reload_alone(folder, texts, _TOP, rows, file, custom_code=format == "native")["answers"]
+        released = load_file(file)
+    largest = 0.0
+    for number, row in enumerate(rows):
+        with torch.inference_mode():
+            expected = model(input_ids=torch.tensor([row])).logits[0].float()
+        logits = released[f"row-{number}"]
+        if logits.shape != expected.shape:
+            raise UsageError(
+                f"{folder}: the release has logits of shape {tuple(logits.shape)}, not {tuple(expected.shape)}."
+            )
+        difference = float((logits - expected).abs().max())
+        if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise UsageError(
+                f"{folder}: on {len(row):,} tokens the release's logits are up to {difference:.3g} off the source's. "
+                "Nothing was uploaded."
+            )
+        largest = max(largest, difference)
+    examples = [
+        # A token of whitespace is shown as in the vocabulary.
+        Example(text, [(candidate["token_str"].strip() or "▁", candidate["score"]) for candidate in candidates])
+        for text, candidates in zip(texts, answers, strict=True)
+    ]
+    return examples, largest
 
 
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:

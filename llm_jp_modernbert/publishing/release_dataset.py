@@ -12,25 +12,20 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.core.clean_process import stream_alone
+from llm_jp_modernbert.core.clean_process import run_alone
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.hub import (
-    MAIN,
-    PATIENT,
-    Committed,
-    Patience,
-    check_name,
-    commit_folder,
-    create_repository,
-)
+from llm_jp_modernbert.core.files import atomic_directory
+from llm_jp_modernbert.core.hub import MAIN, PATIENT, Committed, Patience, check_name, commit_folder, create_repository
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 
 from .options import DEFAULT_LICENSE, DatasetOptions
-from .staging import CARD, stage_license, staging_folder
+from .staging import CARD, stage_license
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -48,17 +43,12 @@ UNKNOWN_LICENSE = "unknown"
 
 @dataclass(frozen=True)
 class _Contents:
-    """Contents of a dataset.
+    """Contents and default metadata of a dataset.
 
     Attributes:
         source: name given by the user.
-        split: split of `datasets`.
-        suffix: suffix of the split's files.
-        expected: the counts that `stream_alone` must return.
-        license: default license.
-        languages: default languages.
-        corpus: public manifest of a tokenized corpus; None for prompts.
-        prompts: prompts; empty for a corpus.
+        expected: the counts that `plain_stream.py` must return.
+        corpus: manifest of a tokenized corpus, without local paths; None for prompts.
     """
 
     source: str
@@ -92,7 +82,11 @@ def release_dataset(
 
     check_name(options.repository)
     contents = _contents_of(options.source)
-    with staging_folder(options.dry_run) as folder:
+    directory: AbstractContextManager[str | Path] = TemporaryDirectory()
+    if options.dry_run is not None:
+        directory = atomic_directory(options.dry_run)
+    with directory as name:
+        folder = Path(name)
         _stage(contents, folder, options)
         _check(contents, folder)
         if options.dry_run is not None:
@@ -107,7 +101,9 @@ def release_dataset(
                 options.revision,
                 message="Tokenized corpus" if contents.corpus else "Fill-mask prompts",
                 kind="dataset",
-                replaced=_is_replaced,
+                replaced=lambda path: (
+                    path.startswith((f"{DATA}/", "tokenizer/")) or path in ("manifest.json", "LICENSE")
+                ),
                 patience=patience,
             )
 
@@ -126,9 +122,8 @@ def _contents_of(source: str) -> _Contents:
             "prompts of this package, or a JSON Lines file of prompts."
         )
     prompts = read_prompts(OURS if ours else path)
-    columns = ["id", "category", "text", "answers"]
     expected = {
-        "columns": columns,
+        "columns": ["id", "category", "text", "answers"],
         "rows": len(prompts),
         "items": {"answers": sum(len(prompt.answers) for prompt in prompts)},
     }
@@ -153,8 +148,12 @@ def _corpus(folder: Path) -> _Contents:
             "tokenize-corpus."
         )
     try:
-        manifest = _public(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed = {shard["file"] for source in manifest["sources"] for shard in source["shards"]}
+        for source in manifest["sources"]:
+            path, name = source["path"], Path(source["path"]).name
+            source["problems"] = [problem.replace(path, name) for problem in source["problems"]]
+            source["path"] = name
         totals = manifest["totals"]
         expected = {
             "columns": ["input_ids", "characters", "row"],
@@ -174,22 +173,14 @@ def _corpus(folder: Path) -> _Contents:
     return _Contents(str(folder), "train", ".arrow", expected, UNKNOWN_LICENSE, ("ja",), corpus=manifest)
 
 
-def _public(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest with file names instead of local paths."""
-    sources = []
-    for source in manifest["sources"]:
-        path, name = source["path"], Path(source["path"]).name
-        problems = [problem.replace(path, name) for problem in source["problems"]]
-        sources.append({**source, "path": name, "problems": problems})
-    return {**manifest, "sources": sources}
-
-
 def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
     from llm_jp_modernbert.model_cards.dataset_card import DatasetFacts, dataset_card
 
     (folder / DATA).mkdir()
     if contents.corpus is None:
-        _stage_prompts(contents.prompts, folder)
+        rows = [{key: getattr(prompt, key) for key in contents.expected["columns"]} for prompt in contents.prompts]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / DATA / PROMPTS).write_text(lines, encoding="utf-8")
     else:
         _stage_corpus(Path(contents.source), contents.corpus, folder)
     license = options.license or contents.license
@@ -209,15 +200,6 @@ def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
     (folder / CARD).write_text(dataset_card(facts), encoding="utf-8")
 
 
-def _stage_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
-    rows = [
-        {"id": prompt.id, "category": prompt.category, "text": prompt.text, "answers": list(prompt.answers)}
-        for prompt in prompts
-    ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / DATA / PROMPTS).write_text(lines, encoding="utf-8")
-
-
 def _stage_corpus(source: Path, manifest: dict[str, Any], folder: Path) -> None:
     from llm_jp_modernbert.training.data.readers import MANIFEST
     from llm_jp_modernbert.training.data.tokenize_corpus import TOKENIZER
@@ -234,7 +216,8 @@ def _stage_corpus(source: Path, manifest: dict[str, Any], folder: Path) -> None:
 
 def _check(contents: _Contents, folder: Path) -> None:
     """Streams the staged dataset without this package and compares the counts."""
-    streamed = stream_alone(folder, contents.split, contents.source)
+    failure = f"{contents.source}: datasets alone cannot stream it"
+    streamed = run_alone("plain_stream.py", {"folder": str(folder), "split": contents.split}, failure)
     for quantity, expected in contents.expected.items():
         actual = streamed[quantity]
         if isinstance(expected, dict):
@@ -247,8 +230,3 @@ def _check(contents: _Contents, folder: Path) -> None:
             raise UsageError(
                 f"{contents.source}: contains token id {largest:,}, but its tokenizer has {vocabulary:,} tokens."
             )
-
-
-def _is_replaced(path: str) -> bool:
-    """Whether a file of the previous release is deleted if this release does not have it."""
-    return path.startswith((f"{DATA}/", "tokenizer/")) or path in ("manifest.json", "LICENSE")

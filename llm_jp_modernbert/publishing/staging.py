@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -19,14 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import (
-    atomic_directory,
-    check_vacant,
-    files_by_path,
-    read_config,
-    sha256,
-    write_whole,
-)
+from llm_jp_modernbert.core.files import files_by_path, read_config, read_json, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import is_local_path
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
@@ -55,27 +47,6 @@ _TEMPLATES = files("llm_jp_modernbert.model_cards") / "templates"
 _PATH_KEYS = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from", "resume_from_checkpoint")
 
 
-@contextmanager
-def staging_folder(dry_run: Path | None, *, replace: bool = False) -> Iterator[Path]:
-    """Yields a temporary directory, which is renamed to `dry_run` if the block succeeds, and deleted without one.
-
-    Args:
-        dry_run: the directory to write; None for a temporary one.
-        replace: whether an existing `dry_run` is replaced.
-
-    Raises:
-        UsageError: `dry_run` is not empty, and `replace` is false.
-    """
-    if dry_run is None:
-        with TemporaryDirectory(prefix="release-") as temporary:
-            yield Path(temporary)
-        return
-    if not replace:
-        check_vacant(dry_run, "--dry-run")
-    with atomic_directory(dry_run, replace=replace) as folder:
-        yield folder
-
-
 def stage_training(source: Path, folder: Path) -> None:
     """Copies the training log, the recipe and the list of averaged checkpoints, without local paths."""
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
@@ -87,21 +58,18 @@ def stage_training(source: Path, folder: Path) -> None:
 
 
 def make_public(folder: Path) -> None:
-    """Removes directories of this machine from a staged recipe, if there is one."""
-    if (folder / RECIPE).is_file():
-        write_whole(folder / RECIPE, public_recipe((folder / RECIPE).read_text(encoding="utf-8")))
-
-
-def public_recipe(recipe: str) -> str:
-    """A recipe in YAML with local paths reduced to their last part."""
+    """Reduces local paths in a staged recipe, if there is one, to their last part."""
     import yaml
 
-    settings = yaml.safe_load(recipe)
+    recipe = folder / RECIPE
+    if not recipe.is_file():
+        return
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     for key in _PATH_KEYS:
         # resume_from_checkpoint may be a boolean.
         if settings.get(key) not in (None, "", True, False):
             settings[key] = _public_name(settings[key])
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_whole(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
 def _public_name(value: Any) -> Any:
@@ -120,9 +88,6 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
         belongs: values of `Row.revision` and `Row.model` that identify the model.
         name: name of the release.
         folder: the staged release.
-
-    Returns:
-        The rows of the model.
 
     Raises:
         UsageError: the model has no results, or matplotlib is missing.
@@ -172,16 +137,15 @@ def write_card(
     Args:
         folder: the staged model, with training log and recipe if they exist.
         name: name of the release.
-        tokenizer: tokenizer of the model, if it has one.
-        tags: additional tags.
         **fields: fields of `ModelFacts` that are not read from the folder.
 
     Raises:
         UsageError: the Hub would refuse the card's metadata.
     """
+    from llm_jp_modernbert.training.run.averaging import PROVENANCE
+
     config = read_config(folder)
-    training = folder / TRAINING
-    stages = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else None
+    stages = read_json(folder / TRAINING) if (folder / TRAINING).is_file() else None
     # matplotlib is optional on training machines.
     can_plot = find_spec("matplotlib") is not None
     tokenizer_facts: dict[str, Any] = {}
@@ -191,6 +155,11 @@ def write_card(
             "mask_token": tokenizer.mask_token,
             "model_max_length": tokenizer.model_max_length,
         }
+    remarks: tuple[str, ...] = ()
+    if (folder / PROVENANCE).is_file():
+        parts = read_json(folder / PROVENANCE)
+        names = ", ".join(f"{part['name']} (step {part['step']})" for part in parts)
+        remarks = (f"The weights are the mean of {len(parts)} checkpoints: {names}.",)
     facts = ModelFacts(
         name=name,
         config=config,
@@ -200,8 +169,12 @@ def write_card(
         training=stages,
         recipe_file=RECIPE if (folder / RECIPE).is_file() else None,
         curve=plot_training(stages, folder) if stages and can_plot else None,
-        plots=_pictures(folder),
-        remarks=_remarks(folder),
+        plots=[
+            Plot(path.relative_to(folder).as_posix(), path.stem.replace("-", " "))
+            for path in sorted((folder / ASSETS).glob("*.png"))
+            if path != folder / TRAINING_PLOT
+        ],
+        remarks=remarks,
         **fields,
     )
     card = model_card(facts)
@@ -210,22 +183,6 @@ def write_card(
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / path, text)
     validate_card(card, folder)
-
-
-def _remarks(folder: Path) -> tuple[str, ...]:
-    """A sentence about the averaged checkpoints, if the weights are a mean."""
-    from llm_jp_modernbert.training.run.averaging import PROVENANCE
-
-    if not (folder / PROVENANCE).is_file():
-        return ()
-    parts = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-    names = ", ".join(f"{part['name']} (step {part['step']})" for part in parts)
-    return (f"The weights are the mean of {len(parts)} checkpoints: {names}.",)
-
-
-def _pictures(folder: Path) -> list[Plot]:
-    names = sorted(path.name for path in (folder / ASSETS).glob("*.png") if f"{ASSETS}/{path.name}" != TRAINING_PLOT)
-    return [Plot(f"{ASSETS}/{name}", name.removesuffix(".png").replace("-", " ")) for name in names]
 
 
 def write_manifest(folder: Path) -> None:
@@ -239,11 +196,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Reads the `size` and `sha256` of each file from a manifest.
-
-    Raises:
-        UsageError: the file is not a manifest.
-    """
+    """Reads the `size` and `sha256` of each file from a manifest; raises `UsageError` if it is not one."""
     try:
         files: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["files"]
         if not all({"size", "sha256"} <= set(entry) for entry in files.values()):
