@@ -56,13 +56,12 @@ def fit_help(command: Callable[..., None]) -> Callable[..., None]:
     command.__annotations__ = get_type_hints(command, include_extras=True)
     for name, parameter in inspect.signature(command).parameters.items():
         hint = command.__annotations__[name]
-        types = [hint.__origin__, *get_args(hint.__origin__)] if hasattr(hint, "__metadata__") else []
-        choices = [value for kind in types if get_origin(kind) is Literal for value in get_args(kind)]
-        choices += [str(member.value) for kind in types for member in getattr(kind, "__members__", {}).values()]
-        numbers = [kind for kind in types if kind in (int, float)]
         for option in getattr(hint, "__metadata__", ()):
             if not isinstance(option, OptionInfo) or option.metavar is not None:
                 continue
+            types = (hint.__origin__, *get_args(hint.__origin__))
+            choices = [value for kind in types if get_origin(kind) is Literal for value in get_args(kind)]
+            numbers = [kind for kind in types if kind in (int, float)]
             if numbers:
                 option.metavar = f"<{numbers[0].__name__}>"
             elif len("|".join(choices)) > _MAX_CHOICES_WIDTH:

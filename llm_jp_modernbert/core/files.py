@@ -1,7 +1,4 @@
-"""Atomic writes of files and directories, JSON readers with clear errors, and checksums.
-
-`atomic_directory` is the only place that writes a directory under a temporary name and renames it.
-"""
+"""Atomic writes of files and directories, JSON readers with clear errors, and checksums."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 
@@ -10,8 +11,6 @@ def library_versions(libraries: Iterable[str]) -> dict[str, str]:
     """The installed versions by library; libraries that are not installed are omitted."""
     versions = {}
     for library in libraries:
-        try:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
     return versions

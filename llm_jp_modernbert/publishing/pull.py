@@ -37,8 +37,7 @@ class Pulled:
 
     Attributes:
         name: `ORG/NAME@REVISION`.
-        checked: number of files that match the Hub's checksums.
-        listed: number of files that match the release's manifest; None if it has none.
+        checked, listed: number of files that match the Hub's checksums, and the release's manifest if it has one.
         skipped: files that were not downloaded, because loading them could run code.
     """
 
@@ -63,8 +62,6 @@ def pull(
         repository: `ORG/NAME`.
         revision: branch, tag or commit; `main` by default.
         out: directory to copy the files to; by default they stay in the cache, where `from_pretrained` finds them.
-        patience: how often failed calls are retried.
-        api: the client; by default configured by the environment.
 
     Raises:
         UsageError: the model cannot be downloaded, a checksum differs, or `out` has different contents.
@@ -72,9 +69,10 @@ def pull(
     from huggingface_hub import HfApi
 
     api = api or HfApi()
-    name = f"{repository}@{revision or MAIN}"
+    revision = revision or MAIN
+    name = f"{repository}@{revision}"
     with one_line_errors(name):
-        info = patience(lambda: api.model_info(repository, revision=revision or MAIN))
+        info = patience(partial(api.model_info, repository, revision=revision))
         paths = [sibling.rfilename for sibling in info.siblings or ()]
         for path in paths:
             pure = PurePosixPath(path.replace("\\", "/"))
@@ -83,11 +81,8 @@ def pull(
         if "config.json" not in paths:
             raise UsageError(f"{name} holds no config.json, so it is not a model.")
         # By revision, not by commit, so that the cache also resolves the revision offline.
-        folder = Path(
-            patience(
-                lambda: api.snapshot_download(repository, revision=revision or MAIN, ignore_patterns=list(_PICKLES))
-            )
-        )
+        download = partial(api.snapshot_download, repository, revision=revision, ignore_patterns=list(_PICKLES))
+        folder = Path(patience(download))
         commit = str(info.sha)
         if folder.name != commit:
             raise UsageError(f"{name} changed during the download. Run the same command again.")

@@ -63,11 +63,6 @@ class Released:
 def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfApi | None = None) -> Released:
     """Stages a model, checks it, and uploads it.
 
-    Args:
-        options: the model, the repository, and the contents of the release.
-        patience: how often failed calls to the Hub are retried.
-        api: the client; by default configured by the environment.
-
     Raises:
         UsageError: the source is unsupported, a check fails, or the Hub refuses the upload. The repository is then
             unchanged.

@@ -66,11 +66,6 @@ def release_dataset(
 ) -> Committed | None:
     """Stages a dataset with its card, streams it with `datasets` alone, and uploads it in one commit.
 
-    Args:
-        options: the dataset and the repository.
-        patience: how often failed calls to the Hub are retried.
-        api: the client; by default configured by the environment.
-
     Returns:
         The commit; None for a dry run. An unchanged dataset makes no new commit.
 
