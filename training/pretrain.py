@@ -79,13 +79,14 @@ def pretrain(
         if trainer.schedule.progress(trainer.state.global_step) < 1.0:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         step = trainer.state.global_step
-        if stop.received is not None and trainer.schedule.progress(step) < 1.0:
-            logger.info("%s: saved after step %d. Resume with resume_from_checkpoint=true.", stop.received, step)
+        if trainer.stopping and trainer.schedule.progress(step) < 1.0:
+            signal = stop.received or "signal to another rank"
+            logger.info("%s: saved after step %d. Resume with resume_from_checkpoint=true.", signal, step)
         else:
             _save_final(trainer, run)
         if publisher is not None:
             # After a signal, the scheduler ends the process within seconds.
-            publisher.finish(seconds=600.0 if stop.received is None else 10.0)
+            publisher.finish(seconds=10.0 if trainer.stopping else 600.0)
     return trainer
 
 

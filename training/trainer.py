@@ -20,7 +20,6 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback
 
@@ -91,6 +90,12 @@ class PretrainingTrainer(Trainer):
     def totals(self) -> Totals:
         """Counts over all ranks since the beginning of the run."""
         return self.counter.totals
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal ends the run, the same on all ranks."""
+        # A single rank has no other ranks to agree with, so it stops at once.
+        return self.counter.stop_requested or (self.args.world_size == 1 and self.stop.received is not None)
 
     def get_train_dataloader(self) -> Any:
         """The batches of this rank, from the current position in the data."""
@@ -216,9 +221,7 @@ class _FlowCallback(TrainerCallback):
         self.trainer = trainer
         self.steps = {*(trainer.recipe.publish_steps or ()), *(trainer.recipe.keep_steps or ())}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Applies the intervals of this recipe to a resumed run, and saves the untrained model if requested."""
         trainer = self.trainer
         if trainer.resuming:
@@ -228,9 +231,7 @@ class _FlowCallback(TrainerCallback):
             trainer._save_checkpoint(trainer.model, None)
             trainer.callback_handler.on_save(args, state, control)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Updates the state and requests a checkpoint or the end of training; all ranks decide the same."""
         trainer = self.trainer
         trainer.counter.stop_clock()
@@ -239,12 +240,10 @@ class _FlowCallback(TrainerCallback):
         if state.global_step in self.steps:
             control.should_save = True
         finished = trainer.schedule.progress(state.global_step) >= 1.0
-        # A single rank has no other ranks to agree with, so it stops at once.
-        stopping = trainer.counter.stop_requested or (args.world_size == 1 and trainer.stop.received is not None)
-        if finished or stopping:
+        if finished or trainer.stopping:
             control.should_training_stop = True
-            control.should_save = control.should_save or stopping or args.save_strategy != "no"
+            control.should_save = control.should_save or trainer.stopping or args.save_strategy != "no"
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Completes the checkpoint."""
         self.trainer.complete_checkpoint()

@@ -238,6 +238,21 @@ def test_signal_saves_and_stops(data: Data, tmp_path: Path, name: str, caplog: p
     assert f"resuming from {tmp_path / 'run' / f'checkpoint-{saved}'}" in caplog.text
 
 
+def test_signal_to_one_rank_stops_all(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    get_batch_samples = PretrainingTrainer.get_batch_samples
+
+    def signal_second_rank(self: PretrainingTrainer, *args: Any) -> Any:
+        if self.state.global_step == 6 and self.args.process_index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return get_batch_samples(self, *args)
+
+    monkeypatch.setattr(PretrainingTrainer, "get_batch_samples", signal_second_rank)
+    assert runs.run_apart(runs.recipe(*data, tmp_path / "run"), ranks=2) == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-7"]
+    # Only a finished run saves the model.
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
 def spoil(kwargs: dict[str, Any]) -> None:
     with torch.no_grad():
         kwargs["model"].head.dense.weight[0, 0] = float("nan")
