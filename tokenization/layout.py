@@ -110,11 +110,7 @@ def encoder_form(vocabulary: Sequence[tuple[str, float]]) -> Tokenizer:
 
 
 def set_encoder_form(tokenizer: Tokenizer) -> None:
-    """Converts a tokenizer to the encoder form in place; its vocabulary and added tokens are unchanged.
-
-    Args:
-        tokenizer: the tokenizer.
-    """
+    """Converts a tokenizer to the encoder form in place; its vocabulary and added tokens are unchanged."""
     # The library splits the text at special tokens and normalizes each section separately, so the published
     # normalizer, which puts ▁ at the start of its input, would put one after every mask. Only Metaspace knows whether
     # a section is the first of the text, but it skips sections that already begin with its replacement. So the

@@ -43,7 +43,10 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
             f"vocab_size={vocab_size} leaves no room for pieces: {LEADING_IDS} tokens are special tokens and "
             "bytes. Use 1000 or more."
         )
-    sentences = _without_rare_characters(_evenly_chosen(list(_sentences(texts))), most=(vocab_size - LEADING_IDS) // 2)
+    sentences = list(_sentences(texts))
+    # Every n-th sentence.
+    sentences = sentences[:: sum(map(len, sentences)) // _TRAINING_CHARACTERS + 1]
+    sentences = _without_rare_characters(sentences, most=(vocab_size - LEADING_IDS) // 2)
     if not sentences:
         raise ValueError("There is no text to train a tokenizer on: all texts are empty or blank.")
     import sentencepiece
@@ -94,11 +97,6 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
             stacklevel=2,
         )
     return tokenizer
-
-
-def _evenly_chosen(sentences: list[str]) -> list[str]:
-    step = sum(map(len, sentences)) // _TRAINING_CHARACTERS + 1
-    return sentences[::step]
 
 
 def _without_rare_characters(sentences: list[str], most: int) -> list[str]:

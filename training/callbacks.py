@@ -19,7 +19,6 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
 from llm_jp_modernbert.core.progress import progress_bar
@@ -69,9 +68,7 @@ class ProgressCallback(TrainerCallback):
         self._messages = 0
         self._bar: Progress | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Shows the bar."""
         self._started = time.perf_counter()
         self._tokens_before = self._totals().tokens
@@ -83,9 +80,7 @@ class ProgressCallback(TrainerCallback):
             self._task = self._bar.add_task(self.name, total=1.0, step="0", tokens="…", figures="")
             self._bar.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Updates the bar."""
         step = state.global_step
         done = self._progress(step)
@@ -104,7 +99,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
@@ -116,9 +111,7 @@ class ProgressCallback(TrainerCallback):
             if key in logs:
                 self._figures[name] = format(logs[key], form)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stops the bar and leaves it on the screen."""
         self.close()
 
@@ -143,16 +136,12 @@ class ProbeCallback(TrainerCallback):
         self.steps = None if steps is None else set(steps)
         self.trainer = trainer
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measures the untrained model if step 0 is requested."""
         if state.global_step == 0 and self.steps is not None and 0 in self.steps:
             self._measure()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measures at the requested steps."""
         if control.should_save if self.steps is None else state.global_step in self.steps:
             self._measure()
@@ -184,9 +173,7 @@ class NonFiniteCallback(TrainerCallback):
     def __init__(self, recipe: PretrainingArguments, counter: Counter, sources: Sequence[Source]) -> None:
         self.recipe, self.counter, self.sources = recipe, counter, sources
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Checks the step on every rank, after gradient clipping.
 
         Raises:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -64,7 +65,8 @@ class Counter:
 
     def _add_block(self, block: Block) -> None:
         """Counts a block and reports its unreadable rows."""
-        self._pending.add_block(block)
+        for name, count in block.counts.items():
+            setattr(self._pending, name, getattr(self._pending, name) + count)
         for problem in block.problems:
             logger.warning("skipped: %s", problem)
         unnamed = block.counts["broken_rows"] - len(block.problems)
@@ -114,11 +116,7 @@ class Counter:
         return losses
 
     def figures(self, step: int) -> dict[str, float]:
-        """Figures for a log line: mean loss, data, speed and memory since the line before.
-
-        Args:
-            step: optimizer steps taken so far.
-        """
+        """Figures for the log line after a step: mean loss, data, speed and memory since the previous line."""
         totals, before = self.totals, self._logged
         self._logged = Totals(*totals.values())
         loss = self.sum([self._loss_sum])[0] / self._recipe.world_size / (step - self._logged_step)
@@ -147,17 +145,13 @@ class Counter:
         """State of this rank, as JSON values."""
         return {
             "epoch": self.epoch,
-            "totals": self.totals.as_dict(),
-            "logged": self._logged.as_dict(),
+            "totals": asdict(self.totals),
+            "logged": asdict(self._logged),
             "logging": {"loss": self._loss_sum, "step": self._logged_step},
         }
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Restores the state.
-
-        Args:
-            states: `state_dict` of each rank of the earlier run, by rank.
-        """
+        """Restores the `state_dict` of each rank of an earlier run, whose number of ranks may differ."""
         first = states[0]
         self.epoch = first["epoch"]
         self.totals = Totals(**first["totals"])

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 QUESTIONS = 5
 """Number of questions."""
 
-# One document in this many is held out.
+# One in twenty documents is held out.
 _HELD_OUT_INTERVAL = 20
-# Characters; a single long document should not dominate the measurement.
+# In characters: a single long document must not dominate the measurement.
 _MAX_HELD_OUT_LENGTH = 8000
 _CORPUS = Path(__file__).parent / "corpus"
 
@@ -148,13 +148,8 @@ def held_out_questions(
 ) -> list[Question]:
     """Makes questions from held-out sentences by masking one token, chosen by a hash of the sentence.
 
-    Args:
-        texts: held-out documents.
-        tokenizer: the tokenizer.
-        train: training documents; sentences that occur in them are skipped.
-
     Returns:
-        At most `QUESTIONS` questions from different sentences.
+        At most `QUESTIONS` questions from different sentences, none of which occurs in the training documents.
     """
     sentences = {match.strip() for text in texts for match in _SENTENCE.findall(text)}
     questions: list[Question] = []

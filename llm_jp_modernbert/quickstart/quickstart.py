@@ -135,10 +135,6 @@ _STAGES = (
 def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
     """Trains, measures and saves a model.
 
-    Args:
-        options: the options.
-        console: console for explanations and results.
-
     Returns:
         The directory with the model and `report.json`.
 

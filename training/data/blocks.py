@@ -40,7 +40,7 @@ class BlockSettings:
         truncate: whether only the first piece of a long document is kept.
         shuffle: whether to shuffle documents and rows within the block.
         characters: a block ends when its documents reach this number of characters, or with the epoch.
-        interleave: number of files that are read side by side.
+        interleave: number of open files, which give one document each in turn.
         seed: seed of all orders.
         normalization: `none`, or a Unicode form such as `NFKC` to apply to the texts.
         strict: whether an unreadable row is an error.
@@ -57,10 +57,6 @@ class BlockSettings:
     normalization: str = "none"
     strict: bool = False
     whole_word: bool = False
-
-    def normalized(self, text: str) -> str:
-        """Applies the Unicode form to a text."""
-        return normalize(text, self.normalization)
 
 
 def normalize(text: str, form: str) -> str:
@@ -103,18 +99,10 @@ class Block:
 
 
 class BlockMaker:
-    """Makes the blocks of some sources.
-
-    Args:
-        sources: the sources.
-        settings: how blocks are made.
-        tokenizer: a fast tokenizer with CLS and SEP.
-    """
+    """Makes the blocks of some sources with a fast tokenizer that has CLS and SEP."""
 
     def __init__(self, sources: Sequence[Source], settings: BlockSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.sources = sources
-        self.settings = settings
-        self.tokenizer = tokenizer
+        self.sources, self.settings, self.tokenizer = sources, settings, tokenizer
 
     def blocks(
         self,
@@ -205,7 +193,9 @@ class BlockMaker:
         self, documents: list[tuple[Place, Document]], encoder: Callable[[], Encoder | WordEncoder]
     ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]]:
         """Ids of each document, and the words of its tokens if `whole_word` is set."""
-        texts = [self.settings.normalized(document.text) for _, document in documents if document.ids is None]
+        texts = [
+            normalize(document.text, self.settings.normalization) for _, document in documents if document.ids is None
+        ]
         if self.settings.whole_word and len(texts) < len(documents):
             raise SourceError("whole_word: a tokenized corpus has no word boundaries. Train on the texts.")
         encoded = iter(encoder().encode(texts) if texts else ())

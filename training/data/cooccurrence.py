@@ -37,7 +37,7 @@ def read_for_counting(maker: BlockMaker, tokens: int = _TOKENS) -> TokenizedCorp
 
     Args:
         maker: makes the blocks of the run.
-        tokens: number of tokens to read. Reading also ends before a block with repeated documents only.
+        tokens: number of tokens to read. Reading also ends before the first block that holds only repeated documents.
 
     Raises:
         SourceError: see `BlockMaker.blocks`.
@@ -63,8 +63,8 @@ def start_from_counts(model: LlmJpModernBertForMaskedLM, corpus: TokenizedCorpus
     embeddings.
 
     Args:
-        model: a new model with the vocabulary of the corpus.
-        corpus: the corpus to count.
+        model: a new model.
+        corpus: documents with ids of the model's vocabulary.
     """
     weight = model.get_input_embeddings().weight
     factors = association_factors(corpus, *weight.shape)
@@ -73,14 +73,8 @@ def start_from_counts(model: LlmJpModernBertForMaskedLM, corpus: TokenizedCorpus
         weight[seen] = factors[seen] * (weight.std() / factors[seen].std())
     bias = model.get_output_embeddings().bias
     if bias is not None:
-        bias.copy_(log_frequencies(corpus, len(bias)))
-
-
-def log_frequencies(corpus: TokenizedCorpus, vocab_size: int) -> torch.Tensor:
-    """`(vocab_size,)` float32: centred logarithms of the token counts plus 0.5."""
-    counts = torch.from_numpy(np.bincount(corpus.ids, minlength=vocab_size))
-    logarithms = torch.log(counts + 0.5)
-    return (logarithms - logarithms.mean()).float()
+        logarithms = torch.log(torch.from_numpy(np.bincount(corpus.ids, minlength=len(bias))) + 0.5)
+        bias.copy_(logarithms - logarithms.mean())
 
 
 def association_factors(corpus: TokenizedCorpus, vocab_size: int, width: int) -> torch.Tensor:
@@ -89,10 +83,7 @@ def association_factors(corpus: TokenizedCorpus, vocab_size: int, width: int) ->
     The rotation, drawn from torch's generator, gives all columns the same distribution, as in random embeddings, and
     preserves the angles between rows.
 
-    Args:
-        corpus: the corpus to count.
-        vocab_size: number of rows.
-        width: number of columns; those beyond the rank of the associations are 0 before the rotation.
+    Columns beyond the rank of the associations are 0 before the rotation.
 
     Returns:
         `(vocab_size, width)` float32 with columns of mean 0; the rows of all tokens that do not occur are equal.
@@ -117,14 +108,11 @@ def associations(corpus: TokenizedCorpus, vocab_size: int) -> torch.Tensor:
     n / (n + 1), which discounts rare pairs. n(w) is the number of counted neighbours of w at that distance, and p(c)
     is proportional to n(c)^0.75.
 
-    Args:
-        corpus: the corpus to count.
-        vocab_size: number of rows.
-
     Returns:
         Sparse `(vocab_size, 4 · neighbours)` float32: neighbours two and one positions before, one and two after.
     """
-    ids = _with_gaps(corpus)
+    # Two entries of -1 between documents, so that tokens of different documents are not neighbours.
+    ids = np.insert(corpus.ids.astype(np.int64), np.repeat(corpus.offsets[1:-1], _OFFSETS[-1]), -1)
     counts = np.bincount(corpus.ids, minlength=vocab_size)
     neighbours = min(_NEIGHBOURS, vocab_size)
     rank = np.argsort(np.argsort(-counts, kind="stable"))
@@ -149,9 +137,3 @@ def associations(corpus: TokenizedCorpus, vocab_size: int) -> torch.Tensor:
         (vocab_size, len(_OFFSETS) * neighbours),
         check_invariants=True,
     ).coalesce()
-
-
-def _with_gaps(corpus: TokenizedCorpus) -> npt.NDArray[np.int64]:
-    """Ids with two entries of -1 between documents, so that tokens of different documents are not neighbours."""
-    gaps = np.repeat(corpus.offsets[1:-1], _OFFSETS[-1])
-    return np.insert(corpus.ids.astype(np.int64), gaps, -1)

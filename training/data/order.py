@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .corpus import TokenizedCorpus
 from .readers import BadRow, Document, Rows, SourceError, read_rows
 
 # Distinguishes this draw from others with the same seed.
@@ -46,20 +45,6 @@ class FileShard:
     def read(self, start: int) -> Rows:
         """See `Shard`."""
         return read_rows(self.name, self.text_column, start)
-
-
-@dataclass(frozen=True)
-class MemoryShard:
-    """Tokenized documents in memory; each counts as many characters as it has tokens."""
-
-    corpus: TokenizedCorpus
-    name: str = "memory"
-
-    def read(self, start: int) -> Rows:
-        """See `Shard`."""
-        for index in range(start, len(self.corpus)):
-            ids = self.corpus.document(index)
-            yield Document("", self.name, index + 1, index + 1, len(ids), ids)
 
 
 @dataclass(frozen=True)
@@ -169,7 +154,7 @@ class _SourceReader:
         self._opened = 0
         self._turn = 0
         self._given = 0
-        # Of each open shard: its index and the number of rows read.
+        # Index and number of rows read of each open shard.
         self._open: list[list[int]] = []
         self._iterators: list[Rows] = []
         shards = len(self.source.shards)
@@ -224,11 +209,7 @@ class _SourceReader:
 
 
 def shard_list(source: Source) -> dict[str, Any]:
-    """A fingerprint of a source's shards and their order.
-
-    Returns:
-        The `count` of shards and the `sha256` of their names relative to their common directory, which may be moved.
-    """
+    """The `count` of a source's shards and the `sha256` of their names, relative to their common directory."""
     _, names = _relative_names(source)
     return {"count": len(names), "sha256": _sha256(names)}
 
@@ -238,7 +219,7 @@ def changed_shards(saved: Sequence[Mapping[str, Any]], sources: Sequence[Source]
 
     Args:
         saved: `shard_list` of each source at the time of the checkpoint.
-        sources: the present sources.
+        sources: the current sources.
     """
     if len(saved) != len(sources):
         return f"the sources are not those of the checkpoint ({len(saved)} then, {len(sources)} now)"

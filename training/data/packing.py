@@ -45,16 +45,6 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.rows) - 1
 
-    @property
-    def total_tokens(self) -> int:
-        """Number of tokens in all rows, special tokens included."""
-        return int(self.lengths.sum()) + SPECIAL_TOKENS_PER_PIECE * len(self.lengths)
-
-    @property
-    def efficiency(self) -> float:
-        """Tokens divided by the capacity of all rows, from 0 to 1."""
-        return self.total_tokens / (len(self) * self.sequence_length) if len(self) else 0.0
-
     def pieces(self, row: int) -> npt.NDArray[np.int64]:
         """Returns the `(pieces,)` int64 indices of a row's pieces in `starts` and `lengths`."""
         return self.order[self.rows[row] : self.rows[row + 1]]

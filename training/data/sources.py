@@ -16,7 +16,7 @@ from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 
 from ..recipe.arguments import Data
-from .blocks import BlockSettings
+from .blocks import BlockSettings, normalize
 from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
 from .order import DocumentOrder, FileShard, Shard, Source
@@ -126,7 +126,7 @@ def read_held_out(
     Args:
         data: see `sources_of`.
         text_column: the column of the text.
-        settings: normalization and strictness.
+        settings: only `normalization` and `strict` are used.
         tokenizer: a fast tokenizer.
         max_tokens: maximum number of tokens; the last document is truncated.
 
@@ -140,7 +140,11 @@ def read_held_out(
     documents, tokens = [], 0
     while tokens < max_tokens and (item := order.next()) is not None:
         document = item[1]
-        ids = document.ids if document.ids is not None else encoder.encode([settings.normalized(document.text)])[0]
+        ids = (
+            document.ids
+            if document.ids is not None
+            else encoder.encode([normalize(document.text, settings.normalization)])[0]
+        )
         documents.append(ids[: max_tokens - tokens])
         tokens += len(documents[-1])
     return from_documents(documents)
@@ -149,12 +153,12 @@ def read_held_out(
 def check_tokenized_with(
     sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase, normalization: str | None = None
 ) -> None:
-    """Checks that tokenized corpora hold the ids that this run would compute from their texts.
+    """Checks that tokenized corpora hold the ids that a tokenizer gives their texts.
 
     Args:
-        sources: the sources to read.
-        tokenizer: the tokenizer of the run.
-        normalization: the normalization of the run, see `BlockSettings`; None to skip its check.
+        sources: the sources to check; those that hold text are skipped.
+        tokenizer: the tokenizer.
+        normalization: the required Unicode form of the texts, see `BlockSettings`; None for any.
 
     Raises:
         SourceError: a corpus was made with another tokenizer or another Unicode form.

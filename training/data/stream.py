@@ -1,8 +1,8 @@
 """The batches of a run: an endless, resumable sequence of rows, shared by any number of ranks and workers.
 
-The rows of the whole run are numbered; the number of a row depends on the data, the seed and the settings alone. Of
-every batch, rank r of R takes row r and every R-th row after it. One process with the same global batch size trains on
-the same rows as several, and a run can be resumed with another number of ranks.
+The rows of the whole run are numbered; the number of a row depends on the data, the seed and the settings alone.
+Rank r of R takes row r of every batch and every R-th row after it. One process with the same global batch size trains
+on the same rows as several, and a run can be resumed with another number of ranks.
 
 To spread the tokenization over ranks, blocks are dealt to L lanes, block b to lane b mod L, and row n is the next row
 of lane n mod L. If R divides L, each rank makes the blocks of L / R lanes only. Blocks have equal numbers of
@@ -115,10 +115,7 @@ class BatchStream:
         lanes: int = 1,
         workers: int = 0,
     ) -> None:
-        self.maker = maker
-        self.masking = masking
-        self.rows = rows
-        self.probability = probability
+        self.maker, self.masking, self.rows, self.probability = maker, masking, rows, probability
         self.rank, self.ranks, self.lanes, self.workers = rank, ranks, lanes, workers
         self.step = 0
         self._next_row = 0
@@ -277,11 +274,8 @@ class _BlockDataset(IterableDataset["Block | SourceError"]):
         first: int,
         begin: list[dict[str, Any]] | None,
     ) -> None:
-        self.maker = maker
-        self.lanes = lanes
-        self.first_blocks = first_blocks
-        self.first = first
-        self.begin = begin
+        self.maker, self.lanes, self.first_blocks = maker, lanes, first_blocks
+        self.first, self.begin = first, begin
 
     def __iter__(self) -> Iterator[Block | SourceError]:
         info = torch.utils.data.get_worker_info()
@@ -305,7 +299,6 @@ def _load(blocks: _BlockDataset, workers: int) -> Generator[Block, None, None]:
         blocks,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_identity,
         worker_init_fn=_prepare_worker,
         prefetch_factor=2 if workers else None,
     )
@@ -322,10 +315,6 @@ def _load(blocks: _BlockDataset, workers: int) -> Generator[Block, None, None]:
             for process in iterator._workers:
                 # Still alive after the shutdown timeout.
                 process.kill()
-
-
-def _identity(block: Any) -> Any:
-    return block
 
 
 def _prepare_worker(worker: int) -> None:

@@ -81,9 +81,6 @@ class _Job:
 def tokenize_corpus(options: TokenizeOptions) -> dict[str, Any]:
     """Tokenizes a corpus, or resumes an interrupted job.
 
-    Args:
-        options: see there.
-
     Returns:
         The manifest.
 

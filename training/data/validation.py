@@ -103,7 +103,7 @@ class MaskedValidation:
         batches = [range(first, min(first + together, len(rows))) for first in range(0, len(rows), together)]
         try:
             for turn in range(-(-len(batches) // ranks)):
-                # A sharded model computes on all ranks at once: one without a batch left does the last again.
+                # Sharded models need all ranks in every forward pass: a rank without a batch repeats the last one.
                 mine = turn * ranks + rank
                 batch = batches[min(mine, len(batches) - 1)]
                 ids, lengths = zip(*(rows.row(row) for row in batch), strict=True)

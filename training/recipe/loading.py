@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from .arguments import PretrainingArguments
 from .shapes import SHAPE, check_known
-from .validation import check, plain_value, short
+from .validation import check, default_values, plain_value, short
 
 RECIPE = "recipe.yaml"
 """File name of the resolved recipe, in the run directory and in every checkpoint."""
@@ -98,12 +98,8 @@ def render(recipe: PretrainingArguments) -> str:
     Our own keys and changed keys come first, then transformers' defaults.
     """
     values = _values(recipe)
-    defaults = {
-        field.name: plain_value(field.default if field.default_factory is MISSING else field.default_factory())
-        for field in fields(PretrainingArguments)
-    }
-    own = PretrainingArguments.__annotations__
-    first = {key: value for key, value in values.items() if key in own or value != defaults[key]}
+    defaults, own = default_values(), PretrainingArguments.__annotations__
+    first = {key: value for key, value in values.items() if key in own or value != plain_value(defaults[key])}
     rest = {key: value for key, value in values.items() if key not in first}
     return f"{_to_yaml(first)}\n# transformers' defaults\n{_to_yaml(rest)}"
 

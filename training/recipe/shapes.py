@@ -45,11 +45,9 @@ _OLDER_SETTINGS = {"global_rope_theta": 1e4, "local_rope_theta": 1e4, _ALTERNATI
 
 
 def check_known(name: Any, known: Iterable[str], where: str, kind: str = "key") -> None:
-    """Checks that a name is one of several.
+    """Checks that a name is a known one.
 
     Args:
-        name: the name.
-        known: valid names.
         where: start of the message, such as the file that holds the name.
         kind: the noun for the name in the message.
 
@@ -67,10 +65,6 @@ def check_known(name: Any, known: Iterable[str], where: str, kind: str = "key") 
 
 def change_config(config: LlmJpModernBertConfig, settings: dict[str, Any]) -> None:
     """Changes settings of an existing configuration in place.
-
-    Args:
-        config: configuration to change.
-        settings: settings by name, as in a recipe.
 
     Raises:
         UsageError: a setting is unknown, has the wrong type, or cannot be changed.

@@ -216,7 +216,7 @@ def check(given: dict[str, Any]) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key}: {value} is not a finite number.")
     _check_ranges(given)
-    values = SimpleNamespace(**{**_defaults(), **given, "given": given.keys()})
+    values = SimpleNamespace(**{**default_values(), **given, "given": given.keys()})
     for key, choices in _CHOICES.items():
         check_known(plain_value(getattr(values, key)), choices, key, "value")
     for key, is_violated, message in CONFLICTS:
@@ -258,7 +258,8 @@ def _types() -> dict[str, Any]:
     return typing.get_type_hints(PretrainingArguments)
 
 
-def _defaults() -> dict[str, Any]:
+def default_values() -> dict[str, Any]:
+    """The default of every key."""
     return {
         field.name: field.default if field.default_factory is MISSING else field.default_factory()
         for field in fields(PretrainingArguments)

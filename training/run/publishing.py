@@ -18,7 +18,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.utils.tqdm import disable_progress_bars
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from llm_jp_modernbert.core.checkpoint_names import CheckpointName
 from llm_jp_modernbert.core.files import atomic_directory, recover_replaced
@@ -112,7 +112,7 @@ class RevisionPublisher(TrainerCallback):
             HfApi(token=recipe.hub_token),
         )
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Submits the checkpoint that was just written."""
         if self._is_wanted(state.global_step):
             self.submit(folder_of(Path(str(args.output_dir)), state.global_step))

@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 def open_run(recipe: PretrainingArguments) -> Path | None:
     """Creates or checks the run directory and finds the checkpoint to resume from. Only one rank must call it.
 
-    Args:
-        recipe: the recipe.
-
     Returns:
         The checkpoint, or None to start from the beginning.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-from ..data.blocks import Block
 from ..data.stream import BatchInfo
 
 
@@ -48,11 +47,6 @@ class Totals:
         """Fraction of the space in the rows that holds tokens."""
         return self.tokens / self.room if self.room else 0.0
 
-    @property
-    def padding_saved(self) -> float:
-        """Fraction of padded batches that would be padding."""
-        return 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
-
     def add_batch(self, info: BatchInfo, flops: int) -> None:
         """Adds a batch and its floating-point operations."""
         self.tokens += info.tokens
@@ -62,11 +56,6 @@ class Totals:
         self.pieces += len(info.lengths)
         self.flops += flops
 
-    def add_block(self, block: Block) -> None:
-        """Adds the counts of a block of documents."""
-        for name, count in block.counts.items():
-            setattr(self, name, getattr(self, name) + count)
-
     def add(self, values: Sequence[float]) -> None:
         """Adds counts in the order of the attributes, as `values` returns them."""
         for field, value in zip(fields(self), values, strict=True):
@@ -75,7 +64,3 @@ class Totals:
     def values(self) -> list[float]:
         """The counts as a list, in the order of the attributes."""
         return list(asdict(self).values())
-
-    def as_dict(self) -> dict[str, float]:
-        """The counts as a dictionary."""
-        return asdict(self)
