@@ -1,107 +1,72 @@
-"""Labelled examples from the Hub, from the data folder, or from the user's training files."""
+"""Labelled examples of JGLUE and JCoLA from the Hub, from the data folder, or from the user's training files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
 
 from .options import Options
-from .readers import find, fingerprint, hub_files, numbered_json_lines
+from .readers import find, fingerprint, hub_files, json_lines
 
-Place = str
-"""File and line of a row, for error messages."""
-
-JGLUE = "shunk031/JGLUE"
-"""Hub repository of JGLUE and JCoLA."""
-
+_REPOSITORY = "shunk031/JGLUE"
 _PARQUET = "refs/convert/parquet"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Location of one split of a dataset.
-
-    Attributes:
-        name: dataset name in results.
-        repository: Hub repository, read from the Parquet files that the Hub converts.
-        config: configuration in that repository.
-        pattern: glob pattern of the local files.
-        wanted: name and origin of the files, for the error message if they are missing.
-    """
-
-    name: str
-    repository: str
-    config: str
-    pattern: str
-    wanted: str
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Rows of a split with their places; `train_files` names the user's files, if the rows come from them."""
-
-    name: str
-    revision: str
-    rows: list[tuple[Place, dict[str, Any]]]
-    train_files: tuple[str, ...] = ()
-
-
-def lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Rows of a JSON-lines file with their places."""
-    for number, row in numbered_json_lines(path):
-        yield f"{path}, line {number}", row
+"""Branch with the Parquet files that the Hub converts."""
 
 
 def read_split(
-    source: Source,
+    config: str,
     split: str,
+    pattern: str,
+    publisher: str,
     options: Options,
-    read: Callable[[Path], Iterable[tuple[Place, dict[str, Any]]]] = lines,
-) -> Labelled:
-    """Reads the rows of a split.
+    read: Callable[[Path], Iterable[tuple[str, dict[str, Any]]]] = json_lines,
+) -> tuple[list[tuple[str, dict[str, Any]]], str]:
+    """Reads a split.
 
     Args:
-        source: location of the split.
+        config: configuration of the Hub dataset.
         split: `train` or `validation`.
+        pattern: glob pattern of the local files.
+        publisher: origin of the local files, for the error message if they are missing.
         options: where to read from.
         read: reads one local file in the official layout.
+
+    Returns:
+        The rows, each with its file and line, and their revision.
 
     Raises:
         UsageError: the data are missing or empty.
     """
-    names: tuple[str, ...] = ()
     if split == "train" and options.train_files:
         files = list(options.train_files)
-        names = tuple(path.name for path in files)
         for path in files:
             if not path.is_file():
                 raise UsageError(f"--train-file {path}: no such file.")
     elif options.data_dir is not None:
-        files = find(options.data_dir, source.pattern, source.wanted)
+        files = find(options.data_dir, pattern, f"{config} ({publisher}), or set --train-file")
     else:
-        return _from_hub(source, split)
+        return _from_hub(config, split)
     rows = [row for path in files for row in read(path)]
     if not rows:
         raise UsageError(f"{files[0]}: contains no example.")
-    return Labelled(source.name, fingerprint(files), rows, names)
+    return rows, fingerprint(files)
 
 
-def _from_hub(source: Source, split: str) -> Labelled:
+def _from_hub(config: str, split: str) -> tuple[list[tuple[str, dict[str, Any]]], str]:
     from datasets import Dataset
 
-    pattern = f"{source.config}/{split}/*.parquet"
-    folder, commit = hub_files(source.repository, pattern, _PARQUET)
+    pattern = f"{config}/{split}/*.parquet"
+    folder, commit = hub_files(_REPOSITORY, pattern, _PARQUET)
     files = sorted(folder.glob(pattern))
     if not files:
-        raise UsageError(f"dataset {source.repository} has no {split} split of {source.config} at {_PARQUET}.")
+        raise UsageError(f"dataset {_REPOSITORY} has no {split} split of {config} at {_PARQUET}.")
     table = Dataset.from_parquet([str(path) for path in files])
     labels = {key: feature for key, feature in table.features.items() if hasattr(feature, "int2str")}
     rows = []
     for number, row in enumerate(table, start=1):
         named = {**row, **{key: feature.int2str(row[key]) for key, feature in labels.items()}}
-        rows.append((f"{source.repository} {source.config}, {split} row {number}", named))
-    return Labelled(source.name, commit, rows)
+        rows.append((f"{_REPOSITORY} {config}, {split} row {number}", named))
+    return rows, commit

@@ -15,6 +15,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import iglob
 from pathlib import Path
@@ -54,22 +55,13 @@ class Search:
     relevant: dict[str, dict[str, int]] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class _SquadFiles:
-    """Files in SQuAD's JSON layout that can serve as a retrieval dataset."""
-
-    name: str
-    pattern: str
-    origin: str
-    split: str
-
-
-_SQUAD = {
-    "jsquad": _SquadFiles(
-        "JSQuAD", "jsquad-v1.*/valid-v1.*.json", "JSQuAD (github.com/yahoojapan/JGLUE)", "validation"
-    ),
-    "jaquad": _SquadFiles("JaQuAD", _JAQUAD, _JAQUAD_ORIGIN, "train"),
+SOURCES = {
+    "miracl": _MIRACL_PASSAGES,
+    "jsquad": "jsquad-v1.*/valid-v1.*.json",
+    "jaquad": _JAQUAD,
+    "beir": "queries.jsonl*",
 }
+"""Retrieval datasets and a pattern of their files; the default is the first one that the data folder contains."""
 
 
 def documents(options: Options) -> Data:
@@ -87,14 +79,14 @@ def documents(options: Options) -> Data:
         return replace(_data("+".join(names), options.texts, "all", texts), text_files=names)
     if options.data_dir is not None:
         files = find(options.data_dir, _JAQUAD, f"{_JAQUAD_ORIGIN}, or set --texts")
-        articles = squad_articles(files)
+        articles = _squad_articles(files)
         return _data("JaQuAD articles", files, "train", ["\n".join(contexts) for contexts in articles.values()])
     rows, revision = hub_rows(WIKIPEDIA[0], WIKIPEDIA[1], "train", _MAX_ARTICLES)
     return Data("/".join(WIKIPEDIA), revision, "train", [row["text"] for row in rows])
 
 
-def passage_pairs(options: Options) -> Data:
-    """Pairs of related passages, `(first, second)`.
+def passage_pairs(options: Options, size: int | None = None) -> Data:
+    """Pairs of related passages, `(first, second)`; a random sample of at most `size` pairs.
 
     Like the paper, from MIRACL: the first two relevant passages of each training question that has two or more. If
     the data folder lacks MIRACL's passages, the first two paragraphs of each JaQuAD article.
@@ -105,12 +97,14 @@ def passage_pairs(options: Options) -> Data:
     if options.data_dir is None or holds(options.data_dir, "miracl"):
         data = miracl(options, "train")
         search: Search = data.examples[0]
-        pairs = [list(relevant)[:2] for relevant in search.relevant.values() if len(relevant) >= 2]
-        texts = [(search.corpus[first], search.corpus[second]) for first, second in pairs]
-        return Data(data.name, data.revision, "train", texts)
-    files = find(options.data_dir, _JAQUAD, f"{_JAQUAD_ORIGIN} or MIRACL's passages")
-    paragraphs = [tuple(contexts[:2]) for contexts in squad_articles(files).values() if len(contexts) > 1]
-    return _data("JaQuAD paragraphs of one article", files, "train", paragraphs)
+        related = [list(relevant)[:2] for relevant in search.relevant.values() if len(relevant) >= 2]
+        pairs = [(search.corpus[first], search.corpus[second]) for first, second in related]
+        data = replace(data, examples=pairs)
+    else:
+        files = find(options.data_dir, _JAQUAD, f"{_JAQUAD_ORIGIN} or MIRACL's passages")
+        paragraphs = [tuple(contexts[:2]) for contexts in _squad_articles(files).values() if len(contexts) > 1]
+        data = _data("JaQuAD paragraphs of one article", files, "train", paragraphs)
+    return data if size is None else replace(data, examples=sample(data.examples, size, options.seed))
 
 
 def questions(options: Options, name: str) -> Data:
@@ -118,7 +112,7 @@ def questions(options: Options, name: str) -> Data:
 
     Args:
         options: where to read from.
-        name: `jsquad`, `jaquad`, `miracl` or `beir`.
+        name: a key of `SOURCES`.
 
     Raises:
         UsageError: the data are missing.
@@ -129,8 +123,11 @@ def questions(options: Options, name: str) -> Data:
         raise UsageError(f"retrieval on {name} reads local files. {_DATA_DIR}")
     if name == "beir":
         return beir(options.data_dir)
-    source = _SQUAD[name]
-    files = find(options.data_dir, source.pattern, source.origin)
+    title, origin, split = {
+        "jsquad": ("JSQuAD", "JSQuAD (github.com/yahoojapan/JGLUE)", "validation"),
+        "jaquad": ("JaQuAD", _JAQUAD_ORIGIN, "train"),
+    }[name]
+    files = find(options.data_dir, SOURCES[name], origin)
     search = Search({}, {}, {})
     ids: dict[str, str] = {}
     for article in (article for path in files for article in squad(path)):
@@ -141,15 +138,12 @@ def questions(options: Options, name: str) -> Data:
             for question in paragraph["qas"]:
                 search.queries[question["id"]] = question["question"]
                 search.relevant[question["id"]] = {passage: 1}
-    return _search(source.name, files, source.split, search)
+    return _search(title, files, split, search)
 
 
 def holds(folder: Path, name: str) -> bool:
-    """Whether a folder contains the files of a retrieval dataset; names as in `questions`."""
-    patterns = {"miracl": _MIRACL_PASSAGES, "beir": "queries.jsonl*"}
-    if not folder.is_dir():
-        raise UsageError(f"--data-dir {folder}: no such folder.")
-    return bool(_below(folder, patterns[name] if name in patterns else _SQUAD[name].pattern))
+    """Whether a folder contains the files of a retrieval dataset."""
+    return bool(_below(folder, SOURCES[name]))
 
 
 def beir(folder: Path) -> Data:
@@ -165,15 +159,15 @@ def beir(folder: Path) -> Data:
     }
     queries = {str(row["_id"]): row["text"] for row in _text_rows(queries_file, "_id", "text")}
     relevant: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(_lines(tables[0]), start=1):
+    for number, (place, line) in enumerate(_lines(tables[0])):
         columns = line.split("\t")
-        if number == 1 and not columns[-1].isdigit():
+        if number == 0 and not columns[-1].isdigit():
             continue
         if len(columns) != 3 or not columns[2].lstrip("-").isdigit():
-            raise UsageError(f"{tables[0]}, line {number}: expected query, passage and grade, separated by tabs.")
+            raise UsageError(f"{place}: expected query, passage and grade, separated by tabs.")
         query, passage, grade = columns
         if passage not in corpus:
-            raise UsageError(f"{tables[0]}, line {number}: passage {passage} is not in {corpus_file.name}.")
+            raise UsageError(f"{place}: passage {passage} is not in {corpus_file.name}.")
         if int(grade) > 0:
             relevant.setdefault(query, {})[passage] = int(grade)
     judged = {query: text for query, text in queries.items() if query in relevant}
@@ -227,7 +221,7 @@ def sample(examples: Sequence[Any], size: int, seed: int) -> list[Any]:
     return [examples[index] for index in sorted(drawn.tolist())]
 
 
-def squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:
+def _squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:
     """Paragraphs of each article by title, from files in SQuAD's JSON layout."""
     articles: dict[str, list[str]] = {}
     for path in files:
@@ -259,8 +253,6 @@ def find(folder: Path, pattern: str, what: str = "") -> list[Path]:
     Raises:
         UsageError: the folder is missing, or contains no such file.
     """
-    if not folder.is_dir():
-        raise UsageError(f"--data-dir {folder}: no such folder.")
     files = _below(folder, pattern)
     if not files:
         raise UsageError(f"--data-dir {folder} contains no {pattern}." + (f" Get {what}." if what else ""))
@@ -268,6 +260,8 @@ def find(folder: Path, pattern: str, what: str = "") -> list[Path]:
 
 
 def _below(folder: Path, pattern: str) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"--data-dir {folder}: no such folder.")
     # Unlike `Path.rglob`, `iglob` follows symbolic links to folders.
     paths = [folder / name for name in iglob(f"**/{pattern}", root_dir=folder, recursive=True)]
     return sorted(path for path in paths if path.is_file())
@@ -288,34 +282,27 @@ def fingerprint(files: Sequence[Path]) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def json_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON-lines file, gzipped or not.
+def json_lines(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of a JSON-lines file, gzipped or not, each with its file and line for error messages.
 
     Args:
         path: the file.
         keys: required keys of each object.
 
     Raises:
-        UsageError: a line is invalid; the message names file and line.
+        UsageError: a line is invalid.
     """
-    return (row for _, row in numbered_json_lines(path, *keys))
-
-
-def numbered_json_lines(path: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Like `json_lines`, with the line number (from 1) of each object."""
-    for number, line in enumerate(read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for place, line in _lines(path):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error}).") from error
+            raise UsageError(f"{place}: not JSON ({error}).") from error
         if not isinstance(row, dict):
-            raise UsageError(f"{path}, line {number}: not a JSON object.")
+            raise UsageError(f"{place}: not a JSON object.")
         missing = [key for key in keys if key not in row]
         if missing:
-            raise UsageError(f"{path}, line {number}: has no {' or '.join(map(repr, missing))}.")
-        yield number, row
+            raise UsageError(f"{place}: has no {' or '.join(map(repr, missing))}.")
+        yield place, row
 
 
 def read(path: Path) -> str:
@@ -356,14 +343,10 @@ def hub_rows(
     import datasets
     from huggingface_hub import HfApi
 
-    try:
+    with _hub_errors(repository, way_out):
         commit = str(HfApi().dataset_info(repository, revision=revision).sha)
         stream = datasets.load_dataset(repository, name, split=split, revision=commit, streaming=True)
         return list(stream if limit is None else stream.take(limit)), commit
-    except Exception as error:
-        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
-            raise
-        raise UsageError(_unavailable(repository, error, way_out)) from error
 
 
 def hub_files(repository: str, pattern: str, revision: str | None = None) -> tuple[Path, str]:
@@ -377,40 +360,46 @@ def hub_files(repository: str, pattern: str, revision: str | None = None) -> tup
     """
     from huggingface_hub import snapshot_download
 
-    try:
+    with _hub_errors(repository, _DATA_DIR):
         folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=pattern))
-    except Exception as error:
-        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
-            raise
-        raise UsageError(_unavailable(repository, error)) from error
     return folder, folder.name
 
 
-def _unavailable(repository: str, error: Exception, way_out: str = _DATA_DIR) -> str:
-    return f"dataset {repository} cannot be loaded from the Hub ({explain(error).rstrip('.')}). {way_out}"
+@contextmanager
+def _hub_errors(repository: str, way_out: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
+            raise
+        reason = explain(error).rstrip(".")
+        raise UsageError(f"dataset {repository} cannot be loaded from the Hub ({reason}). {way_out}") from error
 
 
 def _text_rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
     """Objects of a JSON-lines file whose keys are texts; `title` is optional and `_id` may be a number."""
-    for number, row in numbered_json_lines(path, *keys):
+    for place, row in json_lines(path, *keys):
         texts = {"title": row.get("title") or "", **{key: row[key] for key in keys if key != "_id"}}
         invalid = next((key for key, text in texts.items() if not isinstance(text, str)), None)
         if invalid is not None:
-            raise UsageError(f"{path}, line {number}: {invalid!r} is not a text.")
+            raise UsageError(f"{place}: {invalid!r} is not a text.")
         yield row
 
 
 def _table(path: Path, columns: int) -> Iterator[list[str]]:
     """Rows of a tab-separated table; the last column may contain tabs."""
-    for number, line in enumerate(_lines(path), start=1):
+    for place, line in _lines(path):
         cells = line.split("\t", columns - 1)
         if len(cells) != columns:
-            raise UsageError(f"{path}, line {number}: expected {columns} columns, separated by tabs.")
+            raise UsageError(f"{place}: expected {columns} columns, separated by tabs.")
         yield cells
 
 
-def _lines(path: Path) -> Iterator[str]:
-    return (line for line in read(path).split("\n") if line.strip())
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines of a file that are not blank, each with its place."""
+    for number, line in enumerate(read(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line
 
 
 def _data(name: str, files: Sequence[Path], split: str, examples: Sequence[Any]) -> Data:

@@ -76,6 +76,13 @@ class Embedder:
             self._cache[key] = vectors
         return self._cache[key]
 
+    def encode_distinct(
+        self, examples: Sequence[Sequence[str]], progress: Callable[[float], None]
+    ) -> dict[str, np.ndarray]:
+        """The vector of each distinct text of the examples, in order of first occurrence."""
+        texts = list(dict.fromkeys(text for example in examples for text in example))
+        return dict(zip(texts, self.encode(texts, progress=progress), strict=True))
+
     def _encode(self, texts: Sequence[str], prompt: str | None, progress: Callable[[float], None]) -> np.ndarray:
         if not texts:
             raise UsageError("no texts to encode.")

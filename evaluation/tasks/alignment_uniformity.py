@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,9 +50,9 @@ class AlignmentUniformity(Task):
     articles: int = 0
     pooling: str = "auto"
 
-    name: ClassVar[str] = "alignment-uniformity"
-    hub_task: ClassVar[str] = "sentence-similarity"
-    highlights: ClassVar[tuple[Highlight, ...]] = (
+    name = "alignment-uniformity"
+    hub_task = "sentence-similarity"
+    highlights = (
         Highlight("alignment", "Alignment"),
         Highlight("uniformity", "Uniformity"),
     )
@@ -66,14 +66,13 @@ class AlignmentUniformity(Task):
 
     def load(self) -> Data:
         """Pairs of passages, followed by the articles as tuples of one text."""
-        data = readers.passage_pairs(self.options)
-        pairs = readers.sample(data.examples, self.pairs, self.options.seed)
+        data = readers.passage_pairs(self.options, self.pairs)
         if not self.articles:
-            return Data(data.name, data.revision, data.split, pairs)
+            return data
         texts = readers.documents(self.options)
         articles = [(text,) for text in readers.sample(texts.examples, self.articles, self.options.seed)]
         name, revision = f"{data.name} + {texts.name}", f"{data.revision}+{texts.revision}"
-        return Data(name, revision, data.split, [*pairs, *articles], text_files=texts.text_files)
+        return Data(name, revision, data.split, [*data.examples, *articles], text_files=texts.text_files)
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Both values with confidence intervals."""
@@ -82,13 +81,11 @@ class AlignmentUniformity(Task):
 
         pairs = [example for example in data.examples if len(example) == 2]
         articles = [example[0] for example in data.examples if len(example) == 1]
-        # A passage of two pairs counts once: its distance to itself is not informative.
-        texts = list(dict.fromkeys(text for example in data.examples for text in example))
-        vectors = embedder_of(model, self.pooling).encode(texts, progress=progress)
-        places = {text: place for place, text in enumerate(texts)}
-        firsts, seconds = (vectors[[places[pair[side]] for pair in pairs]] for side in (0, 1))
+        vectors = embedder_of(model, self.pooling).encode_distinct(data.examples, progress)
+        firsts, seconds = (np.stack([vectors[pair[side]] for pair in pairs]) for side in (0, 1))
         distances = squared_distances(firsts, seconds)
-        spread = vectors[[places[text] for text in dict.fromkeys(articles)]] if articles else vectors
+        # A passage of two pairs counts once: its distance to itself is not informative.
+        spread = np.stack([vectors[text] for text in dict.fromkeys(articles or vectors)])
         closeness = mean_closeness(spread)
         seed = self.options.seed
         instances = [{"pair": number, "squared_distance": float(value)} for number, value in enumerate(distances)]

@@ -74,8 +74,8 @@ class Prompt:
 class FillMask(Task):
     """The same prompts in both protocols; the paper's prints answers without scoring them."""
 
-    name: ClassVar[str] = "fill-mask"
-    hub_task: ClassVar[str] = "fill-mask"
+    name = "fill-mask"
+    hub_task = "fill-mask"
     highlights: ClassVar[tuple[Highlight, ...]] = (Highlight("top1_accuracy", "Fill-mask top-1"),)
 
     def load(self) -> Data:
@@ -84,8 +84,9 @@ class FillMask(Task):
         reference = ModelReference.parse(str(path))
         if not reference.is_local and "/" in reference.name and path.suffix not in _SUFFIXES:
             advice = "Set --prompts to a file of prompts."
-            rows, commit = hub_rows(reference.name, None, "test", None, reference.revision, advice)
-            name, prompts, revision = reference.name, _prompts(rows, str(path), "row"), commit
+            rows, revision = hub_rows(reference.name, None, "test", None, reference.revision, advice)
+            places = ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
+            name, prompts = reference.name, _prompts(places, str(path))
         else:
             name = "fill-mask prompts" if path == PROMPTS else path.name
             prompts, revision = read_prompts(path), fingerprint([path])
@@ -151,8 +152,8 @@ class FillMask(Task):
 class FillMaskPublishedTokenizer(FillMask):
     """The fill-mask test with the defect of the published tokenizer; for llm-jp models only."""
 
-    name: ClassVar[str] = "fill-mask-published-tokenizer"
-    highlights: ClassVar[tuple[Highlight, ...]] = ()
+    name = "fill-mask-published-tokenizer"
+    highlights = ()
 
     def input_tokenizer(self, model: EvaluatedModel) -> PreTrainedTokenizerBase:
         """The model's tokenizer as it was published.
@@ -199,18 +200,17 @@ def read_prompts(path: Path) -> list[Prompt]:
     """
     if not path.is_file():
         raise UsageError(f"--prompts {path}: no such file.")
-    return _prompts(json_lines(path, "text"), str(path), "line")
+    return _prompts(json_lines(path, "text"), str(path))
 
 
-def _prompts(rows: Iterable[dict[str, Any]], source: str, unit: str) -> list[Prompt]:
+def _prompts(rows: Iterable[tuple[str, dict[str, Any]]], source: str) -> list[Prompt]:
     prompts = []
-    for number, row in enumerate(rows, start=1):
-        where = f"{source}, {unit} {number}"
+    for number, (place, row) in enumerate(rows, start=1):
         text, answers = row.get("text"), row.get("answers", [])
         if not isinstance(text, str) or text.count(GAP) != 1:
-            raise UsageError(f"{where}: 'text' must contain {GAP} once.")
+            raise UsageError(f"{place}: 'text' must contain {GAP} once.")
         if not isinstance(answers, list) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise UsageError(f"{where}: 'answers' must be a list of texts.")
+            raise UsageError(f"{place}: 'answers' must be a list of texts.")
         name = str(row.get("id", f"prompt-{number:03}"))
         prompts.append(Prompt(name, str(row.get("category", "all")), text, tuple(answers)))
     if not prompts:

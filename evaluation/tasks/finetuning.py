@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -25,7 +26,6 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
 
-from ..data.labelled import Labelled
 from ..data.options import Data, Options
 from ..report.results import Measurement
 from .grid import Point, Trial, best, points, search
@@ -53,7 +53,7 @@ class Splits(Data):
     Attributes:
         train: training examples.
         dev: examples that select the grid point; empty to select on the reported split.
-        labels: label names, if the data define them.
+        labels: label names of the head, if it has any.
     """
 
     train: Sequence[Any] = field(default=(), repr=False)
@@ -104,6 +104,12 @@ class FineTuning(Task):
     metric: ClassVar[str]
     """Metric that selects the grid point."""
 
+    collator: ClassVar[str] = "DataCollatorWithPadding"
+    """Class of transformers that collates inputs into a batch."""
+
+    majority_baseline: ClassVar[bool] = False
+    """Whether results include the scores of predicting the most frequent answer."""
+
     @classmethod
     def for_options(cls: type[Kind], options: Options) -> Kind:
         """The settings of the protocol."""
@@ -137,36 +143,31 @@ class FineTuning(Task):
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
         """Metrics by name; None for an undefined metric."""
 
-    @abstractmethod
     def gold(self, example: Any) -> Any:
         """The correct answer, as a plain value."""
+        return example.label
 
     def head_settings(self, data: Splits) -> dict[str, Any]:
-        """Configuration of the head, for example its labels."""
-        return {}
-
-    def baselines(self, examples: Sequence[Any]) -> dict[str, float]:
-        """Scores of the simplest guess, by metric."""
-        return {}
+        """Configuration of the head: its labels, if it has any."""
+        if not data.labels:
+            return {}
+        return {
+            "num_labels": len(data.labels),
+            "id2label": dict(enumerate(data.labels)),
+            "label2id": {label: index for index, label in enumerate(data.labels)},
+        }
 
     def diagnostics(self, tokenizer: PreTrainedTokenizerBase, data: Splits, length: int) -> dict[str, float | None]:
         """Further metrics of the reported split that do not depend on training."""
         return {}
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Collates inputs into a batch."""
-        from transformers import DataCollatorWithPadding
-
-        return DataCollatorWithPadding(tokenizer)
-
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Trains every grid point, and reports the selected one."""
         assert isinstance(data, Splits)
-        length = min(self.max_length, model.max_length)
         parts: dict[str, Sequence[Any]] = {data.split: data.examples}
         if data.dev:
             parts[DEV] = data.dev
-        training = _Training(self, model, data, length, parts)
+        training = _Training(self, model, data, parts)
         grid = points(self.learning_rates, self.epochs)
         kept = self.options.work_dir
         with TemporaryDirectory() if kept is None else nullcontext(str(kept)) as folder:
@@ -180,26 +181,32 @@ class FineTuning(Task):
                 f"{self.name}: every training of {model.name} diverged, so no score is a number. Its weights are "
                 "broken, or every learning rate is too high: try another --learning-rate."
             )
-        measurements = [
-            Measurement(
-                metric,
-                value,
-                examples=len(examples),
-                baseline=self.baselines(examples).get(metric),
-                split=part,
-                scale=100,
-                selected_on=selected_on,
-                **asdict(chosen.point),
-                train_examples=len(data.train),
-                grid=[{**asdict(trial.point), "value": trial.scores[part][metric]} for trial in trials],
-                averaged_with=self._averaged_with(data, part, metric),
-            )
-            for part, examples in parts.items()
-            for metric, value in chosen.scores[part].items()
-        ]
+        measurements = []
+        for part, examples in parts.items():
+            baselines: dict[str, float | None] = {}
+            if self.majority_baseline:
+                majority, _ = Counter(map(self.gold, examples)).most_common(1)[0]
+                baselines = self.scores(examples, [majority] * len(examples))
+            for metric, value in chosen.scores[part].items():
+                is_main = part == data.split and metric == self.metric and not data.train_files
+                measurements.append(
+                    Measurement(
+                        metric,
+                        value,
+                        examples=len(examples),
+                        baseline=baselines.get(metric),
+                        split=part,
+                        scale=100,
+                        selected_on=selected_on,
+                        **asdict(chosen.point),
+                        train_examples=len(data.train),
+                        grid=[{**asdict(trial.point), "value": trial.scores[part][metric]} for trial in trials],
+                        averaged_with=self.averaged_with if is_main else (),
+                    )
+                )
         measurements += [
             Measurement(metric, value, examples=len(data.examples), split=data.split, scale=100)
-            for metric, value in self.diagnostics(model.tokenizer, data, length).items()
+            for metric, value in self.diagnostics(model.tokenizer, data, training.length).items()
         ]
         instances = [
             {"example": number, "prediction": prediction, "label": self.gold(example)}
@@ -207,36 +214,43 @@ class FineTuning(Task):
         ]
         return Outcome(measurements, instances)
 
-    def _averaged_with(self, data: Splits, part: str, metric: str) -> tuple[str, ...]:
-        is_main = part == data.split and metric == self.metric and not data.train_files
-        return self.averaged_with if is_main else ()
 
-
+@dataclass
 class _Training:
     """Trains and scores grid points of one task and one model; inputs are tokenized once."""
 
-    def __init__(
-        self, task: FineTuning, model: EvaluatedModel, data: Splits, length: int, parts: Mapping[str, Sequence[Any]]
-    ) -> None:
-        self._task = task
-        self._model = model
-        self._data = data
-        self._parts = parts
-        self._length = length
-        self._rows: dict[str, list[Row]] = {}
+    task: FineTuning
+    model: EvaluatedModel
+    data: Splits
+    parts: Mapping[str, Sequence[Any]]
+
+    @property
+    def length(self) -> int:
+        """Maximum tokens of an input."""
+        return min(self.task.max_length, self.model.max_length)
+
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        """Inputs of each part."""
+        parts = {"train": self.data.train, **self.parts}
+        tokenizer = self.model.tokenizer
+        return {part: self.task.rows(tokenizer, self.data, parts[part], self.length) for part in parts}
 
     def run(self, point: Point, progress: Progress) -> Trial:
         """Trains from the pre-trained weights, and scores every split."""
         import torch
-        from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+        import transformers
 
-        task = self._task
-        if not self._rows:
-            for part, examples in {"train": self._data.train, **self._parts}.items():
-                self._rows[part] = task.rows(self._model.tokenizer, self._data, examples, self._length)
-        set_seed(task.options.seed)
+        class ProgressCallback(transformers.TrainerCallback):
+            """Reports the completed share of the steps."""
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                progress(state.global_step / state.max_steps)
+
+        task, model, rows = self.task, self.model, self.rows
+        transformers.set_seed(task.options.seed)
         with TemporaryDirectory() as unused:
-            arguments = TrainingArguments(
+            arguments = transformers.TrainingArguments(
                 output_dir=unused,
                 per_device_train_batch_size=task.batch_size,
                 per_device_eval_batch_size=task.batch_size,
@@ -244,9 +258,9 @@ class _Training:
                 num_train_epochs=point.epochs,
                 warmup_steps=task.warmup,
                 seed=task.options.seed,
-                bf16=self._model.dtype == "bfloat16",
-                fp16=self._model.dtype == "float16",
-                use_cpu=self._model.which.device == "cpu",
+                bf16=model.dtype == "bfloat16",
+                fp16=model.dtype == "float16",
+                use_cpu=model.which.device == "cpu",
                 dataloader_pin_memory=torch.cuda.is_available(),
                 remove_unused_columns=False,
                 save_strategy="no",
@@ -257,50 +271,39 @@ class _Training:
             if arguments.n_gpu > 1:
                 # Keep the batch size: a Trainer uses all visible GPUs.
                 arguments._n_gpu = 1
-            trainer = Trainer(
-                model=load_head(self._model, task.head, task.head_settings(self._data)),
+            trainer = transformers.Trainer(
+                model=load_head(model, task.head, task.head_settings(self.data)),
                 args=arguments,
-                data_collator=task.collator(self._model.tokenizer),
-                train_dataset=[row.inputs for row in self._rows["train"]],
-                callbacks=[_progress_callback(progress)],
+                data_collator=getattr(transformers, task.collator)(model.tokenizer),
+                train_dataset=[row.inputs for row in rows["train"]],
+                callbacks=[ProgressCallback()],
             )
-            trainer.remove_callback(PrinterCallback)
+            trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
-            predicted = {part: self._predict(trainer, part) for part in self._parts}
+            predicted = {part: self._predict(trainer, part) for part in self.parts}
         scores = {
             part: {
-                name: float(np.float64(value)) if finite and value is not None and math.isfinite(value) else None
-                for name, value in task.scores(self._parts[part], predictions).items()
+                name: float(value) if finite and value is not None and math.isfinite(value) else None
+                for name, value in task.scores(self.parts[part], predictions).items()
             }
             for part, (predictions, finite) in predicted.items()
         }
-        return Trial(point, scores, predicted[self._data.split][0])
+        return Trial(point, scores, predicted[self.data.split][0])
 
     def _predict(self, trainer: Any, part: str) -> tuple[list[Any], bool]:
         """Predictions, and whether the logits are numbers: a diverged training has none."""
+
+        def length(row: Row) -> int:
+            ids = row.inputs["input_ids"]
+            return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
+
         # Similar lengths share a batch.
-        rows = sorted(self._rows[part], key=_negative_length)
+        rows = sorted(self.rows[part], key=length, reverse=True)
         logits = trainer.predict([row.inputs for row in rows]).predictions
-        arrays = logits if isinstance(logits, tuple) else (logits,)
-        predictions = self._task.predictions(rows, logits, self._data, self._parts[part])
-        return predictions, not any(np.isnan(array).any() for array in arrays)
-
-
-def _negative_length(row: Row) -> int:
-    ids = row.inputs["input_ids"]
-    return -max(map(len, ids)) if isinstance(ids[0], list) else -len(ids)
-
-
-def _progress_callback(progress: Progress) -> Any:
-    from transformers import TrainerCallback
-
-    class ProgressCallback(TrainerCallback):
-        """Reports the completed share of the steps."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            progress(state.global_step / state.max_steps)
-
-    return ProgressCallback()
+        predictions = self.task.predictions(rows, logits, self.data, self.parts[part])
+        return predictions, not any(
+            np.isnan(array).any() for array in (logits if isinstance(logits, tuple) else (logits,))
+        )
 
 
 def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> PreTrainedModel:
@@ -327,49 +330,6 @@ def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> 
         unregister_for_modernbert()
 
 
-def label_settings(labels: Sequence[str]) -> dict[str, Any]:
-    """Configuration of a head with named labels."""
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
-
-
-def splits(
-    task: FineTuning,
-    reported: Labelled,
-    train: Labelled,
-    parse: Callable[[str, dict[str, Any]], Any],
-    key: Callable[[Any], str],
-) -> Splits:
-    """Public splits as examples, with a part of the training split held out.
-
-    Args:
-        task: its `held_out` and limit apply.
-        reported: the validation split.
-        train: the training split.
-        parse: makes an example of the place and the values of a row.
-        key: examples with equal keys stay together.
-
-    Raises:
-        UsageError: a row is invalid, or there are too few.
-    """
-    train_examples, dev = hold_out([parse(*row) for row in train.rows], task.held_out, key)
-    if not train_examples or (task.held_out and not dev):
-        raise UsageError(f"{train.name}: {len(train.rows)} training examples are too few to train and select on.")
-    limit = task.options.limit
-    return Splits(
-        train.name,
-        f"{reported.revision}+{train.revision}",
-        "validation",
-        [parse(*row) for row in reported.rows][:limit],
-        train_files=train.train_files,
-        train=train_examples[:limit],
-        dev=dev[:limit],
-    )
-
-
 def hold_out(examples: Sequence[Any], one_in: int, key: Callable[[Any], str]) -> tuple[list[Any], list[Any]]:
     """Splits examples by a hash, independently of their order and number.
 
@@ -390,8 +350,3 @@ def hold_out(examples: Sequence[Any], one_in: int, key: Callable[[Any], str]) ->
 def bucket(key: str, buckets: int) -> int:
     """A bucket number from 0, by SHA-256."""
     return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8], "big") % buckets
-
-
-def majority_share(labels: Sequence[Any]) -> float:
-    """Share of the most frequent label."""
-    return Counter(labels).most_common(1)[0][1] / len(labels)

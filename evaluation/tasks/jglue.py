@@ -5,16 +5,19 @@ JSTS predicts a similarity grade from 0 to 5; the other tasks predict a label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..data.labelled import JGLUE, Source, read_split
-from .finetuning import FineTuning, Row, Splits, label_settings, majority_share, splits
+from ..data.labelled import read_split
+from ..data.readers import json_lines
+from .finetuning import FineTuning, Row, Splits, hold_out
 from .task import Highlight
 
 if TYPE_CHECKING:
@@ -25,94 +28,117 @@ _PAPER_MEAN = ("jsts", "jnli", "jcola")
 
 
 @dataclass(frozen=True)
+class PublicSplits(FineTuning):
+    """Base of the tasks with a public training and validation split; the test split is not public."""
+
+    config: ClassVar[str]
+    """Name of the dataset, and of its configuration on the Hub."""
+
+    files: ClassVar[str]
+    """Pattern of the official files; `{split}` is `train` or `valid`."""
+
+    publisher: ClassVar[str] = "github.com/yahoojapan/JGLUE"
+
+    labels: ClassVar[tuple[str, ...]] = ()
+    """Label names; empty for grades and spans."""
+
+    @abstractmethod
+    def parse(self, row: dict[str, Any]) -> Any:
+        """Makes an example of a row.
+
+        Raises:
+            KeyError, TypeError: another layout.
+            ValueError: a value is invalid.
+        """
+
+    @abstractmethod
+    def group(self, example: Any) -> str:
+        """A text; training examples with equal texts are held out together."""
+
+    def read(self, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Rows of an official file, each with its file and line."""
+        return json_lines(path)
+
+    def load(self) -> Splits:
+        """Both splits, from the Hub, the data folder, or the user's training files; some training is held out."""
+        parts: list[list[Any]] = []
+        revisions = []
+        for file_split, split in (("valid", "validation"), ("train", "train")):
+            pattern = self.files.format(split=file_split)
+            rows, revision = read_split(self.config, split, pattern, self.publisher, self.options, self.read)
+            revisions.append(revision)
+            parts.append([])
+            for place, row in rows:
+                try:
+                    parts[-1].append(self.parse(row))
+                except (KeyError, TypeError) as error:
+                    raise UsageError(f"{place}: not in the layout of {self.config} ({error}).") from None
+                except ValueError as error:
+                    raise UsageError(f"{place}: {error}.") from None
+        train, dev = hold_out(parts[1], self.held_out, self.group)
+        if not train or (self.held_out and not dev):
+            raise UsageError(f"{self.config}: {len(parts[1])} training examples are too few to train and select on.")
+        limit = self.options.limit
+        return Splits(
+            self.config,
+            "+".join(revisions),
+            "validation",
+            parts[0][:limit],
+            train_files=tuple(path.name for path in self.options.train_files),
+            train=train[:limit],
+            dev=dev[:limit],
+            labels=self.labels,
+        )
+
+
+@dataclass(frozen=True)
 class Example:
     """Texts and their label.
 
     Attributes:
         texts: one text, a pair, or a question with its choices.
-        label: index of the label, or a grade.
+        label: name of the label, or a grade.
     """
 
     texts: tuple[str, ...]
-    label: float
+    label: str | float
 
 
 @dataclass(frozen=True)
-class Jglue(FineTuning):
-    """Base of the tasks: a subclass names its files, columns and labels."""
+class Classification(PublicSplits):
+    """Base of the tasks that predict a label: a subclass names its files, columns and labels."""
 
-    hub_task: ClassVar[str] = "text-classification"
-    head: ClassVar[str] = "AutoModelForSequenceClassification"
-    metric: ClassVar[str] = "accuracy"
-
-    config: ClassVar[str]
-    """Configuration in the Hub dataset."""
-
-    files: ClassVar[str]
-    """Pattern of the official files; `{split}` is `train` or `valid`."""
+    hub_task = "text-classification"
+    head = "AutoModelForSequenceClassification"
+    metric = "accuracy"
+    majority_baseline = True
 
     text_keys: ClassVar[tuple[str, ...]]
     """Columns of the texts."""
 
-    publisher: ClassVar[str] = "github.com/yahoojapan/JGLUE"
-
-    labels: ClassVar[tuple[str, ...]] = ()
-    """Label names in the files; empty for grades."""
-
-    def load(self) -> Splits:
-        """Both public splits, from the Hub, the data folder, or the user's training files."""
-        validation, train = (
-            read_split(
-                Source(
-                    name=self.config,
-                    repository=JGLUE,
-                    config=self.config,
-                    pattern=self.files.format(split=file_split),
-                    wanted=f"{self.config} ({self.publisher}), or set --train-file",
-                ),
-                split,
-                self.options,
-            )
-            for file_split, split in (("valid", "validation"), ("train", "train"))
-        )
-        return splits(self, validation, train, self._example, lambda example: "\t".join(example.texts))
-
-    def _example(self, place: str, row: dict[str, Any]) -> Example:
-        try:
-            return Example(*self.parse(row))
-        except (KeyError, TypeError) as error:
-            raise UsageError(f"{place}: not in the layout of {self.config} ({error}).") from None
-        except ValueError as error:
-            raise UsageError(f"{place}: {error}.") from None
-
-    def parse(self, row: dict[str, Any]) -> tuple[tuple[str, ...], float]:
-        """Texts and label of a row.
-
-        Raises:
-            KeyError: a column is missing.
-            ValueError: a value is invalid.
-        """
+    def parse(self, row: dict[str, Any]) -> Example:
+        """Checks texts and label."""
         texts = tuple(row[key] for key in self.text_keys)
         for key, text in zip(self.text_keys, texts, strict=True):
             if not isinstance(text, str):
                 raise ValueError(f"{key} is not a text")
-        return texts, self.label(row["label"])
+        return Example(texts, self.label(row["label"]))
 
-    def label(self, value: Any) -> float:
-        """Index of a label given by name or index.
+    def label(self, value: Any) -> str | float:
+        """Name of a label given by name or index.
 
         Raises:
             ValueError: unknown label.
         """
-        if isinstance(value, str) and value in self.labels:
-            return self.labels.index(value)
         if isinstance(value, int) and 0 <= value < len(self.labels):
-            return value
-        raise ValueError(f"label {value!r} is not one of {', '.join(self.labels)}")
+            return self.labels[value]
+        if not isinstance(value, str) or value not in self.labels:
+            raise ValueError(f"label {value!r} is not one of {', '.join(self.labels)}")
+        return value
 
-    def head_settings(self, data: Splits) -> dict[str, Any]:
-        """The label names."""
-        return label_settings(self.labels)
+    def group(self, example: Any) -> str:
+        """All texts."""
+        return "\t".join(example.texts)
 
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
@@ -120,45 +146,39 @@ class Jglue(FineTuning):
         """One input per example; the longest text of an input is truncated."""
         columns = [[example.texts[side] for example in examples] for side in range(len(self.text_keys))]
         encoded = tokenizer(*columns, truncation=True, max_length=length)
-        return [
-            Row({**{key: encoded[key][place] for key in encoded}, "labels": example.label}, place)
-            for place, example in enumerate(examples)
-        ]
+        rows = []
+        for place, example in enumerate(examples):
+            label = self.labels.index(example.label) if self.labels else example.label
+            rows.append(Row({**{key: encoded[key][place] for key in encoded}, "labels": label}, place))
+        return rows
 
     def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
         """A label name per example."""
-        return [self.labels[index] for index in _by_example(rows, logits.argmax(-1))]
-
-    def gold(self, example: Any) -> Any:
-        """The label name."""
-        return self.labels[example.label]
+        return [self.labels[index] for index in in_order(rows, logits.argmax(-1))]
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
         """Accuracy."""
         from sklearn.metrics import accuracy_score
 
-        return {"accuracy": accuracy_score([self.gold(example) for example in examples], list(predictions))}
-
-    def baselines(self, examples: Sequence[Any]) -> dict[str, float]:
-        """Accuracy of the most frequent label."""
-        return {"accuracy": majority_share([example.label for example in examples])}
+        return {"accuracy": accuracy_score([example.label for example in examples], list(predictions))}
 
 
 @dataclass(frozen=True)
-class Jsts(Jglue):
+class Jsts(Classification):
     """Semantic similarity of two captions, as a grade from 0 to 5."""
 
-    name: ClassVar[str] = "jsts"
-    hub_task: ClassVar[str] = "sentence-similarity"
-    highlights: ClassVar[tuple[Highlight, ...]] = (
+    name = "jsts"
+    hub_task = "sentence-similarity"
+    highlights = (
         Highlight("spearman", "JSTS Spearman"),
         Highlight("pearson", "JSTS Pearson, paper protocol", "paper"),
     )
-    averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
-    metric: ClassVar[str] = "pearson"
-    config: ClassVar[str] = "JSTS"
-    files: ClassVar[str] = "jsts-v1.*/{split}-v1.*.json"
-    text_keys: ClassVar[tuple[str, ...]] = ("sentence1", "sentence2")
+    averaged_with = _PAPER_MEAN
+    metric = "pearson"
+    majority_baseline = False
+    config = "JSTS"
+    files = "jsts-v1.*/{split}-v1.*.json"
+    text_keys = ("sentence1", "sentence2")
 
     def label(self, value: Any) -> float:
         """The grade."""
@@ -172,11 +192,7 @@ class Jsts(Jglue):
 
     def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
         """A grade per example."""
-        return [float(grade) for grade in _by_example(rows, logits.reshape(-1))]
-
-    def gold(self, example: Any) -> Any:
-        """The grade."""
-        return example.label
+        return in_order(rows, logits.reshape(-1))
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
         """Pearson's and Spearman's correlation; undefined if all predictions are equal."""
@@ -190,23 +206,19 @@ class Jsts(Jglue):
             "spearman": spearmanr(gold, list(predictions)).statistic,
         }
 
-    def baselines(self, examples: Sequence[Any]) -> dict[str, float]:
-        """None: the correlation of a constant guess is undefined."""
-        return {}
-
 
 @dataclass(frozen=True)
-class Jnli(Jglue):
+class Jnli(Classification):
     """Whether one caption entails another."""
 
-    name: ClassVar[str] = "jnli"
-    averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
-    config: ClassVar[str] = "JNLI"
-    files: ClassVar[str] = "jnli-v1.*/{split}-v1.*.json"
-    text_keys: ClassVar[tuple[str, ...]] = ("sentence1", "sentence2")
-    labels: ClassVar[tuple[str, ...]] = ("entailment", "contradiction", "neutral")
+    name = "jnli"
+    averaged_with = _PAPER_MEAN
+    config = "JNLI"
+    files = "jnli-v1.*/{split}-v1.*.json"
+    text_keys = ("sentence1", "sentence2")
+    labels = ("entailment", "contradiction", "neutral")
 
-    def parse(self, row: dict[str, Any]) -> tuple[tuple[str, ...], float]:
+    def parse(self, row: dict[str, Any]) -> Example:
         """Rows of JNLI, and of JNLI-Neg, which nests its sentences in objects and names its label `gold_label`."""
         if "gold_label" in row:
             row = {"label": row["gold_label"], **{key: row[key]["sentence"] for key in self.text_keys}}
@@ -214,51 +226,48 @@ class Jnli(Jglue):
 
 
 @dataclass(frozen=True)
-class Jcola(Jglue):
+class Jcola(Classification):
     """Whether a sentence is acceptable Japanese; most are, so Matthews' correlation is reported as well."""
 
-    name: ClassVar[str] = "jcola"
-    averaged_with: ClassVar[tuple[str, ...]] = _PAPER_MEAN
-    config: ClassVar[str] = "JCoLA"
-    files: ClassVar[str] = "in_domain_{split}-v1.*.json"
-    publisher: ClassVar[str] = "github.com/osekilab/JCoLA"
-    text_keys: ClassVar[tuple[str, ...]] = ("sentence",)
-    labels: ClassVar[tuple[str, ...]] = ("unacceptable", "acceptable")
+    name = "jcola"
+    averaged_with = _PAPER_MEAN
+    config = "JCoLA"
+    files = "in_domain_{split}-v1.*.json"
+    publisher = "github.com/osekilab/JCoLA"
+    text_keys = ("sentence",)
+    labels = ("unacceptable", "acceptable")
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
         """Accuracy and Matthews' correlation coefficient."""
         from sklearn.metrics import matthews_corrcoef
 
-        gold = [self.gold(example) for example in examples]
+        gold = [example.label for example in examples]
         return {**super().scores(examples, predictions), "mcc": matthews_corrcoef(gold, list(predictions))}
 
-    def baselines(self, examples: Sequence[Any]) -> dict[str, float]:
-        """Scores of the most frequent label."""
-        return {**super().baselines(examples), "mcc": 0.0}
-
 
 @dataclass(frozen=True)
-class Marc(Jglue):
+class Marc(Classification):
     """Whether a review is positive; the data are withdrawn, so users must have their own copy."""
 
-    name: ClassVar[str] = "marc-ja"
-    config: ClassVar[str] = "MARC-ja"
-    files: ClassVar[str] = "marc_ja-v1.*/{split}-v1.*.json"
-    text_keys: ClassVar[tuple[str, ...]] = ("sentence",)
-    labels: ClassVar[tuple[str, ...]] = ("positive", "negative")
+    name = "marc-ja"
+    config = "MARC-ja"
+    files = "marc_ja-v1.*/{split}-v1.*.json"
+    text_keys = ("sentence",)
+    labels = ("positive", "negative")
 
 
 @dataclass(frozen=True)
-class JcommonsenseQA(Jglue):
+class JcommonsenseQA(Classification):
     """Which of five choices answers a question."""
 
-    name: ClassVar[str] = "jcommonsenseqa"
-    hub_task: ClassVar[str] = "multiple-choice"
-    head: ClassVar[str] = "AutoModelForMultipleChoice"
-    config: ClassVar[str] = "JCommonsenseQA"
-    files: ClassVar[str] = "jcommonsenseqa-v1.*/{split}-v1.*.json"
-    text_keys: ClassVar[tuple[str, ...]] = ("question", "choice0", "choice1", "choice2", "choice3", "choice4")
-    labels: ClassVar[tuple[str, ...]] = ("choice0", "choice1", "choice2", "choice3", "choice4")
+    name = "jcommonsenseqa"
+    hub_task = "multiple-choice"
+    head = "AutoModelForMultipleChoice"
+    collator = "DataCollatorForMultipleChoice"
+    config = "JCommonsenseQA"
+    files = "jcommonsenseqa-v1.*/{split}-v1.*.json"
+    labels = ("choice0", "choice1", "choice2", "choice3", "choice4")
+    text_keys = ("question", *labels)
 
     def head_settings(self, data: Splits) -> dict[str, Any]:
         """None: the head scores each choice."""
@@ -272,16 +281,11 @@ class JcommonsenseQA(Jglue):
         for place, example in enumerate(examples):
             question, *choices = example.texts
             encoded = tokenizer([question] * len(choices), choices, truncation=True, max_length=length)
-            rows.append(Row({**encoded, "labels": example.label}, place))
+            rows.append(Row({**encoded, "labels": self.labels.index(example.label)}, place))
         return rows
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Collates examples with their choices."""
-        from transformers import DataCollatorForMultipleChoice
 
-        return DataCollatorForMultipleChoice(tokenizer)
-
-
-def _by_example(rows: Sequence[Row], values: np.ndarray) -> list[Any]:
-    """Values of rows in the order of their examples."""
-    return [value for _, value in sorted(zip((row.example for row in rows), values.tolist(), strict=True))]
+def in_order(rows: Sequence[Row], values: np.ndarray) -> list[Any]:
+    """One value per row, in the order of the rows' examples."""
+    ordered: list[Any] = values[np.argsort([row.example for row in rows])].tolist()
+    return ordered

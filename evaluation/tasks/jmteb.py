@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 
@@ -51,8 +51,8 @@ class Jmteb(Task):
     mteb: str
     pooling: str = "auto"
 
-    name: ClassVar[str] = "jmteb"
-    hub_task: ClassVar[str] = "sentence-similarity"
+    name = "jmteb"
+    hub_task = "sentence-similarity"
 
     @classmethod
     def selectors(cls) -> tuple[str, ...]:

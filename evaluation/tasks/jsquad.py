@@ -14,16 +14,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..data.labelled import JGLUE, Source, read_split
 from ..data.readers import squad
 from ..data.spans import Span, with_spans
-from .finetuning import FineTuning, Row, Splits, splits
+from .finetuning import Row, Splits
+from .jglue import PublicSplits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Jsquad(FineTuning):
+class Jsquad(PublicSplits):
     """Attributes as in `FineTuning`, and:
 
     Attributes:
@@ -63,29 +63,39 @@ class Jsquad(FineTuning):
     stride: int = 128
     longest_answer: int = 30
 
-    name: ClassVar[str] = "jsquad"
-    hub_task: ClassVar[str] = "question-answering"
-    head: ClassVar[str] = "AutoModelForQuestionAnswering"
-    metric: ClassVar[str] = "f1"
+    name = "jsquad"
+    hub_task = "question-answering"
+    head = "AutoModelForQuestionAnswering"
+    metric = "f1"
+    config = "JSQuAD"
+    files = "jsquad-v1.*/{split}-v1.*.json"
 
-    def load(self) -> Splits:
-        """Both public splits; questions about one paragraph are held out together."""
-        validation, train = (
-            read_split(
-                Source(
-                    name="JSQuAD",
-                    repository=JGLUE,
-                    config="JSQuAD",
-                    pattern=f"jsquad-v1.*/{file_split}-v1.*.json",
-                    wanted="JSQuAD (github.com/yahoojapan/JGLUE), or set --train-file",
-                ),
-                split,
-                self.options,
-                _read_questions,
-            )
-            for file_split, split in (("valid", "validation"), ("train", "train"))
-        )
-        return splits(self, validation, train, _example, lambda example: str(example.context))
+    def read(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Questions of a file in the layout of the Hub's rows."""
+        for article in squad(path):
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    answers = question.get("answers") or []
+                    columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
+                    row = {"question": question.get("question"), "context": paragraph["context"], "answers": columns}
+                    yield f"{path}, question {question.get('id')}", row
+
+    def parse(self, row: dict[str, Any]) -> Question:
+        """Checks the question, and finds its first answer in the paragraph."""
+        question, context = row["question"], row["context"]
+        texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+        if not isinstance(question, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise ValueError("expected a question, and answers that are texts")
+        start = starts[0]
+        if not isinstance(start, int) or not context.startswith(texts[0], start):
+            start = context.find(texts[0])
+        if start < 0:
+            raise ValueError(f"answer {texts[0]!r} does not occur in its paragraph")
+        return Question(question, context, tuple(texts), start)
+
+    def group(self, example: Any) -> str:
+        """The paragraph."""
+        return str(example.context)
 
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
@@ -217,30 +227,3 @@ def _tokens_of(offsets: Sequence[Span | None], begin: int, end: int) -> tuple[in
     first, last = offsets[inside[0]], offsets[inside[-1]]
     complete = first is not None and last is not None and first[0] <= begin and last[1] >= end
     return (inside[0], inside[-1]) if complete else (0, 0)
-
-
-def _read_questions(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Questions of a file in the layout of the Hub's rows."""
-    for article in squad(path):
-        for paragraph in article["paragraphs"]:
-            for question in paragraph["qas"]:
-                answers = question.get("answers") or []
-                columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
-                row = {"question": question.get("question"), "context": paragraph["context"], "answers": columns}
-                yield f"{path}, question {question.get('id')}", row
-
-
-def _example(place: str, row: dict[str, Any]) -> Question:
-    try:
-        question, context = row["question"], row["context"]
-        texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{place}: not in SQuAD's layout ({error}).") from None
-    if not isinstance(question, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-        raise UsageError(f"{place}: expected a question, and answers that are texts.")
-    start = starts[0]
-    if not isinstance(start, int) or not context.startswith(texts[0], start):
-        start = context.find(texts[0])
-    if start < 0:
-        raise UsageError(f"{place}: answer {texts[0]!r} does not occur in its paragraph.")
-    return Question(question, context, tuple(texts), start)

@@ -11,17 +11,17 @@ is reported.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..data.readers import find, fingerprint, hub_files, read
 from ..data.spans import Span, special_tokens, with_spans
-from .finetuning import FineTuning, Row, Splits, bucket, label_settings
+from .finetuning import FineTuning, Row, Splits, bucket
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,10 +45,11 @@ class Sentence:
 class Ner(FineTuning):
     """The same splits in both protocols."""
 
-    name: ClassVar[str] = "ner"
-    hub_task: ClassVar[str] = "token-classification"
-    head: ClassVar[str] = "AutoModelForTokenClassification"
-    metric: ClassVar[str] = "f1"
+    name = "ner"
+    hub_task = "token-classification"
+    head = "AutoModelForTokenClassification"
+    collator = "DataCollatorForTokenClassification"
+    metric = "f1"
 
     def load(self) -> Splits:
         """A JSON list of `{curid, text, entities: [{name, span, type}]}`, split by a hash."""
@@ -69,18 +70,14 @@ class Ner(FineTuning):
             raise UsageError(f"{files[0]}: {sum(map(len, parts))} sentences are too few for three splits.")
         train, dev, test = (part[: options.limit] for part in parts)
         types = {kind for part in parts for sentence in part for *_, kind in sentence.entities}
-        return Splits("Wikipedia NER", revision, "test", test, train=train, dev=dev, labels=tuple(sorted(types)))
-
-    def head_settings(self, data: Splits) -> dict[str, Any]:
-        """IOB2 labels."""
-        return label_settings(_labels(data))
+        labels = ("O", *(f"{part}-{kind}" for kind in sorted(types) for part in "BI"))
+        return Splits("Wikipedia NER", revision, "test", test, train=train, dev=dev, labels=labels)
 
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
     ) -> list[Row]:
         """One input per sentence; entities in truncated text are lost."""
         before, after = special_tokens(tokenizer)
-        index = {label: number for number, label in enumerate(_labels(data))}
         room = length - len(before) - len(after)
         rows = []
         for place, example in enumerate(examples):
@@ -90,17 +87,16 @@ class Ner(FineTuning):
             inputs = {
                 "input_ids": [*before, *ids[:room], *after],
                 "attention_mask": [1] * len(offsets),
-                "labels": [_IGNORED if tag is None else index[tag] for tag in tags],
+                "labels": [_IGNORED if tag is None else data.labels.index(tag) for tag in tags],
             }
             rows.append(Row(inputs, place, offsets))
         return rows
 
     def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
         """Entities of each sentence, as lists of start, end and type."""
-        labels = _labels(data)
         predicted: list[list[Entity]] = [[] for _ in examples]
         for row, best in zip(rows, logits.argmax(-1), strict=True):
-            tags = [None if span is None else labels[tag] for span, tag in zip(row.offsets, best, strict=False)]
+            tags = [None if span is None else data.labels[tag] for span, tag in zip(row.offsets, best, strict=False)]
             predicted[row.example] = entities(row.offsets, tags)
         return [[list(entity) for entity in sentence] for sentence in predicted]
 
@@ -128,12 +124,6 @@ class Ner(FineTuning):
             for row in self.rows(tokenizer, data, data.examples, length)
         ]
         return {"f1_ceiling": self.scores(data.examples, perfect)["f1"]}
-
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Collates inputs and labels into a batch."""
-        from transformers import DataCollatorForTokenClassification
-
-        return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=_IGNORED)
 
 
 def token_tags(offsets: Sequence[Span | None], annotated: Sequence[Entity]) -> list[str | None]:
@@ -185,10 +175,6 @@ def character_tags(text: str, spans: Sequence[Sequence[Any]]) -> list[str]:
         tags[begin:end] = [f"I-{kind}"] * (end - begin)
         tags[begin] = f"B-{kind}"
     return tags
-
-
-def _labels(data: Splits) -> list[str]:
-    return ["O", *(f"{part}-{kind}" for kind in data.labels for part in "BI")]
 
 
 def _sentences(path: Path) -> Iterator[tuple[str, Sentence]]:

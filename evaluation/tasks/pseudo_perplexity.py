@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,9 +70,9 @@ class PseudoPerplexity(Task):
     documents: int = 20
     contexts: tuple[int, ...] = CONTEXTS
 
-    name: ClassVar[str] = "pseudo-perplexity"
-    hub_task: ClassVar[str] = "fill-mask"
-    highlights: ClassVar[tuple[Highlight, ...]] = (
+    name = "pseudo-perplexity"
+    hub_task = "fill-mask"
+    highlights = (
         Highlight("pseudo_perplexity", "Pseudo-perplexity at 1,024 tokens", context=1024),
         Highlight("pseudo_perplexity", "Pseudo-perplexity at 8,192 tokens", context=8192),
         Highlight("median_pseudo_perplexity", "Median pseudo-perplexity, paper protocol", "paper"),

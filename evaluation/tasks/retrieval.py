@@ -7,10 +7,10 @@ among the second passages of all questions. Improved: questions retrieve passage
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,16 +18,13 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from ..data import readers
 from ..data.options import Data, Options
-from ..data.readers import Search
+from ..data.readers import SOURCES, Search
 from ..encoders.embeddings import Embedder, embedder_of
 from ..report.results import Measurement
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from ..encoders.models import EvaluatedModel
-
-SOURCES = ("miracl", "jsquad", "jaquad", "beir")
-"""Datasets of questions; the default is the first one that the data folder contains."""
 
 # Passages embedded at a time.
 _CHUNK = 16_384
@@ -49,9 +46,9 @@ class Retrieval(Task):
     source: str = ""
     pooling: str = "auto"
 
-    name: ClassVar[str] = "retrieval"
-    hub_task: ClassVar[str] = "sentence-similarity"
-    highlights: ClassVar[tuple[Highlight, ...]] = (Highlight("ndcg@10", "Retrieval nDCG@10"),)
+    name = "retrieval"
+    hub_task = "sentence-similarity"
+    highlights = (Highlight("ndcg@10", "Retrieval nDCG@10"),)
 
     @classmethod
     def selectors(cls) -> tuple[str, ...]:
@@ -70,13 +67,21 @@ class Retrieval(Task):
         """The settings of the protocol.
 
         Raises:
-            UsageError: a source with the paper's protocol.
+            UsageError: a source with the paper's protocol, or no dataset in the data folder.
         """
-        if options.protocol != "paper":
-            return cls(options, source or _first_source(options), options.pooling)
-        if source:
-            raise UsageError(f"retrieval:{source} needs --protocol improved; the paper's task is retrieval.")
-        return cls(options, "", options.pooling)
+        if options.protocol == "paper":
+            if source:
+                raise UsageError(f"retrieval:{source} needs --protocol improved; the paper's task is retrieval.")
+        elif not source and options.data_dir is None:
+            source = "miracl"
+        elif not source and options.data_dir is not None:
+            source = next((name for name in SOURCES if readers.holds(options.data_dir, name)), "")
+            if not source:
+                raise UsageError(
+                    f"--data-dir {options.data_dir} contains no questions with passages: neither MIRACL with its "
+                    "passages, nor JSQuAD, JaQuAD or a folder in BEIR's layout."
+                )
+        return cls(options, source, options.pooling)
 
     @property
     def selector(self) -> str:
@@ -93,7 +98,7 @@ class Retrieval(Task):
             search = search_of_pairs(data.examples)
         if self.options.limit is not None:
             search = subset(search, self.options.limit, _DISTRACTORS * self.options.limit)
-        return Data(data.name, data.revision, data.split, Questions(search))
+        return replace(data, examples=Questions(search))
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """nDCG@10, recall@10, recall@100 and MRR@10; only recall@10 and MRR@10 in the paper's protocol."""
@@ -217,15 +222,3 @@ def ranking_metrics(
         "recall@100": float((hits[:, :100].sum(1) / relevant_counts).mean()),
         "mrr@10": float(np.where(top.any(1), 1 / (top.argmax(1) + 1), 0).mean()),
     }
-
-
-def _first_source(options: Options) -> str:
-    if options.data_dir is None:
-        return SOURCES[0]
-    for source in SOURCES:
-        if readers.holds(options.data_dir, source):
-            return source
-    raise UsageError(
-        f"--data-dir {options.data_dir} contains no questions with passages: neither MIRACL with its passages, nor "
-        "JSQuAD, JaQuAD or a folder in BEIR's layout."
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,9 +37,9 @@ class Similarity(Task):
     pairs: int = 2000
     pooling: str = "auto"
 
-    name: ClassVar[str] = "similarity"
-    hub_task: ClassVar[str] = "sentence-similarity"
-    highlights: ClassVar[tuple[Highlight, ...]] = (Highlight("auc", "Similarity AUC"),)
+    name = "similarity"
+    hub_task = "sentence-similarity"
+    highlights = (Highlight("auc", "Similarity AUC"),)
 
     @classmethod
     def for_options(cls, options: Options) -> Similarity:
@@ -48,10 +48,10 @@ class Similarity(Task):
 
     def load(self) -> Data:
         """Pairs of related passages."""
-        data = readers.passage_pairs(self.options)
+        data = readers.passage_pairs(self.options, self.pairs)
         if len(data.examples) < 2:
             raise UsageError(f"{data.name}: random pairs need at least two pairs of passages.")
-        return Data(data.name, data.revision, data.split, readers.sample(data.examples, self.pairs, self.options.seed))
+        return data
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Mean distances, and the AUC: how often a related pair is closer than a random pair."""
@@ -59,10 +59,8 @@ class Similarity(Task):
 
         from ..metrics.alignment.alignment import squared_distances
 
-        texts = list(dict.fromkeys(text for pair in data.examples for text in pair))
-        vectors = embedder_of(model, self.pooling).encode(texts, progress=progress)
-        places = {text: place for place, text in enumerate(texts)}
-        firsts, seconds = (vectors[[places[pair[side]] for pair in data.examples]] for side in (0, 1))
+        vectors = embedder_of(model, self.pooling).encode_distinct(data.examples, progress)
+        firsts, seconds = (np.stack([vectors[pair[side]] for pair in data.examples]) for side in (0, 1))
         # A shift other than 0 pairs no passage with its own partner.
         shift = int(np.random.default_rng(self.options.seed).integers(1, len(firsts)))
         distances = {
