@@ -20,7 +20,7 @@ from .data.options import Data, Options
 from .encoders.models import EvaluatedModel, ModelName
 from .interrupts import Interrupts
 from .options import EvaluateOptions
-from .report.results import Results, Row, Run, model_folder
+from .report.results import Results, Row, Run, model_folder, read_instances
 from .tasks.ranks import rank, work_alone
 from .tasks.registry import select, selectors
 from .tasks.task import Task
@@ -116,7 +116,7 @@ class _Evaluation:
     def compare(self) -> None:
         """Writes the outputs of the models side by side, for tasks that support it."""
         for (task, name, protocol, *_), runs in self._comparable.items():
-            text = task.compare({label: self._results.instances(run) for label, run in runs.items()})
+            text = task.compare({label: read_instances(self._results.path(run)) for label, run in runs.items()})
             if text is not None:
                 path = self._out / name / f"side-by-side-{protocol}.md"
                 write_whole(path, text)

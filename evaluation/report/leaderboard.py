@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_jp_modernbert.core.errors import UsageError
 
@@ -16,16 +16,20 @@ from .results import Row, comparable_settings, differing_settings, trajectories
 
 if TYPE_CHECKING:
     import pandas
+    from pandas.io.formats.style import Styler
     from rich.console import Console
     from rich.table import Table
 
-FORMATS = ("markdown", "latex", "csv", "html")
 MISSING = "–"
 
 _NO_LIMIT = str(None)
 
 _SCALE_NOTE = "Shares and correlations are multiplied by 100."
 
+_CSV_FIELDS = (
+    *("task", "dataset", "dataset_revision", "split", "examples"),
+    *("metric", "higher_is_better", "protocol", "limit"),
+)
 _BOLD = "font-weight: bold"
 _PAGE_STYLE = [
     {"selector": "", "props": "border-collapse: collapse; font-family: sans-serif"},
@@ -73,6 +77,23 @@ class Column:
             return 1
         return next((places for places, limit in enumerate((1000, 100, 10)) if abs(value) >= limit), 3)
 
+    def distinctions(self, settings: Iterable[str]) -> list[str]:
+        """Descriptions that may distinguish columns with equal headings, the most readable first.
+
+        Args:
+            settings: names of the settings to describe.
+        """
+        values = dict(self.settings)
+        return [
+            self.data,
+            self.split,
+            f"{self.protocol} protocol",
+            "" if self.limit == _NO_LIMIT else f"limit {self.limit}",
+            f"{self.examples:,} examples",
+            self.dataset_revision,
+            *(f"{name.replace('_', ' ')} {values[name]}" if name in values else "" for name in settings),
+        ]
+
 
 def column_of(row: Row) -> Column:
     """The column of a value."""
@@ -91,22 +112,6 @@ def column_of(row: Row) -> Column:
         scale=row.scale,
         averaged_with=tuple(row.averaged_with),
     )
-
-
-def _setting(name: str, column: Column) -> str:
-    value = dict(column.settings).get(name)
-    return "" if value is None else f"{name.replace('_', ' ')} {value}"
-
-
-# Descriptions that may distinguish columns with equal headings, the most readable first.
-_DISTINCTIONS: tuple[Callable[[Column], str], ...] = (
-    lambda column: column.data,
-    lambda column: column.split,
-    lambda column: f"{column.protocol} protocol",
-    lambda column: "" if column.limit == _NO_LIMIT else f"limit {column.limit}",
-    lambda column: f"{column.examples:,} examples",
-    lambda column: column.dataset_revision,
-)
 
 
 @dataclass(frozen=True)
@@ -153,14 +158,15 @@ class Leaderboard:
         """The two lines of the column, and a third one that distinguishes it from columns with equal ones."""
         twins = [other for other in self.columns if other.heading == column.heading]
         names = sorted({name for twin in twins for name, _ in twin.settings})
-        settings: list[Callable[[Column], str]] = [partial(_setting, name) for name in names]
-        chosen: list[Callable[[Column], str]] = []
-        for describe in (*_DISTINCTIONS, *settings):
-            if len({tuple(part(twin) for part in chosen) for twin in twins}) == len(twins):
+        # Each entry describes all twins.
+        chosen: list[tuple[str, ...]] = []
+        for descriptions in zip(*(twin.distinctions(names) for twin in twins), strict=True):
+            if len(set(zip(*chosen, strict=True))) == len(twins):
                 break
-            if len({describe(twin) for twin in twins}) > 1:
-                chosen.append(describe)
-        return (*column.heading, ", ".join(part(column) for part in chosen)) if chosen else column.heading
+            if len(set(descriptions)) > 1:
+                chosen.append(descriptions)
+        own = twins.index(column)
+        return (*column.heading, ", ".join(texts[own] for texts in chosen)) if chosen else column.heading
 
     def baseline(self, column: Column) -> str | None:
         """The value of the simplest guess, if known."""
@@ -242,7 +248,7 @@ def render(table: Leaderboard, form: str, mode: str = "mean") -> str:
 
     Args:
         table: the table.
-        form: one of `FORMATS`.
+        form: `markdown`, `latex`, `csv` or `html`.
         mode: `mean` or `best` over seeds.
 
     Raises:
@@ -252,7 +258,7 @@ def render(table: Leaderboard, form: str, mode: str = "mean") -> str:
         raise UsageError("no results to show. Make some with `llm-jp-modernbert evaluate`.")
     writers = {"markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}
     if form not in writers:
-        raise UsageError(f"--format {form}: choose {', '.join(FORMATS)}.")
+        raise UsageError(f"--format {form}: choose {', '.join(writers)}.")
     return writers[form](table, mode)
 
 
@@ -270,22 +276,28 @@ def _frames(table: Leaderboard, mode: str) -> tuple[pandas.DataFrame, pandas.Dat
 
 
 def _markdown(table: Leaderboard, mode: str) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
     texts, best = _frames(table, mode)
-    lines = [line(["model", *("<br>".join(filter(None, heading)) for heading in texts.columns)])]
-    lines.append(line(["---", *["---:"] * len(table.columns)]))
+    lines = [markdown_line(["model", *("<br>".join(filter(None, heading)) for heading in texts.columns)])]
+    lines.append(markdown_line(["---", *["---:"] * len(table.columns)]))
     for model, cells, bold in zip(table.models, texts.to_numpy(), best.to_numpy(), strict=True):
-        lines.append(line([model, *(f"**{text}**" if top else text for text, top in zip(cells, bold, strict=True))]))
+        shown = (f"**{text}**" if top else text for text, top in zip(cells, bold, strict=True))
+        lines.append(markdown_line([model, *shown]))
     return "\n".join([*lines, "", *(f"* {note}" for note in _notes(table)), ""])
 
 
-def _latex(table: Leaderboard, mode: str) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _styled(table: Leaderboard, mode: str, escape: Literal["latex", "html"]) -> Styler:
     texts, best = _frames(table, mode)
-    styled = texts.style.apply(lambda _: best.replace({True: _BOLD, False: ""}), axis=None).format(escape="latex")
-    for axis in (0, 1):
-        styled = styled.format_index(escape="latex", axis=axis)
+    styled = texts.style.apply(lambda _: best.replace({True: _BOLD, False: ""}), axis=None).format(escape=escape)
+    return styled.format_index(escape=escape, axis=0).format_index(escape=escape, axis=1)
+
+
+def _latex(table: Leaderboard, mode: str) -> str:
+    styled = _styled(table, mode, "latex")
     columns = "l" + "r" * len(table.columns)
     latex = styled.to_latex(column_format=columns, hrules=True, convert_css=True, sparse_columns=False)
     notes = "".join(f"% {note}\n" for note in _notes(table))
@@ -295,10 +307,7 @@ def _latex(table: Leaderboard, mode: str) -> str:
 def _html(table: Leaderboard, mode: str) -> str:
     from html import escape
 
-    texts, best = _frames(table, mode)
-    styled = texts.style.apply(lambda _: best.replace({True: _BOLD, False: ""}), axis=None).format(escape="html")
-    for axis in (0, 1):
-        styled = styled.format_index(escape="html", axis=axis)
+    styled = _styled(table, mode, "html")
     page = str(styled.set_table_styles(_PAGE_STYLE).to_html(doctype_html=True, sparse_columns=False))
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table))
     return page.replace("</body>", f"<ul>{notes}</ul>\n</body>")
@@ -317,15 +326,7 @@ def _csv(table: Leaderboard, mode: str) -> str:
             lines.append(
                 {
                     "model": model,
-                    "task": column.task,
-                    "dataset": column.dataset,
-                    "dataset_revision": column.dataset_revision,
-                    "split": column.split,
-                    "examples": column.examples,
-                    "metric": column.metric,
-                    "higher_is_better": column.higher_is_better,
-                    "protocol": column.protocol,
-                    "limit": column.limit,
+                    **{name: getattr(column, name) for name in _CSV_FIELDS},
                     "settings": "; ".join(f"{name} {setting}" for name, setting in column.settings),
                     "train_files": "; ".join(column.train_files),
                     "seeds": len(cell.values),
@@ -339,13 +340,14 @@ def _csv(table: Leaderboard, mode: str) -> str:
 
 def _notes(table: Leaderboard) -> list[str]:
     """A description of the data and settings of the columns, one per dataset."""
+    visible = attrgetter("task", "data", "split", "protocol")
     by_data: dict[Column, list[Column]] = {}
     for column in table.columns:
         data = replace(column, metric="", higher_is_better=True, scale=1, averaged_with=())
         by_data.setdefault(data, []).append(column)
     notes = []
     for data, columns in by_data.items():
-        twins = [other.settings for other in by_data if _visible(other) == _visible(data)]
+        twins = [other.settings for other in by_data if visible(other) == visible(data)]
         note = f"{data.task} ({', '.join(column.metric for column in columns)}): {data.data}"
         note += f" ({data.dataset_revision}), {data.split}, {data.examples:,} examples, {data.protocol} protocol"
         note += "" if data.limit == _NO_LIMIT else f", limit {data.limit}"
@@ -355,10 +357,6 @@ def _notes(table: Leaderboard) -> list[str]:
     if any(column.scale == 100 for column in table.columns):
         notes.append(_SCALE_NOTE)
     return notes
-
-
-def _visible(column: Column) -> tuple[str, ...]:
-    return column.task, column.data, column.split, column.protocol
 
 
 def show(rows: Iterable[Row], console: Console) -> None:

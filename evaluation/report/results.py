@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.versions import library_versions
 
-from .schema_1 import checkpoint_fields, upgrade
+from .schema_1 import upgrade
 
 READ_OFF = "read_off_a_plot"
 """Setting that marks a value read off a published plot."""
@@ -223,7 +224,18 @@ class Results:
         self, run: Run, measurements: Iterable[Measurement], instances: Sequence[dict[str, Any]] = ()
     ) -> list[Row]:
         """Writes a finished run; its rows are written last, so a file of rows marks a complete result."""
-        rows = [_row(run, measurement) for measurement in measurements]
+        common = {item.name: getattr(run, item.name) for item in fields(run)}
+        common |= {"selector": run.selector or run.task, "versions": library_versions(_LIBRARIES)}
+        common |= _checkpoint_fields(run.model)
+        rows = []
+        for measurement in measurements:
+            values = {item.name: getattr(measurement, item.name) for item in fields(measurement)}
+            for name in ("value", "low", "high", "baseline"):
+                number = values[name]
+                values[name] = None if number is None or not math.isfinite(number) else float(number)
+            for name in ("examples", "split"):
+                values[name] = common[name] if values[name] is None else values[name]
+            rows.append(Row(**{**common, **values}))
         path = self.path(run)
         if instances:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,11 +258,7 @@ class Results:
         for path in self.files():
             rows = read_rows(path)
             if rows:
-                yield rows, _read_instances(path)
-
-    def instances(self, run: Run) -> list[dict[str, Any]]:
-        """The model's output for each example of a finished run."""
-        return _read_instances(self.path(run))
+                yield rows, read_instances(path)
 
     def files(self) -> list[Path]:
         """The files of rows; raises like `rows`."""
@@ -264,7 +272,8 @@ def instances_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.instances.jsonl")
 
 
-def _read_instances(rows_file: Path) -> list[dict[str, Any]]:
+def read_instances(rows_file: Path) -> list[dict[str, Any]]:
+    """The model's output for each example, stored with a file of rows; empty if missing."""
     path = instances_of(rows_file)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
@@ -279,7 +288,9 @@ def read_rows(path: Path) -> list[Row]:
         payload = json.loads(path.read_text(encoding="utf-8"))
         if payload["schema"] not in (1, SCHEMA):
             raise UsageError(f"{path}: results of schema {payload['schema']}; this version reads up to {SCHEMA}.")
-        rows = [upgrade(row) for row in payload["rows"]] if payload["schema"] == 1 else payload["rows"]
+        rows = payload["rows"]
+        if payload["schema"] == 1:
+            rows = [{**upgrade(row), **_checkpoint_fields(row["model"])} for row in rows]
         return [Row(**row) for row in rows]
     except UsageError:
         raise
@@ -302,13 +313,9 @@ def model_folder(model: str) -> str:
     return re.sub(r"[^\w.@-]+", "--", "/".join(name.strip("/").split("/")[-2:]))
 
 
-def _row(run: Run, measurement: Measurement) -> Row:
-    values = {item.name: getattr(run, item.name) for item in fields(run)}
-    values |= {item.name: getattr(measurement, item.name) for item in fields(measurement)}
-    for name in ("value", "low", "high", "baseline"):
-        number = values[name]
-        values[name] = None if number is None or not abs(number) < float("inf") else float(number)
-    for name in ("examples", "split"):
-        values[name] = getattr(run, name) if values[name] is None else values[name]
-    values["selector"] = run.selector or run.task
-    return Row(**values, **checkpoint_fields(run.model), versions=library_versions(_LIBRARIES))
+def _checkpoint_fields(model: str) -> dict[str, Any]:
+    """Stage and step of a model whose name is that of a checkpoint."""
+    name = CheckpointName.parse(model)
+    if name is None:
+        return {"stage": "", "step": None}
+    return {"stage": "" if name.stage == "checkpoint" else name.stage, "step": name.step}

@@ -32,9 +32,9 @@ from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_
 
 from ..data.options import Data
 from ..data.readers import fingerprint, hub_rows, json_lines, sample
+from ..report.leaderboard import markdown_line
 from ..report.plots import Measured, legend_below, panels_of, short_labels
 from ..report.results import Measurement
-from ..report.side_by_side import side_by_side
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:
@@ -100,7 +100,11 @@ class FillMask(Task):
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Top-1 and top-5 accuracy and mean reciprocal rank, over all prompts and by category."""
         gaps = _Gaps(model.tokenizer, self.input_tokenizer(model), model.max_length)
-        attempts = [attempt for prompt in data.examples for attempt in gaps.attempts(prompt)]
+        attempts: list[_Attempt] = []
+        truncated = {}
+        for prompt in data.examples:
+            of_prompt, truncated[prompt.id] = gaps.attempts(prompt)
+            attempts += of_prompt
         top, ranks = _run(model, attempts, progress)
         instances = [
             {
@@ -110,7 +114,7 @@ class FillMask(Task):
                 "answers": list(prompt.answers),
                 "rank": min(ranks[prompt.id].values()) if prompt.id in ranks else None,
                 "top": top[prompt.id],
-                "truncated": gaps.truncated(prompt),
+                "truncated": truncated[prompt.id],
             }
             for prompt in data.examples
         ]
@@ -145,7 +149,14 @@ class FillMask(Task):
     @classmethod
     def compare(cls, instances: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
         """The models' first answers side by side, as the paper prints them."""
-        return side_by_side(instances)
+        lines = ["Correct answers are bold.", "", markdown_line(["prompt", "answers", *instances])]
+        lines.append(markdown_line(["---"] * (2 + len(instances))))
+        for row in zip(*instances.values(), strict=True):
+            text = row[0]["text"]
+            shown = text if len(text) <= 80 else f"…{text[-80:]}"
+            cells = [f"**{item['top'][0]}**" if item["rank"] == 1 else str(item["top"][0]) for item in row]
+            lines.append(markdown_line([shown, " / ".join(row[0]["answers"]), *cells]))
+        return "\n".join([*lines, ""])
 
 
 @dataclass(frozen=True)
@@ -261,47 +272,38 @@ def _run(
     return top, ranks
 
 
+@dataclass
 class _Gaps:
-    """Prompts as token rows.
+    """Prompts as token rows of at most `max_length` tokens; `tokenizer` tokenizes the answers."""
 
-    Args:
-        tokenizer: tokenizes the answers.
-        input_tokenizer: tokenizes the prompts.
-        max_length: maximum tokens of a row.
-    """
+    tokenizer: PreTrainedTokenizerBase
+    input_tokenizer: PreTrainedTokenizerBase
+    max_length: int
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, input_tokenizer: PreTrainedTokenizerBase, max_length: int
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._input_tokenizer = input_tokenizer
-        self._max_length = max_length
-        self._mask = int(tokenizer.mask_token_id)
+    def attempts(self, prompt: Prompt) -> tuple[list[_Attempt], bool]:
+        """The row with one mask, and one row per token of each answer of several tokens.
 
-    def attempts(self, prompt: Prompt) -> list[_Attempt]:
-        """The row with one mask, and one row per token of each answer of several tokens."""
+        Returns:
+            The rows, and whether the prompt was truncated.
+        """
         pieces = {number: self._pieces(answer) for number, answer in enumerate(prompt.answers)}
         single = {number: tokens[0] for number, tokens in pieces.items() if len(tokens) == 1}
-        row, position = self._row(prompt, 1)
+        row, position, truncated = self._row(prompt, 1)
         attempts = [_Attempt(prompt.id, None, row, position, single)]
         for number, tokens in pieces.items():
             if number in single:
                 continue
-            row, position = self._row(prompt, len(tokens))
+            row, position, _ = self._row(prompt, len(tokens))
             for place, correct in enumerate(tokens):
                 filled = list(row)
                 filled[position : position + place] = [token for (token,) in tokens[:place]]
                 attempts.append(_Attempt(prompt.id, number, filled, position + place, {number: correct}))
-        return attempts
-
-    def truncated(self, prompt: Prompt) -> bool:
-        """Whether the prompt exceeds the model's maximum length and was truncated."""
-        return len(self._ids(prompt, 1)) > self._max_length
+        return attempts, truncated
 
     @cached_property
     def _surfaces(self) -> dict[str, list[int]]:
-        special = set(self._tokenizer.all_special_ids)
-        texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
+        special = set(self.tokenizer.all_special_ids)
+        texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
         surfaces: dict[str, list[int]] = {}
         for token, text in enumerate(texts):
             if token not in special:
@@ -313,24 +315,22 @@ class _Gaps:
         known = self._surfaces.get(_surface(answer))
         if known:
             return [known]
-        ids = self._tokenizer(f"{self._tokenizer.mask_token}{answer}", add_special_tokens=False)["input_ids"]
-        return [[token] for token in ids[ids.index(self._mask) + 1 :]]
+        ids = self.tokenizer(f"{self.tokenizer.mask_token}{answer}", add_special_tokens=False)["input_ids"]
+        return [[token] for token in ids[ids.index(self.tokenizer.mask_token_id) + 1 :]]
 
-    def _ids(self, prompt: Prompt, masks: int) -> list[int]:
-        text = prompt.text.replace(GAP, str(self._tokenizer.mask_token) * masks)
-        ids: list[int] = self._input_tokenizer(text, verbose=False)["input_ids"]
-        return ids
-
-    def _row(self, prompt: Prompt, masks: int) -> tuple[list[int], int]:
-        ids = self._ids(prompt, masks)
-        if ids.count(self._mask) != masks:
-            raise UsageError(f"prompt {prompt.id}: the tokenizer gives {ids.count(self._mask)} masks, not {masks}.")
-        excess = len(ids) - self._max_length
+    def _row(self, prompt: Prompt, masks: int) -> tuple[list[int], int, bool]:
+        """Token ids, the position of the first mask, and whether the row was truncated."""
+        text = prompt.text.replace(GAP, str(self.tokenizer.mask_token) * masks)
+        ids: list[int] = self.input_tokenizer(text, verbose=False)["input_ids"]
+        mask = int(self.tokenizer.mask_token_id)
+        if ids.count(mask) != masks:
+            raise UsageError(f"prompt {prompt.id}: the tokenizer gives {ids.count(mask)} masks, not {masks}.")
+        excess = len(ids) - self.max_length
         if excess > 0:
             # Cut far before the gap first, then at the end; keep the special tokens.
-            before = min(excess, max(0, ids.index(self._mask) - self._max_length // 2))
+            before = min(excess, max(0, ids.index(mask) - self.max_length // 2))
             ids = [*ids[:1], *ids[1 + before : len(ids) - 1 - (excess - before)], *ids[-1:]]
-        return ids, ids.index(self._mask)
+        return ids, ids.index(mask), excess > 0
 
 
 def _surface(text: str) -> str:
