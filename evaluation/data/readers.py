@@ -64,6 +64,13 @@ SOURCES = {
 """Retrieval datasets and a pattern of their files; the default is the first one that the data folder contains."""
 
 
+@dataclass(frozen=True)
+class SearchData(Data):
+    """A retrieval dataset and its origin; the examples are the ids of the questions."""
+
+    search: Search = field(default_factory=lambda: Search({}, {}, {}), repr=False)
+
+
 def documents(options: Options) -> Data:
     """Documents of any length: the user's texts, JaQuAD's articles in the data folder, or the Japanese Wikipedia.
 
@@ -95,11 +102,11 @@ def passage_pairs(options: Options, size: int | None = None) -> Data:
         UsageError: neither is available.
     """
     if options.data_dir is None or holds(options.data_dir, "miracl"):
-        data = miracl(options, "train")
-        search: Search = data.examples[0]
+        loaded = miracl(options, "train")
+        search = loaded.search
         related = [list(relevant)[:2] for relevant in search.relevant.values() if len(relevant) >= 2]
         pairs = [(search.corpus[first], search.corpus[second]) for first, second in related]
-        data = replace(data, examples=pairs)
+        data = Data(loaded.name, loaded.revision, loaded.split, pairs)
     else:
         files = find(options.data_dir, _JAQUAD, f"{_JAQUAD_ORIGIN} or MIRACL's passages")
         paragraphs = [tuple(contexts[:2]) for contexts in _squad_articles(files).values() if len(contexts) > 1]
@@ -107,8 +114,8 @@ def passage_pairs(options: Options, size: int | None = None) -> Data:
     return data if size is None else replace(data, examples=sample(data.examples, size, options.seed))
 
 
-def questions(options: Options, name: str) -> Data:
-    """A retrieval dataset; `examples` contains one `Search`.
+def questions(options: Options, name: str) -> SearchData:
+    """A retrieval dataset.
 
     Args:
         options: where to read from.
@@ -146,7 +153,7 @@ def holds(folder: Path, name: str) -> bool:
     return bool(_below(folder, SOURCES[name]))
 
 
-def beir(folder: Path) -> Data:
+def beir(folder: Path) -> SearchData:
     """Reads a folder in BEIR's layout; the split is `test`, or the only one available."""
     corpus_file, queries_file = (_single(folder, f"{part}.jsonl*") for part in ("corpus", "queries"))
     tables = sorted((corpus_file.parent / "qrels").glob("*.tsv"))
@@ -175,7 +182,7 @@ def beir(folder: Path) -> Data:
     return _search(corpus_file.parent.name, files, tables[0].stem, Search(corpus, judged, relevant))
 
 
-def miracl(options: Options, split: str) -> Data:
+def miracl(options: Options, split: str) -> SearchData:
     """Questions, judgements and passages of MIRACL in Japanese.
 
     `dev` has the passages of the whole corpus, `train` only the relevant ones.
@@ -209,7 +216,7 @@ def miracl(options: Options, split: str) -> Data:
         )
     search = Search(corpus, {query: text for query, text in queries.items() if query in relevant}, relevant)
     if revision:
-        return Data(MIRACL, revision, split, [search])
+        return SearchData(MIRACL, revision, split, list(search.queries), search=search)
     return _search("MIRACL-ja", [topics, judgements, *passages], split, search)
 
 
@@ -408,7 +415,7 @@ def _data(name: str, files: Sequence[Path], split: str, examples: Sequence[Any])
     return Data(name, fingerprint(files), split, examples)
 
 
-def _search(name: str, files: Sequence[Path], split: str, search: Search) -> Data:
+def _search(name: str, files: Sequence[Path], split: str, search: Search) -> SearchData:
     if not search.queries or not search.corpus:
         raise UsageError(f"{files[0]}: contains no question with a relevant passage.")
-    return Data(name, fingerprint(files), split, [search])
+    return SearchData(name, fingerprint(files), split, list(search.queries), search=search)

@@ -68,7 +68,13 @@ class EvaluatedModel:
     def revision(self) -> str:
         """The commit of a repository, or `sha256:…` over the weights and configuration of a directory."""
         if self._reference.is_local:
-            return _fingerprint(self._reference.path)
+            folder = self._reference.path
+            # If both formats exist, transformers reads safetensors.
+            weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+            if not weights:
+                raise UsageError(f"{folder} holds no weights (*.safetensors or *.bin), so it is not a model.")
+            files = (folder / "config.json", folder / "tokenizer.json", *weights)
+            return _hash(path for path in files if path.is_file())
         from transformers.utils.hub import cached_file, extract_commit_hash
 
         try:
@@ -161,14 +167,6 @@ class EvaluatedModel:
         if config.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):
             positions -= (config.pad_token_id or 0) + 1
         return min(positions, self.tokenizer.model_max_length)
-
-
-def _fingerprint(folder: Path) -> str:
-    # If both formats exist, transformers reads safetensors.
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    if not weights:
-        raise UsageError(f"{folder} holds no weights (*.safetensors or *.bin), so it is not a model.")
-    return _hash(path for path in (folder / "config.json", folder / "tokenizer.json", *weights) if path.is_file())
 
 
 def _hash(paths: Iterable[Path]) -> str:

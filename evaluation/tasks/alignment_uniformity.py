@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from ..encoders.models import EvaluatedModel
 
-# Rows of the similarity matrix computed at a time.
-_ROWS = 1024
-
 
 @dataclass(frozen=True)
 class AlignmentUniformity(Task):
@@ -77,7 +74,7 @@ class AlignmentUniformity(Task):
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """Both values with confidence intervals."""
         from ..metrics.alignment.alignment import squared_distances
-        from ..metrics.uniformity.uniformity import uniformity
+        from ..metrics.uniformity.uniformity import mean_closeness
 
         pairs = [example for example in data.examples if len(example) == 2]
         articles = [example[0] for example in data.examples if len(example) == 1]
@@ -96,7 +93,8 @@ class AlignmentUniformity(Task):
             (closeness,), lambda sample, axis: redrawn(closeness.mean(), sample.mean(axis=axis)), seed
         )
         return Outcome(
-            [alignment, Measurement("uniformity", uniformity(spread), False, "", len(spread), low, high)], instances
+            [alignment, Measurement("uniformity", float(np.log(closeness.mean())), False, "", len(spread), low, high)],
+            instances,
         )
 
     @classmethod
@@ -132,21 +130,6 @@ class AlignmentUniformity(Task):
         axes.set_ylabel("alignment (lower is better)")
         legend_below(figure, axes)
         return figure
-
-
-def mean_closeness(vectors: np.ndarray) -> np.ndarray:
-    """Mean of exp(−2‖f(xᵢ) − f(xⱼ)‖²) over the other texts, for each text: float64 `(texts,)`.
-
-    Args:
-        vectors: unit vectors `(texts, dimensions)`, two or more.
-    """
-    exact = vectors.astype(np.float64)
-    sums = np.empty(len(exact))
-    for start in range(0, len(exact), _ROWS):
-        # On the sphere ‖a − b‖² = 2 − 2 a·b.
-        sums[start : start + _ROWS] = np.exp(4 * (exact[start : start + _ROWS] @ exact.T) - 4).sum(1)
-    # Subtract each text's closeness to itself.
-    return (sums - np.exp(4 * (exact * exact).sum(1) - 4)) / (len(exact) - 1)
 
 
 def redrawn(mean: np.ndarray | float, drawn: np.ndarray | float) -> np.ndarray | float:

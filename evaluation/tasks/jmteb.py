@@ -89,7 +89,7 @@ class Jmteb(Task):
 
     def load(self) -> Data:
         """Name and size of the data, which mteb reads itself; examples are texts, pairs, or queries and documents."""
-        task = self._task()
+        task = _tasks(self.benchmark)[self.dataset]
         dataset = task.metadata.dataset
         sizes = _sizes(task)
         return Data(dataset["path"], dataset["revision"], ", ".join(sizes), range(sum(sizes.values())))
@@ -98,7 +98,7 @@ class Jmteb(Task):
         """The main score and some others for each split; the instances contain all of mteb's scores."""
         import mteb
 
-        task = self._task()
+        task = _tasks(self.benchmark)[self.dataset]
         try:
             task.load_data()
         except (OSError, ValueError, RuntimeError) as error:
@@ -150,9 +150,6 @@ class Jmteb(Task):
         if not any(measurement.metric == main for measurement in measurements):
             raise UsageError(f"{self.title}: the {main} of {model.name} is not a number.")
         return Outcome(measurements, instances)
-
-    def _task(self) -> Any:
-        return _tasks(self.benchmark)[self.dataset]
 
 
 def _make(benchmark: str, dataset: str, options: Options) -> Jmteb:

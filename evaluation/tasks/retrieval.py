@@ -7,10 +7,10 @@ among the second passages of all questions. Improved: questions retrieve passage
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from ..data import readers
 from ..data.options import Data, Options
-from ..data.readers import SOURCES, Search
+from ..data.readers import SOURCES, Search, SearchData
 from ..encoders.embeddings import Embedder, embedder_of
 from ..report.results import Measurement
 from .task import Highlight, Outcome, Progress, Task
@@ -88,22 +88,23 @@ class Retrieval(Task):
         """The value of `--tasks` that selects this task."""
         return f"{self.name}:{self.source}" if self.source else self.name
 
-    def load(self) -> Data:
+    def load(self) -> SearchData:
         """The ids of the questions, with their passages."""
+        data: Data
         if self.source:
             data = readers.questions(self.options, self.source)
-            search: Search = data.examples[0]
+            search = data.search
         else:
             data = readers.passage_pairs(self.options)
             search = search_of_pairs(data.examples)
         if self.options.limit is not None:
             search = subset(search, self.options.limit, _DISTRACTORS * self.options.limit)
-        return replace(data, examples=Questions(search))
+        return SearchData(data.name, data.revision, data.split, list(search.queries), search=search)
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         """nDCG@10, recall@10, recall@100 and MRR@10; only recall@10 and MRR@10 in the paper's protocol."""
-        assert isinstance(data.examples, Questions)
-        search = data.examples.search
+        assert isinstance(data, SearchData)
+        search = data.search
         ranked = rank(embedder_of(model, self.pooling), search, progress, as_questions=bool(self.source))
         values = ranking_metrics(ranked, search.relevant)
         metrics = values if self.source else ("recall@10", "mrr@10")
@@ -112,20 +113,6 @@ class Retrieval(Task):
             {"query": query, "top": ranked[query][:10], "relevant": search.relevant[query]} for query in search.queries
         ]
         return Outcome(measurements, instances)
-
-
-class Questions(Sequence[str]):
-    """The ids of the questions of a retrieval dataset; its length is the number of examples."""
-
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self._ids = list(search.queries)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._ids[index]
 
 
 def subset(search: Search, questions: int, distractors: int) -> Search:

@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.data.options import Options
+from llm_jp_modernbert.evaluation.data.readers import SearchData
 from llm_jp_modernbert.evaluation.encoders.embeddings import sentence_transformer
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.interrupts import Interrupts
@@ -39,7 +40,6 @@ from llm_jp_modernbert.evaluation.plots import plot_all
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
 from llm_jp_modernbert.evaluation.report.plots import japanese_font
 from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Row, Run, read_rows, trajectories
-from llm_jp_modernbert.evaluation.tasks.retrieval import Questions
 
 INFERENCE = "fill-mask,retrieval,alignment-uniformity,similarity"
 
@@ -188,12 +188,12 @@ def test_printed_table_shows_full_names_and_baseline(width: int, out: Path) -> N
 
 
 def test_limit_keeps_relevant_passages_and_distractors(small_data: Path) -> None:
-    whole = make_task("retrieval:jaquad", Options(data_dir=small_data)).load().examples
-    quick = make_task("retrieval:jaquad", Options(data_dir=small_data, limit=1)).load().examples
-    assert isinstance(whole, Questions)
-    assert isinstance(quick, Questions)
-    assert list(quick) == list(whole)[:1]
-    assert set(quick.search.relevant[quick[0]]) < set(quick.search.corpus)
+    whole = make_task("retrieval:jaquad", Options(data_dir=small_data)).load()
+    quick = make_task("retrieval:jaquad", Options(data_dir=small_data, limit=1)).load()
+    assert isinstance(whole, SearchData)
+    assert isinstance(quick, SearchData)
+    assert quick.examples == whole.examples[:1]
+    assert set(quick.search.relevant[quick.examples[0]]) < set(quick.search.corpus)
     assert len(quick.search.corpus) == 1 + min(20, len(whole.search.corpus) - 1)
     assert list(quick.search.corpus.items()) == list(whole.search.corpus.items())[:21]
 

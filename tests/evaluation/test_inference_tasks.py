@@ -20,9 +20,9 @@ from llm_jp_modernbert.evaluation.data.options import Options
 from llm_jp_modernbert.evaluation.data.readers import Search
 from llm_jp_modernbert.evaluation.encoders.embeddings import Embedder
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import uniformity
+from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import mean_closeness, uniformity
 from llm_jp_modernbert.evaluation.tasks import retrieval
-from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import mean_closeness, redrawn
+from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import redrawn
 from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS, FillMask, as_published, read_prompts
 from llm_jp_modernbert.evaluation.tasks.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
 

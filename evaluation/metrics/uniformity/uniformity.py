@@ -33,11 +33,14 @@ _CITATION = """\
 _ROWS = 1024
 
 
-def uniformity(vectors: Any) -> float:
-    """log mean exp(−2‖f(xᵢ) − f(xⱼ)‖²) over i ≠ j.
+def mean_closeness(vectors: Any) -> np.ndarray:
+    """Mean of exp(−2‖f(xᵢ) − f(xⱼ)‖²) over the other texts, for each text.
 
     Args:
-        vectors: `(texts, dimensions)`; normalised to unit length here.
+        vectors: `(texts, dimensions)`, two or more; normalised to unit length here.
+
+    Returns:
+        float64 `(texts,)`.
 
     Raises:
         ValueError: fewer than two texts, or a vector that is zero or not finite.
@@ -49,11 +52,17 @@ def uniformity(vectors: Any) -> float:
     if not (np.isfinite(lengths).all() and lengths.all()):
         raise ValueError("an embedding is zero or not finite, so it has no direction.")
     array = array / lengths
-    total = 0.0
+    sums = np.empty(len(array))
     for start in range(0, len(array), _ROWS):
-        # On the sphere ‖a − b‖² = 2 − 2 a·b. Each text's distance to itself adds exp(0) = 1, subtracted below.
-        total += float(np.exp(4 * (array[start : start + _ROWS] @ array.T) - 4).sum())
-    return float(np.log((total - len(array)) / (len(array) * (len(array) - 1))))
+        # On the sphere ‖a − b‖² = 2 − 2 a·b.
+        sums[start : start + _ROWS] = np.exp(4 * (array[start : start + _ROWS] @ array.T) - 4).sum(1)
+    # Each text's distance to itself adds exp(0) = 1.
+    return (sums - 1) / (len(array) - 1)
+
+
+def uniformity(vectors: Any) -> float:
+    """log mean exp(−2‖f(xᵢ) − f(xⱼ)‖²) over i ≠ j; arguments and errors as for `mean_closeness`."""
+    return float(np.log(mean_closeness(vectors).mean()))
 
 
 class Uniformity(evaluate.Metric):
