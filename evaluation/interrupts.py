@@ -15,9 +15,8 @@ from typing import Any
 class Interrupts:
     """Context manager that listens for SIGINT; does nothing outside the main thread."""
 
-    def __init__(self) -> None:
-        self._received = False
-        self._previous: Any = None
+    _received = False
+    _previous: Any = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():

@@ -101,7 +101,7 @@ def passage_pairs(options: Options, size: int | None = None) -> Data:
     Raises:
         UsageError: neither is available.
     """
-    if options.data_dir is None or holds(options.data_dir, "miracl"):
+    if options.data_dir is None or files_below(options.data_dir, _MIRACL_PASSAGES):
         loaded = miracl(options, "train")
         search = loaded.search
         related = [list(relevant)[:2] for relevant in search.relevant.values() if len(relevant) >= 2]
@@ -146,11 +146,6 @@ def questions(options: Options, name: str) -> SearchData:
                 search.queries[question["id"]] = question["question"]
                 search.relevant[question["id"]] = {passage: 1}
     return _search(title, files, split, search)
-
-
-def holds(folder: Path, name: str) -> bool:
-    """Whether a folder contains the files of a retrieval dataset."""
-    return bool(_below(folder, SOURCES[name]))
 
 
 def beir(folder: Path) -> SearchData:
@@ -255,18 +250,19 @@ def squad(path: Path) -> list[dict[str, Any]]:
 
 
 def find(folder: Path, pattern: str, what: str = "") -> list[Path]:
-    """Files below a folder that match a glob pattern, sorted.
-
-    Raises:
-        UsageError: the folder is missing, or contains no such file.
-    """
-    files = _below(folder, pattern)
+    """Like `files_below`; raises a UsageError that names `what` if there is no such file."""
+    files = files_below(folder, pattern)
     if not files:
         raise UsageError(f"--data-dir {folder} contains no {pattern}." + (f" Get {what}." if what else ""))
     return files
 
 
-def _below(folder: Path, pattern: str) -> list[Path]:
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder that match a glob pattern, sorted.
+
+    Raises:
+        UsageError: the folder is missing.
+    """
     if not folder.is_dir():
         raise UsageError(f"--data-dir {folder}: no such folder.")
     # Unlike `Path.rglob`, `iglob` follows symbolic links to folders.

@@ -29,7 +29,15 @@ def with_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int]
         Two lists of one length; None for a token that covers only whitespace or nothing.
     """
     ids, spans = _raw_spans(tokenizer, text)
-    return ids, [_without_whitespace(text, span) for span in spans]
+    stripped: list[Span | None] = []
+    for span in spans:
+        piece = "" if span is None else text[slice(*span)]
+        if span is None or not piece.strip():
+            stripped.append(None)
+        else:
+            begin = span[0] + len(piece) - len(piece.lstrip())
+            stripped.append((begin, begin + len(piece.strip())))
+    return ids, stripped
 
 
 def with_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[float]]:
@@ -101,14 +109,3 @@ def _fold(text: str) -> tuple[str, list[int]]:
         if not folded.isspace()
     ]
     return "".join(folded for folded, _ in characters), [place for _, place in characters]
-
-
-def _without_whitespace(text: str, span: Span | None) -> Span | None:
-    if span is None:
-        return None
-    begin, end = span
-    while begin < end and text[begin].isspace():
-        begin += 1
-    while begin < end and text[end - 1].isspace():
-        end -= 1
-    return (begin, end) if begin < end else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -134,7 +135,10 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
         ) from error
     import torch
 
-    layers = _layers(pooling)
+    number = re.fullmatch(r"last-0*([1-9]\d*)-layers", pooling)
+    layers = int(number[1]) if number else 0
+    if not layers and pooling not in ("auto", "mean", "cls"):
+        raise UsageError(f"--pooling {pooling}: choose {', '.join(POOLINGS)}, with a number K from 1.")
     loading = {"dtype": getattr(torch, model.dtype)}
     common: dict[str, Any] = {"revision": model.requested} if model.requested else {}
     register_for_modernbert()
@@ -161,13 +165,3 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
         parts.append(modules.WeightedLayerPooling(width, depth, depth + 1 - layers))
     parts.append(modules.Pooling(width, pooling_mode="cls" if pooling == "cls" else "mean"))
     return SentenceTransformer(modules=parts, device=model.which.device).eval()
-
-
-def _layers(pooling: str) -> int:
-    """The K of `last-K-layers`, and 0 for other poolings."""
-    if pooling in ("auto", "mean", "cls"):
-        return 0
-    number = pooling.removeprefix("last-").removesuffix("-layers")
-    if pooling != f"last-{number}-layers" or not number.isdigit() or int(number) < 1:
-        raise UsageError(f"--pooling {pooling}: choose {', '.join(POOLINGS)}, with a number K from 1.")
-    return int(number)

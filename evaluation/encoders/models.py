@@ -47,6 +47,9 @@ class EvaluatedModel:
     Args:
         which: its name and how it computes.
 
+    Attributes:
+        label: name in results: the name, with the requested revision if any.
+
     Raises:
         UsageError: two different revisions, a path that is not a model, or an unavailable device.
     """
@@ -56,13 +59,9 @@ class EvaluatedModel:
         self._reference = ModelReference.parse(which.name, which.requested)
         self._reference.check_model()
         self.name, self.requested = self._reference.name, self._reference.revision
+        self.label = str(self._reference)
         if which.device is not None:
             usable_device(which.device)
-
-    @property
-    def label(self) -> str:
-        """The name in results: the name, with the requested revision if any."""
-        return str(self._reference)
 
     @cached_property
     def revision(self) -> str:

@@ -99,7 +99,6 @@ class AlignmentUniformity(Task):
 
     @classmethod
     def plottable(cls, measured: Measured) -> bool:
-        """With both values."""
         return None not in (measured.value("uniformity"), measured.value("alignment"))
 
     @classmethod

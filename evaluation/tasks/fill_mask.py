@@ -122,7 +122,6 @@ class FillMask(Task):
 
     @classmethod
     def plottable(cls, measured: Measured) -> bool:
-        """Always."""
         return True
 
     @classmethod

@@ -112,15 +112,10 @@ class FineTuning(Task):
 
     @classmethod
     def for_options(cls: type[Kind], options: Options) -> Kind:
-        """The settings of the protocol."""
         paper = options.protocol == "paper"
         rates, epochs = _PAPER_GRID if paper else _JGLUE_GRID
         task = cls(options, learning_rates=options.learning_rates or rates, epochs=options.epochs or epochs)
         return replace(task, max_length=512, warmup=0.0, held_out=0) if paper else task
-
-    @abstractmethod
-    def load(self) -> Splits:
-        """Reads the data; raises like `Task.load`."""
 
     @abstractmethod
     def rows(

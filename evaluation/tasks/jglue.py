@@ -137,7 +137,6 @@ class Classification(PublicSplits):
         return value
 
     def group(self, example: Any) -> str:
-        """All texts."""
         return "\t".join(example.texts)
 
     def rows(
@@ -157,7 +156,6 @@ class Classification(PublicSplits):
         return [self.labels[index] for index in in_order(rows, logits.argmax(-1))]
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
-        """Accuracy."""
         from sklearn.metrics import accuracy_score
 
         return {"accuracy": accuracy_score([example.label for example in examples], list(predictions))}
@@ -181,7 +179,6 @@ class Jsts(Classification):
     text_keys = ("sentence1", "sentence2")
 
     def label(self, value: Any) -> float:
-        """The grade."""
         if isinstance(value, (int, float)) and 0 <= value <= 5:
             return float(value)
         raise ValueError(f"label {value!r} is not a grade from 0 to 5")
@@ -191,7 +188,6 @@ class Jsts(Classification):
         return {"num_labels": 1, "problem_type": "regression"}
 
     def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
-        """A grade per example."""
         return in_order(rows, logits.reshape(-1))
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:

@@ -80,7 +80,6 @@ class Jmteb(Task):
 
     @property
     def selector(self) -> str:
-        """The value of `--tasks` that selects this task."""
         return f"{self.name}:{self.dataset}"
 
     def settings(self) -> dict[str, Any]:

@@ -94,7 +94,6 @@ class Jsquad(PublicSplits):
         return Question(question, context, tuple(texts), start)
 
     def group(self, example: Any) -> str:
-        """The paragraph."""
         return str(example.context)
 
     def rows(
@@ -157,7 +156,6 @@ class Jsquad(PublicSplits):
         return [best[place][1] for place in range(len(examples))]
 
     def gold(self, example: Any) -> Any:
-        """All correct answers."""
         return list(example.answers)
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:

@@ -101,7 +101,6 @@ class Ner(FineTuning):
         return [[list(entity) for entity in sentence] for sentence in predicted]
 
     def gold(self, example: Any) -> Any:
-        """The entities, in the same form."""
         return [list(entity) for entity in example.entities]
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
@@ -118,7 +117,6 @@ class Ner(FineTuning):
         return {name: float(measure(gold, predicted, zero_division=0)) for name, measure in measures.items()}
 
     def diagnostics(self, tokenizer: PreTrainedTokenizerBase, data: Splits, length: int) -> dict[str, float | None]:
-        """F1 of perfect token labels."""
         perfect = [
             entities(row.offsets, token_tags(row.offsets, data.examples[row.example].entities))
             for row in self.rows(tokenizer, data, data.examples, length)

@@ -80,7 +80,6 @@ class PseudoPerplexity(Task):
 
     @classmethod
     def for_options(cls, options: Options) -> PseudoPerplexity:
-        """The settings of the protocol."""
         if options.protocol == "paper":
             return cls(options, positions=100, documents=options.limit or 500, contexts=())
         return cls(options, documents=options.limit or 20)
@@ -93,48 +92,6 @@ class PseudoPerplexity(Task):
         """Pseudo-perplexity by length of the document (paper) or by context (improved)."""
         if self.options.protocol == "paper":
             return self._by_document(model, data, progress)
-        return self._by_context(model, data, progress)
-
-    def _by_document(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        documents = self._documents_by_bin(model, data)
-        drawn = np.random.default_rng([self.options.seed, 1])
-        # Like the paper: with replacement, and without the special tokens.
-        targets = [
-            Target(ids, place)
-            for *_, ids in documents
-            for place in drawn.integers(1, len(ids) - 1, self.positions).tolist()
-        ]
-        losses = cross_entropies(model.masked_lm, model.tokenizer, targets, model.tokens_per_batch, progress)
-        values = np.exp(np.reshape(losses, (len(documents), -1)).mean(1))
-        instances = [
-            {"document": index, "bin": list(limits), "length": len(ids), "pseudo_perplexity": float(value)}
-            for (limits, index, ids), value in zip(documents, values, strict=True)
-        ]
-        metric, measurements = "median_pseudo_perplexity", []
-        for limits in dict.fromkeys(limits for limits, *_ in documents):
-            part = values[[limits == others for others, *_ in documents]]
-            low, high = bootstrap((part,), np.median, self.options.seed)
-            subset, median = f"length-{limits[0]}-{limits[1]}", float(np.median(part))
-            measurements.append(Measurement(metric, median, False, subset, len(part), low, high, context=limits[1]))
-        measurements.append(Measurement(metric, float(np.median(values)), False, examples=len(values)))
-        return Outcome(measurements, instances)
-
-    def _documents_by_bin(self, model: EvaluatedModel, data: Data) -> list[tuple[tuple[int, int], int, list[int]]]:
-        """Limits of the bin, index and ids of random documents, bin by bin."""
-        bins: dict[tuple[int, int], list[tuple[int, list[int]]]] = {limits: [] for limits in BINS}
-        for index in np.random.default_rng(self.options.seed).permutation(len(data.examples)).tolist():
-            if all(len(documents) >= self.documents for documents in bins.values()):
-                break
-            ids: list[int] = model.tokenizer(data.examples[index], verbose=False)["input_ids"]
-            limits = next((limits for limits in BINS if limits[0] < len(ids) <= limits[1]), None)
-            if limits and 2 < len(ids) <= model.max_length and len(bins[limits]) < self.documents:
-                bins[limits].append((index, ids))
-        chosen = [(limits, index, ids) for limits, documents in bins.items() for index, ids in documents]
-        if not chosen:
-            raise UsageError(f"{data.name}: no document fits into the {model.max_length:,} tokens of {model.name}.")
-        return chosen
-
-    def _by_context(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
         tokenizer = model.tokenizer
         contexts = [context for context in self.contexts if context <= model.max_length]
         if not contexts:
@@ -176,6 +133,45 @@ class PseudoPerplexity(Task):
         ]
         return Outcome(measurements, instances)
 
+    def _by_document(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
+        documents = self._documents_by_bin(model, data)
+        drawn = np.random.default_rng([self.options.seed, 1])
+        # Like the paper: with replacement, and without the special tokens.
+        targets = [
+            Target(ids, place)
+            for *_, ids in documents
+            for place in drawn.integers(1, len(ids) - 1, self.positions).tolist()
+        ]
+        losses = cross_entropies(model.masked_lm, model.tokenizer, targets, model.tokens_per_batch, progress)
+        values = np.exp(np.reshape(losses, (len(documents), -1)).mean(1))
+        instances = [
+            {"document": index, "bin": list(limits), "length": len(ids), "pseudo_perplexity": float(value)}
+            for (limits, index, ids), value in zip(documents, values, strict=True)
+        ]
+        metric, measurements = "median_pseudo_perplexity", []
+        for limits in dict.fromkeys(limits for limits, *_ in documents):
+            part = values[[limits == others for others, *_ in documents]]
+            low, high = bootstrap((part,), np.median, self.options.seed)
+            subset, median = f"length-{limits[0]}-{limits[1]}", float(np.median(part))
+            measurements.append(Measurement(metric, median, False, subset, len(part), low, high, context=limits[1]))
+        measurements.append(Measurement(metric, float(np.median(values)), False, examples=len(values)))
+        return Outcome(measurements, instances)
+
+    def _documents_by_bin(self, model: EvaluatedModel, data: Data) -> list[tuple[tuple[int, int], int, list[int]]]:
+        """Limits of the bin, index and ids of random documents, bin by bin."""
+        bins: dict[tuple[int, int], list[tuple[int, list[int]]]] = {limits: [] for limits in BINS}
+        for index in np.random.default_rng(self.options.seed).permutation(len(data.examples)).tolist():
+            if all(len(documents) >= self.documents for documents in bins.values()):
+                break
+            ids: list[int] = model.tokenizer(data.examples[index], verbose=False)["input_ids"]
+            limits = next((limits for limits in BINS if limits[0] < len(ids) <= limits[1]), None)
+            if limits and 2 < len(ids) <= model.max_length and len(bins[limits]) < self.documents:
+                bins[limits].append((index, ids))
+        chosen = [(limits, index, ids) for limits, documents in bins.items() for index, ids in documents]
+        if not chosen:
+            raise UsageError(f"{data.name}: no document fits into the {model.max_length:,} tokens of {model.name}.")
+        return chosen
+
     def _long_documents(
         self, tokenizer: PreTrainedTokenizerBase, data: Data, length: int, inner: int
     ) -> list[tuple[int, list[int], list[float]]]:
@@ -202,7 +198,28 @@ class PseudoPerplexity(Task):
         """Value by context (improved), or by length of the document with a histogram of lengths (paper)."""
         if measured[0].rows[0].protocol == "paper":
             return _plot_by_length(measured)
-        return _plot_by_context(measured)
+        figure, (axes,) = panels_of(1)
+        values: list[float] = []
+        ticks: set[int] = set()
+        for model, label in zip(measured, short_labels(measured), strict=True):
+            points = [
+                (row.context, row.value, row.low, row.high)
+                for row in model.rows
+                if row.metric == "pseudo_perplexity" and row.subset and row.context and row.value
+            ]
+            contexts, heights, low, high = zip(*points, strict=True)
+            (line,) = axes.plot(contexts, heights, marker="o", ms=4, label=label)
+            if None not in low:
+                axes.fill_between(contexts, low, high, alpha=0.2, color=line.get_color(), lw=0)
+            values += heights
+            ticks.update(contexts)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
+        axes.set_xlabel("tokens of context around the same targets")
+        axes.set_ylabel("pseudo-perplexity (lower is better)\nwith 95 % interval")
+        use_log_scale_if_wide(axes, values)
+        legend_below(figure, axes)
+        return figure
 
 
 def _known(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], inner: int) -> list[int]:
@@ -264,31 +281,6 @@ def _measurements(
         value = float(pseudo_perplexity(sums, counts))
         low, high = bootstrap((sums, counts), pseudo_perplexity, seed)
         yield Measurement(metric, value, False, subset, losses.size, low, high, context=context)
-
-
-def _plot_by_context(measured: Sequence[Measured]) -> Figure:
-    figure, (axes,) = panels_of(1)
-    values: list[float] = []
-    ticks: set[int] = set()
-    for model, label in zip(measured, short_labels(measured), strict=True):
-        points = [
-            (row.context, row.value, row.low, row.high)
-            for row in model.rows
-            if row.metric == "pseudo_perplexity" and row.subset and row.context and row.value
-        ]
-        contexts, heights, low, high = zip(*points, strict=True)
-        (line,) = axes.plot(contexts, heights, marker="o", ms=4, label=label)
-        if None not in low:
-            axes.fill_between(contexts, low, high, alpha=0.2, color=line.get_color(), lw=0)
-        values += heights
-        ticks.update(contexts)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
-    axes.set_xlabel("tokens of context around the same targets")
-    axes.set_ylabel("pseudo-perplexity (lower is better)\nwith 95 % interval")
-    use_log_scale_if_wide(axes, values)
-    legend_below(figure, axes)
-    return figure
 
 
 def _plot_by_length(measured: Sequence[Measured]) -> Figure:

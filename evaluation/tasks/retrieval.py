@@ -75,7 +75,7 @@ class Retrieval(Task):
         elif not source and options.data_dir is None:
             source = "miracl"
         elif not source and options.data_dir is not None:
-            source = next((name for name in SOURCES if readers.holds(options.data_dir, name)), "")
+            source = next((name for name in SOURCES if readers.files_below(options.data_dir, SOURCES[name])), "")
             if not source:
                 raise UsageError(
                     f"--data-dir {options.data_dir} contains no questions with passages: neither MIRACL with its "
@@ -85,7 +85,6 @@ class Retrieval(Task):
 
     @property
     def selector(self) -> str:
-        """The value of `--tasks` that selects this task."""
         return f"{self.name}:{self.source}" if self.source else self.name
 
     def load(self) -> SearchData:

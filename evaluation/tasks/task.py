@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 Progress = Callable[[float], None]
 """Called with the completed share of the work, from 0 to 1."""
 
-PROTOCOLS = ("improved", "paper")
-"""`paper` repeats the paper; `improved` is this project's recommendation."""
-
 
 @dataclass(frozen=True)
 class Outcome:
