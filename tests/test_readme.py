@@ -1,4 +1,4 @@
-"""What the README prints is what works."""
+"""The commands and code of the README work as printed."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `modernbert` checkpoint written by plain transformers, with a tokenizer beside it."""
+    """A `modernbert` checkpoint written by plain transformers, with a tokenizer."""
     path = tmp_path_factory.mktemp("checkpoint")
     tokenizer = train_stand_in(embedded_texts().train, vocab_size=800)
     tokenizer.save_pretrained(path)
@@ -34,26 +34,32 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
+def test_ci_runs_the_test_command() -> None:
     command = next(block.strip() for block in blocks("bash") if "pytest" in block)
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-def test_first_lines_fill_a_mask(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = blocks("python")[0]
-    assert len([line for line in lines.splitlines() if line]) == 5
-    exec(lines.replace("llm-jp/llm-jp-modernbert-base", str(checkpoint)), {})
-    printed = capsys.readouterr().out
-    assert printed.count("token_str") == 5
+def test_first_snippet_prints_three_answers(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snippet = blocks("python")[0]
+    assert len(snippet.splitlines()) == 5
+    exec(snippet.replace("quickstart-model", str(checkpoint)), {})
+    shape = r"(\S+ 0\.\d+\n){3}"
+    assert re.fullmatch(shape, capsys.readouterr().out)
+    assert re.fullmatch(shape, blocks("text")[0])
 
 
-def test_further_python_runs(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_model_snippet_fills_a_mask(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("python")[1].replace("llm-jp/llm-jp-modernbert-base", str(checkpoint)), {})
+    assert capsys.readouterr().out.count("token_str") == 5
+
+
+def test_model_snippets_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llm_jp_modernbert import unregister_for_modernbert
 
     monkeypatch.chdir(tmp_path)
-    _, models, packed = blocks("python")
+    models, packed = blocks("python")[2:]
     models = models.replace("path/to/a/modernbert/checkpoint", str(checkpoint))
-    # The base model takes seconds to initialise and write; a tiny one shows the same.
+    # The base model takes seconds to initialize and write; a tiny one shows the same.
     models = models.replace("LlmJpModernBertConfig()", "LlmJpModernBertConfig.from_pretrained('out')")
     names: dict = {}
     try:
@@ -72,7 +78,8 @@ def test_commands_exist() -> None:
     from llm_jp_modernbert.cli import app
 
     commands = get_command(app).commands
-    used = [
-        shlex.split(line)[1] for block in blocks("bash") for line in block.splitlines() if line.startswith("llm-jp-")
-    ]
-    assert set(used) - {"--help"} <= set(commands)
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines += re.findall(r"\| `(llm-jp-modernbert [^`]*)` \|", README)
+    used = {shlex.split(line)[1] for line in lines if line.startswith("llm-jp-modernbert ")}
+    assert len(used) > 8
+    assert used - {"--help"} <= set(commands)
