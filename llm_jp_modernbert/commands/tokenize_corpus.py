@@ -11,7 +11,7 @@ from .options import takes
 
 @takes(TokenizeOptions)
 def tokenize_corpus(options: TokenizeOptions) -> None:
-    """Tokenize a corpus ahead of time, into Arrow files. Run the command again to resume an interrupted job.
+    """Tokenizes a corpus ahead of time, into Arrow files. Run the command again to resume an interrupted job.
 
     Examples:
 
