@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from llm_jp_modernbert.tokenization import LlmJpTokenizer
+    from llm_jp_modernbert.training.data.corpus import TokenizedCorpus
     from llm_jp_modernbert.training.data.validation import MaskedAccuracy
     from llm_jp_modernbert.training.recipe.arguments import PretrainingArguments
     from llm_jp_modernbert.training.trainer import PretrainingTrainer
@@ -243,9 +244,7 @@ def _train(
     from llm_jp_modernbert.training.recipe.arguments import SPECIAL_TOKENS_PER_PIECE
 
     train = from_documents(Encoder(tokenizer).encode(texts.train))
-    recipes = [
-        _recipe(options, stage, number, tokenizer, len(train.ids), work) for number, stage in enumerate(_STAGES)
-    ]
+    recipes = [_recipe(options, stage, number, tokenizer, train, work) for number, stage in enumerate(_STAGES)]
     validation = make_validation(recipes[0], tokenizer)
     assert validation is not None
     baseline, most_frequent = unigram_baseline(train.ids, validation.targets)
@@ -332,9 +331,15 @@ def _train(
 
 
 def _recipe(
-    options: QuickstartOptions, stage: _Stage, number: int, tokenizer: LlmJpTokenizer, tokens: int, work: Path
+    options: QuickstartOptions,
+    stage: _Stage,
+    number: int,
+    tokenizer: LlmJpTokenizer,
+    train: TokenizedCorpus,
+    work: Path,
 ) -> PretrainingArguments:
-    """The recipe of a stage; `tokens` is the size of the training text."""
+    """The recipe of a stage."""
+    from llm_jp_modernbert.training.recipe.arguments import SPECIAL_TOKENS_PER_PIECE
     from llm_jp_modernbert.training.recipe.loading import load_recipe
 
     large = len(tokenizer) >= _LARGE_VOCABULARY
@@ -343,6 +348,9 @@ def _recipe(
     if options.steps is not None:
         max_steps = math.ceil(options.steps * stage.share / (1 - _LONG_SHARE))
     else:
+        lengths = train.offsets[1:] - train.offsets[:-1]
+        pieces = -(-lengths // (stage.length - SPECIAL_TOKENS_PER_PIECE))
+        tokens = len(train.ids) + SPECIAL_TOKENS_PER_PIECE * int(pieces.sum())
         max_steps = math.ceil(_MAX_EPOCHS * stage.share * tokens / tokens_per_batch)
     keys: dict[str, Any] = {
         "stage": stage.name.split()[0],
