@@ -308,7 +308,7 @@ def _html(table: Leaderboard, mode: str) -> str:
     from html import escape
 
     styled = _styled(table, mode, "html")
-    page = str(styled.set_table_styles(_PAGE_STYLE).to_html(doctype_html=True, sparse_columns=False))
+    page = str(styled.set_uuid("results").set_table_styles(_PAGE_STYLE).to_html(doctype_html=True, sparse_columns=False))
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table))
     return page.replace("</body>", f"<ul>{notes}</ul>\n</body>")
 
