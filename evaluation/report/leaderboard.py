@@ -307,8 +307,9 @@ def _latex(table: Leaderboard, mode: str) -> str:
 def _html(table: Leaderboard, mode: str) -> str:
     from html import escape
 
-    styled = _styled(table, mode, "html")
-    page = str(styled.set_uuid("results").set_table_styles(_PAGE_STYLE).to_html(doctype_html=True, sparse_columns=False))
+    # Without an identifier of its own, pandas draws a random one.
+    styled = _styled(table, mode, "html").set_uuid("results").set_table_styles(_PAGE_STYLE)
+    page = str(styled.to_html(doctype_html=True, sparse_columns=False))
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table))
     return page.replace("</body>", f"<ul>{notes}</ul>\n</body>")
 
