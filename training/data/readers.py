@@ -7,21 +7,19 @@ first unreadable row; `read_rows` returns such rows as `BadRow`, for callers tha
 from __future__ import annotations
 
 import glob
-import gzip
-import io
-import json
-import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core import text_files
+from llm_jp_modernbert.core.text_files import BadRow as BadRow
+from llm_jp_modernbert.core.text_files import SourceError as SourceError
+from llm_jp_modernbert.core.text_files import check_characters, parse_object
 
 _JSON = (".jsonl", ".json", ".ndjson")
 _TEXT = (".txt", ".text")
@@ -34,37 +32,9 @@ IDS_COLUMN = "input_ids"
 MANIFEST = "manifest.json"
 """The file that describes a tokenized corpus; its shards are in `data/` next to it."""
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # A file whose first rows are all unreadable is the wrong file, or has another text column.
 _MAX_LEADING_BAD_ROWS = 1000
 _TABLE_ROWS = 256
-
-
-class SourceError(UsageError):
-    """Data that cannot be read; the message names the file, the row and the way out."""
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row without a usable document.
-
-    Attributes:
-        path: its file.
-        row: its number in the file, from 1.
-        reason: the fault and the way out; `blank` if the text is empty or white space.
-    """
-
-    path: str
-    row: int
-    reason: str
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether the row is merely empty, which is never an error."""
-        return self.reason == "blank"
-
-    def __str__(self) -> str:
-        return f"{self.path}, row {self.row}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -218,51 +188,8 @@ def _document(text: str | None, path: str, row: int, end: int | None = None) -> 
     return Document(text, path, row, row if end is None else end, len(text))
 
 
-def _open(path: str) -> IO[bytes]:
-    if path.endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    if path.endswith(".zst"):
-        # pyarrow includes the decompressor.
-        import pyarrow
-
-        return cast("IO[bytes]", io.BufferedReader(pyarrow.input_stream(path, compression="zstd")))
-    return open(path, "rb")
-
-
-def _lines(path: str, start: int) -> Iterator[tuple[int, str | BadRow]]:
-    """`(row from 1, line without its line break)` of a text file after its first `start` rows."""
-    row = 0
-    try:
-        with _open(path) as file:
-            for row, line in enumerate(file, start=1):
-                if row <= start:
-                    continue
-                try:
-                    # Skips a byte-order mark.
-                    yield row, line.decode("utf-8-sig" if row == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    reason = (
-                        f"not UTF-8 ({error.reason} at byte {error.start} of the row). Convert the file, for example "
-                        "with: iconv -f SHIFT_JIS -t UTF-8"
-                    )
-                    yield row, BadRow(path, row, reason)
-    except EOFError as error:
-        raise SourceError(f"{path}: the gzip file ends too early, after row {row}. Download it again.") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise SourceError(
-            f"{path}, after row {row}: not a valid gzip file ({error}). Download it again, or remove .gz from its "
-            "name if it is not compressed."
-        ) from error
-    except OSError as error:
-        if path.endswith(".zst"):
-            raise SourceError(
-                f"{path}, after row {row}: not a valid zstd file ({error}). Download it again."
-            ) from error
-        raise SourceError(f"{path}: cannot be read: {error.strerror or error}.") from error
-
-
 def _json_rows(path: str, text_column: str, start: int) -> Rows:
-    for row, line in _lines(path, start):
+    for row, line in text_files.read_rows(path, start):
         if isinstance(line, BadRow):
             yield line
         elif line.strip():
@@ -274,36 +201,21 @@ def _json_rows(path: str, text_column: str, start: int) -> Rows:
 
 def _text_of_json(line: str, text_column: str) -> str | None:
     """The text of a JSON row; a SourceError holds the reason why it has none."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise SourceError(
-            f"not JSON ({error.msg}, column {error.colno}). Every row must be one JSON object."
-        ) from None
-    except ValueError as error:
-        # Python refuses integers of thousands of digits.
-        reason = str(error).partition(";")[0]
-        raise SourceError(f"JSON that cannot be read ({reason}). Write such a number as a string.") from None
-    except RecursionError:
-        raise SourceError("JSON that is nested too deeply to be read. Remove the nested values.") from None
-    if not isinstance(record, dict):
-        raise SourceError(
-            f'a JSON {type(record).__name__}. Every row must be one JSON object, such as {{"text": "…"}}.'
-        )
+    record = parse_object(line)
     if text_column not in record:
         raise SourceError(no_column(text_column, list(record)))
     text = record[text_column]
     if text is not None and not isinstance(text, str):
         raise SourceError(f"column {text_column!r} holds a {type(text).__name__}, not a string.")
     # Only an escape sequence can put a lone surrogate into a text.
-    if text and "\\u" in line and _SURROGATE.search(text):
-        raise SourceError("half of a surrogate pair, which is not a character. Write the row again from its source.")
+    if text and "\\u" in line:
+        check_characters(text)
     return text
 
 
 def no_column(text_column: str, columns: Sequence[str]) -> str:
     """The message that a text column is missing."""
-    present = ", ".join(map(repr, columns)) or "none"
+    present = ", ".join(map(repr, columns[:20])) + (", …" if len(columns) > 20 else "") or "none"
     return (
         f"no column {text_column!r}; the columns are {present}. Name the right one with text_column (--text-column)."
     )
@@ -311,7 +223,7 @@ def no_column(text_column: str, columns: Sequence[str]) -> str:
 
 def _text_rows(path: str, start: int) -> Rows:
     first, row, lines = 0, start, list[str]()
-    for row, line in _lines(path, start):
+    for row, line in text_files.read_rows(path, start):
         if isinstance(line, BadRow):
             yield line
         elif line.strip():

@@ -1,0 +1,253 @@
+"""Read text files and standard input: UTF-8, plain or compressed with gzip (.gz) or zstd (.zst).
+
+A byte-order mark at the beginning is dropped, and lines end at `\\n`, `\\r\\n` or `\\r`. Errors name the file and the
+row. Memory is bounded, whatever a compressed file expands to.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, cast
+
+from .errors import UsageError
+
+STDIN = "-"
+"""The source that means standard input."""
+MAX_ROW_BYTES = 1 << 26
+"""Longer rows are reported instead of read. Ten million characters fit, even as JSON escapes."""
+
+_MAX_TEXT_BYTES = 1 << 29
+_CHUNK = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF_PAIR = "half of a surrogate pair, which is not a character. Write the row again from its source."
+
+
+class SourceError(UsageError):
+    """Data that cannot be read; the message names the file, the row and the way out."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used.
+
+    Attributes:
+        path: its file.
+        row: its number in the file, from 1.
+        reason: the fault and the way out; `blank` if the text is empty or white space.
+    """
+
+    path: str
+    row: int
+    reason: str
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the row is merely empty, which is never an error."""
+        return self.reason == "blank"
+
+    def __str__(self) -> str:
+        return f"{self.path}, row {self.row}: {self.reason}"
+
+
+def read_rows(source: str | Path, start: int = 0) -> Iterator[tuple[int, str | BadRow]]:
+    """Yields each line with its row number from 1 and without its line break; an unreadable one is a `BadRow`.
+
+    Args:
+        source: a file, or `-` for standard input.
+        start: number of rows to skip.
+
+    Raises:
+        SourceError: the file is missing, corrupt or in UTF-16.
+    """
+    name = source_name(source)
+    row = 0
+    try:
+        with _opened(source) as file:
+            for row, line in enumerate(_split(file), start=1):
+                if row > start:
+                    yield row, _decoded(name, row, line)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _file_error(name, row, error) from error
+
+
+def read_lines(source: str | Path) -> Iterator[tuple[int, str]]:
+    """Yields each line with its row number from 1 and without its line break.
+
+    Args:
+        source: a file, or `-` for standard input.
+
+    Raises:
+        SourceError: the file or a row is unreadable.
+    """
+    for row, line in read_rows(source):
+        yield row, _usable(line)
+
+
+def read_json_lines(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the object of each line that is not blank with its row number from 1.
+
+    Args:
+        source: a file, or `-` for standard input.
+
+    Raises:
+        SourceError: the file is unreadable, or a row is not a JSON object of valid characters.
+    """
+    for row, line in read_lines(source):
+        if not line.strip():
+            continue
+        try:
+            record = parse_object(line)
+            if _ESCAPED_SURROGATE.search(line):
+                check_characters(json.dumps(record, ensure_ascii=False))
+        except SourceError as error:
+            raise SourceError(f"{source_name(source)}, row {row}: {error}") from None
+        yield row, record
+
+
+def read_text(source: str | Path) -> str:
+    """The text of a whole file, with `\\n` between its lines.
+
+    Args:
+        source: a file, or `-` for standard input.
+
+    Raises:
+        SourceError: the file is missing, corrupt, not UTF-8 or larger than 512 MiB.
+    """
+    name = source_name(source)
+    try:
+        with _opened(source) as file:
+            chunks = list(islice(iter(lambda: file.read(_CHUNK), b""), _MAX_TEXT_BYTES // _CHUNK + 1))
+    except (OSError, EOFError, zlib.error) as error:
+        raise _file_error(name, 0, error) from error
+    if len(chunks) > _MAX_TEXT_BYTES // _CHUNK:
+        raise SourceError(f"{name}: larger than {_MAX_TEXT_BYTES >> 20} MiB. Split it.")
+    lines = b"".join(chunks).splitlines()
+    return "\n".join(_usable(_decoded(name, row, line)) for row, line in enumerate(lines, start=1))
+
+
+def source_name(source: str | Path) -> str:
+    """The name of a source in messages."""
+    return "standard input" if source == STDIN else str(source)
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """The JSON object of a row; a `SourceError` holds the reason why it has none."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SourceError(
+            f"not JSON ({error.msg}, column {error.colno}). Every row must be one JSON object."
+        ) from None
+    except ValueError as error:
+        # Python refuses integers of thousands of digits.
+        reason = str(error).partition(";")[0]
+        raise SourceError(f"JSON that cannot be read ({reason}). Write such a number as a string.") from None
+    except RecursionError:
+        raise SourceError("JSON that is nested too deeply to be read. Remove the nested values.") from None
+    if not isinstance(record, dict):
+        raise SourceError(
+            f'a JSON {type(record).__name__}. Every row must be one JSON object, such as {{"text": "…"}}.'
+        )
+    return record
+
+
+def check_characters(text: str) -> None:
+    """Raises a `SourceError` with the reason if a text has lone surrogates, which no tokenizer accepts."""
+    if _SURROGATE.search(text):
+        raise SourceError(_HALF_PAIR)
+
+
+@contextmanager
+def _opened(source: str | Path) -> Iterator[IO[bytes]]:
+    if source == STDIN:
+        yield sys.stdin.buffer
+        return
+    path = str(source)
+    with open(path, "rb") as file:
+        if path.endswith(".gz"):
+            yield cast("IO[bytes]", io.BufferedReader(gzip.GzipFile(fileobj=file)))
+        elif path.endswith(".zst"):
+            # pyarrow includes the decompressor.
+            import pyarrow
+
+            yield cast("IO[bytes]", io.BufferedReader(pyarrow.input_stream(file, compression="zstd")))
+        else:
+            yield file
+
+
+def _split(file: IO[bytes]) -> Iterator[bytes | None]:
+    """The lines of a file without their line breaks; None in place of one that is too long."""
+    rest, too_long = b"", False
+    while chunk := file.read(_CHUNK):
+        while chunk.endswith(b"\r") and (following := file.read(1)):
+            chunk += following
+        lines = (rest + chunk).splitlines()
+        rest = b"" if chunk.endswith((b"\n", b"\r")) else lines.pop()
+        for line in lines:
+            yield None if too_long or len(line) > MAX_ROW_BYTES else line
+            too_long = False
+        if len(rest) > MAX_ROW_BYTES:
+            rest, too_long = b"", True
+    if rest or too_long:
+        yield None if too_long else rest
+
+
+def _decoded(name: str, row: int, line: bytes | None) -> str | BadRow:
+    if line is None:
+        return BadRow(name, row, f"longer than {MAX_ROW_BYTES >> 20} MiB. Split it into several rows.")
+    if row == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        # Line breaks differ, so no other row can be read either.
+        raise SourceError(f"{name}: not UTF-8. {_convert('UTF-16')}")
+    try:
+        return line.decode("utf-8-sig" if row == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 ({error.reason} at byte {error.start} of the row). {_convert(_guessed_encoding(line))}"
+        return BadRow(name, row, reason)
+
+
+def _usable(line: str | BadRow) -> str:
+    if isinstance(line, BadRow):
+        raise SourceError(str(line))
+    return line
+
+
+def _guessed_encoding(line: bytes) -> str:
+    # EUC-JP first: Shift_JIS accepts most of its bytes as half-width katakana.
+    for encoding in ("EUC-JP", "SHIFT_JIS"):
+        try:
+            line.decode("cp932" if encoding == "SHIFT_JIS" else encoding)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return "SHIFT_JIS"
+
+
+def _convert(encoding: str) -> str:
+    return f"Convert the file, for example with: iconv -f {encoding} -t UTF-8"
+
+
+def _file_error(name: str, row: int, error: Exception) -> SourceError:
+    if isinstance(error, EOFError):
+        return SourceError(f"{name}: the gzip file ends too early, after row {row}. Download it again.")
+    if isinstance(error, (gzip.BadGzipFile, zlib.error)):
+        return SourceError(
+            f"{name}, after row {row}: not a valid gzip file ({error}). Download it again, or remove .gz from its "
+            "name if it is not compressed."
+        )
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"{name}: no such file.")
+    reason = getattr(error, "strerror", None)
+    if reason is None and name.endswith(".zst"):
+        return SourceError(f"{name}, after row {row}: not a valid zstd file ({error}). Download it again.")
+    return SourceError(f"{name}: cannot be read: {reason or error}.")
