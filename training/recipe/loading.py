@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.yaml_files import parse_yaml, read_yaml
 
 from .arguments import PretrainingArguments
 from .shapes import SHAPE, check_known
@@ -41,22 +41,6 @@ _NOT_DECISIVE = {
 _DIVISION = {"tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"}
 # A secret, and a key that recipes do not support.
 _UNWRITTEN = {"hub_token", "num_train_epochs"}
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads booleans and numbers as YAML 1.2 does: `no` is a string and `5e-4` a number."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?i:true|false)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(?i:inf)|\.(?i:nan))$"),
-    list("-+.0123456789"),
-)
 
 
 def shipped() -> list[str]:
@@ -141,10 +125,7 @@ def _read(recipe: str, extending: list[str]) -> dict[str, Any]:
         raise UsageError(f"{recipe}: no such recipe or file. Packaged recipes: {', '.join(shipped())}.")
     if str(path) in extending:
         raise UsageError(f"{recipe}: {_EXTENDS} leads back to itself.")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: invalid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a recipe must be a mapping of keys to values.")
     base = content.pop(_EXTENDS, None)
@@ -161,10 +142,7 @@ def _override(keys: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals:
         raise UsageError(f"{override}: give key=value.")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name}: {text!r} is not a YAML value.") from error
+    value = parse_yaml(text, name)
     key, *inner = name.split(".")
     check_known(key, _KEYS, override)
     if not inner:
