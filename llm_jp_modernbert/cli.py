@@ -25,7 +25,8 @@ from .commands.release import release
 from .commands.release_dataset import release_dataset
 from .commands.tokenize_corpus import tokenize_corpus
 from .commands.tokenizer import tokenizer
-from .core.terminal import show_logs
+from .core.errors import describe, is_failed_write
+from .core.terminal import printable, show_logs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,13 +91,11 @@ def main(command: typer.Typer = app) -> None:
     """
     try:
         command()
-    except (ValueError, OSError) as error:
-        if os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
+    except Exception as error:
+        is_expected = isinstance(error, (ValueError, OSError)) or is_failed_write(error)
+        if not is_expected or os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError) and error.filename:
-            message = f"{error.filename}: {error.strerror}"
         # Every rank prints its error, since it may be the only one that failed.
         rank = os.environ.get("RANK", "0")
-        print(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {message}", file=sys.stderr)
+        print(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {printable(describe(error))}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,5 +1,21 @@
 """Errors whose message is shown to the user without a traceback."""
 
+from __future__ import annotations
+
+import errno
+import re
+
+_STORAGE = {
+    errno.ENOSPC: "Free some disk space, and run the same command again.",
+    errno.EDQUOT: "The disk quota is used up. Free some space, and run the same command again.",
+    errno.EFBIG: "The file exceeds the size limit (ulimit -f). Raise it, and run the same command again.",
+    errno.EMFILE: "Too many files are open. Raise the limit (ulimit -n), and run the same command again.",
+}
+# torch and safetensors report a failed write as a RuntimeError or an error of their own, with text only.
+_FAILED_WRITE = re.compile(
+    r"No space left|quota exceeded|File too large|file write failed|unexpected pos|os error 28", re.I
+)
+
 
 class UsageError(ValueError):
     """A mistake in the user's input. The message names the file, option or row at fault and the way out."""
@@ -8,3 +24,20 @@ class UsageError(ValueError):
 def first_line(error: BaseException) -> str:
     """The first non-empty line of an error's message, or its class name if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_failed_write(error: BaseException) -> bool:
+    """Whether an error means that the disk is full or a limit on files is reached."""
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return True
+    return type(error).__name__ in ("RuntimeError", "SafetensorError") and bool(_FAILED_WRITE.search(str(error)))
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, with the file at fault and the way out where they are known."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror}. {_STORAGE.get(error.errno or 0, '')}".strip()
+    if is_failed_write(error):
+        return f"A file could not be written ({first_line(error)}). {_STORAGE[errno.ENOSPC]}"
+    return " ".join(str(error).split()) or type(error).__name__

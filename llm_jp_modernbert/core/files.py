@@ -1,20 +1,26 @@
-"""Atomic writes of files and directories, JSON readers with clear errors, and checksums."""
+"""Atomic writes of files and directories, locks, bounded and validated JSON, and checksums."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 _REPLACED = ".replaced"
 """Suffix of a directory that `replace_directory` has moved away."""
+
+JSON_LIMIT = 64 * 2**20
+"""Largest JSON file in bytes that is parsed: a file from elsewhere must not fill the memory."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -94,19 +100,82 @@ def files_by_path(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises `UsageError` if it is missing or not JSON."""
+@contextmanager
+def lock(target: Path, job: str) -> Iterator[None]:
+    """Holds an exclusive lock on a file or directory while the block runs.
+
+    The lock is a hidden file next to `target` and ends with the process, so a killed job blocks nothing.
+
+    Args:
+        target: the file or directory that only one process may write; it need not exist.
+        job: what the holder does, for the message, such as "pretrain".
+
+    Raises:
+        UsageError: another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    target = target.expanduser().absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).") from error
+        held.acquire()
+    except Timeout:
+        message = f"{target}: another {job} is writing it. Wait until it has finished, or name another directory."
+        raise UsageError(message) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def read_json(path: Path, kind: Any = Any, *, max_bytes: int = JSON_LIMIT) -> Any:
+    """The content of a JSON file, validated.
+
+    Args:
+        path: a UTF-8 file.
+        kind: the expected type: a `typing_extensions.TypedDict`, a dataclass, `list[...]` or `dict[str, ...]`. Unknown
+            keys are ignored. `Any` accepts all JSON.
+        max_bytes: size limit in bytes.
+
+    Raises:
+        UsageError: the file is missing, too large, nested too deeply, not JSON, or of another type.
+
+    Example:
+        >>> read_json(Path("trainer_state.json"), dict[str, Any])["global_step"]
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from error
+    return parse_json(content, str(path), kind, max_bytes=max_bytes)
+
+
+def parse_json(content: str | bytes, source: str, kind: Any = Any, *, max_bytes: int = JSON_LIMIT) -> Any:
+    """JSON text, validated as in `read_json`; errors begin with `source`."""
+    from pydantic import ValidationError
+
+    if len(content) > max_bytes:
+        raise UsageError(f"{source}: is larger than {max_bytes / 2**20:g} MiB.")
+    try:
+        return _adapter(kind).validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{source}: {f'{place}: ' if place else ''}{first['msg']}.") from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model directory; raises `UsageError` if it is missing or not a JSON object."""
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise UsageError(f"{folder / 'config.json'}: is not a JSON object, so it is not a model configuration.")
+    config: dict[str, Any] = read_json(folder / "config.json", dict[str, Any])
     return config
 
 

@@ -1,12 +1,24 @@
-"""The terminal of a command: log records and progress bars."""
+"""The terminal of a command: log records, progress bars, and text that is safe to print."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from functools import cache
 
 from rich.console import Console
+
+# Control sequences (CSI), commands to the terminal (OSC, DCS, PM, APC), then other control and direction characters.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)", re.S)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{6,}|(?<=Bearer )\S+")
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere without terminal escapes, access tokens and characters that cannot be encoded."""
+    text = _CONTROLS.sub("", _ESCAPES.sub("", text))
+    return _TOKENS.sub("hf_***", text).encode("utf-8", "replace").decode("utf-8")
 
 
 @cache
@@ -20,7 +32,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        console().print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+        console().print(printable(self.format(record)), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_logs() -> None:

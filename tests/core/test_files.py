@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
-from llm_jp_modernbert.core.files import atomic_directory, files_by_path, recover_replaced, replace_directory
+from llm_jp_modernbert.core.files import (
+    atomic_directory,
+    files_by_path,
+    lock,
+    parse_json,
+    read_json,
+    recover_replaced,
+    replace_directory,
+)
 
 
 def listing(folder: Path) -> list[str]:
@@ -74,3 +86,67 @@ def test_files_by_path_includes_subdirectories(tmp_path: Path) -> None:
 def test_first_line_of_an_error() -> None:
     assert first_line(ValueError("\n\n a line \nanother")) == "a line"
     assert first_line(KeyError()) == "KeyError"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from llm_jp_modernbert.core.files import lock
+with lock(Path(sys.argv[1]), "job"):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_lock_excludes_another_process_until_it_is_killed(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(UsageError, match="another job"), lock(target, "job"):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with lock(target, "job"):
+        assert not target.exists()
+
+
+class Stage(TypedDict):
+    step: int
+    loss: float | None
+
+
+class Stages(TypedDict):
+    stages: list[Stage]
+
+
+def test_json_is_validated_and_unknown_keys_are_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "training.json"
+    file.write_text('{"stages": [{"step": 1, "loss": 2, "later": []}], "format": 3}')
+    assert read_json(file, Stages) == {"stages": [{"step": 1, "loss": 2.0}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"stages": [{"step": "1", "loss": null}]}', r"stages\.0\.step: Input should be a valid integer"),
+        ('{"stages": {}}', "stages: Input should be a valid array"),
+        ("{}", "stages: Field required"),
+        ("[]", "Input should be an object"),
+        ('{"stages": ' + "[" * 100_000, "recursion limit"),
+        ("<html>", "Invalid JSON"),
+        ("", "Invalid JSON"),
+        (b"\xff\xfe", "Invalid JSON"),
+    ],
+)
+def test_bad_json_is_one_line_that_names_the_file(tmp_path: Path, content: str | bytes, message: str) -> None:
+    file = tmp_path / "training.json"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UsageError, match=message) as raised:
+        read_json(file, Stages)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_large_json_is_not_parsed() -> None:
+    with pytest.raises(UsageError, match="answer: is larger than 1 MiB"):
+        parse_json('"' + "x" * 2**20 + '"', "answer", max_bytes=2**20)

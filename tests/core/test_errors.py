@@ -1,0 +1,68 @@
+"""Errors and untrusted text are shown in one safe line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from llm_jp_modernbert.core.errors import describe, is_failed_write
+from llm_jp_modernbert.core.terminal import printable
+
+
+def test_full_disk_is_one_line_with_the_path() -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/out")
+    assert describe(error) == (
+        "/data/out: No space left on device. Free some disk space, and run the same command again."
+    )
+
+
+@pytest.fixture
+def file_limit() -> Iterator[None]:
+    """A limit of 64 KiB on the size of files, which acts like a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("file_limit")
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_failed_writes_of_libraries_are_recognized(save: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises((OSError, RuntimeError, safetensors.SafetensorError)) as failed:
+        save({"weight": torch.zeros(1 << 18)}, tmp_path / "file")
+    assert is_failed_write(failed.value)
+    assert "run the same command again" in describe(failed.value)
+
+
+def test_error_without_text_is_named() -> None:
+    assert describe(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("日本語\tand\nlines", "日本語\tand\nlines"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07name", "name"),
+        ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("a\x9bb\x00c\x08\rd", "abcd"),
+        ("file\u202egnp.exe", "filegnp.exe"),
+        ("bad\udcffname", "bad?name"),
+        ("Authorization: Bearer hf_abcdefghijklmnop", "Authorization: Bearer hf_***"),
+        ("token=hf_abcdefghijklmnop.", "token=hf_***."),
+        ("hf_hub and hf_xet", "hf_hub and hf_xet"),
+    ],
+)
+def test_untrusted_text_cannot_reach_the_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
