@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,9 @@ def lock(target: Path, job: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removed while it is held: filelock does not accept a lock on a file that is gone.
+        with suppress(OSError):
+            os.unlink(held.lock_file)
         held.release()
 
 
@@ -162,8 +165,12 @@ def parse_json(content: str | bytes, source: str, kind: Any = Any, *, max_bytes:
         return _adapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{source}: {f'{place}: ' if place else ''}{first['msg']}.") from None
+        place, problem = ".".join(str(part) for part in first["loc"]), f"{first['msg']}."
+        if first["type"] == "json_invalid":
+            problem = f"cannot be read ({first['msg']})."
+        elif first["type"] == "dict_type" and not place:
+            problem = "is not a JSON object."
+        raise UsageError(f"{source}: {f'{place}: ' if place else ''}{problem}") from None
 
 
 @cache

@@ -108,6 +108,7 @@ def test_lock_excludes_another_process_until_it_is_killed(tmp_path: Path) -> Non
         holder.send_signal(signal.SIGKILL)
     with lock(target, "job"):
         assert not target.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 class Stage(TypedDict):
@@ -131,7 +132,7 @@ def test_json_is_validated_and_unknown_keys_are_ignored(tmp_path: Path) -> None:
         ('{"stages": [{"step": "1", "loss": null}]}', r"stages\.0\.step: Input should be a valid integer"),
         ('{"stages": {}}', "stages: Input should be a valid array"),
         ("{}", "stages: Field required"),
-        ("[]", "Input should be an object"),
+        ("[]", "is not a JSON object"),
         ('{"stages": ' + "[" * 100_000, "recursion limit"),
         ("<html>", "Invalid JSON"),
         ("", "Invalid JSON"),
