@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .data.options import Options
+from .data.options import Options, current_protocol
 
 DEFAULT_TASKS = "fill-mask, pseudo-perplexity, retrieval, alignment-uniformity, similarity"
 
@@ -31,8 +31,9 @@ class EvaluateOptions:
         bool, typer.Option("--list-tasks", is_eager=True, callback=_print_tasks, help="Print all task names and exit.")
     ] = False
     protocol: Annotated[
-        Literal["improved", "paper"], typer.Option(help="Settings of this project, or those of the paper.")
-    ] = "improved"
+        Literal["default", "paper", "improved"],
+        typer.Option(help="Settings of this library, or those of the paper; improved is a former name of default."),
+    ] = "default"
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Folder with the datasets in their official layout.", show_default="read from the Hub"),
@@ -88,7 +89,7 @@ class EvaluateOptions:
     def for_seed(self, seed: int) -> Options:
         """The options of a measurement with one seed."""
         return Options(
-            protocol=self.protocol,
+            protocol=current_protocol(self.protocol),
             data_dir=self.data_dir,
             train_files=tuple(self.train_file or ()),
             texts=tuple(self.texts or ()),

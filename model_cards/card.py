@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llm_jp_modernbert.evaluation.report.results import READ_OFF
+from llm_jp_modernbert.evaluation.report.results import READ_OFF, dataset_slug
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 
 from . import commands, formatting, tables
@@ -134,12 +134,12 @@ def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
     from huggingface_hub import EvalResult
 
     task = task_class(row.selector or row.task)
-    repository, config = _hub_dataset(row.dataset)
+    _, config = _hub_dataset(row.dataset)
     arguments = {} if facts.source else {"seed": row.seed}
     arguments |= {"examples": row.examples} if row.examples else {}
     return EvalResult(
         task_type=task.hub_task if task else row.task,
-        dataset_type=repository or row.dataset,
+        dataset_type=dataset_slug(row.dataset),
         dataset_name=row.dataset,
         dataset_config=config,
         dataset_split=row.split or None,

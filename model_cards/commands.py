@@ -71,7 +71,7 @@ def _pretraining(facts: ModelFacts) -> list[str]:
 
 def _options(row: Row) -> list[str]:
     settings = row.settings
-    options: list[tuple[str, Any]] = [("--protocol", row.protocol if row.protocol != "improved" else None)]
+    options: list[tuple[str, Any]] = [("--protocol", row.protocol if row.protocol != "default" else None)]
     if row.text_files:
         options += [("--texts", f"{_DATA}/{name}") for name in row.text_files]
     elif row.dataset_revision.startswith("sha256:") and not issubclass(task_class(row.task) or Task, FillMask):

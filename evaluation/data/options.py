@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+FORMER_DEFAULT_PROTOCOL = "improved"
+"""Name of the protocol `default` in earlier versions."""
+
+
+def current_protocol(name: str) -> str:
+    """The present name of a protocol."""
+    return "default" if name == FORMER_DEFAULT_PROTOCOL else name
+
 
 @dataclass(frozen=True)
 class Options:
     """Options of a measurement, shared by all tasks.
 
     Attributes:
-        protocol: `paper` repeats the paper; `improved` is this project's recommendation.
+        protocol: `paper` repeats the paper; `default` is this library's recommendation.
         data_dir: local datasets in their official layout; None to read from the Hub.
         train_files: files to fine-tune on instead of the task's own training split, in the same layout.
         texts: JSON-lines files of documents to measure on, for tasks that accept any text.
@@ -26,7 +34,7 @@ class Options:
         work_dir: directory for intermediate results of an unfinished measurement.
     """
 
-    protocol: str = "improved"
+    protocol: str = "default"
     data_dir: Path | None = None
     train_files: tuple[Path, ...] = ()
     texts: tuple[Path, ...] = ()

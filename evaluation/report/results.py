@@ -22,6 +22,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.versions import library_versions
 
+from ..data.options import FORMER_DEFAULT_PROTOCOL, current_protocol
 from .schema_1 import upgrade
 
 READ_OFF = "read_off_a_plot"
@@ -84,7 +85,7 @@ class Run:
         task: name of the task, for example `fill-mask`.
         model: directory or repository, as given.
         revision: commit of the repository, or `sha256:…` of a directory's weights.
-        protocol: `paper` or `improved`.
+        protocol: `paper` or `default`.
         settings: every setting of the protocol, as plain values.
         seed: random seed.
         dataset: name of the data.
@@ -115,6 +116,9 @@ class Run:
         """Eight hexadecimal digits of a hash over the run; a directory counts by its weights, not by its path."""
         names = [item.name for item in fields(self) if item.name not in ("train_files", "text_files", "selector")]
         identity = {name: getattr(self, name) for name in names}
+        if self.protocol == "default":
+            # The name of earlier versions, so that their measurements are recognised.
+            identity["protocol"] = FORMER_DEFAULT_PROTOCOL
         if self.revision.startswith("sha256:"):
             identity["model"] = ""
         if self.train_files:
@@ -166,6 +170,17 @@ class Row:
     versions: dict[str, str] = field(default_factory=dict)
 
 
+def dataset_slug(name: str) -> str:
+    """A dataset's name in the form that the Hub requires of `dataset.type` in a model card.
+
+    Args:
+        name: a repository, `ORG/NAME` or `ORG/NAME/CONFIG`, of which `ORG/NAME` is kept; or any text, of which letters
+            and digits of ASCII are kept.
+    """
+    repository = re.fullmatch(r"([\w-]+/[\w.-]+)(/[^/]+)?", name, re.ASCII)
+    return repository[1] if repository else re.sub(r"[^\w.]+", "-", name, flags=re.ASCII).strip("-.") or "texts"
+
+
 def comparable_settings(row: Row) -> tuple[tuple[str, str], ...]:
     """Name and value of the settings that two values must share to be compared.
 
@@ -212,8 +227,9 @@ class Results:
         self.folder = Path(folder)
 
     def path(self, run: Run) -> Path:
-        """The file of a run's rows."""
-        return self.folder / run.task / model_folder(run.model) / f"{run.protocol}-{run.key}.json"
+        """The file of a run's rows, which an earlier version may have named by another name of the protocol."""
+        folder = self.folder / run.task / model_folder(run.model)
+        return next(folder.glob(f"*-{run.key}.json"), folder / f"{run.protocol}-{run.key}.json")
 
     def find(self, run: Run) -> list[Row] | None:
         """The rows of a finished run, or None."""
@@ -291,7 +307,7 @@ def read_rows(path: Path) -> list[Row]:
         rows = payload["rows"]
         if payload["schema"] == 1:
             rows = [{**upgrade(row), **_checkpoint_fields(row["model"])} for row in rows]
-        return [Row(**row) for row in rows]
+        return [Row(**{**row, "protocol": current_protocol(row["protocol"])}) for row in rows]
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,7 +1,7 @@
 """Alignment and uniformity of embeddings (Wang and Isola 2020), as in SimCSE (Gao et al. 2021).
 
-Paper's protocol: alignment over pairs of passages, uniformity over whole articles. Improved: uniformity over the
-passages of the pairs, so that both values describe the same texts.
+Paper's protocol: alignment over pairs of passages, uniformity over whole articles. Default protocol: uniformity over
+the passages of the pairs, so that both values describe the same texts.
 
 Uniformity is the logarithm of U, the mean closeness exp(−2‖f(xᵢ) − f(xⱼ)‖²) of two texts. Its confidence interval
 resamples texts with a first-order approximation (Hoeffding 1948): log U + 2 (mean hᵢ / U − 1), where hᵢ is the mean

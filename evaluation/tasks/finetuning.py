@@ -1,9 +1,9 @@
 """Base of the tasks that fine-tune a model: splits, grid search, training by `transformers.Trainer`, selection.
 
 Paper's protocol: 36 points (6 learning rates × 6 numbers of epochs, batch 32, 512 tokens, linear decay), reporting the
-best score on the validation split; results say `selected_on: validation`. Improved: the six points of JGLUE's own
-recipe (warm-up over 10 %), selected on a tenth of the training examples. The scores on that tenth (`dev`) and on the
-public validation split are reported separately.
+best score on the validation split; results say `selected_on: validation`. Default protocol: the six points of JGLUE's
+own recipe (warm-up over 10 %), selected on a tenth of the training examples. The scores on that tenth (`dev`) and on
+the public validation split are reported separately.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Pseudo-perplexity is exp of the mean cross-entropy of tokens, each masked alone 
 "Masked Language Model Scoring", equation 2; by length in NeoBERT, Le Breton et al. 2025).
 
 Paper's protocol: one value per document, for documents of different lengths. Longer documents are different documents,
-so length and text are confounded. The improved protocol takes only long documents and keeps the target positions while
+so length and text are confounded. The default protocol takes only long documents and keeps the target positions while
 the context around them grows, so that only the context differs.
 
 Values per token depend on the tokenizer. Values per character compare tokenizers, with one caveat: the rest of a word
@@ -62,7 +62,7 @@ class PseudoPerplexity(Task):
 
     Attributes:
         positions: masked positions per document.
-        documents: number of documents: per bin (paper), or in total (improved).
+        documents: number of documents: per bin (paper), or in total (default).
         contexts: tokens of context; those beyond the model's maximum length are skipped.
     """
 
@@ -89,7 +89,7 @@ class PseudoPerplexity(Task):
         return readers.documents(self.options)
 
     def measure(self, model: EvaluatedModel, data: Data, progress: Progress) -> Outcome:
-        """Pseudo-perplexity by length of the document (paper) or by context (improved)."""
+        """Pseudo-perplexity by length of the document (paper) or by context (default)."""
         if self.options.protocol == "paper":
             return self._by_document(model, data, progress)
         tokenizer = model.tokenizer
@@ -195,7 +195,7 @@ class PseudoPerplexity(Task):
 
     @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:
-        """Value by context (improved), or by length of the document with a histogram of lengths (paper)."""
+        """Value by context (default), or by length of the document with a histogram of lengths (paper)."""
         if measured[0].rows[0].protocol == "paper":
             return _plot_by_length(measured)
         figure, (axes,) = panels_of(1)

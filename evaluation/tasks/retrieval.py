@@ -1,7 +1,7 @@
 """Zero-shot retrieval: how well embeddings find the passages that answer a question, without fine-tuning.
 
 Paper's protocol: of two passages that answer the same question, the first is the query and the second the target,
-among the second passages of all questions. Improved: questions retrieve passages, as users search.
+among the second passages of all questions. Default protocol: questions retrieve passages, as users search.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Retrieval(Task):
         """
         if options.protocol == "paper":
             if source:
-                raise UsageError(f"retrieval:{source} needs --protocol improved; the paper's task is retrieval.")
+                raise UsageError(f"retrieval:{source} needs --protocol default; the paper's task is retrieval.")
         elif not source and options.data_dir is None:
             source = "miracl"
         elif not source and options.data_dir is not None:

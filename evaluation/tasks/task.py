@@ -52,7 +52,7 @@ class Highlight:
 
     metric: str
     label: str
-    protocol: str = "improved"
+    protocol: str = "default"
     context: int | None = None
 
     def matches(self, row: Row) -> bool:

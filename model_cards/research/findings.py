@@ -389,11 +389,11 @@ def _matching_results(measured: Sequence[Measured], task: str, models: Sequence[
 
 
 def _results_of(measured: Sequence[Measured], task: str, model: str) -> dict[str, Measured]:
-    """Results of one model with the improved protocol, by data, seed and settings."""
+    """Results of one model with the default protocol, by data, seed and settings."""
     results: dict[str, Measured] = {}
     for result in measured:
         row = result.rows[0]
-        if (row.task, row.protocol, os.path.normpath(row.model)) == (task, "improved", model):
+        if (row.task, row.protocol, os.path.normpath(row.model)) == (task, "default", model):
             key = json.dumps([row.dataset_revision, row.seed, row.settings], sort_keys=True, default=str)
             if key in results and results[key].rows[0].revision != row.revision:
                 raise UsageError(

@@ -27,9 +27,9 @@ FINDINGS = "findings.json"
 MEASURED = "measured.json"
 
 _CAPTIONS = {
-    "fill-mask-improved.png": "Top-1 accuracy on the fill-mask prompts, before and after each stage",
+    "fill-mask-default.png": "Top-1 accuracy on the fill-mask prompts, before and after each stage",
     "pseudo-perplexity-paper.png": "Pseudo-perplexity by document length, paper protocol",
-    "similarity-improved.png": "Cosine similarity of related and of random passages, before and after each stage",
+    "similarity-default.png": "Cosine similarity of related and of random passages, before and after each stage",
 }
 
 

@@ -39,7 +39,15 @@ from llm_jp_modernbert.evaluation.interrupts import Interrupts
 from llm_jp_modernbert.evaluation.plots import plot_all
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
 from llm_jp_modernbert.evaluation.report.plots import japanese_font
-from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Row, Run, read_rows, trajectories
+from llm_jp_modernbert.evaluation.report.results import (
+    Measurement,
+    Results,
+    Row,
+    Run,
+    dataset_slug,
+    read_rows,
+    trajectories,
+)
 
 INFERENCE = "fill-mask,retrieval,alignment-uniformity,similarity"
 
@@ -81,6 +89,34 @@ def test_finished_measurements_are_skipped(out: Path, modernbert: Path, small_da
     done = invoke("evaluate", modernbert, "--tasks", INFERENCE, *common)
     assert done.output.count("already measured") == 4
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
+
+
+def test_results_under_the_former_protocol_name_count_as_measured(out: Path, modernbert: Path, tmp_path: Path) -> None:
+    (path,) = (out / "fill-mask").glob("*modernbert/default-*.json")
+    old = tmp_path / "fill-mask" / path.parent.name / path.name.replace("default-", "improved-")
+    old.parent.mkdir(parents=True)
+    old.write_text(path.read_text().replace('"protocol": "default"', '"protocol": "improved"'))
+    for protocol in ("default", "improved"):
+        common = ["--limit", "20", "--device", "cpu", "--out", tmp_path, "--protocol", protocol]
+        assert "already measured" in invoke("evaluate", modernbert, "--tasks", "fill-mask", *common).output
+    assert {row.protocol for row in Results(tmp_path).rows()} == {"default"}
+    assert len(list(tmp_path.rglob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("wikimedia/wikipedia/20231101.ja", "wikimedia/wikipedia"),
+        ("miracl/miracl", "miracl/miracl"),
+        ("JaQuAD paragraphs of one article", "JaQuAD-paragraphs-of-one-article"),
+        ("miracl/miracl + wikimedia/wikipedia/20231101.ja", "miracl-miracl-wikimedia-wikipedia-20231101.ja"),
+        ("文章.jsonl.gz+b.jsonl", "jsonl.gz-b.jsonl"),
+        ("文章", "texts"),
+    ],
+)
+def test_dataset_slugs_are_types_that_the_hub_accepts(name: str, slug: str) -> None:
+    assert dataset_slug(name) == slug
+    assert re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", slug, re.ASCII)
 
 
 def test_leaderboard_has_a_cell_for_every_model_and_column(out: Path) -> None:
@@ -160,7 +196,7 @@ def test_different_settings_are_plotted_separately(out: Path, tmp_path: Path) ->
             for pooling in ("auto", "cls"):
                 results.write(replace(run, settings={**run.settings, "pooling": pooling}), measurements, instances)
     drawn = plot_all(results, tmp_path / "plots")
-    assert [path.name for path in drawn] == ["similarity-improved.png", "similarity-improved-2.png"]
+    assert [path.name for path in drawn] == ["similarity-default.png", "similarity-default-2.png"]
 
 
 def test_values_have_four_digits_and_ties_have_no_leader(out: Path) -> None:
@@ -201,7 +237,7 @@ def test_limit_keeps_relevant_passages_and_distractors(small_data: Path) -> None
 def test_leaderboard_draws_plots(out: Path, tmp_path: Path) -> None:
     done = invoke("leaderboard", "--results", out, "--plots", tmp_path / "plots")
     assert done.exit_code == 0, done.output
-    names = {path.name.split("-improved")[0] for path in (tmp_path / "plots").glob("*.png")}
+    names = {path.name.split("-default")[0] for path in (tmp_path / "plots").glob("*.png")}
     assert names == {"fill-mask", "alignment-uniformity", "similarity"}
 
 

@@ -123,7 +123,7 @@ def test_grid_sizes_of_protocols() -> None:
         return points(task.learning_rates, task.epochs)
 
     assert len(grid("paper")) == 36
-    assert len(grid("improved")) == 6
+    assert len(grid("default")) == 6
 
 
 def test_interrupted_grid_resumes(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def row(**changes: Any) -> Row:
         "baseline": 0.5546,
         "model": "/somewhere/private/model",
         "revision": "sha256:2233",
-        "protocol": "improved",
+        "protocol": "default",
         "scale": 100,
         "settings": {"limit": None, "texts": "/somewhere/private/texts.jsonl"},
         "grid": [{"learning_rate": 5e-05, "epochs": 3, "value": 0.6}],
@@ -179,10 +179,10 @@ inputs = tokenizer(text, truncation=True, max_length=4096, return_tensors="pt")
 <details><summary>Recipe of stage2</summary>
 sequence_length: 4096
 ## Evaluation
-| fill-mask | prompts, test | 2,434 | improved | mrr ↑ | 6.1 | 60.1 to 64.5 |  |
-| jnli | JNLI, validation | 2,434 | improved | accuracy ↑ | 63.3 ± 1.4 |  | 55.5 |
-| retrieval | miracl/miracl, validation | 2,434 | improved | ndcg@10 ↑ | 27.2 | 60.1 to 64.5 | 55.5 |
-| fill-mask, food | prompts, test | 2,434 | improved | mrr ↑ | 20.0 | 60.1 to 64.5 | 55.5 |
+| fill-mask | prompts, test | 2,434 | default | mrr ↑ | 6.1 | 60.1 to 64.5 |  |
+| jnli | JNLI, validation | 2,434 | default | accuracy ↑ | 63.3 ± 1.4 |  | 55.5 |
+| retrieval | miracl/miracl, validation | 2,434 | default | ndcg@10 ↑ | 27.2 | 60.1 to 64.5 | 55.5 |
+| fill-mask, food | prompts, test | 2,434 | default | mrr ↑ | 20.0 | 60.1 to 64.5 | 55.5 |
 ![fill-mask](assets/fill-mask.png)
 ## Checkpoints
 | `stage1-step-200` | stage1 | 200 | 407,816 |

@@ -84,7 +84,7 @@ def measured(model: str, task: str, outputs: list[dict[str, Any]], **changes: An
     """A result with its per-example outputs."""
     run = Run(
         **{
-            **{"task": task, "model": model, "revision": f"sha256:{model}", "protocol": "improved", "settings": {}},
+            **{"task": task, "model": model, "revision": f"sha256:{model}", "protocol": "default", "settings": {}},
             **{"seed": 0, "dataset": "texts.jsonl", "dataset_revision": "sha256:1", "split": "all", "examples": 30},
             **changes,
         }
@@ -282,7 +282,7 @@ def card_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         data = row.dataset, row.dataset_revision, row.split, row.examples
         texts = ("texts.jsonl",) if row.task == "pseudo-perplexity" else ()
         settings = {"dtype": "float32"}
-        run = Run(row.task, names[row.model], row.revision, "improved", settings, 0, *data, text_files=texts)
+        run = Run(row.task, names[row.model], row.revision, "default", settings, 0, *data, text_files=texts)
         measurements = [
             Measurement(row.metric, row.value, subset=row.subset, context=row.context) for row in result.rows
         ]

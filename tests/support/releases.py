@@ -34,7 +34,7 @@ def write_results(folder: Path, model: Path) -> Path:
         (str(model), EvaluatedModel(ModelName(str(model))).revision, 0.25),
         ("other/model", "0" * 40, 0.75),
     ):
-        run = Run("fill-mask", name, revision, "improved", {}, 0, "fill-mask prompts", "sha256:1", "test", 4)
+        run = Run("fill-mask", name, revision, "default", {}, 0, "fill-mask prompts", "sha256:1", "test", 4)
         scores = [Measurement("top1_accuracy", value), Measurement("top1_accuracy", value, subset="facts")]
         results.write(run, scores, [{"id": "1", "text": "秘密の例文", "rank": 1}])
     return folder
