@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from llm_jp_modernbert.core.checkpoint_names import CheckpointName
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.files import parse_json, read_json, write_whole
 from llm_jp_modernbert.core.versions import library_versions
 
 from ..data.options import FORMER_DEFAULT_PROTOCOL, current_protocol
@@ -280,7 +282,19 @@ class Results:
         """The files of rows; raises like `rows`."""
         if not self.folder.is_dir():
             raise UsageError(f"{self.folder}: no such folder of results. Run `evaluate` first, or set --results.")
-        return sorted(self.folder.glob("*/*/*.json"))
+        return sorted(self.folder.glob("*/*/*.json"), key=_in_numeric_order)
+
+
+class _File(TypedDict):
+    """A file of rows of any schema."""
+
+    schema: int
+    rows: list[dict[str, Any]]
+
+
+def _in_numeric_order(path: Path) -> list[str]:
+    """Sort key with step 220 before step 1100."""
+    return [part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def instances_of(path: Path) -> Path:
@@ -291,7 +305,8 @@ def instances_of(path: Path) -> Path:
 def read_instances(rows_file: Path) -> list[dict[str, Any]]:
     """The model's output for each example, stored with a file of rows; empty if missing."""
     path = instances_of(rows_file)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [parse_json(line, f"{path}: row {row}", dict[str, Any]) for row, line in enumerate(lines, start=1) if line]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -300,20 +315,20 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         UsageError: not a results file, or a newer schema.
     """
+    payload = read_json(path, _File)
+    if payload["schema"] not in (1, SCHEMA):
+        raise UsageError(f"{path}: results of schema {payload['schema']}; this version reads up to {SCHEMA}.")
+    rows = payload["rows"]
     try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
-        if payload["schema"] not in (1, SCHEMA):
-            raise UsageError(f"{path}: results of schema {payload['schema']}; this version reads up to {SCHEMA}.")
-        rows = payload["rows"]
         if payload["schema"] == 1:
             rows = [{**upgrade(row), **_checkpoint_fields(row["model"])} for row in rows]
-        return [Row(**{**row, "protocol": current_protocol(row["protocol"])}) for row in rows]
-    except UsageError:
-        raise
+        rows = [{**row, "protocol": current_protocol(row["protocol"])} for row in rows]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{path}: not a results file ({error}). Move it out of the folder, or measure again."
         ) from error
+    validated: list[Row] = parse_json(json.dumps(rows), f"{path}: rows", list[Row])
+    return validated
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
