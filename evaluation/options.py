@@ -107,9 +107,10 @@ class LeaderboardOptions:
     """Options of `leaderboard`."""
 
     results: Annotated[Path, typer.Option(help="Folder of the results of `evaluate`.")] = Path("results")
-    format: Annotated[Literal["markdown", "latex", "csv", "html"], typer.Option(help="Format of the table.")] = (
-        "markdown"
-    )
+    format: Annotated[
+        Literal["markdown", "latex", "csv", "html"] | None,
+        typer.Option(help="Format of the table.", show_default="markdown; a plain table on a terminal"),
+    ] = None
     over_seeds: Annotated[
         Literal["mean", "best"], typer.Option(help="Show mean ± standard deviation over seeds, or the best seed.")
     ] = "mean"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from .report.plots import Measured, save, style
@@ -43,9 +44,10 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
             for number, ((about, settings), models) in enumerate(variants.items(), start=1):
                 figure = classes[name].plot(models)
                 others = [other for other_about, other in variants if other_about == about]
-                figure.suptitle(
-                    ", ".join([f"{name}: {about}", *differing_settings(settings, others)]), fontsize=10, wrap=True
-                )
+                details = ", ".join([about, *differing_settings(settings, others)])
+                # About 13 characters of this size fill an inch.
+                lines = textwrap.wrap(details, int(13 * figure.get_figwidth()))
+                figure.suptitle("\n".join([name, *lines]), fontsize=9)
                 files.append(folder / f"{name}-{protocol}{f'-{number}' if number > 1 else ''}.png")
                 save(figure, files[-1])
     return files

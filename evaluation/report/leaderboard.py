@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.terminal import printable
 
 from .results import Row, comparable_settings, differing_settings, trajectories
 
@@ -69,7 +70,9 @@ class Column:
 
     def format(self, value: float) -> str:
         """A value as tables show it: one decimal if scaled by 100, else four digits."""
-        return f"{self.scale * value:,.{self.digits(value)}f}"
+        digits = self.digits(value)
+        # Adding zero turns a rounded -0.0 into 0.0.
+        return f"{round(self.scale * value, digits) + 0.0:,.{digits}f}"
 
     def digits(self, value: float) -> int:
         """Decimal places of a value."""
@@ -88,7 +91,6 @@ class Column:
             self.data,
             self.split,
             f"{self.protocol} protocol",
-            "" if self.limit == _NO_LIMIT else f"limit {self.limit}",
             f"{self.examples:,} examples",
             self.dataset_revision,
             *(f"{name.replace('_', ' ')} {values[name]}" if name in values else "" for name in settings),
@@ -155,18 +157,19 @@ class Leaderboard:
         return text
 
     def heading(self, column: Column) -> tuple[str, ...]:
-        """The two lines of the column, and a third one that distinguishes it from columns with equal ones."""
+        """The two lines of the column, and a third one: its limit, and the differences to columns with equal lines."""
         twins = [other for other in self.columns if other.heading == column.heading]
         names = sorted({name for twin in twins for name, _ in twin.settings})
-        # Each entry describes all twins.
-        chosen: list[tuple[str, ...]] = []
+        # Each entry describes all twins. A limit is always shown: the value is not that of the whole dataset.
+        chosen = [tuple("" if twin.limit == _NO_LIMIT else f"limit {twin.limit}" for twin in twins)]
         for descriptions in zip(*(twin.distinctions(names) for twin in twins), strict=True):
             if len(set(zip(*chosen, strict=True))) == len(twins):
                 break
             if len(set(descriptions)) > 1:
                 chosen.append(descriptions)
         own = twins.index(column)
-        return (*column.heading, ", ".join(texts[own] for texts in chosen)) if chosen else column.heading
+        third = ", ".join(filter(None, (texts[own] for texts in chosen)))
+        return (*column.heading, third) if third else column.heading
 
     def baseline(self, column: Column) -> str | None:
         """The value of the simplest guess, if known."""
@@ -177,12 +180,13 @@ class Leaderboard:
         return None
 
     def best(self, column: Column) -> list[str]:
-        """The leading models of a column; empty if all models are equal."""
+        """The leading models of a column by the digits that are shown; empty if all models are equal."""
         means = {model: self.cells[model, column].mean for model in self.models if (model, column) in self.cells}
-        if len(set(means.values())) < 2:
+        texts = {model: column.format(mean) for model, mean in means.items()}
+        if len(set(texts.values())) < 2:
             return []
-        top = max(means.values()) if column.higher_is_better else min(means.values())
-        return [model for model, value in means.items() if value == top]
+        top = (max if column.higher_is_better else min)(means, key=lambda model: means[model])
+        return [model for model, text in texts.items() if text == texts[top]]
 
 
 def leaderboard(rows: Iterable[Row]) -> Leaderboard:
@@ -360,32 +364,43 @@ def _notes(table: Leaderboard) -> list[str]:
     return notes
 
 
-def show(rows: Iterable[Row], console: Console) -> None:
-    """Prints the values of a call: a row for each metric, a column for each model."""
+def show(rows: Iterable[Row], console: Console, mode: str = "mean") -> None:
+    """Prints a table with a row for each metric and a column for each model; `mode` as in `render`.
+
+    Models that do not fit the width of the console follow in further tables.
+    """
+    board = leaderboard(rows)
+    names = {model: printable(model) for model in board.models}
+    if not _fits(_screen(board, names, mode), console):
+        # Names too long for headings are listed above the table.
+        names = {model: f"({number})" for number, model in enumerate(names, start=1)}
+        for model, number in names.items():
+            console.print(f"{number} {printable(model)}", highlight=False, markup=False, soft_wrap=True)
+    rest = list(board.models)
+    while rest:
+        shown = len(rest)
+        while shown > 1 and not _fits(_screen(board, {model: names[model] for model in rest[:shown]}, mode), console):
+            shown -= 1
+        console.print(_screen(board, {model: names[model] for model in rest[:shown]}, mode))
+        del rest[:shown]
+    if any(column.scale == 100 for column in board.columns):
+        console.print(f"[dim]{_SCALE_NOTE}[/]", highlight=False)
+
+
+def _fits(screen: Table, console: Console) -> bool:
     from rich.measure import Measurement
 
-    board = leaderboard(rows)
-    screen = _screen(board, board.models)
-    width = Measurement.get(console, console.options.update(max_width=sys.maxsize), screen).maximum
-    if width > console.width:
-        # Names too long for headings are listed above the table.
-        numbers = [f"({number})" for number in range(1, len(board.models) + 1)]
-        for number, model in zip(numbers, board.models, strict=True):
-            console.print(f"{number} {model}", highlight=False, markup=False, soft_wrap=True)
-        screen = _screen(board, numbers)
-    console.print(screen)
-    if any(column.scale == 100 for column in board.columns):
-        console.print(f"[dim]{_SCALE_NOTE}[/]")
+    return Measurement.get(console, console.options.update(max_width=sys.maxsize), screen).maximum <= console.width
 
 
-def _screen(board: Leaderboard, names: Sequence[str]) -> Table:
-    """The board with a row for each metric, grouped by task."""
+def _screen(board: Leaderboard, names: Mapping[str, str], mode: str) -> Table:
+    """The columns of some models, by name, with a row for each metric, grouped by task."""
     from rich.table import Table
     from rich.text import Text
 
     screen = Table(box=None)
-    screen.add_column("metric")
-    for name in names:
+    screen.add_column("metric", no_wrap=True)
+    for name in names.values():
         screen.add_column(Text(name), justify="right", no_wrap=True)
     baselines = [board.baseline(column) for column in board.columns]
     if any(baselines):
@@ -396,7 +411,7 @@ def _screen(board: Leaderboard, names: Sequence[str]) -> Table:
             task = column.task
             screen.add_row(Text(task, style="bold"))
         best = board.best(column)
-        cells = [Text(board.text(model, column), style="bold" if model in best else "") for model in board.models]
+        cells = [Text(board.text(model, column, mode), style="bold" if model in best else "") for model in names]
         _, metric, *distinction = board.heading(column)
         label = Text(f"  {metric}")
         for part in distinction or (column.split,):

@@ -74,9 +74,12 @@ def style() -> AbstractContextManager[Any]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, atomically and without the version of matplotlib."""
+    """Writes a figure as PNG, atomically and without the version of matplotlib.
+
+    The image grows with titles and labels that leave the figure, so that none is clipped.
+    """
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(image, format="png", dpi=150, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1)
     write_whole(path, image.getvalue())
 
 

@@ -113,8 +113,8 @@ class AlignmentUniformity(Task):
         singles = [[model] for model in points if not any(model in run for run in runs)]
         for number, run in enumerate((*runs, *singles)):
             color = f"C{number}"
-            steps = [f"{name.step:,}" if (name := CheckpointName.parse(model)) else "" for model in (run[0], run[-1])]
-            label = labels[run[0]] if len(run) == 1 else f"{labels[run[0]]} → {steps[1]}"
+            steps = [f"{name.step:,}" if (name := CheckpointName.parse(model)) else "" for model in run]
+            label = labels[run[0]] if len(run) == 1 else f"{labels[run[0]]} → {steps[-1]}"
             xs, ys = zip(*(points[model] for model in run), strict=True)
             axes.scatter(xs, ys, s=24, zorder=3, color=color, label=label)
             for before, after in pairwise(run):
@@ -122,7 +122,7 @@ class AlignmentUniformity(Task):
                 arrow = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 2, "mutation_scale": 9}
                 axes.annotate("", points[after], points[before], arrowprops=arrow, zorder=4)
             if len(run) > 1:
-                for model, step in zip((run[0], run[-1]), steps, strict=True):
+                for model, step in zip(run, steps, strict=True):
                     axes.annotate(step, points[model], (4, 5), textcoords="offset points", fontsize=7, color=color)
         axes.margins(0.1)
         axes.set_xlabel("uniformity (lower is better)")

@@ -24,6 +24,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.inference.fill_mask import readable
@@ -33,7 +35,7 @@ from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_
 from ..data.options import Data
 from ..data.readers import fingerprint, hub_rows, json_lines, sample
 from ..report.leaderboard import markdown_line
-from ..report.plots import Measured, legend_below, panels_of, short_labels
+from ..report.plots import Measured, panels_of, short_labels
 from ..report.results import Measurement
 from .task import Highlight, Outcome, Progress, Task
 
@@ -122,27 +124,29 @@ class FillMask(Task):
 
     @classmethod
     def plottable(cls, measured: Measured) -> bool:
-        return True
+        return measured.value("top1_accuracy") is not None
 
     @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:
-        """Bars of the top-1 accuracy by category."""
+        """Top-1 accuracy in percent, one row per category and one column per model; darker is better."""
         categories = ["", *dict.fromkeys(row.subset for model in measured for row in model.rows if row.subset)]
-        figure, (axes,) = panels_of(1, height=1.2 + 0.11 * len(categories) * (len(measured) + 1))
-        height = 0.84 / len(measured)
-        for number, (model, label) in enumerate(zip(measured, short_labels(measured), strict=True)):
-            values = [100 * (model.value("top1_accuracy", category) or 0.0) for category in categories]
-            places = [place + (number + 0.5) * height - 0.42 for place in range(len(categories))]
-            bars = axes.barh(places, values, height, label=label)
-            axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=2)
+        shares = [[model.value("top1_accuracy", category) for model in measured] for category in categories]
+        # None becomes NaN.
+        values = 100 * np.array(shares, dtype=float)
+        figure, (axes,) = panels_of(1, height=1.2 + 0.24 * len(categories))
+        highest = max(1.0, float(np.nanmax(values)))
+        # Light enough for black numbers.
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=2 * highest, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            axes.text(column, row, "–" if np.isnan(value) else f"{value:.1f}", ha="center", va="center", fontsize=7)
         axes.set_yticks(range(len(categories)), ["all", *(name.replace("_", " ") for name in categories[1:])])
-        axes.tick_params(axis="y", length=0)
-        for place in range(len(categories) - 1):
-            axes.axhline(place + 0.5, color="0.9", lw=0.8, zorder=0)
-        axes.set_ylim(len(categories) - 0.5, -0.5)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("top-1 accuracy, %")
-        legend_below(figure, axes)
+        labels = short_labels(measured)
+        is_wide = sum(map(len, labels)) > 40
+        axes.set_xticks(range(len(labels)), labels, rotation=30 if is_wide else 0, ha="right" if is_wide else "center")
+        axes.tick_params(length=0, labelsize=8)
+        axes.axhline(0.5, color="white", lw=2)
+        axes.spines[:].set_visible(False)
+        axes.set_title("top-1 accuracy, %", fontsize=8)
         return figure
 
     @classmethod

@@ -190,8 +190,8 @@ class PseudoPerplexity(Task):
 
     @classmethod
     def plottable(cls, measured: Measured) -> bool:
-        """By length only with the values of the documents, which published results lack."""
-        return measured.rows[0].protocol != "paper" or bool(measured.instances)
+        """Only with values by context, or with those of the documents, which published results lack."""
+        return bool(measured.instances if measured.rows[0].protocol == "paper" else _by_context(measured))
 
     @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:
@@ -201,25 +201,29 @@ class PseudoPerplexity(Task):
         figure, (axes,) = panels_of(1)
         values: list[float] = []
         ticks: set[int] = set()
+        # More bands would cover each other.
+        has_bands = len(measured) <= 2 and all(None not in point for model in measured for point in _by_context(model))
         for model, label in zip(measured, short_labels(measured), strict=True):
-            points = [
-                (row.context, row.value, row.low, row.high)
-                for row in model.rows
-                if row.metric == "pseudo_perplexity" and row.subset and row.context and row.value
-            ]
+            points = _by_context(model)
             contexts, heights, low, high = zip(*points, strict=True)
             (line,) = axes.plot(contexts, heights, marker="o", ms=4, label=label)
-            if None not in low:
+            if has_bands:
                 axes.fill_between(contexts, low, high, alpha=0.2, color=line.get_color(), lw=0)
             values += heights
             ticks.update(contexts)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
         axes.set_xlabel("tokens of context around the same targets")
-        axes.set_ylabel("pseudo-perplexity (lower is better)\nwith 95 % interval")
+        axes.set_ylabel("pseudo-perplexity (lower is better)" + "\nwith 95 % interval" * has_bands)
         use_log_scale_if_wide(axes, values)
         legend_below(figure, axes)
         return figure
+
+
+def _by_context(measured: Measured) -> list[tuple[Any, ...]]:
+    """Context length, pseudo-perplexity and the ends of its interval, for each context length."""
+    rows = (row for row in measured.rows if row.metric == "pseudo_perplexity" and row.subset)
+    return [(row.context, row.value, row.low, row.high) for row in rows if row.context and row.value]
 
 
 def _known(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], inner: int) -> list[int]:

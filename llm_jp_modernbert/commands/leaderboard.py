@@ -13,7 +13,7 @@ from .options import takes
 
 @takes(LeaderboardOptions)
 def leaderboard(options: LeaderboardOptions) -> None:
-    """Prints a table of all results, with a row for each model and a column for each metric.
+    """Prints a table of all results: on a terminal a row for each metric, in files a row for each model.
 
     Examples:
 
@@ -24,16 +24,21 @@ def leaderboard(options: LeaderboardOptions) -> None:
     * `llm-jp-modernbert leaderboard --plots plots`
     """
     from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard as build
-    from llm_jp_modernbert.evaluation.report.leaderboard import render
+    from llm_jp_modernbert.evaluation.report.leaderboard import render, show
     from llm_jp_modernbert.evaluation.report.results import Results
 
     results = Results(options.results)
-    table = render(build(results.rows()), options.format, options.over_seeds)
-    if options.out is None:
-        print(table, end="")
-    else:
+    rows = list(results.rows())
+    table = render(build(rows), options.format or "markdown", options.over_seeds)
+    if options.out is not None:
         write_whole(options.out, table)
         print(f"written to {options.out}")
+    elif options.format is None and sys.stdout.isatty():
+        from rich.console import Console
+
+        show(rows, Console(), options.over_seeds)
+    else:
+        print(table, end="")
     if options.plots is not None:
         from llm_jp_modernbert.evaluation.plots import plot_all
 

@@ -167,7 +167,7 @@ def test_columns_with_equal_headings_are_distinguished(out: Path) -> None:
         for form in ("markdown", "latex", "html"):
             assert all(heading[2] in render(table, form) for heading in headings)
     table = leaderboard([row])
-    assert table.heading(table.columns[0]) == ("jcola", "mcc ↑")
+    assert table.heading(table.columns[0]) == ("jcola", "mcc ↑", "limit 20")
 
 
 def test_different_settings_are_different_columns(out: Path) -> None:
@@ -177,8 +177,8 @@ def test_different_settings_are_different_columns(out: Path) -> None:
     chosen = replace(row, learning_rate=7.0, train_examples=1, model="other")
     assert len(leaderboard([row, chosen]).columns) == 1
     for name, value, distinctions in (
-        ("learning_rates", [0.01], ("learning rates 0.001", "learning rates 0.01")),
-        ("pooling", "mean", ("", "pooling mean")),
+        ("learning_rates", [0.01], ("limit 20, learning rates 0.001", "limit 20, learning rates 0.01")),
+        ("pooling", "mean", ("limit 20", "limit 20, pooling mean")),
     ):
         other = replace(row, settings={**row.settings, name: value})
         table = leaderboard([row, other])
