@@ -165,7 +165,8 @@ def plot(content: dict[str, Any], folder: Path) -> Path | None:
     axes.set_xlabel("speed relative to the peer with default settings")
     axes.spines[["top", "right"]].set_visible(False)
     machine, shape = content["machine"], content["settings"]["shape"]
-    axes.set_title(f"{machine['name']}, threads: {machine['threads']}; shape {shape}", fontsize=10)
+    title = "Speed of this library relative to transformers and datasets"
+    figure.suptitle(f"{title}\n{machine['name']}, {machine['threads']} threads, {shape} model", fontsize=10)
     is_compiled = any(comparison.ratios[1] for comparison in compared)
     handles = [
         Patch(color=_PLAIN, label="this library"),
@@ -176,7 +177,7 @@ def plot(content: dict[str, Any], folder: Path) -> Path | None:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(image, format="png", dpi=120, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / PLOT, image.getvalue())
     return folder / PLOT
