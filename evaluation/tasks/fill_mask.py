@@ -6,8 +6,8 @@ Answers are scored so that no tokenizer is penalised for its segmentation or spa
   on one mask, by the best of the equal tokens.
 * Any other answer gets as many masks as it has tokens. They are filled from left to right with the answer's own
   tokens, and the answer's rank is the rank of its worst token.
-* The rank of a prompt is the best rank of its answers. Rank 1 is first; a token ranks behind the tokens with strictly
-  greater logits.
+* The rank of a prompt is the best rank of its answers. Rank 1 is first; an answer ranks behind wrong tokens with equal
+  logits, so that a model with constant logits is never right.
 
 `fill-mask-published-tokenizer` feeds an llm-jp model the same prompts through the normaliser of the tokenizer that was
 published with llm-jp-modernbert-base, which adds a `▁` after every mask. Weights, prompts and correct tokens are the
@@ -267,7 +267,8 @@ def _run(
                     readable(model.tokenizer, token) for token in scores.topk(_TOP).indices.tolist()
                 ]
             for answer, tokens in attempt.correct.items():
-                rank = min(1 + int((scores > scores[token]).sum()) for token in tokens)
+                closest = scores[tokens].max()
+                rank = 1 + int((scores >= closest).sum()) - int((scores[tokens] >= closest).sum())
                 answers = ranks.setdefault(attempt.prompt, {})
                 answers[answer] = max(rank, answers.get(answer, 0))
         done += len(batch)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from evaluation_data import PLACES, SUBJECTS, make_task, write_lines
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast, ModernBertForMaskedLM
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.data.options import Options
-from llm_jp_modernbert.evaluation.data.readers import Search
+from llm_jp_modernbert.evaluation.data.readers import Search, SearchData
 from llm_jp_modernbert.evaluation.encoders.embeddings import Embedder
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import mean_closeness, uniformity
@@ -230,7 +233,7 @@ def test_chunked_ranking_equals_ranking_of_all_passages(modernbert: Path, monkey
     corpus["twin"] = corpus["p3"]
     queries = {"q0": "猫が駅に行く。", "q1": "母が海に着く。"}
     embedder = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")))
-    rankings = retrieval.rank(embedder, Search(corpus, queries, {}))
+    rankings, _ = retrieval.rank(embedder, Search(corpus, queries, {}))
     plain = SentenceTransformer(str(modernbert), device="cpu")
     names = list(corpus)
     for query, text in queries.items():
@@ -310,9 +313,116 @@ def test_model_without_mask_token_is_reported(modernbert: Path, tmp_path: Path) 
             _ = model.masked_lm
 
 
-def test_equal_similarities_keep_the_order_of_the_corpus(modernbert: Path) -> None:
-    """A relevant passage gains nothing from a tie."""
-    search = Search({"before": "猫が駅に行く。", "relevant": "猫が駅に行く。"}, {"q": "猫"}, {"q": {"relevant": 1}})
-    rankings = retrieval.rank(Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu"))), search)
-    assert rankings == {"q": ["before", "relevant"]}
-    assert retrieval.ranking_metrics(rankings, search.relevant)["mrr@10"] == 1 / 2
+def test_equal_passages_share_their_ranks(modernbert: Path) -> None:
+    """The relevant passage is first in half of the orders."""
+    search = Search({"relevant": "猫が駅に行く。", "twin": "猫が駅に行く。"}, {"q": "猫"}, {"q": {"relevant": 1}})
+    _, positions = retrieval.rank(Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu"))), search)
+    assert positions == {"q": {"relevant": (0, 2)}}
+    assert retrieval.ranking_metrics(positions, search.relevant)["mrr@10"] == (1 + 1 / 2) / 2
+
+
+def _with_embeddings(model: Path, folder: Path, row: torch.Tensor) -> EvaluatedModel:
+    """A copy of a model whose tokens all have the same embedding."""
+    weights = Path(shutil.copytree(model, folder)) / "model.safetensors"
+    tensors = load_file(weights)
+    for name in tensors:
+        if name.endswith("tok_embeddings.weight"):
+            tensors[name] = row.repeat(len(tensors[name]), 1)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.weight")}
+    save_file(tensors, weights, {"format": "pt"})
+    return EvaluatedModel(ModelName(str(folder), device="cpu"))
+
+
+def _write_retrieval_data(folder: Path) -> None:
+    """MIRACL and a folder in BEIR's layout, with 40 passages each; the first ones are relevant."""
+    passages = [f"{one}が{place}に行く。" for one, place in product(SUBJECTS, PLACES)][:40]
+    rows = [{"docid": f"{number}#0", "title": "題", "text": text} for number, text in enumerate(passages)]
+    write_lines(folder / "miracl-corpus-v1.0-ja/docs-0.jsonl", rows)
+    for split in ("dev", "train"):
+        topics = "".join(f"{number}\t{passages[number]}\n" for number in range(12))
+        (folder / f"topics.miracl-v1.0-ja-{split}.tsv").write_text(topics, encoding="utf-8")
+        judged = (f"{number}\tQ0\t{number + other}#0\t1\n" for number in range(12) for other in (0, 1))
+        (folder / f"qrels.miracl-v1.0-ja-{split}.tsv").write_text("".join(judged), encoding="utf-8")
+    write_lines(folder / "beir/corpus.jsonl", [{"_id": row["docid"], "text": row["text"]} for row in rows])
+    write_lines(folder / "beir/queries.jsonl", [{"_id": number, "text": passages[number]} for number in range(12)])
+    (folder / "beir/qrels").mkdir()
+    (folder / "beir/qrels/test.tsv").write_text("".join(f"{number}\t{number}#0\t1\n" for number in range(12)))
+
+
+@pytest.fixture(scope="module")
+def every_layout(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small data with all retrieval datasets."""
+    folder = tmp_path_factory.mktemp("layouts") / "data"
+    shutil.copytree(small_data, folder)
+    _write_retrieval_data(folder)
+    return folder
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+@pytest.mark.parametrize("source", ["miracl", "jsquad", "jaquad", "beir", "pairs"])
+def test_collapsed_encoder_retrieves_by_chance(
+    source: str, limit: int | None, modernbert: Path, every_layout: Path, tmp_path: Path
+) -> None:
+    model = _with_embeddings(modernbert, tmp_path / "collapsed", torch.randn(1, 32))
+    protocol = "paper" if source == "pairs" else "default"
+    options = Options(protocol=protocol, data_dir=every_layout, limit=limit)
+    task = make_task("retrieval" if source == "pairs" else f"retrieval:{source}", options)
+    data = task.load()
+    assert isinstance(data, SearchData)
+    values = {row.metric: row.value for row in task.measure(model, data, lambda share: None).measurements}
+    passages = len(data.search.corpus)
+    assert values["recall@10"] == pytest.approx(min(1, 10 / passages), abs=1e-9)
+    if source not in ("miracl", "pairs"):
+        expected = sum(1 / rank for rank in range(1, min(10, passages) + 1)) / passages
+        assert values["mrr@10"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_collapsed_model_has_chance_similarity_and_no_right_answers(
+    modernbert: Path, small_data: Path, tmp_path: Path
+) -> None:
+    model = _with_embeddings(modernbert, tmp_path / "collapsed", torch.randn(1, 32))
+    values = {}
+    for name in ("similarity", "alignment-uniformity", "fill-mask"):
+        task = make_task(name, Options(data_dir=small_data, limit=10 if name == "fill-mask" else None))
+        values |= {row.metric: row.value for row in task.measure(model, task.load(), lambda share: None).measurements}
+    assert values["auc"] == 0.5
+    assert values["uniformity"] == pytest.approx(0, abs=1e-6)
+    assert values["top1_accuracy"] == values["top5_accuracy"] == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("task", ["retrieval:jsquad", "similarity", "alignment-uniformity"])
+def test_embeddings_that_are_not_finite_are_reported(
+    task: str, value: float, modernbert: Path, small_data: Path, tmp_path: Path
+) -> None:
+    model = _with_embeddings(modernbert, tmp_path / "broken", torch.full((1, 32), value))
+    chosen = make_task(task, Options(data_dir=small_data))
+    with pytest.raises(UsageError, match="not finite"):
+        chosen.measure(model, chosen.load(), lambda share: None)
+
+
+def test_chunks_count_all_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best passages and the positions are those of all similarities at once."""
+    monkeypatch.setattr(retrieval, "_CHUNK", 5)
+    monkeypatch.setattr(retrieval, "_DEPTH", 7)
+    drawn = np.random.default_rng(0)
+
+    class Angles:
+        """Embeds a number as a unit vector, so that many similarities are equal."""
+
+        def encode(self, texts: list[str], *_: object) -> np.ndarray:
+            angles = np.array([float(text) for text in texts])
+            return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    for different in (1, 2, 5, 30):
+        angles = drawn.integers(0, different, 43) / 20
+        corpus = {f"p{number}": str(angle) for number, angle in enumerate(angles)}
+        relevant = {"q": dict.fromkeys(corpus, 1)}
+        embedder: Any = Angles()
+        ranked, positions = retrieval.rank(embedder, Search(corpus, {"q": "0"}, relevant))
+        assert [float(corpus[name]) for name in ranked["q"]] == sorted(angles)[:7]
+        reachable = {name for name in corpus if float(corpus[name]) <= sorted(angles)[6]}
+        assert set(positions["q"]) == reachable
+        for name in reachable:
+            angle = float(corpus[name])
+            assert positions["q"][name] == ((angles < angle).sum(), (angles == angle).sum())
