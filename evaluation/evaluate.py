@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from .data.options import Data, Options
 from .encoders.models import EvaluatedModel, ModelName
 from .interrupts import Interrupts
 from .options import EvaluateOptions
+from .report.failures import Failures
 from .report.results import Results, Row, Run, model_folder, read_instances
 from .tasks.ranks import rank, work_alone
 from .tasks.registry import select, selectors
@@ -34,20 +36,24 @@ def models_of(options: EvaluateOptions) -> list[EvaluatedModel]:
     """The models to measure.
 
     Raises:
-        UsageError: an invalid name, or an unavailable device.
+        UsageError: an invalid name, two models of one name, or an unavailable device.
     """
     which = (options.revision, options.device, options.dtype, options.tokens_per_batch)
-    return [EvaluatedModel(ModelName(model, *which)) for model in options.models]
+    models = [EvaluatedModel(ModelName.parse(model, *which)) for model in options.models]
+    for label, number in Counter(model.label for model in models).items():
+        if number > 1:
+            raise UsageError(f"{number} models are called {label}. Give them names, as NAME=MODEL.")
+    return models
 
 
-def evaluate(options: EvaluateOptions) -> tuple[list[Row], list[str]]:
+def evaluate(options: EvaluateOptions) -> tuple[list[Row], Failures]:
     """Makes all measurements that have no result yet.
 
-    A failed measurement is logged, and the others continue. An interrupted call keeps finished measurements; the same
-    call resumes.
+    A failed measurement does not end the others. An interrupted call keeps finished measurements; the same call
+    resumes.
 
     Returns:
-        The rows of all measurements, old and new, and the reasons of failed ones.
+        The rows of all measurements, old and new, and the errors of failed ones.
 
     Raises:
         UsageError: an unknown task or model.
@@ -75,7 +81,7 @@ def evaluate(options: EvaluateOptions) -> tuple[list[Row], list[str]]:
     except KeyboardInterrupt:
         logger.warning("Interrupted. Finished measurements are in %s; run the same command to resume.", options.out)
         raise SystemExit(130) from None
-    return ([], []) if rank() else (evaluation.rows, evaluation.failures)
+    return ([], Failures()) if rank() else (evaluation.rows, evaluation.failures)
 
 
 class _Evaluation:
@@ -85,17 +91,19 @@ class _Evaluation:
         self._out = options.out
         self._results = Results(options.out)
         self._check_interrupts = check_interrupts
-        self._data: dict[Task, Data | UsageError] = {}
+        self._data: dict[Task, Data | Exception] = {}
         self._comparable: dict[tuple[type[Task], str, str, str, int], dict[str, Run]] = {}
         self.rows: list[Row] = []
-        self.failures: list[str] = []
+        self.failures = Failures()
 
     def measure(self, model: EvaluatedModel, constructor: Callable[[Options], Task], options: Options) -> None:
         """Makes one measurement, unless it has a result."""
+        place = model.label
         try:
             task = constructor(options)
             if rank() and not task.shared:
                 return
+            place = f"{task.title} of {model.label}"
             data = self._load(task)
             run = _run(task, model, data)
             rows = self._results.find(run)
@@ -103,10 +111,9 @@ class _Evaluation:
                 logger.info("%s of %s: already measured", task.title, model.label)
             else:
                 rows = self._measure(model, task, data, run)
-        except (UsageError, OSError, RuntimeError) as error:
-            # For example too little memory for one of several models.
-            self.failures.append(str(error))
-            logger.error("Failed: %s: %s", model.label, error)
+        except Exception as error:
+            # Any error of a library, for example too little memory for one of several models.
+            self.failures.add(place, error)
             return
         self.rows += rows
         if rows:
@@ -116,21 +123,24 @@ class _Evaluation:
     def compare(self) -> None:
         """Writes the outputs of the models side by side, for tasks that support it."""
         for (task, name, protocol, *_), runs in self._comparable.items():
-            text = task.compare({label: read_instances(self._results.path(run)) for label, run in runs.items()})
-            if text is not None:
-                path = self._out / name / f"side-by-side-{protocol}.md"
-                write_whole(path, text)
-                logger.info("Answers side by side: %s", path)
+            try:
+                text = task.compare({label: read_instances(self._results.path(run)) for label, run in runs.items()})
+                if text is not None:
+                    path = self._out / name / f"side-by-side-{protocol}.md"
+                    write_whole(path, text)
+                    logger.info("Answers side by side: %s", path)
+            except (ValueError, OSError) as error:
+                self.failures.add(f"comparison of {name}", error)
 
     def _load(self, task: Task) -> Data:
         # Equal tasks of several models share their data, and the error if loading failed.
         if task not in self._data:
             try:
                 self._data[task] = task.load()
-            except UsageError as error:
+            except Exception as error:
                 self._data[task] = error
         data = self._data[task]
-        if isinstance(data, UsageError):
+        if isinstance(data, Exception):
             raise data
         return data
 
@@ -153,7 +163,7 @@ class _Evaluation:
             # Directories of other measurements are not empty, or another process removes them.
             with suppress(OSError):
                 os.rmdir(path)
-        logger.info("%s of %s: %d values on %s examples", task.title, model.label, len(rows), f"{run.examples:,}")
+        logger.info("%s of %s: %d values", task.title, model.label, len(rows))
         return rows
 
 

@@ -25,7 +25,12 @@ def _print_tasks(requested: bool) -> None:
 class EvaluateOptions:
     """Options of `evaluate`."""
 
-    models: Annotated[list[str], typer.Argument(help="Local directories, or repositories: ORG/NAME or ORG/NAME@REV.")]
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Local directories, or repositories: ORG/NAME or ORG/NAME@REV. NAME=MODEL sets the name in results."
+        ),
+    ]
     tasks: Annotated[str, typer.Option(help="Comma-separated task names; see --list-tasks.")] = DEFAULT_TASKS
     list_tasks: Annotated[
         bool, typer.Option("--list-tasks", is_eager=True, callback=_print_tasks, help="Print all task names and exit.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ class ModelName:
         dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a GPU that supports it, else float32.
         tokens_per_batch: maximum tokens of a batch; None for 16,384 on a GPU, and 4,096 on a CPU, whose caches hold
             no more.
+        label: name in results; empty for the name, with the requested revision if any.
     """
 
     name: str
@@ -39,6 +40,25 @@ class ModelName:
     device: str | None = None
     dtype: str = "auto"
     tokens_per_batch: int | None = None
+    label: str = ""
+
+    @classmethod
+    def parse(cls, text: str, *settings: Any) -> ModelName:
+        """Reads `MODEL` or `LABEL=MODEL`; the name of an existing directory may contain `=`.
+
+        Args:
+            text: as given by the user.
+            settings: the attributes after the name.
+
+        Raises:
+            UsageError: the label or the model is empty.
+        """
+        label, equals, name = (part.strip() for part in text.partition("="))
+        if not equals or Path(text).is_dir():
+            return cls(text, *settings)
+        if not label or not name:
+            raise UsageError(f"{text}: expected NAME=MODEL, or a model alone.")
+        return replace(cls(name, *settings), label=label)
 
 
 class EvaluatedModel:
@@ -48,7 +68,7 @@ class EvaluatedModel:
         which: its name and how it computes.
 
     Attributes:
-        label: name in results: the name, with the requested revision if any.
+        label: name in results.
 
     Raises:
         UsageError: two different revisions, a path that is not a model, or an unavailable device.
@@ -59,7 +79,7 @@ class EvaluatedModel:
         self._reference = ModelReference.parse(which.name, which.requested)
         self._reference.check_model()
         self.name, self.requested = self._reference.name, self._reference.revision
-        self.label = str(self._reference)
+        self.label = which.label or str(self._reference)
         if which.device is not None:
             usable_device(which.device)
 

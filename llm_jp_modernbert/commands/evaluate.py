@@ -23,6 +23,8 @@ def evaluate(options: EvaluateOptions) -> None:
 
     * `llm-jp-modernbert evaluate my-model --tasks jsts,jnli,jcola --data-dir data --seed 0 --seed 1`
 
+    * `llm-jp-modernbert evaluate ours=runs/stage1 base=llm-jp/llm-jp-modernbert-base --tasks similarity`
+
     * `llm-jp-modernbert evaluate my-model --text "朝ごはんを[MASK]ました。"`
     """
     if options.revision is not None and len(options.models) > 1:
@@ -38,12 +40,10 @@ def evaluate(options: EvaluateOptions) -> None:
     quiet_libraries()
     console = Console()
     if options.text:
-        show_texts(models_of(options), options.text, console)
+        show_texts(models_of(options), options.text, console).raise_any("models")
         return
     rows, failures = run(options)
     if rows:
         show(rows, console)
         console.print(f"Results are in {options.out}.", soft_wrap=True)
-    if failures:
-        reasons = " ".join(dict.fromkeys(failures))
-        raise UsageError(f"{len(failures)} measurements failed: {reasons}")
+    failures.raise_any("measurements")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,9 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
@@ -48,6 +52,8 @@ from llm_jp_modernbert.evaluation.report.results import (
     read_rows,
     trajectories,
 )
+from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask
+from llm_jp_modernbert.evaluation.tasks.task import Outcome
 
 INFERENCE = "fill-mask,retrieval,alignment-uniformity,similarity"
 
@@ -329,6 +335,82 @@ def test_failing_model_does_not_stop_other_models(modernbert: Path, small_data: 
     assert {(row.task, row.model) for row in Results(tmp_path / "out").rows()} == {
         (task, str(modernbert)) for task in ("fill-mask", "similarity")
     }
+
+
+def test_any_error_of_a_measurement_is_reported_at_the_end(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = (ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError, torch.OutOfMemoryError)
+    errors: dict[str, Exception] = {kind.__name__: kind("first\nsecond") for kind in kinds}
+    measure = FillMask.measure
+
+    def failing(self: FillMask, model: EvaluatedModel, *arguments: Any) -> Outcome:
+        if model.label in errors:
+            raise errors[model.label]
+        return measure(self, model, *arguments)
+
+    monkeypatch.setattr(FillMask, "measure", failing)
+    models = [f"{name}={modernbert}" for name in (*errors, "good")]
+    done = invoke("evaluate", *models, "--tasks", "fill-mask", "--limit", "3", "--device", "cpu", "--out", tmp_path)
+    assert isinstance(done.exception, UsageError)
+    message = str(done.exception)
+    assert "\n" not in message
+    assert f"{len(kinds)} measurements failed" in message
+    assert all(message.count(f"fill-mask of {name}: {name}: ") == 1 for name in errors)
+    assert "first" not in done.output
+    assert {row.model for row in Results(tmp_path).rows()} == {"good"}
+
+
+def test_interrupt_during_a_measurement_ends_the_call(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> Outcome:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FillMask, "measure", interrupted)
+    done = invoke("evaluate", modernbert, "--tasks", "fill-mask,similarity", "--limit", "3", "--out", tmp_path)
+    assert done.exit_code == 130
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_model_without_padding_does_not_stop_the_others(
+    modernbert: Path, bert: Path, small_data: Path, tmp_path: Path
+) -> None:
+    bare = Path(shutil.copytree(bert, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*")))
+    words = Tokenizer(WordLevel({"[UNK]": 0, "猫": 1}, "[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(bare)
+    common = ["--data-dir", small_data, "--device", "cpu", "--limit", "8", "--learning-rate", "1e-3", "--epochs", "1"]
+    done = invoke("evaluate", bare, modernbert, "--tasks", "jcola", *common, "--out", tmp_path / "out")
+    assert isinstance(done.exception, UsageError)
+    assert "1 measurements failed: jcola of" in str(done.exception)
+    assert "padding token" in str(done.exception)
+    assert {row.model for row in Results(tmp_path / "out").rows()} == {str(modernbert)}
+    done = invoke("evaluate", bare, f"good={modernbert}", "--text", "猫が[MASK]に行く。", "--device", "cpu")
+    assert isinstance(done.exception, UsageError)
+    assert "has no mask token" in str(done.exception)
+    assert "good" in done.output
+
+
+def test_same_reason_is_reported_once(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    common = ["--data-dir", tmp_path / "nowhere", "--device", "cpu", "--out", tmp_path / "out"]
+    done = invoke("evaluate", f"a={modernbert}", f"b={modernbert}", "--tasks", "jcola,jsts", *common)
+    assert str(done.exception).startswith("4 measurements failed")
+    assert (done.output + str(done.exception)).count("no such folder") == 1
+
+
+def test_models_are_stored_under_their_given_names(modernbert: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a=b"
+    shutil.copytree(modernbert, odd)
+    common = ["--tasks", "fill-mask", "--limit", "3", "--device", "cpu", "--out", tmp_path / "out"]
+    done = invoke("evaluate", f"わたしの=モデル={modernbert}", f"ours={modernbert}", odd, *common)
+    assert isinstance(done.exception, UsageError)
+    done = invoke("evaluate", f"ours={modernbert}", odd, *common)
+    assert done.exit_code == 0, done.output
+    assert {row.model for row in Results(tmp_path / "out").rows()} == {"ours", str(odd)}
+    for arguments in ((f"x={modernbert}", f"x={odd}"), (f"={modernbert}",), ("x=",)):
+        done = invoke("evaluate", *arguments, *common)
+        assert isinstance(done.exception, UsageError)
 
 
 def test_changed_pooling_of_a_model_is_measured_again(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
