@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 POOLINGS = ("auto", "mean", "cls", "last-K-layers")
 """`auto` is the pooling of a sentence-transformers model, and `mean` for others; K is a number of layers."""
+
+NOT_FINITE = "the model gives embeddings that are not finite. Try --dtype float32."
 
 # Consecutive tasks often embed the same texts; larger sets are not cached.
 _MAX_CACHED_TEXTS = 20_000
@@ -54,13 +57,16 @@ class Embedder:
         self._cache: dict[str, np.ndarray] = {}
 
     def encode(
-        self, texts: Sequence[str], prompt: str | None = None, progress: Callable[[float], None] = lambda share: None
+        self,
+        texts: Sequence[str],
+        role: Literal["query", "document"] | None = None,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> np.ndarray:
         """Unit vectors of texts; texts longer than the model's maximum are truncated.
 
         Args:
             texts: any number of texts.
-            prompt: name of one of the model's prompts, for example `query`; ignored if the model has none.
+            role: whether the texts are questions or passages of a retrieval task, for models that distinguish them.
             progress: called with the completed share, from 0 to 1.
 
         Returns:
@@ -69,12 +75,12 @@ class Embedder:
         Raises:
             UsageError: an embedding is not finite.
         """
-        key = hashlib.sha256("\0".join((prompt or "", *texts)).encode(errors="surrogatepass")).hexdigest()
+        if len(texts) > _MAX_CACHED_TEXTS:
+            return self._encode(texts, role, progress)
+        # JSON separates the texts, whatever characters they contain.
+        key = hashlib.sha256(json.dumps([role, *texts]).encode()).hexdigest()
         if key not in self._cache:
-            vectors = self._encode(texts, prompt, progress)
-            if len(texts) > _MAX_CACHED_TEXTS:
-                return vectors
-            self._cache[key] = vectors
+            self._cache[key] = self._encode(texts, role, progress)
         return self._cache[key]
 
     def encode_distinct(
@@ -84,30 +90,33 @@ class Embedder:
         texts = list(dict.fromkeys(text for example in examples for text in example))
         return dict(zip(texts, self.encode(texts, progress=progress), strict=True))
 
-    def _encode(self, texts: Sequence[str], prompt: str | None, progress: Callable[[float], None]) -> np.ndarray:
+    def _encode(self, texts: Sequence[str], role: str | None, progress: Callable[[float], None]) -> np.ndarray:
         if not texts:
             raise UsageError("no texts to encode.")
-        prompts = getattr(self.transformer, "prompts", None) or {}
-        prompted = [prompts.get(prompt or "", "") + text for text in texts]
+        # They add the prompts of the model, and choose its modules.
+        encoders: dict[str | None, Any] = {
+            "query": self.transformer.encode_query,
+            "document": self.transformer.encode_document,
+            None: self.transformer.encode,
+        }
+        prompt = max((len(text or "") for text in self.transformer.prompts.values()), default=0)
         # Characters approximate tokens: tokenising twice would cost more than uneven batches.
-        longest = self.transformer.max_seq_length or max(map(len, prompted))
-        lengths = [min(len(text), longest) + 2 for text in prompted]
-        order = sorted(range(len(prompted)), key=lambda index: -lengths[index])
+        longest = self.transformer.max_seq_length or 10**9
+        lengths = [min(prompt + len(text), longest) + 2 for text in texts]
+        order = sorted(range(len(texts)), key=lambda index: -lengths[index])
         vectors = np.empty((len(texts), 0), np.float32)
         done, total = 0, sum(lengths)
         for batch in batches([lengths[index] for index in order], self._tokens_per_batch):
             indices = [order[place] for place in batch]
-            # `prompt=""` turns off sentence-transformers' default prompt: the texts already have theirs.
-            encoded = self.transformer.encode(
-                [prompted[index] for index in indices],
-                prompt="",
+            encoded = encoders[role](
+                [texts[index] for index in indices],
                 batch_size=len(indices),
                 show_progress_bar=False,
                 normalize_embeddings=True,
                 convert_to_numpy=True,
             )
             if not np.isfinite(encoded).all():
-                raise UsageError("the model gives embeddings that are not finite. Try --dtype float32.")
+                raise UsageError(NOT_FINITE)
             if not vectors.size:
                 vectors = np.empty((len(texts), encoded.shape[1]), np.float32)
             vectors[indices] = encoded

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llm_jp_modernbert.core.errors import UsageError, first_line
 
 from ..data.options import Data, Options
-from ..encoders.embeddings import embedder_of
+from ..encoders.embeddings import NOT_FINITE, embedder_of
 from ..report.results import Measurement
 from .task import Outcome, Progress, Task
 
@@ -188,11 +188,13 @@ def _sizes(task: Any) -> dict[str, int]:
 
 @contextmanager
 def _counting(transformer: SentenceTransformer, progress: Callable[[int], None]) -> Iterator[None]:
-    """Reports the number of texts that a SentenceTransformer has encoded, which mteb does not."""
+    """Reports the number of texts that a SentenceTransformer has encoded, and raises an error if one is not finite."""
     done = 0
 
     def count(module: Any, inputs: Any, output: Any) -> None:
         nonlocal done
+        if not output["sentence_embedding"].isfinite().all():
+            raise UsageError(NOT_FINITE)
         done += len(output["sentence_embedding"])
         progress(done)
 

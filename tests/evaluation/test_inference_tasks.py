@@ -16,6 +16,7 @@ import torch
 from evaluation_data import PLACES, SUBJECTS, make_task, write_lines
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast, ModernBertForMaskedLM
 
 from llm_jp_modernbert.core.errors import UsageError
@@ -127,6 +128,42 @@ def test_pseudo_perplexity_by_document_equals_loop(modernbert: Path, tmp_path: P
 def test_embeddings_equal_sentence_transformers(any_model: EvaluatedModel) -> None:
     plain = SentenceTransformer(any_model.name, device="cpu").encode(TEXTS, normalize_embeddings=True)
     assert np.abs(Embedder(any_model).encode(TEXTS) - plain).max() < 1e-6
+
+
+@pytest.fixture(scope="module", params=["prompt pooled", "prompt not pooled", "default prompt", "router", "truncated"])
+def with_settings(request: pytest.FixtureRequest, modernbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved sentence-transformers model that treats questions, passages and other texts differently."""
+    folder = tmp_path_factory.mktemp("embedders") / "model"
+    parts: list[Any] = [modules.Transformer(str(modernbert), max_seq_length=64)]
+    parts.append(modules.Pooling(32, "mean", include_prompt=request.param != "prompt not pooled"))
+    settings: dict[str, Any] = {"prompts": {"query": "駅の前で", "passage": "海の"}}
+    if request.param == "default prompt":
+        settings = {"prompts": {"theme": "先生が"}, "default_prompt_name": "theme"}
+    elif request.param == "truncated":
+        settings["truncate_dim"] = 8
+    elif request.param == "router":
+        dense = [modules.Dense(32, 32) for _ in range(2)]
+        parts.append(modules.Router.for_query_document(dense[:1], dense[1:], default_route="document"))
+    parts.append(modules.Normalize())
+    SentenceTransformer(modules=parts, device="cpu", **settings).save(str(folder))
+    return folder
+
+
+def test_embeddings_equal_every_encoder_of_sentence_transformers(with_settings: Path) -> None:
+    model = Embedder(EvaluatedModel(ModelName(str(with_settings), device="cpu", tokens_per_batch=40)))
+    plain = SentenceTransformer(str(with_settings), device="cpu")
+    unlike = 0
+    for role, encode in ((None, plain.encode), ("query", plain.encode_query), ("document", plain.encode_document)):
+        wanted = encode(TEXTS, normalize_embeddings=True)
+        assert np.abs(model.encode(TEXTS, role) - wanted).max() < 1e-5
+        unlike += np.abs(wanted - plain.encode(TEXTS, prompt="", normalize_embeddings=True)).max() > 1e-3
+    assert unlike
+
+
+def test_texts_with_nul_have_their_own_embeddings(modernbert: Path) -> None:
+    embedder = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")))
+    assert len(embedder.encode(["猫", "犬\0駅"])) == 2
+    assert len(embedder.encode(["猫", "犬", "駅"])) == 3
 
 
 @pytest.mark.parametrize(("pooling", "layers"), [("cls", 0), ("last-2-layers", 2)])
