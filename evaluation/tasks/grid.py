@@ -7,15 +7,21 @@ released when its process ends, so the point of a killed process is trained by a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_json, write_whole
 
 from .task import Progress
+
+logger = logging.getLogger(__name__)
+
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Point:
     epochs: int
 
     def __str__(self) -> str:
-        return f"{self.learning_rate:g}x{self.epochs}"
+        return f"{self.learning_rate!r}x{self.epochs}"
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,12 @@ def search(
                 continue
         try:
             if files[point].is_file():
-                saved = json.loads(files[point].read_text(encoding="utf-8"))
-                trials[point] = Trial(point, saved["scores"], saved["predictions"])
-                return
+                try:
+                    saved = read_json(files[point], Trial, max_bytes=_MAX_BYTES)
+                    trials[point] = replace(saved, point=point)
+                    return
+                except UsageError as error:
+                    logger.warning("%s The point is trained again.", error)
             done = sum(path.is_file() for path in files.values())
             trials[point] = train(point, lambda share: progress((done + share) / len(grid)))
             folder.mkdir(parents=True, exist_ok=True)
