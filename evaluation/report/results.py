@@ -292,9 +292,9 @@ class _File(TypedDict):
     rows: list[dict[str, Any]]
 
 
-def _in_numeric_order(path: Path) -> list[str]:
-    """Sort key with step 220 before step 1100."""
-    return [part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+def _in_numeric_order(path: Path) -> list[list[str]]:
+    """Sort key by folder, with step 220 before step 1100."""
+    return [[part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", name)] for name in path.parts]
 
 
 def instances_of(path: Path) -> Path:
