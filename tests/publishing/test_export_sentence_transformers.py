@@ -80,6 +80,48 @@ def test_embeddings_equal_those_of_the_evaluation(tmp_path: Path) -> None:
         np.testing.assert_allclose(similarities, vectors[:1] @ vectors.T, atol=1e-6)
 
 
+# What SentenceTransformer.save_pretrained of version 5.1.2 writes for this model.
+WRITTEN_BY_5_1_2: dict[str, Any] = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ],
+    "sentence_bert_config.json": {"max_seq_length": 64, "do_lower_case": False},
+    "1_Pooling/config.json": {
+        "word_embedding_dimension": 32,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+        "pooling_mode_weightedmean_tokens": False,
+        "pooling_mode_lasttoken": False,
+        "include_prompt": True,
+    },
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer",
+        "__version__": {"sentence_transformers": "5.1.2", "transformers": "4.57.3", "pytorch": "2.13.0+cpu"},
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    },
+}
+
+
+def test_export_has_the_layout_of_earlier_versions(tmp_path: Path) -> None:
+    """Version 5.1.2 has no module `sentence_transformers.base`, which 5.4 and later name in their own layout."""
+    folder = write_checkpoint(tmp_path / "model")
+    assert sorted(add_sentence_transformers(folder)) == sorted(WRITTEN_BY_5_1_2)
+    for name, expected in WRITTEN_BY_5_1_2.items():
+        written = json.loads((folder / name).read_text(encoding="utf-8"))
+        # Optional keys may be missing.
+        if isinstance(written, dict):
+            assert written.items() <= expected.items(), name
+        else:
+            assert written == expected
+    # No version is stated, so no earlier version warns about a newer one.
+    assert "__version__" not in json.loads((folder / "config_sentence_transformers.json").read_text())
+
+
 def test_export_is_reproducible(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     add_sentence_transformers(folder)
