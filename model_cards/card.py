@@ -5,12 +5,14 @@ A card states the given facts and nothing else; equal facts give equal bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from llm_jp_modernbert.evaluation.report.results import READ_OFF, dataset_slug
+from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 
 from . import commands, formatting, tables
@@ -126,8 +128,23 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
             "training_type": "pre-training",
             **({"hardware_used": ", ".join(hardware)} if hardware else {}),
         }
-    results = [_eval_result(row, facts) for row in facts.rows if row.value is not None]
+    results = [_eval_result(row, facts) for row in _headlines(facts.rows)]
     return ModelCardData(**metadata, model_name=facts.name if results else None, eval_results=results or None)
+
+
+def _headlines(rows: Iterable[Row]) -> list[Row]:
+    """The values that represent each measurement in the metadata; the body of the card shows all of them."""
+    measurements: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.value is not None and row.task != FillMaskPublishedTokenizer.name:
+            key = (row.task, row.dataset, row.dataset_revision, row.protocol, str(row.seed))
+            measurements.setdefault(key, []).append(row)
+    chosen = []
+    for (name, *_), measured in measurements.items():
+        highlights = getattr(task_class(name), "highlights", ())
+        matching = [row for row in measured if any(highlight.matches(row) for highlight in highlights)]
+        chosen += matching or [row for row in measured if not row.subset and row.split != "dev"]
+    return chosen
 
 
 def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
@@ -135,8 +152,6 @@ def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
 
     task = task_class(row.selector or row.task)
     _, config = _hub_dataset(row.dataset)
-    arguments = {} if facts.source else {"seed": row.seed}
-    arguments |= {"examples": row.examples} if row.examples else {}
     return EvalResult(
         task_type=task.hub_task if task else row.task,
         dataset_type=dataset_slug(row.dataset),
@@ -147,16 +162,16 @@ def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
         metric_type=row.metric,
         metric_value=row.value,
         metric_name=f"{row.task} {row.metric} ({_conditions(row, facts)})",
-        metric_args={**arguments, **tables.public_settings(row)},
         source_name=facts.source.name if facts.source else None,
         source_url=facts.source.url if facts.source else None,
     )
 
 
 def _conditions(row: Row, facts: ModelFacts) -> str:
-    """Subset, protocol and seed; publications do not state their seeds."""
+    """Subset, protocol, limit and seed; publications do not state their seeds."""
+    limit = row.settings.get("limit")
     seed = "" if facts.source else f"seed {row.seed}"
-    return ", ".join(filter(None, (row.subset, f"{row.protocol} protocol", seed)))
+    return ", ".join(filter(None, (row.subset, f"{row.protocol} protocol", f"limit {limit}" if limit else "", seed)))
 
 
 def _hub_dataset(name: str) -> tuple[str | None, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,38 +15,75 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 
+# The Hub's pattern of `dataset.type`, as quoted in github.com/embeddings-benchmark/mteb/issues/1111.
+_DATASET_TYPE = re.compile(r"(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+")
+# Accepted besides ISO 639 codes.
+_OTHER_LANGUAGES = ("code", "multilingual")
+
+
 def validate_card(card: ModelCard, folder: Path) -> None:
     """Check a card without network access; `ModelCard.validate` asks the Hub.
 
     Raises:
-        UsageError: the metadata cannot be parsed, contain a license, language or repository name that the Hub rejects,
-            or a file that the card links to is not in `folder`.
+        UsageError: the metadata cannot be parsed, contain a value that the Hub rejects, or a file that the card links
+            to is not in `folder`.
     """
     from markdown_it import MarkdownIt
 
     data = _parsed_metadata(card)
-    licenses = (
-        files("llm_jp_modernbert.model_cards").joinpath("templates", "hub_licenses.txt").read_text("utf-8").split()
-    )
-    if data.get("license") not in licenses:
-        raise UsageError(
-            f"model card: unknown license {data.get('license')!r}. Use an id of "
-            "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, or other."
-        )
-    for language in data.get("language") or []:
-        if not re.fullmatch("[a-z]{2,3}", str(language)):
-            raise UsageError(f"model card: invalid language {language!r}; expected an ISO 639 code such as ja.")
-    base = data.get("base_model") or []
-    for repository in [*(data.get("datasets") or []), *([base] if isinstance(base, str) else base)]:
-        if not is_repository(repository):
-            raise UsageError(f"model card: invalid repository name {repository!r}; expected ORG/NAME.")
+    _check_license(data, folder)
+    _check_names(data)
+    for model in data.get("model-index") or []:
+        for result in model["results"]:
+            dataset = result["dataset"]["type"]
+            if not _DATASET_TYPE.fullmatch(dataset):
+                raise UsageError(
+                    f"model card: invalid dataset type {dataset!r} of a result; expected letters, digits, '.', '_' and "
+                    "'-', or ORG/NAME."
+                )
     for block in MarkdownIt("commonmark").enable("table").parse(card.text):
         for token in block.children or []:
-            target = urlsplit(str(token.attrGet("href") or token.attrGet("src") or ""))
-            linked = (folder / unquote(target.path)).resolve()
-            local = target.path and not target.scheme and not target.netloc
-            if local and not (linked.is_relative_to(folder.resolve()) and linked.exists()):
-                raise UsageError(f"model card: links to {unquote(target.path)}, which is not in the release.")
+            _check_link(str(token.attrGet("href") or token.attrGet("src") or ""), folder)
+
+
+def _check_license(data: Mapping[str, Any], folder: Path) -> None:
+    license = data.get("license")
+    if license is not None and license not in _listed("hub_licenses.txt"):
+        raise UsageError(
+            f"model card: unknown license {license!r}. Use an id of "
+            "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, or other."
+        )
+    _check_link(str(data.get("license_link") or ""), folder)
+
+
+def _check_names(data: Mapping[str, Any]) -> None:
+    """Check languages, and the names of datasets and base models."""
+    for language in _list(data.get("language")):
+        # github.com/huggingface/huggingface_hub/issues/3862: only codes of ISO 639-1, 639-2 and 639-3 are accepted.
+        known = language in _listed("hub_languages.txt") or re.fullmatch("[a-z]{3}", language)
+        if not known and language not in _OTHER_LANGUAGES:
+            raise UsageError(f"model card: invalid language {language!r}; expected an ISO 639 code such as ja.")
+    # A local path is rejected: github.com/huggingface/transformers/issues/32212, autotrain-advanced/issues/648.
+    for repository in (*_list(data.get("datasets")), *_list(data.get("base_model"))):
+        if not is_repository(repository):
+            raise UsageError(f"model card: invalid repository name {repository!r}; expected ORG/NAME.")
+
+
+def _check_link(address: str, folder: Path) -> None:
+    target = urlsplit(address)
+    linked = (folder / unquote(target.path)).resolve()
+    is_local = target.path and not target.scheme and not target.netloc
+    if is_local and not (linked.is_relative_to(folder.resolve()) and linked.exists()):
+        raise UsageError(f"model card: links to {unquote(target.path)}, which is not in the release.")
+
+
+def _list(value: Any) -> list[str]:
+    """A value of metadata that is a string or a list of strings."""
+    return [str(item) for item in ([value] if isinstance(value, str) else value or [])]
+
+
+def _listed(name: str) -> list[str]:
+    return files("llm_jp_modernbert.model_cards").joinpath("templates", name).read_text("utf-8").split()
 
 
 def _parsed_metadata(card: ModelCard) -> dict[str, Any]:

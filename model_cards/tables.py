@@ -217,9 +217,13 @@ def estimates(finding: Finding) -> Markdown:
 
 
 def examples(facts: ModelFacts) -> Markdown | None:
-    """Fill-mask predictions."""
+    """Fill-mask predictions, with the mask token that the model's own pipeline accepts."""
+    mask = str(facts.tokenizer.get("mask_token") or "[MASK]")
     rows = [
-        [code(example.text), Markdown(", ".join(f"{code(token)} {share:.1%}" for token, share in example.answers))]
+        [
+            code(example.text.replace("[MASK]", mask)),
+            Markdown(", ".join(f"{code(token)} {share:.1%}" for token, share in example.answers)),
+        ]
         for example in facts.examples
     ]
     return table(["Text", "Top predictions"], rows) if rows else None

@@ -213,14 +213,33 @@ def test_range_requests(hub: LoopbackHub, api: HfApi, folder: Path, header: str,
 
 def test_card_metadata_is_validated(hub: LoopbackHub, api: HfApi) -> None:
     result = "{task: {type: fill-mask}, dataset: {type: d, name: d}, metrics: [{type: accuracy, value: 0.5}]}"
+
+    def index(old: str, new: str) -> str:
+        return f"model-index: [{{name: m, results: [{result.replace(old, new)}]}}]"
+
     for text, message in (
         ("language: [ja", "invalid YAML"),
         ("language: no", '"language" must be'),
         ("model-index: [{results: []}]", r"model-index\[0\].name"),
-        (f"model-index: [{{name: m, results: [{result.replace(', value: 0.5', '')}]}}]", "value"),
+        (index(", value: 0.5", ""), "value"),
+        (index("name: d", "name: ''"), "not allowed to be empty"),
+        (index("type: d", "type: a + b"), r"dataset.type.* pattern"),
+        (index("type: d", "type: a/b/c"), r"dataset.type.* pattern"),
+        (index("type: d", "type: 文書"), r"dataset.type.* pattern"),
+        (index("type: d", "config: 3, type: d"), "config"),
+        ("license: my-own", '"license" must be one of'),
+        ("language: jp", "ISO 639"),
+        ("language: [zh-CN]", "lowercase"),
+        ("language: [japanese]", "ISO 639"),
+        ("datasets: [/var/texts/]", r'"datasets\[0\]" with value "/var/texts/" is not valid'),
+        ("base_model: runs/stage1/model", '"base_model" with value'),
+        ("widget: text", '"widget" must be an array'),
     ):
         with pytest.raises(ValueError, match=message):
             api._validate_yaml(f"---\n{text}\n---\n")
+    api._validate_yaml(
+        "---\nlanguage: [ja, zho, code]\nlicense: mit\nbase_model: org/m\ndatasets: [org/d, imdb]\n---\n"
+    )
     api._validate_yaml(f"---\nlanguage: ja\nmodel-index: [{{name: m, results: [{result}]}}]\n---\n")
     with pytest.warns(UserWarning, match="empty or missing"):
         api._validate_yaml("no metadata")

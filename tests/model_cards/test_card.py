@@ -231,12 +231,75 @@ def test_metadata_survive_parsing() -> None:
     assert data.co2_eq_emissions["emissions"] == pytest.approx(20.0)
     name, results = model_index_to_eval_results(data.to_dict()["model-index"])
     assert name == facts.name
-    rows = [row for row in facts.rows if row.value is not None]
-    parsed = {(r.dataset_name, r.dataset_split, r.metric_type, r.metric_value, r.metric_args["seed"]) for r in results}
-    assert parsed == {(row.dataset, row.split, row.metric, row.value, row.seed) for row in rows}
+    rows = [row for row in facts.rows if row.value is not None and not row.subset]
+    parsed = {(r.dataset_name, r.dataset_split, r.metric_type, r.metric_value, r.metric_name) for r in results}
+    assert parsed == {
+        (row.dataset, row.split, row.metric, row.value, f"{row.task} {row.metric} (default protocol, seed {row.seed})")
+        for row in rows
+    }
     assert len(results) == len(rows)
     (on_hub,) = [result for result in results if result.dataset_type == "miracl/miracl"]
     assert on_hub.dataset_revision == COMMIT
+
+
+def test_metadata_contain_headline_metrics_only() -> None:
+    """The values in the table of checkpoints; for a task without any of these, those of the whole dataset."""
+    fill_mask = {"task": "fill-mask", "dataset": "fill-mask prompts", "split": "test", "metric": "top1_accuracy"}
+    perplexity = {"task": "pseudo-perplexity", "dataset": "texts.jsonl", "split": "all", "metric": "pseudo_perplexity"}
+    rows = [
+        row(**fill_mask, value=0.1),
+        row(**{**fill_mask, "metric": "mrr"}, value=0.2),
+        row(**fill_mask, value=0.3, subset="food"),
+        *(row(**perplexity, value=4.0 + n, subset=f"context-{512 << n}", context=512 << n) for n in range(6)),
+        row(value=0.7),
+        row(value=0.8, split="dev"),
+        row(metric="recall", value=0.6, task="a task of another package", settings={"limit": 100}),
+    ]
+    results = model_card(complete_facts(rows=rows)).data.eval_results
+    assert {(result.metric_type, result.metric_value) for result in results} == {
+        ("top1_accuracy", 0.1),
+        ("pseudo_perplexity", 5.0),
+        ("pseudo_perplexity", 8.0),
+        ("accuracy", 0.7),
+        ("recall", 0.6),
+    }
+    assert "limit 100" in str(results[-1].metric_name)
+    assert all(result.metric_args is None for result in results)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fill-mask prompts",
+        "JaQuAD paragraphs of one article",
+        "JSTS trained on F+G",
+        "JSTS, JNLI, JCoLA",
+        "A + B",
+        "日本語の文書",
+        "org/name/config",
+        "a/b/c/d",
+        " ",
+        "../texts.jsonl",
+        "改行\n",
+    ],
+)
+def test_any_dataset_name_gives_a_valid_type(release: Path, name: str) -> None:
+    """The pattern is quoted in github.com/embeddings-benchmark/mteb/issues/1111."""
+    card = model_card(complete_facts(rows=[row(dataset=name)]))
+    (result,) = card.data.eval_results
+    assert re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", result.dataset_type, re.ASCII)
+    assert result.dataset_name == name
+    validate_card(card, release)
+    if not re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", name, re.ASCII):
+        result.dataset_type = name
+        with pytest.raises(UsageError, match="invalid dataset type"):
+            validate_card(ModelCard(f"---\n{card.data.to_yaml()}\n---\n\n{card.text}"), release)
+
+
+def test_examples_contain_the_mask_token_of_the_tokenizer() -> None:
+    card = model_card(complete_facts(examples=[Example("猫は[MASK]。", [("好き", 0.2)])]))
+    assert r"| `猫は<MASK\|LLM-jp>。` |" in card.text
+    assert "[MASK]" not in card.text
 
 
 def test_eval_result_files_contain_results_on_hub_datasets_only() -> None:
@@ -299,7 +362,7 @@ def test_published_results_name_their_source() -> None:
     assert re.search(r"mcc ↑ \| ≈ 0\.4 \|", card.text)
     assert {result.source_url for result in card.data.eval_results} == {source.url}
     # The publication does not state seeds.
-    assert all("seed" not in result.metric_args for result in card.data.eval_results)
+    assert all("seed" not in result.metric_name for result in card.data.eval_results)
 
 
 MARKUP = (
@@ -426,6 +489,9 @@ def test_only_native_releases_need_trust_remote_code() -> None:
     [
         ({"license": "apache2"}, "license 'apache2'"),
         ({"languages": ("japanese",)}, "language 'japanese'"),
+        ({"languages": ("jp",)}, "language 'jp'"),
+        ({"languages": ("zh-CN",)}, "language 'zh-CN'"),
+        ({"datasets": ("/data/texts",)}, "'/data/texts'"),
         ({"datasets": ("no such/name",)}, "'no such/name'"),
         ({"base_model": "../up"}, "'../up'"),
         ({"curve": "assets/missing.png"}, "assets/missing.png, which is not in the release"),
