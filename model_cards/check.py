@@ -38,8 +38,8 @@ def validate_card(card: ModelCard, folder: Path) -> None:
             dataset = result["dataset"]["type"]
             if not _DATASET_TYPE.fullmatch(dataset):
                 raise UsageError(
-                    f"model card: invalid dataset type {dataset!r} of a result; expected letters, digits, '.', '_' and "
-                    "'-', or ORG/NAME."
+                    f"model card: invalid dataset type {dataset!r} of a result; expected ORG/NAME, or letters, "
+                    "digits, '.', '_' and '-'."
                 )
     for block in MarkdownIt("commonmark").enable("table").parse(card.text):
         for token in block.children or []:
