@@ -23,7 +23,9 @@ class UsageError(ValueError):
 
 def first_line(error: BaseException) -> str:
     """The first non-empty line of an error's message, or its class name if there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # After a colon, the next line is the reason.
+    return " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]) or type(error).__name__
 
 
 def is_failed_write(error: BaseException) -> bool:

@@ -87,10 +87,13 @@ def load_masked_lm(
 
 def loading_errors() -> tuple[type[Exception], ...]:
     """The errors that transformers raises for a model that cannot be loaded."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     # RuntimeError: weights have other shapes than the configuration. UnpicklingError: torch refuses unsafe pickles.
-    return OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError
+    known = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+    # Values of another type or range in a configuration.
+    return *known, StrictDataclassError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -112,10 +115,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         return build_tokenizer(reference.name)
     try:
         return LlmJpTokenizer.from_pretrained(reference.name, revision=reference.revision)
-    except ValueError as not_llm_jp:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as not_llm_jp:
         try:
             return AutoTokenizer.from_pretrained(reference.name, revision=reference.revision)
-        except (OSError, ValueError, KeyError, AttributeError):
+        except loading_errors():
             raise UsageError(
                 f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Name one with --tokenizer."
             ) from not_llm_jp

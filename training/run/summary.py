@@ -21,6 +21,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers import TrainerState, TrainingArguments
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 from llm_jp_modernbert.core.versions import library_versions
@@ -81,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
         UsageError: the file is invalid or has an unsupported schema.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path, dict[str, Any])
         if content["schema"] != SCHEMA or not all(isinstance(stage, dict) for stage in content["stages"]):
             raise ValueError(f"schema {content['schema']}; this version reads schema {SCHEMA}")
     except (OSError, ValueError, KeyError, TypeError) as error:
