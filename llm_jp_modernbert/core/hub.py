@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .checkpoint_names import CheckpointName
 from .errors import UsageError
 from .files import files_by_path
-from .hub_errors import explain, is_transient, retry_after
+from .hub_errors import LONGEST_WAIT, explain, is_transient, limit_waiting, retry_after
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -50,7 +50,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Patience:
-    """Retries a call to the Hub after transient errors. huggingface_hub retries up- and downloads, but not commits."""
+    """Retries a call to the Hub after transient errors. huggingface_hub retries up- and downloads, but not commits.
+
+    No request waits longer than a minute for a response.
+    """
 
     waits: tuple[float, ...] = (1.0, 5.0, 20.0)
     """Seconds to wait before each retry, unless the Hub's response says how long."""
@@ -59,13 +62,15 @@ class Patience:
         """Returns the call's result. The call must be safe to repeat."""
         for wait in self.waits:
             try:
+                limit_waiting()
                 return call()
             except Exception as error:
-                if not is_transient(error):
-                    raise
                 pause = retry_after(error) or wait
+                if not is_transient(error) or pause > LONGEST_WAIT:
+                    raise
                 logger.warning("%s Retrying in %.0f s.", explain(error), pause)
                 time.sleep(pause)
+        limit_waiting()
         return call()
 
 
@@ -89,7 +94,7 @@ def check_name(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise UsageError(f"--repo {repository}: {error}") from error
+        raise UsageError(f"--repo {repository}: {explain(error)}") from error
     if "/" not in repository:
         raise UsageError(f"--repo {repository}: write ORG/NAME.")
 

@@ -25,8 +25,8 @@ skips the first matching request and makes the next two fail. `method` is a regu
 ("GET|HEAD"), `path` one that is searched for in the decoded path without the query. `times=None` lasts until
 `hub.mend()`, which removes all faults. Each request is hit by at most one fault, the oldest. Values of `how`:
 
-    a status     is the response, with `headers`; the request has no effect. `{"X-Error-Code": "GatedRepo"}` adds a
-                 code.
+    a status     is the response, with `headers` and `content`; the request has no effect.
+                 `{"X-Error-Code": "GatedRepo"}` adds a code.
     "cut"        closes the connection without a response; the request has no effect.
     "cut-body"   closes the connection after half of the content (GET) or after half of the request's body (others).
     "lost"       processes the request, and closes the connection without a response.

@@ -19,6 +19,7 @@ class Fault:
         times: number of failures; None for no limit.
         after: number of matching requests that succeed before.
         headers: headers of the response, if `how` is a status.
+        content: content of that response; by default a message in JSON.
         seconds: duration of each wait, if `how` is "slow".
     """
 
@@ -29,6 +30,7 @@ class Fault:
     after: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.1
+    content: bytes | None = None
     happened: int = 0
 
     def __post_init__(self) -> None:

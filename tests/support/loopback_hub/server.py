@@ -88,9 +88,10 @@ class LoopbackHub(Storage):
         after: int = 0,
         headers: dict[str, str] | None = None,
         seconds: float = 0.1,
+        content: bytes | None = None,
     ) -> Fault:
         """Makes requests fail; see the package's docstring."""
-        return self.faults.add(Fault(method, path, how, times, after, headers or {}, seconds))
+        return self.faults.add(Fault(method, path, how, times, after, headers or {}, seconds, content))
 
     def mend(self) -> None:
         """Removes all faults."""
@@ -161,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Cut
         if fault and isinstance(fault.how, int):
             response = Refusal(fault.how, "a fault requested by a test", headers=fault.headers).answer()
+            if fault.content is not None:
+                response = response._replace(content=fault.content)
         else:
             call = Call(self.hub, self.command, url.path, parse_qs(url.query), self.headers, body)
             with self.hub.lock:
