@@ -6,19 +6,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+
+from typing_extensions import TypedDict
 
 from .checkpoint_names import CheckpointName
 from .errors import UsageError
-from .files import files_by_path
+from .files import files_by_path, read_json
 from .hub_errors import LONGEST_WAIT, explain, is_transient, limit_waiting, retry_after
 
 if TYPE_CHECKING:
@@ -27,10 +29,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAIN = "main"
+_UNFINISHED = "-unfinished-"
+"""Part of the name of a branch that exists until its commit is complete."""
+
 TRAINING = "training.json"
 """File of a release or a checkpoint that describes its training."""
 
 Result = TypeVar("Result")
+
+
+class TrainingStage(TypedDict):
+    """The part of a stage in `training.json` that identifies a checkpoint."""
+
+    stage: str
+    steps: int
+    tokens: float
+
+
+class Training(TypedDict):
+    """The stages in `training.json`."""
+
+    stages: list[TrainingStage]
 
 
 @dataclass(frozen=True)
@@ -124,19 +143,23 @@ def commit_folder(
     message: str = "Release",
     kind: str = "model",
     replaced: Callable[[str], bool] = lambda path: False,
+    previous: Callable[[str], Collection[str]] = lambda commit: (),
     description: str | None = None,
     create_pr: bool = False,
     patience: Patience = PATIENT,
 ) -> Committed:
     """Uploads the files of a folder in a single commit.
 
+    The files to delete are determined again if another process changes the branch before the commit.
+
     Args:
         folder: local folder; paths in the repository are relative to it.
         repository: `ORG/NAME`, which must exist.
-        revision: branch; a missing one is created from `main`, and deleted if the commit fails.
+        revision: branch; a missing one is created from `main`, with the commit or not at all.
         message: title of the commit.
         kind: `model` or `dataset`.
         replaced: whether a path of the repository is deleted if the folder does not have it.
+        previous: further paths to delete, such as those of an earlier release. Receives the parent of the new commit.
         description: body of the commit message.
         create_pr: whether the commit is proposed as a pull request.
     """
@@ -147,45 +170,59 @@ def commit_folder(
     kept = {*files, ".gitattributes"}
     parents: list[str] = []
 
-    def commit() -> Committed:
+    def additions() -> list[CommitOperationAdd]:
+        # New ones for each attempt: the client stores in them which files the branch has.
+        return [CommitOperationAdd(path, str(file)) for path, file in files.items()]
+
+    def commit(branch: str) -> Committed:
         # With an explicit parent, a concurrent commit is a conflict and not overwritten.
-        parent = str(api.repo_info(repository, repo_type=kind, revision=revision).sha)
+        parent = str(api.repo_info(repository, repo_type=kind, revision=branch).sha)
         parents.append(parent)
-        existing = api.list_repo_files(repository, repo_type=kind, revision=parent)
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
-            *(CommitOperationDelete(path) for path in existing if path not in kept and replaced(path)),
-        ]
+        existing = set(api.list_repo_files(repository, repo_type=kind, revision=parent)) - kept
+        listed = previous(parent)
         info = api.create_commit(
             repository,
-            operations,
+            [
+                *additions(),
+                *(CommitOperationDelete(path) for path in sorted(existing) if path in listed or replaced(path)),
+            ],
             commit_message=message,
             commit_description=description,
             repo_type=kind,
-            revision=revision,
+            revision=branch,
             parent_commit=parent,
             create_pr=create_pr,
         )
         # If the response to a successful commit was lost, the retry changes nothing and returns that commit.
         return Committed(info, str(info.oid) != parents[0])
 
-    is_new = revision != MAIN and not patience(lambda: api.revision_exists(repository, revision, repo_type=kind))
-    if is_new:
-        patience(lambda: api.create_branch(repository, branch=revision, repo_type=kind, exist_ok=True))
+    def create(branch: str, start: str) -> bool:
+        """Creates a branch; returns whether it starts at the commit `start`."""
+        api.create_branch(repository, branch=branch, revision=start, repo_type=kind, exist_ok=True)
+        return str(api.repo_info(repository, repo_type=kind, revision=branch).sha) == start
+
+    if create_pr or revision == MAIN or patience(lambda: api.revision_exists(repository, revision, repo_type=kind)):
+        return patience(partial(commit, revision))
+    # A branch of this process only, so that it can be deleted without the commit of another process.
+    own = f"{revision}{_UNFINISHED}{uuid4().hex[:8]}"
+    patience(lambda: api.preupload_lfs_files(repository, additions(), repo_type=kind))
     try:
-        return patience(commit)
-    except BaseException:
-        if is_new:
-            # If the Hub is unreachable, the branch stays a copy of main; the next attempt uses it.
-            with suppress(Exception):
-                api.delete_branch(repository, branch=revision, repo_type=kind)
-        raise
+        patience(lambda: api.create_branch(repository, branch=own, repo_type=kind, exist_ok=True))
+        committed = patience(partial(commit, own))
+        if patience(partial(create, revision, str(committed.info.oid))):
+            return committed
+    finally:
+        with suppress(Exception):
+            patience(lambda: api.delete_branch(repository, branch=own, repo_type=kind))
+    # Another process created the branch in the meantime.
+    return patience(partial(commit, revision))
 
 
 def checkpoints(api: HfApi, repository: str, patience: Patience = PATIENT) -> list[Checkpoint]:
     """The checkpoints among a repository's branches and tags except `main`, sorted by stage and step."""
     refs = patience(lambda: api.list_repo_refs(repository))
-    named = [(ref.name, str(ref.target_commit)) for ref in (*refs.branches, *refs.tags) if ref.name != MAIN]
+    named = [(ref.name, str(ref.target_commit)) for ref in (*refs.branches, *refs.tags)]
+    named = [(name, commit) for name, commit in named if name != MAIN and _UNFINISHED not in name]
     parsed = [patience(partial(_checkpoint, api, repository, name, commit)) for name, commit in named]
     return sorted(
         filter(None, parsed), key=lambda checkpoint: (checkpoint.stage, checkpoint.step, checkpoint.revision)
@@ -194,14 +231,15 @@ def checkpoints(api: HfApi, repository: str, patience: Patience = PATIENT) -> li
 
 def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Checkpoint | None:
     """Parses training.json of a revision, or the revision's name if it has no such file."""
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
-        path = api.hf_hub_download(repository, TRAINING, revision=commit)
-        last = json.loads(Path(path).read_text(encoding="utf-8"))["stages"][-1]
-        return Checkpoint(revision, commit, str(last["stage"]), int(last["steps"]), int(last["tokens"]))
-    except EntryNotFoundError:
+        path = Path(api.hf_hub_download(repository, TRAINING, revision=commit))
+        last = read_json(path, Training)["stages"][-1]
+        return Checkpoint(revision, commit, last["stage"], last["steps"], int(last["tokens"]))
+    except RemoteEntryNotFoundError:
         name = CheckpointName.parse(revision)
         return None if name is None or not name.stage else Checkpoint(revision, commit, name.stage, name.step, None)
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, IndexError, OverflowError) as error:
+        logger.warning("%s@%s is not listed: invalid %s (%s)", repository, revision, TRAINING, error)
         return None

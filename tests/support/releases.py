@@ -25,6 +25,17 @@ def write_source(folder: Path) -> Path:
     return write_checkpoint(folder)
 
 
+def write_staged(folder: Path, name: str) -> Path:
+    """Writes a staged release of which one file has a name of its own."""
+    from llm_jp_modernbert.publishing.staging import write_manifest
+
+    folder.mkdir()
+    for path, content in {"config.json": "{}", f"{name}.txt": name, "model.safetensors": name}.items():
+        (folder / path).write_text(content)
+    write_manifest(folder)
+    return folder
+
+
 def write_results(folder: Path, model: Path) -> Path:
     """Writes results of the model and of another one."""
     from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
