@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llm_jp_modernbert.core.terminal import quiet_libraries
+from llm_jp_modernbert.core.terminal import printable, quiet_libraries
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 
 from .options import takes
@@ -33,12 +33,12 @@ def release(options: ReleaseOptions) -> None:
     masks = Table("masked text", "filled by the release", box=None)
     for example in released.examples:
         answers = (f"{answer} {probability:.0%}" for answer, probability in example.answers)
-        masks.add_row(Text(example.text), Text("  ".join(answers)))
+        masks.add_row(Text(printable(example.text)), Text(printable("  ".join(answers))))
     console.print(masks)
     files = Table("file", "size", box=None)
     for path, size in released.files.items():
         shown = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
-        files.add_row(Text(path), Text(shown, justify="right"))
+        files.add_row(Text(printable(path)), Text(shown, justify="right"))
     console.print(files)
     console.print(
         f"With transformers alone, the logits equal the source's within {released.difference:.1e}.", highlight=False

@@ -7,17 +7,18 @@ package, its logits equal the source's, it fills masks, and the Hub accepts its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core import hub
 from llm_jp_modernbert.core.clean_process import reload_alone
-from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory, files_by_path, read_config
+from llm_jp_modernbert.core.errors import UsageError, describe, is_failed_write
+from llm_jp_modernbert.core.files import atomic_directory, files_by_path, lock, read_config
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_masked_lm, load_tokenizer
 from llm_jp_modernbert.model_cards.facts import Example, Exports
@@ -71,12 +72,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
 
     api = api or HfApi()
     _check_options(options)
-    directory: AbstractContextManager[str | Path] = TemporaryDirectory()
-    if options.dry_run is not None:
-        is_release = (options.dry_run / staging.MANIFEST).is_file()
-        directory = atomic_directory(options.dry_run, replace=is_release)
-    with directory as name:
-        folder = Path(name)
+    with _directory(options) as folder:
         logger.info("%s: staging the release in the %s format", options.source, options.format)
         model, tokenizer = _stage_model(options, folder)
         exports = _export(options, folder)
@@ -95,7 +91,8 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
             exports=exports,
             examples=examples,
         )
-        staging.write_manifest(folder)
+        staging.check_secrets(folder)
+        staging.write_manifest(folder, _name(options))
         files = {path: file.stat().st_size for path, file in files_by_path(folder).items()}
         if options.dry_run is not None:
             return Released(files, None, True, examples, difference)
@@ -121,8 +118,10 @@ def send(
     """
     with one_line_errors(repository):
         hub.create_repository(api, repository, private or None, patience=patience)
-        replaced = _replaced(api, repository, revision, patience)
-        return hub.commit_folder(api, folder, repository, revision, replaced=replaced, patience=patience)
+        previous = partial(_previous_release, api, repository)
+        return hub.commit_folder(
+            api, folder, repository, revision, replaced=_is_replaced, previous=previous, patience=patience
+        )
 
 
 def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
@@ -134,12 +133,48 @@ def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
     staging.stage_license(staging.DEFAULT_LICENSE, None, folder)
     known = hub.checkpoints(api, repository, hub.Patience(waits=()))
     staging.write_card(folder, repository, load_tokenizer(str(folder)), checkpoints=known)
+    staging.check_secrets(folder)
     staging.write_manifest(folder)
 
 
 def is_weights(path: str) -> bool:
     """Whether a path in a repository holds weights of the model. A new release replaces all of them."""
     return "/" not in path and path.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def _name(options: ReleaseOptions) -> str:
+    return f"{options.repository}@{options.revision}"
+
+
+@contextmanager
+def _directory(options: ReleaseOptions) -> Iterator[Path]:
+    """Yields the directory to stage the release in: a temporary one, or for a dry run the one that it names."""
+    try:
+        if options.dry_run is None:
+            with TemporaryDirectory() as temporary:
+                yield Path(temporary)
+            return
+        with lock(options.dry_run, "release"):
+            is_release = (options.dry_run / staging.MANIFEST).is_file()
+            if is_release:
+                _check_replaced(options.dry_run, _name(options))
+            with atomic_directory(options.dry_run, replace=is_release) as folder:
+                yield folder
+    except Exception as error:
+        if not is_failed_write(error):
+            raise
+        raise UsageError(f"{options.dry_run or gettempdir()}: {describe(error)}") from error
+
+
+def _check_replaced(target: Path, name: str) -> None:
+    """Raises `UsageError` unless a directory holds the earlier dry run of a release and nothing else."""
+    manifest = staging.read_manifest(target / staging.MANIFEST)
+    added = sorted(files_by_path(target).keys() - {*manifest["files"], staging.MANIFEST})
+    if manifest.get("name") != name:
+        other = manifest.get("name", "of an unknown repository")
+        raise UsageError(f"--dry-run {target} holds the release {other}. Name a new directory.")
+    if added:
+        raise UsageError(f"--dry-run {target} holds {added[0]}, which no release wrote. Name a new directory.")
 
 
 def _check_options(options: ReleaseOptions) -> None:
@@ -154,6 +189,7 @@ def _check_options(options: ReleaseOptions) -> None:
         raise UsageError(f"{options.source} holds no config.json, so it is not a model.{hint}")
     if not any(options.source.glob("*.safetensors")):
         raise UsageError(f"{options.source} holds no weights in safetensors format. Other formats are not supported.")
+    staging.check_links(options.source)
     model_type = read_config(options.source).get("model_type")
     if model_type not in OUR_MODEL_TYPES:
         raise UsageError(f"{options.source} is a {model_type} model. Only ModernBERT models can be released.")
@@ -260,14 +296,18 @@ def _known_checkpoints(api: HfApi, options: ReleaseOptions, patience: Patience) 
             return []
 
 
-def _replaced(api: HfApi, repository: str, revision: str, patience: Patience) -> Callable[[str], bool]:
-    """A predicate for the files of the previous release: those in its manifest, and all weights."""
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+def _previous_release(api: HfApi, repository: str, commit: str) -> Collection[str]:
+    """The files in the manifest of the release at a commit; none if there is no valid manifest."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    listed: set[str] = set()
     try:
-        path = patience(lambda: api.hf_hub_download(repository, staging.MANIFEST, revision=revision))
-        listed = set(staging.read_manifest(Path(path)))
-    except (EntryNotFoundError, RevisionNotFoundError, UsageError):
-        pass
-    return lambda path: path in listed or path == staging.MANIFEST or is_weights(path)
+        return staging.read_manifest(Path(api.hf_hub_download(repository, staging.MANIFEST, revision=commit)))["files"]
+    except RemoteEntryNotFoundError:
+        return ()
+    except UsageError as error:
+        logger.warning("%s: the manifest of its previous release is ignored: %s", repository, error)
+        return ()
+
+
+def _is_replaced(path: str) -> bool:
+    return path == staging.MANIFEST or is_weights(path)

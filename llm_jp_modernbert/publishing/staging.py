@@ -8,8 +8,10 @@ same bytes: no file contains a date.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -17,10 +19,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import files_by_path, read_config, read_json, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import is_local_path
+from llm_jp_modernbert.core.yaml_files import parse_yaml
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
@@ -43,41 +48,100 @@ CARD = "README.md"
 LICENSE = "LICENSE"
 
 _TEMPLATES = files("llm_jp_modernbert.model_cards") / "templates"
-# Recipe keys that hold paths on the training machine; only file names are published.
-_PATH_KEYS = ("train_data", "validation_data", "tokenizer", "output_dir", "init_from", "resume_from_checkpoint")
+# Files that hold no text.
+_BINARY = (".safetensors", ".onnx", ".png", ".model")
+# Settings that are never published.
+_SECRETS = ("hub_token", "push_to_hub_token")
+# Access tokens of the Hub.
+_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
+# Files of a source whose content reaches the release.
+_COPIED = (
+    LICENSE,
+    *("*.json", "*.yaml", "*.jinja", "*.model", "*.txt", "*.py"),
+    "additional_chat_templates",
+    "*/*.jinja",
+)
+
+
+class File(TypedDict):
+    """Size in bytes and SHA-256 of a file of a release."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """The content of `release.json`: the release's name (`ORG/NAME@REVISION`), and its files by path."""
+
+    name: NotRequired[str]
+    files: dict[str, File]
+
+
+class _Averaged(TypedDict):
+    """A checkpoint in `averaged_from.json`."""
+
+    name: str
+    step: int | None
+
+
+def check_links(source: Path) -> None:
+    """Raises `UsageError` for a symbolic link by which a file from elsewhere would be published."""
+    root = Path(os.path.realpath(source))
+    if root.parent.name == "snapshots":  # The Hub's cache links to blobs of the same repository.
+        root = root.parents[1]
+    for path in (path for pattern in _COPIED for path in source.glob(pattern)):
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            raise UsageError(f"{path}: a symbolic link to a file outside of {source}. Replace it by the file itself.")
 
 
 def stage_training(source: Path, folder: Path) -> None:
     """Copies the training log, the recipe and the list of averaged checkpoints, without local paths."""
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
+    from llm_jp_modernbert.training.run.summary import read as read_training
 
-    for name in (TRAINING, PROVENANCE, RECIPE):
+    readers = {TRAINING: read_training, PROVENANCE: _read_averaged, RECIPE: _read_recipe}
+    for name, read in readers.items():
         if (source / name).is_file():
+            read(source / name)
             shutil.copyfile(source / name, folder / name)
     make_public(folder)
 
 
 def make_public(folder: Path) -> None:
-    """Reduces local paths in a staged recipe, if there is one, to their last part."""
+    """Removes tokens from a staged recipe, if there is one, and reduces local paths to their last part."""
     import yaml
 
     recipe = folder / RECIPE
     if not recipe.is_file():
         return
-    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    for key in _PATH_KEYS:
-        # resume_from_checkpoint may be a boolean.
-        if settings.get(key) not in (None, "", True, False):
-            settings[key] = _public_name(settings[key])
-    write_whole(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_whole(recipe, yaml.safe_dump(_public_value(_read_recipe(recipe)), sort_keys=False, allow_unicode=True))
 
 
-def _public_name(value: Any) -> Any:
+def _read_recipe(path: Path) -> dict[str, Any]:
+    settings = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: not a recipe. Remove it, or copy it again from the run directory.")
+    return settings
+
+
+def _read_averaged(path: Path) -> list[_Averaged]:
+    averaged: list[_Averaged] = read_json(path, list[_Averaged])
+    return averaged
+
+
+def _public_value(value: Any) -> Any:
     if isinstance(value, list):
-        return [_public_name(item) for item in value]
-    if isinstance(value, Mapping):
-        return {**value, "path": _public_name(value["path"])}
-    return Path(str(value)).name if is_local_path(str(value)) else str(value)
+        return [_public_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _public_value(item) for key, item in value.items() if key not in _SECRETS}
+    return Path(value).name or value if isinstance(value, str) and is_local_path(value) else value
+
+
+def check_secrets(folder: Path) -> None:
+    """Raises `UsageError` if a text file of a staged release contains an access token of the Hub."""
+    for path, file in files_by_path(folder).items():
+        if file.suffix not in _BINARY and _TOKEN.search(file.read_bytes()):
+            raise UsageError(f"{path} contains an access token of the Hub (hf_…). Remove it from the source.")
 
 
 def stage_results(measured: Results, belongs: Collection[str], name: str, folder: Path) -> list[Row]:
@@ -143,9 +207,10 @@ def write_card(
         UsageError: the Hub would refuse the card's metadata.
     """
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
+    from llm_jp_modernbert.training.run.summary import read as read_training
 
     config = read_config(folder)
-    stages = read_json(folder / TRAINING) if (folder / TRAINING).is_file() else None
+    stages = read_training(folder / TRAINING) if (folder / TRAINING).is_file() else None
     # matplotlib is optional on training machines.
     can_plot = find_spec("matplotlib") is not None
     tokenizer_facts: dict[str, Any] = {}
@@ -157,7 +222,7 @@ def write_card(
         }
     remarks: tuple[str, ...] = ()
     if (folder / PROVENANCE).is_file():
-        parts = read_json(folder / PROVENANCE)
+        parts = _read_averaged(folder / PROVENANCE)
         names = ", ".join(f"{part['name']} (step {part['step']})" for part in parts)
         remarks = (f"The weights are the mean of {len(parts)} checkpoints: {names}.",)
     facts = ModelFacts(
@@ -185,25 +250,25 @@ def write_card(
     validate_card(card, folder)
 
 
-def write_manifest(folder: Path) -> None:
-    """Lists the files of a release with sizes and SHA-256 sums. Call it last."""
+def write_manifest(folder: Path, name: str | None = None) -> None:
+    """Lists the files of a release with sizes and SHA-256 sums. Call it last.
+
+    Args:
+        name: `ORG/NAME@REVISION` of the release.
+    """
     files = {
         path: {"size": file.stat().st_size, "sha256": sha256(file)}
         for path, file in files_by_path(folder).items()
         if path != MANIFEST
     }
-    write_whole(folder / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1) + "\n")
+    content = {"schema": 1, **({} if name is None else {"name": name}), "files": files}
+    write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Reads the `size` and `sha256` of each file from a manifest; raises `UsageError` if it is not one."""
-    try:
-        files: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["files"]
-        if not all({"size", "sha256"} <= set(entry) for entry in files.values()):
-            raise KeyError("size, sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: not the manifest of a release ({error}).") from error
-    return files
+def read_manifest(path: Path) -> Manifest:
+    """Reads the manifest of a release; raises `UsageError` if it is not one."""
+    manifest: Manifest = read_json(path, Manifest)
+    return manifest
 
 
 def everyday_masks() -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ModernBertForMaskedLM
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.hub import checkpoints
 from llm_jp_modernbert.publishing import release as module
 from llm_jp_modernbert.publishing import staging
@@ -196,11 +199,122 @@ def test_recipe_contains_no_local_paths(options: ReleaseOptions, source: Path, t
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_tokens_in_a_source_are_not_published(
+    hub: LoopbackHub, api: HfApi, options: ReleaseOptions, source: Path, tmp_path: Path
+) -> None:
+    secret = "hf_" + "aB3" * 12
+    run = Path(shutil.copytree(source, tmp_path / "run"))
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"stage": "a", "hub_token": secret, "other": {"hub_token": "x"}}))
+    release(replace(options, source=run, dry_run=tmp_path / "staged"), QUICK)
+    assert yaml.safe_load((tmp_path / "staged" / "recipe.yaml").read_text()) == {"stage": "a", "other": {}}
+    config = json.loads((run / "tokenizer_config.json").read_text())
+    (run / "tokenizer_config.json").write_text(json.dumps({**config, "auth": secret}))
+    with pytest.raises(UsageError, match=r"tokenizer_config\.json contains an access token") as caught:
+        release(replace(options, source=run), QUICK, api)
+    assert secret not in str(caught.value)
+    assert hub.repositories == {}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "recipe.yaml", "chat_template.jinja", "training.json", "additional_chat_templates"]
+)
+def test_link_out_of_the_source_is_refused(options: ReleaseOptions, source: Path, tmp_path: Path, name: str) -> None:
+    run = Path(shutil.copytree(source, tmp_path / "run"))
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "a.jinja").write_text("private")
+    (run / name).symlink_to(tmp_path / "private" / ("" if "templates" in name else "a.jinja"))
+    with pytest.raises(UsageError, match=rf"run/{re.escape(name)}.*: a symbolic link to a file outside"):
+        release(replace(options, source=run, dry_run=tmp_path / "staged"), QUICK)
+    assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_links_of_the_hub_cache_and_to_weights_are_followed(
+    hub: LoopbackHub, api: HfApi, options: ReleaseOptions, source: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(source, tmp_path / "run"))
+    (run / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    (run / "model.safetensors").symlink_to(tmp_path / "weights.safetensors")
+    release(replace(options, source=run), QUICK, api)
+    snapshot = Path(api.snapshot_download(NAME))
+    assert (snapshot / "LICENSE").is_symlink()
+    again = release(replace(options, source=snapshot), QUICK, api)
+    assert not again.is_new
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("change", [{"repository": "org/other"}, {"revision": "stage1-step-7"}])
+def test_dry_run_does_not_replace_another_release(
+    options: ReleaseOptions, tmp_path: Path, change: dict[str, str]
+) -> None:
+    staged = replace(options, dry_run=tmp_path / "staged")
+    release(staged, QUICK)
+    before = (tmp_path / "staged" / "README.md").read_bytes()
+    with pytest.raises(UsageError, match=f"holds the release {NAME}@main"):
+        release(replace(staged, **change), QUICK)
+    (tmp_path / "staged" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds notes\.txt"):
+        release(staged, QUICK)
+    assert (tmp_path / "staged" / "README.md").read_bytes() == before
+    with lock(tmp_path / "staged", "release"), pytest.raises(UsageError, match="another release is writing it"):
+        release(staged, QUICK)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recipe.yaml", b"- a"),
+        ("recipe.yaml", b"[" * 1000),
+        ("recipe.yaml", b"a: &a [x]\nb: &b [" + b"*a," * 999 + b"]\nc: &c [" + b"*b," * 999 + b"]"),
+        ("training.json", b"[" * 200_000),
+        ("training.json", b'{"schema": 1, "stages": 3}'),
+        ("training.json", b'{"schema": 1, "stages": [[]]}'),
+        ("averaged_from.json", b'[{"name": "a"}]'),
+        ("averaged_from.json", b"{}"),
+        ("config.json", b'{"model_type": ["modernbert"]}'),
+        ("config.json", b'{"model_type": "modernbert", "num_hidden_layers": "x"}'),
+        ("config.json", b'{"model_type": "modernbert", "hidden_size": null}'),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\xff" * 100),
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0[]"),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer_config.json", b"[]"),
+    ],
+)
+def test_damaged_file_of_a_source_is_reported_in_one_line(
+    options: ReleaseOptions, source: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    run = Path(shutil.copytree(source, tmp_path / "run"))
+    (run / name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        release(replace(options, source=run, dry_run=tmp_path / "staged"), QUICK)
+    assert "\n" not in str(caught.value)
+    assert str(run) in str(caught.value)
+    assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_full_disk_is_one_line_and_leaves_nothing(options: ReleaseOptions, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UsageError, match=rf"^{tmp_path}/staged: ") as caught:
+            release(replace(options, dry_run=tmp_path / "staged"), QUICK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert [path for path in tmp_path.iterdir() if "staged" in path.name] == []
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"repository": "name"}, "write ORG/NAME"),
         ({"repository": "org/na me"}, "--repo org/na me"),
+        ({"repository": "./name"}, "--repo ./name: not the name of a repository"),
         ({"source": Path("missing")}, "no such directory"),
         ({"int8": True}, "add --onnx"),
         ({"format": "native", "onnx": True}, "has no exports"),

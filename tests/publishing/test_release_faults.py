@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, close_session
 from loopback_hub import LoopbackHub
 from releases import NAME, QUICK, write_source
 
+from llm_jp_modernbert.core import hub_errors
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.publishing.pull import pull
@@ -239,3 +246,114 @@ def test_pull_reports_files_that_differ_from_the_manifest(hub: LoopbackHub, api:
     api.upload_file(path_or_fileobj=b'{"model_type": "modernbert"}', path_in_repo="config.json", repo_id=NAME)
     with pytest.raises(UsageError, match=r"config\.json differs from release\.json"):
         pull(NAME, patience=QUICK, api=api)
+
+
+TOMORROW = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+LONG = {
+    "number": {"Retry-After": "100000"},
+    "date": {"Retry-After": TOMORROW},
+    "limit": {"RateLimit": '"api";r=0;t=9000'},
+}
+
+
+@pytest.mark.parametrize("headers", LONG.values(), ids=list(LONG))
+@pytest.mark.parametrize(("method", "path"), [("GET", "/api/models/org/name"), ("POST", "/preupload/")])
+def test_wait_of_hours_is_one_line(
+    hub: LoopbackHub, api: HfApi, staged: Path, method: str, path: str, headers: dict[str, str]
+) -> None:
+    fault = hub.fail(method, path, 429, times=None, headers=headers)
+    began = time.perf_counter()
+    with pytest.raises(UsageError, match=r"rate limit exceeded \(429\)\. It asks to wait [\d,]+ s") as caught:
+        send(api, staged, NAME, patience=QUICK)
+    assert time.perf_counter() - began < 10
+    assert fault.happened == 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "1.5", "²", "", "Thu, 01 Jan 1970 00:00:00 GMT", "9" * 5])
+def test_odd_wait_is_ignored_unless_it_is_long(hub: LoopbackHub, api: HfApi, staged: Path, value: str) -> None:
+    hub.fail("GET", "/api/models/org/name", 503, headers={"Retry-After": value})
+    if value == "99999":
+        with pytest.raises(UsageError, match="99,999 s"):
+            send(api, staged, NAME, patience=QUICK)
+        return
+    send(api, staged, NAME, patience=QUICK)
+    assert is_complete(hub, staged)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/repos/create"), ("POST", "/commit/"), ("POST", "/objects/batch")]
+)
+def test_silent_hub_times_out_and_is_asked_again(
+    hub: LoopbackHub,
+    api: HfApi,
+    staged: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+) -> None:
+    monkeypatch.setattr(hub_errors, "TIMEOUT", 0.3)
+    close_session()
+    fault = hub.fail(method, path, "slow", seconds=1.0)
+    try:
+        began = time.perf_counter()
+        send(api, staged, NAME, patience=QUICK)
+        assert time.perf_counter() - began < 8
+    finally:
+        close_session()
+    assert fault.happened == 1
+    assert is_complete(hub, staged)
+
+
+@pytest.mark.parametrize(
+    ("job", "path"),
+    [("pull", "^/api/models/org/name"), ("pull", "/tree/"), ("send", "/commit/"), ("send", "/preupload/")],
+)
+def test_response_of_a_proxy_is_one_line(hub: LoopbackHub, api: HfApi, staged: Path, job: str, path: str) -> None:
+    send(api, staged, NAME, patience=QUICK)
+    (changed := staged.parent / "changed").mkdir(exist_ok=True)
+    (changed / "config.json").write_text("{ }")
+    for content in (b"<html><body>Log in</body></html>", b'{"id": "org/na', b"[]", b"3", b"[" * 100_000):
+        hub.fail("GET|POST", path, 200, times=None, headers={"Content-Type": "text/html"}, content=content)
+        with pytest.raises(UsageError) as caught:
+            pull(NAME, patience=QUICK, api=api) if job == "pull" else send(api, changed, NAME, patience=QUICK)
+        hub.mend()
+        message = str(caught.value)
+        assert message.startswith(NAME)
+        assert "\n" not in message
+        assert "line 1" not in message
+
+
+@pytest.mark.parametrize("status", [400, 418, 429, 500])
+def test_token_in_a_message_of_the_hub_is_masked(hub: LoopbackHub, api: HfApi, staged: Path, status: int) -> None:
+    token = "hf_" + "aB3" * 12
+    message = f"Invalid header\x1b[2J 'Authorization: Bearer {hub.token}' or {token}" + "!" * 5000
+    hub.fail("POST", "/commit/", status, times=None, content=json.dumps({"error": message}).encode())
+    with pytest.raises(UsageError) as caught:
+        send(api, staged, NAME, patience=QUICK)
+    shown = str(caught.value)
+    assert not any(part in shown for part in (token, hub.token, "\x1b", "\n"))
+    assert len(shown) < 500
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Makes larger files fail to be written, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_is_named_and_nothing_stays(hub: LoopbackHub, api: HfApi, staged: Path, tmp_path: Path) -> None:
+    send(api, staged, NAME, patience=QUICK)
+    with file_size_limit(100_000), pytest.raises(UsageError, match=str(tmp_path / "cache")) as caught:
+        pull(NAME, patience=QUICK, api=api)
+    assert "\n" not in str(caught.value)
+    pull(NAME, patience=QUICK, api=api)
+    with file_size_limit(100_000), pytest.raises(OSError, match="File too large") as copying:
+        pull(NAME, out=tmp_path / "out", patience=QUICK, api=api)
+    assert copying.value.filename == str(tmp_path / "out")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
