@@ -28,11 +28,12 @@ def checkpoints(
 
     from llm_jp_modernbert.core.hub import checkpoints as run
     from llm_jp_modernbert.core.hub_errors import one_line_errors
+    from llm_jp_modernbert.core.terminal import printable
 
     with one_line_errors(repository):
         results = run(HfApi(), repository)
     if as_json:
-        print(json.dumps([asdict(checkpoint) for checkpoint in results], ensure_ascii=False, indent=2))
+        print(printable(json.dumps([asdict(checkpoint) for checkpoint in results], ensure_ascii=False, indent=2)))
         return
     console = Console()
     if not results:
@@ -41,7 +42,7 @@ def checkpoints(
     table = Table("revision", "stage", "step", "tokens", "commit", box=None)
     for checkpoint in results:
         tokens = "–" if checkpoint.tokens is None else f"{checkpoint.tokens:,}"
-        stage, step = Text(checkpoint.stage), f"{checkpoint.step:,}"
-        table.add_row(Text(checkpoint.revision), stage, step, tokens, checkpoint.commit[:12])
+        stage, step = Text(printable(checkpoint.stage)), f"{checkpoint.step:,}"
+        table.add_row(Text(printable(checkpoint.revision)), stage, step, tokens, printable(checkpoint.commit[:12]))
     console.print(table)
-    console.print(Text(f"Load one as {repository}@{results[-1].revision}."), soft_wrap=True)
+    console.print(Text(printable(f"Load one as {repository}@{results[-1].revision}.")), soft_wrap=True)

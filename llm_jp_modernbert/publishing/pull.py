@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import filecmp
-import json
 import logging
+import math
+import re
 import shutil
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory, check_vacant, read_config, sha256
-from llm_jp_modernbert.core.hub import MAIN, PATIENT, TRAINING, Patience
+from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.files import atomic_directory, check_vacant, lock, read_config, read_json, sha256
+from llm_jp_modernbert.core.hub import MAIN, PATIENT, TRAINING, Patience, Training
 from llm_jp_modernbert.core.hub_errors import one_line_errors
+from llm_jp_modernbert.core.yaml_files import parse_yaml
 
 from .staging import CARD, MANIFEST, read_manifest
 
@@ -27,8 +29,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Formats that can run code when they are loaded.
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack", "*.joblib")
+# What a model repository may contain: formats that run no code when they are loaded. Folders and files are not hidden.
+_ALLOWED = re.compile(
+    r"""(\w[\w .,+=@()-]*/)*
+    (\w[\w .,+=@()-]*\.(safetensors|onnx|onnx_data|jsonl?|ya?ml|txt|md|csv|tsv|parquet|arrow|jinja|png|jpe?g|gif)
+    |(tokenizer|spiece|spm|sentencepiece[.\w-]*)\.(model|vocab)
+    |LICEN[CS]E[\w-]*|NOTICE|README|COPYING|AUTHORS|CITATION\.cff)""",
+    re.VERBOSE,
+)
+# Files that only the Hub uses. They stay in the cache.
+_HUB_ONLY = re.compile(r"\.gitattributes|\.eval_results/\w[\w.-]*\.yaml")
+# Characters of a card that are read.
+_LONGEST_CARD = 1 << 20
+_CODE = re.compile(r"(\w[\w-]*/)*\w+\.py")
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Pulled:
     Attributes:
         name: `ORG/NAME@REVISION`.
         checked, listed: number of files that match the Hub's checksums, and the release's manifest if it has one.
-        skipped: files that were not downloaded, because loading them could run code.
+        skipped: files that are not part of a model, such as those that could run code.
     """
 
     name: str
@@ -55,13 +68,15 @@ def pull(
     out: Path | None = None,
     patience: Patience = PATIENT,
     api: HfApi | None = None,
+    trust_remote_code: bool = False,
 ) -> Pulled:
-    """Downloads a model and verifies every file.
+    """Downloads a model and verifies every file. Files that are not part of a model are skipped.
 
     Args:
         repository: `ORG/NAME`.
         revision: branch, tag or commit; `main` by default.
         out: directory to copy the files to; by default they stay in the cache, where `from_pretrained` finds them.
+        trust_remote_code: whether to download the model's Python files as well.
 
     Raises:
         UsageError: the model cannot be downloaded, a checksum differs, or `out` has different contents.
@@ -74,35 +89,49 @@ def pull(
     with one_line_errors(name):
         info = patience(partial(api.model_info, repository, revision=revision))
         paths = [sibling.rfilename for sibling in info.siblings or ()]
-        for path in paths:
-            pure = PurePosixPath(path.replace("\\", "/"))
-            if pure.is_absolute() or ".." in pure.parts or ":" in path:
-                raise UsageError(f"{name} has a file {path!r}, which would be written outside of its directory.")
+        _check_paths(name, paths)
         if "config.json" not in paths:
             raise UsageError(f"{name} holds no config.json, so it is not a model.")
         # By revision, not by commit, so that the cache also resolves the revision offline.
-        download = partial(api.snapshot_download, repository, revision=revision, ignore_patterns=list(_PICKLES))
+        wanted = _wanted(paths, trust_remote_code)
+        skipped = tuple(path for path in paths if path not in wanted)
+        download = partial(api.snapshot_download, repository, revision=revision, allow_patterns=sorted(wanted))
         folder = Path(patience(download))
         commit = str(info.sha)
         if folder.name != commit:
             raise UsageError(f"{name} changed during the download. Run the same command again.")
-        checked = _verify(api, repository, commit, folder, patience)
-    listed = _verify_manifest(folder)
-    skipped = tuple(path for path in paths if _is_pickle(path))
+        checked = _verify(api, repository, commit, folder, wanted, patience)
+    listed = _verify_manifest(folder, wanted, skipped)
     if out is not None:
-        _copy(folder, [path for path in paths if path not in skipped], out)
+        _copy(folder, sorted(path for path in wanted if not _HUB_ONLY.fullmatch(path)), out)
     return Pulled(name, commit, out or folder, checked, listed, skipped)
 
 
-def _is_pickle(path: str) -> bool:
-    return any(fnmatch(path, pattern) for pattern in _PICKLES)
+def _check_paths(name: str, paths: Sequence[str]) -> None:
+    """Raises `UsageError` for a path that leaves its directory on some system."""
+    for path in paths:
+        pure = PurePosixPath(path.replace("\\", "/"))
+        if pure.is_absolute() or ".." in pure.parts or ":" in path:
+            raise UsageError(f"{name} has a file {path!r}, which would be written outside of its directory.")
 
 
-def _verify(api: HfApi, repository: str, commit: str, folder: Path, patience: Patience) -> int:
+def _wanted(paths: Sequence[str], trust_remote_code: bool) -> set[str]:
+    """The files to download. Of names that are equal where case is ignored, the first in lower case is kept."""
+    patterns = (_ALLOWED, _HUB_ONLY, *((_CODE,) if trust_remote_code else ()))
+    allowed = sorted((path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)), reverse=True)
+    unique: dict[str, str] = {}
+    for path in allowed:
+        unique.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+    return set(unique.values())
+
+
+def _verify(
+    api: HfApi, repository: str, commit: str, folder: Path, wanted: Collection[str], patience: Patience
+) -> int:
     """Compares all files with the Hub's checksums and counts them; corrupted files are downloaded once more."""
     verify = partial(api.verify_repo_checksums, repository, revision=commit, local_dir=folder)
     result = patience(verify)
-    missing = [path for path in result.missing_paths if not _is_pickle(path)]
+    missing = [path for path in result.missing_paths if path in wanted]
     if missing:
         raise UsageError(f"{repository}: the download is incomplete: {missing[0]} is missing. Run the command again.")
     if not result.mismatches:
@@ -124,13 +153,14 @@ def _verify(api: HfApi, repository: str, commit: str, folder: Path, patience: Pa
     return result.checked_count
 
 
-def _verify_manifest(folder: Path) -> int | None:
+def _verify_manifest(folder: Path, wanted: Collection[str], skipped: Collection[str]) -> int | None:
     """Compares the files with the release's manifest and counts them; None without a manifest."""
-    if not (folder / MANIFEST).is_file():
+    if MANIFEST not in wanted:
         return None
-    listed = read_manifest(folder / MANIFEST)
+    files = read_manifest(folder / MANIFEST)["files"]
+    listed = {path: entry for path, entry in files.items() if path not in skipped}
     for path, expected in listed.items():
-        if not (folder / path).is_file():
+        if path not in wanted:
             raise UsageError(f"{folder}: {path} is missing, but {MANIFEST} lists it. The release is incomplete.")
         # Cards may be edited on the Hub's website.
         if path != CARD and sha256(folder / path) != expected["sha256"]:
@@ -140,41 +170,77 @@ def _verify_manifest(folder: Path) -> int | None:
 
 def _copy(folder: Path, paths: Sequence[str], out: Path) -> None:
     """Copies files from the cache, all or none; an equal existing copy is kept."""
-    if all((out / path).is_file() and filecmp.cmp(folder / path, out / path, shallow=False) for path in paths):
-        return
-    check_vacant(out, "--out")
-    with atomic_directory(out) as new:
-        for path in paths:
-            (new / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / path, new / path)
+    with lock(out, "pull"):
+        if all((out / path).is_file() and filecmp.cmp(folder / path, out / path, shallow=False) for path in paths):
+            return
+        check_vacant(out, "--out")
+        try:
+            with atomic_directory(out) as new:
+                for path in paths:
+                    (new / path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(folder / path, new / path)
+        except OSError as error:
+            # The error of copyfile names the file in the cache, even if `out` is full.
+            raise OSError(error.errno, error.strerror, str(out)) from error
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """Describes a model directory: type, weights, shape, context length, training, license and results."""
-    from huggingface_hub import ModelCard, parse_local_safetensors_file_metadata
+    """Describes a model directory: type, weights, shape, context length, training, license and results.
 
+    A file that cannot be parsed is logged, and its facts are left out.
+    """
     config = read_config(folder)
     facts = {"model type": str(config.get("model_type"))}
     if "auto_map" in config:
         facts["code"] = "has custom code: needs trust_remote_code=True, or this package"
-    parameters: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
-        parameters.update(parse_local_safetensors_file_metadata(path).parameter_count)
-    weights = f"{parameters.total():,} parameters, {', '.join(sorted(parameters))}"
-    facts["weights"] = weights if parameters else "no safetensors files"
+    facts["weights"] = _weights(folder)
     labels = {"num_hidden_layers": "layers", "hidden_size": "hidden size", "vocab_size": "vocabulary size"}
-    facts["shape"] = ", ".join(f"{label} {config[key]:,}" for key, label in labels.items() if key in config)
-    if isinstance(config.get("max_position_embeddings"), int):
-        facts["context length"] = f"{config['max_position_embeddings']:,} tokens"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        stages = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["stages"]
-        facts["training"] = "; ".join(
-            f"{stage['stage']}: {stage['steps']:,} steps, {stage['tokens']:,.0f} tokens" for stage in stages
-        )
-    if (folder / CARD).is_file():
-        card = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
-        if card.license:
-            facts["license"] = str(card.license)
-        if card.eval_results:
-            facts["results"] = f"{len(card.eval_results):,} scores in the model card"
+    numbers = {key: value for key, value in config.items() if isinstance(value, int)}
+    facts["shape"] = ", ".join(f"{label} {numbers[key]:,}" for key, label in labels.items() if key in numbers)
+    if "max_position_embeddings" in numbers:
+        facts["context length"] = f"{numbers['max_position_embeddings']:,} tokens"
+    for name, read in ((TRAINING, _training), (CARD, _card)):
+        if (folder / name).is_file():
+            try:
+                facts |= read(folder / name)
+            except UsageError as error:
+                logger.warning("%s", error)
+    return facts
+
+
+def _weights(folder: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    parameters: Counter[str] = Counter()
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "numpy") as weights:
+                for name in weights.keys():  # noqa: SIM118
+                    weight = weights.get_slice(name)
+                    parameters[weight.get_dtype()] += math.prod(weight.get_shape())
+        except (SafetensorError, OSError, ValueError) as error:
+            return f"{path.name} cannot be read: {first_line(error)}"
+    if not parameters:
+        return "no safetensors files"
+    return f"{parameters.total():,} parameters, {', '.join(sorted(parameters))}"
+
+
+def _training(path: Path) -> dict[str, str]:
+    stages = read_json(path, Training)["stages"]
+    texts = (f"{stage['stage']}: {stage['steps']:,} steps, {stage['tokens']:,.0f} tokens" for stage in stages)
+    return {"training": "; ".join(texts)}
+
+
+def _card(path: Path) -> dict[str, str]:
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    with path.open(encoding="utf-8", errors="replace") as file:
+        block = REGEX_YAML_BLOCK.search(file.read(_LONGEST_CARD))
+    data = parse_yaml(block[2], str(path)) if block else None
+    if not isinstance(data, dict):
+        return {}
+    facts = {"license": str(data["license"])} if data.get("license") else {}
+    with suppress(KeyError, TypeError):
+        scores = sum(len(result["metrics"]) for model in data["model-index"] for result in model["results"])
+        facts["results"] = f"{scores:,} scores in the model card"
     return facts
