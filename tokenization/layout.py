@@ -8,7 +8,8 @@ causal models and puts `<s>` before the text. The *encoder* form, for masked lan
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -116,33 +117,70 @@ def set_encoder_form(tokenizer: Tokenizer) -> None:
     # a section is the first of the text, but it skips sections that already begin with its replacement. So the
     # normalizer turns spaces into ▁, the first Metaspace prepends a space, which no section can begin with any more,
     # and the second one turns that space into ▁.
-    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    # Unigram gives the bytes of adjacent unknown characters one common span, so each of them is split off.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
             pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="never", split=False),
+            pre_tokenizers.Split(Regex(_unknown_character(tokenizer.get_vocab(with_added_tokens=False))), "isolated"),
         ]
     )
-    tokenizer.decoder = _decoder()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{CLS} $A {SEP}",
-        pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
-        special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (CLS, SEP)],
-    )
+    for name, part in _encoder_parts().items():
+        setattr(tokenizer, name, part)
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
 
 def is_encoder_form(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer is in the encoder form."""
-    expected = Tokenizer(Unigram([(UNK, 0.0)], unk_id=0))
-    set_encoder_form(expected)
-    states = []
-    for form in (tokenizer, expected):
-        parts = (form.normalizer, form.pre_tokenizer, form.post_processor, form.decoder)
-        # Each part alone: the whole tokenizer.json has megabytes.
-        states.append([None if part is None else json.loads(part.__getstate__()) for part in parts])
-    return states[0] == states[1]
+    """Whether a tokenizer is in the encoder form, of this or an earlier version of this package."""
+
+    def state(part: Any) -> Any:
+        return None if part is None else json.loads(part.__getstate__())
+
+    return all(state(getattr(tokenizer, name)) == state(part) for name, part in _encoder_parts().items())
+
+
+def _encoder_parts() -> dict[str, Any]:
+    """The parts of the encoder form that do not depend on the vocabulary."""
+    return {
+        "normalizer": normalizers.Replace(" ", SPACE),
+        "decoder": _decoder(),
+        "post_processor": processors.TemplateProcessing(
+            single=f"{CLS} $A {SEP}",
+            pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+            special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (CLS, SEP)],
+        ),
+    }
+
+
+def _unknown_character(vocabulary: Iterable[str]) -> str:
+    """A regular expression for a character that becomes bytes, in the syntax shared by Oniguruma and JavaScript.
+
+    Such a character is neither a piece itself nor, at this place in the text, part of a longer piece. No piece
+    contains it, so splitting it off does not change the pieces of the text.
+    """
+    pieces = set(vocabulary)
+    known = {piece for piece in pieces if len(piece) == 1}
+    ranges: list[list[str]] = []
+    for character in sorted(known):
+        if ranges and ord(ranges[-1][-1]) == ord(character) - 1:
+            ranges[-1][1:] = [character]
+        else:
+            ranges.append([character])
+    inside = sorted(
+        f"(?<={_escaped(piece[: place + 1])}){_escaped(piece[place + 1 :])}"
+        for piece in pieces
+        if not known.issuperset(piece)
+        for place, character in enumerate(piece)
+        if character not in known
+    )
+    single = "".join("-".join(_escaped(end).replace("-", r"\-") for end in ends) for ends in ranges)
+    return f"[^{single}]" + (f"(?!{'|'.join(inside)})" if inside else "")
+
+
+def _escaped(text: str) -> str:
+    # `re.escape` also escapes characters that JavaScript does not allow to be escaped.
+    return re.sub(r"[\\^$.*+?()[\]{}|/]", r"\\\g<0>", text)
 
 
 def _unigram(vocabulary: Sequence[tuple[str, float]]) -> Tokenizer:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file
 from llm_jp_modernbert.core.errors import first_line
 
 from .conversion import read_sentencepiece
-from .layout import ENCODER_SETTINGS, LEADING_IDS, check_layout, encoder_form, is_encoder_form, set_encoder_form
+from .layout import ENCODER_SETTINGS, LEADING_IDS, SPACE, check_layout, encoder_form, is_encoder_form, set_encoder_form
 
 # A class that every transformers release has, so that loading does not need this package.
 _SAVED_CLASS = "PreTrainedTokenizerFast"
@@ -41,11 +41,15 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
     A mask replaces a token including the space before it: write `I<MASK|LLM-jp> tea`, not `I <MASK|LLM-jp> tea`, for
     the token `▁drink`.
 
-    In `word_ids()`, each section of the text between special tokens is one word. With `is_split_into_words=True`, each
-    word is encoded separately and begins with `▁`, which suits languages with spaces between words; for Japanese, pass
-    the text and use offsets. Offsets refer to the original text; a leading piece `▁` has those of the first character.
+    In `word_ids()`, each section of the text between special tokens and unknown characters is one word. With
+    `is_split_into_words=True`, each word is encoded separately and begins with `▁`, which suits languages with spaces
+    between words; for Japanese, pass the text and use offsets.
 
-    The saved `tokenizer.json` is loaded by the tokenizers library and by `AutoTokenizer` without this package.
+    Offsets refer to the original text. Each byte of an unknown character has the offsets of that character, and a
+    leading piece `▁` the empty span `(0, 0)`, because no character of the text belongs to it.
+
+    The saved `tokenizer.json` is loaded by the tokenizers library and by `AutoTokenizer` without this package. Its
+    only difference: as with XLM-RoBERTa, a leading piece `▁` has the offsets of the first character.
     """
 
     # Replaces `push_to_hub` as a method; set by the package that knows the Hub.
@@ -102,6 +106,8 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         _check_llm_jp(tokenizer.backend_tokenizer, source)
         roles = [role for role in ENCODER_SETTINGS if role.endswith("_token")]
         if is_encoder_form(tokenizer.backend_tokenizer) and all(getattr(tokenizer, role) for role in roles):
+            # An earlier version may have saved it.
+            set_encoder_form(tokenizer.backend_tokenizer)
             return tokenizer
         # Settings of the other form (`bos_token`, no maximum length) are dropped, except those of the caller.
         known = (*_HUB_ARGUMENTS, *ENCODER_SETTINGS, "padding_side", "truncation_side")
@@ -145,9 +151,39 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         self.backend_tokenizer.no_padding()
         return super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
 
+    def _convert_encoding(self, encoding: Encoding, **kwargs: Any) -> Any:
+        # The library gives a character that it inserts the offsets of its neighbor.
+        return super()._convert_encoding(_without_inserted_spaces(encoding), **kwargs)
+
     @classmethod
     def _from_backend(cls, backend: Tokenizer, kwargs: dict[str, Any]) -> LlmJpTokenizer:
         return cls(tokenizer_object=backend, **{**ENCODER_SETTINGS, **kwargs})
+
+
+def _without_inserted_spaces(encoding: Encoding) -> Encoding:
+    """The encoding with the offsets `(0, 0)` for each piece `▁` that covers no character of the text."""
+    parts = [encoding, *encoding.overflowing]
+    inserted = [_inserted_spaces(part) for part in parts]
+    if not any(inserted):
+        return encoding
+    # Offsets of an `Encoding` can be changed in its pickled form only.
+    state = json.loads(encoding.__getstate__())
+    for part, places in zip([state, *state["overflowing"]], inserted, strict=True):
+        for place in places:
+            part["offsets"][place] = [0, 0]
+    corrected = Encoding()
+    corrected.__setstate__(json.dumps(state).encode())
+    return corrected
+
+
+def _inserted_spaces(encoding: Encoding) -> list[int]:
+    """Places of the pieces `▁` at the start of a text, or of a word of a text that is given as words."""
+    tokens, offsets = encoding.tokens, encoding.offsets
+    starts = [place for place, token in enumerate(tokens) if token == SPACE and offsets[place] == (0, 1)]
+    if not starts:
+        return []
+    sources = list(zip(encoding.sequence_ids, encoding.word_ids, strict=True))
+    return [place for place in starts if place - 1 not in starts or sources[place - 1] != sources[place]]
 
 
 def _find_file(source: str, hub_arguments: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import pytest
 from tokenizer_samples import MODELS, ODD_TEXTS, SENTENCES
 
 from llm_jp_modernbert.tokenization import LlmJpTokenizer
@@ -69,29 +68,6 @@ def test_padding_uses_the_pad_token(tokenizer: LlmJpTokenizer) -> None:
     short = len(tokenizer("a").input_ids)
     assert set(batch.input_ids[1][short:]) == {PAD}
     assert batch.attention_mask[1] == [1] * short + [0] * (len(batch.input_ids[0]) - short)
-
-
-@pytest.mark.parametrize("text", [*ODD_TEXTS, *SENTENCES])
-def test_offsets_refer_to_the_text(text: str, tokenizer: LlmJpTokenizer) -> None:
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    covered = 0
-    for token, (start, end) in zip(
-        tokenizer.convert_ids_to_tokens(encoded.input_ids), encoded.offset_mapping, strict=True
-    ):
-        if token.startswith("<0x"):  # each byte has the offsets of the characters of its run of bytes
-            assert all(token[3:5].lower() in text[start:end].encode().hex() for _ in token)
-        else:
-            assert token.replace("▁", " ").strip(" ") == text[start:end].strip(" ") or (token == "▁" and start == 0)
-        assert start <= covered <= end
-        covered = max(covered, end)
-    assert covered == len(text)
-
-
-def test_offsets_of_a_pair_refer_to_each_text(tokenizer: LlmJpTokenizer) -> None:
-    encoded = tokenizer(FIRST, SECOND, return_offsets_mapping=True)
-    second = [span for span, part in zip(encoded.offset_mapping, encoded.sequence_ids(), strict=True) if part == 1]
-    assert second[0][0] == 0
-    assert second[-1][1] == len(SECOND)
 
 
 def test_pre_split_words_are_encoded_separately(tokenizer: LlmJpTokenizer) -> None:
