@@ -151,9 +151,9 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
         self.backend_tokenizer.no_padding()
         return super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
 
-    def _convert_encoding(self, encoding: Encoding, **kwargs: Any) -> Any:
+    def _convert_encoding(self, encoding: Encoding, *args: Any, **kwargs: Any) -> Any:
         # The library gives a character that it inserts the offsets of its neighbor.
-        return super()._convert_encoding(_without_inserted_spaces(encoding), **kwargs)
+        return super()._convert_encoding(_without_inserted_spaces(encoding), *args, **kwargs)
 
     @classmethod
     def _from_backend(cls, backend: Tokenizer, kwargs: dict[str, Any]) -> LlmJpTokenizer:

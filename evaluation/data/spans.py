@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 Span = tuple[int, int]
 """Start and end in a text, in characters."""
@@ -29,15 +33,14 @@ def with_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int]
         Two lists of one length; None for a token that covers only whitespace or nothing.
     """
     ids, spans = _raw_spans(tokenizer, text)
-    stripped: list[Span | None] = []
-    for span in spans:
-        piece = "" if span is None else text[slice(*span)]
-        if span is None or not piece.strip():
-            stripped.append(None)
-        else:
-            begin = span[0] + len(piece) - len(piece.lstrip())
-            stripped.append((begin, begin + len(piece.strip())))
-    return ids, stripped
+    return ids, [None if span is None else strip(text, span) for span in spans]
+
+
+def strip(text: str, span: Span) -> Span | None:
+    """A span without surrounding whitespace; None if nothing remains."""
+    piece = text[slice(*span)]
+    begin = span[0] + len(piece) - len(piece.lstrip())
+    return (begin, begin + len(piece.strip())) if piece.strip() else None
 
 
 def with_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[float]]:
@@ -57,13 +60,30 @@ def with_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list
 def _raw_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], Sequence[Span | None]]:
     if tokenizer.is_fast:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return encoded["input_ids"], [tuple(span) for span in encoded["offset_mapping"]]
+        spans = [(begin, end) for begin, end in encoded["offset_mapping"]]
+        return encoded["input_ids"], _corrected(text, encoded.tokens(), spans)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     pieces = [
         "" if token == tokenizer.unk_token else token.removeprefix("##").replace("▁", "")
         for token in tokenizer.convert_ids_to_tokens(ids)
     ]
     return ids, find_pieces(text, pieces)
+
+
+def _corrected(text: str, tokens: Sequence[str], spans: Sequence[Span]) -> list[Span | None]:
+    """Corrects what the tokenizers library says of SentencePiece models.
+
+    It gives the bytes of adjacent unknown characters one common span, and an inserted `▁` that of the next character.
+    """
+    corrected: list[Span | None] = []
+    for span, group in groupby(zip(tokens, spans, strict=True), key=lambda pair: pair[1]):
+        pieces = [token for token, _ in group]
+        characters = [(place, place + 1) for place in range(*span) for _ in text[place].encode()]
+        if len(pieces) == len(characters) and all(map(_BYTE.fullmatch, pieces)):
+            corrected += characters
+        else:
+            corrected += [None if piece == "▁" and text[slice(*span)].strip() else span for piece in pieces]
+    return corrected
 
 
 def find_pieces(text: str, pieces: Sequence[str]) -> list[Span | None]:

@@ -21,7 +21,7 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..data.readers import squad
-from ..data.spans import Span, with_spans
+from ..data.spans import Span, strip, with_spans
 from .finetuning import Row, Splits
 from .jglue import PublicSplits
 
@@ -126,11 +126,13 @@ class Jsquad(PublicSplits):
                 f"question {example.question[:30]!r}… leaves {max(room, 0)} of {length} tokens for the paragraph, "
                 "so it is too long for this model."
             )
+        # Spans of tokens have no surrounding whitespace either.
+        answer = strip(example.context, (example.start, example.start + len(example.answers[0])))
         begin = 0
         while True:
             end = min(begin + room, len(ids))
             offsets = (*[None] * len(before), *spans[begin:end], *[None] * len(after))
-            first, last = _tokens_of(offsets, example.start, example.start + len(example.answers[0]))
+            first, last = _tokens_of(offsets, answer)
             inputs: dict[str, Any] = {
                 "input_ids": [*before, *ids[begin:end], *after],
                 "attention_mask": [1] * len(offsets),
@@ -217,8 +219,9 @@ def _around(ids: list[int], context: list[int]) -> tuple[list[int], list[int]]:
     raise UsageError("the model's tokenizer segments the second text of a pair differently from a single text.")
 
 
-def _tokens_of(offsets: Sequence[Span | None], begin: int, end: int) -> tuple[int, int]:
+def _tokens_of(offsets: Sequence[Span | None], part: Span | None) -> tuple[int, int]:
     """First and last token of a part of the text; `(0, 0)` if the part is incomplete."""
+    begin, end = part or (0, 0)
     inside = [place for place, span in enumerate(offsets) if span is not None and span[0] < end and span[1] > begin]
     if not inside:
         return 0, 0

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from seqeval.metrics import f1_score
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm_jp_modernbert.evaluation.data.options import Options
 from llm_jp_modernbert.evaluation.data.spans import find_pieces, with_characters, with_spans
 from llm_jp_modernbert.evaluation.tasks.finetuning import Splits
 from llm_jp_modernbert.evaluation.tasks.jsquad import Jsquad, Question, best_span, character_f1, normalized
 from llm_jp_modernbert.evaluation.tasks.ner import Ner, Sentence, character_tags, entities, token_tags
+from llm_jp_modernbert.tokenization import LlmJpTokenizer
 
 
 def test_spans_cover_all_characters_but_whitespace(modernbert: Path) -> None:
@@ -25,6 +26,59 @@ def test_spans_cover_all_characters_but_whitespace(modernbert: Path) -> None:
     assert len(ids) == len(spans)
     covered = {place for span in spans if span for place in range(*span)}
     assert covered == {place for place, character in enumerate(text) if not character.isspace()}
+
+
+@pytest.fixture(scope="module", params=["current", "earlier", "package"])
+def tokenizer(request: pytest.FixtureRequest, modernbert: Path) -> PreTrainedTokenizerBase:
+    """As `AutoTokenizer` loads it, as version 0.1 saved it, and as this package loads it."""
+    loaded = AutoTokenizer.from_pretrained(modernbert)
+    if request.param == "package":
+        return LlmJpTokenizer.from_pretrained(modernbert)
+    if request.param == "earlier":
+        parts = [loaded.backend_tokenizer.pre_tokenizer[index] for index in range(2)]
+        loaded.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return loaded
+
+
+def test_bytes_have_the_span_of_their_character(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "𠮷𩸽 é🦆\n\n今日"
+    ids, spans = with_spans(tokenizer, text)
+    # By hand: characters of 4, 4, (a space), 2, 4, 1 and 1 bytes; line breaks and the inserted ▁ cover nothing.
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    expected = [None, *[(0, 1)] * 4, *[(1, 2)] * 4, None, *[(3, 4)] * 2, *[(4, 5)] * 4, None, None]
+    assert tokens[0] == tokens[9] == "▁"
+    assert spans[: len(expected)] == expected
+    _, shares = with_characters(tokenizer, text)
+    assert shares[:10] == [0, *[1 / 4] * 8, 1]
+    assert shares[10:16] == [*[1 / 2] * 2, *[1 / 4] * 4]
+
+
+@pytest.mark.parametrize(
+    ("context", "answer"),
+    [("💩💩🦆", "🦆"), ("𠮷𩸽", "𩸽"), ("𠮷𩸽", "𠮷"), ("夏目漱石　が書いた。", "夏目漱石　"), ("は　𠮷 だ", "　𠮷 ")],
+)
+def test_answers_of_bytes_and_blanks_are_learned(
+    context: str, answer: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    question = Question("何か。", context, (answer,), context.index(answer))
+    (row,) = Jsquad(Options()).rows(tokenizer, Splits("", "", "", []), [question], 64)
+    first, last = (row.offsets[row.inputs[key]] for key in ("start_positions", "end_positions"))
+    assert first
+    assert last
+    assert context[first[0] : last[1]] == answer.strip()
+    count = row.inputs["end_positions"] - row.inputs["start_positions"] + 1
+    ids = row.inputs["input_ids"][row.inputs["start_positions"] :][:count]
+    assert tokenizer.decode(ids).strip() == answer.strip()
+
+
+def test_neighboring_entities_of_bytes_keep_their_labels(tokenizer: PreTrainedTokenizerBase) -> None:
+    text, marked = "𠮷𩸽🦆だ", ((0, 1, "人名"), (1, 3, "地名"))
+    data = Splits("", "", "", [], labels=("O", "B-人名", "I-人名", "B-地名", "I-地名"))
+    (row,) = Ner(Options()).rows(tokenizer, data, [Sentence(text, marked)], 64)
+    tags = [None if label < 0 else data.labels[label] for label in row.inputs["labels"]]
+    assert tags[:14] == [None, None, "B-人名", *["I-人名"] * 3, "B-地名", *["I-地名"] * 7]
+    assert set(tags[14:-1]) == {"O"}
+    assert entities(row.offsets, tags) == list(marked)
 
 
 def test_find_pieces_without_offsets() -> None:
