@@ -131,18 +131,18 @@ class BlockMaker:
         order = DocumentOrder(
             self.sources, settings.seed, settings.shuffle, interleave, strict=settings.strict, state=begin
         )
-        number = first
+        number, begin = first, order.state()
         while True:
-            begin, documents, characters = order.state(), [], 0
+            documents, characters = [], 0
             while characters < settings.characters and (item := order.next()) is not None:
                 documents.append(item)
                 characters += item[1].characters
-            bad_rows, order.bad_rows = order.bad_rows, []
             if not documents:
                 continue
+            bad_rows, order.bad_rows = order.bad_rows, []
             if wanted(number):
                 yield self._make(number, begin, documents, bad_rows, encoder)
-            number += 1
+            number, begin = number + 1, order.state()
 
     def _make(
         self,

@@ -97,7 +97,7 @@ class DocumentOrder:
         state: position to resume from, as returned by `state()`.
 
     Attributes:
-        bad_rows: blank and unreadable rows since the caller last cleared the list.
+        bad_rows: blank and unreadable rows of first epochs since the caller last cleared the list.
     """
 
     def __init__(
@@ -138,7 +138,9 @@ class DocumentOrder:
         while isinstance(item := reader.next(), BadRow):
             if self._strict and not item.is_blank:
                 raise SourceError(str(item))
-            self.bad_rows.append(item)
+            # Later epochs read the same rows again.
+            if reader.epoch == 0:
+                self.bad_rows.append(item)
         return item
 
 
@@ -150,7 +152,7 @@ class _SourceReader:
         self._begin_epoch(0)
 
     def _begin_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
+        self.epoch = epoch
         self._opened = 0
         self._turn = 0
         self._given = 0
@@ -169,7 +171,7 @@ class _SourceReader:
             if not self._open:
                 if not self._given:
                     raise SourceError(_no_document(self.source))
-                self._begin_epoch(self._epoch + 1)
+                self._begin_epoch(self.epoch + 1)
                 return None
             self._turn %= len(self._open)
             row = next(self._iterators[self._turn], None)
@@ -184,7 +186,7 @@ class _SourceReader:
             if self.source.accepts(row):
                 self._given += 1
                 self.characters += row.characters
-                return Place(self._number, self._epoch, opened[0], row.row), row
+                return Place(self._number, self.epoch, opened[0], row.row), row
 
     def _open_shard(self, shard: int, start: int) -> None:
         self._open.append([shard, start])
@@ -192,7 +194,7 @@ class _SourceReader:
 
     def state(self) -> dict[str, Any]:
         return {
-            "epoch": self._epoch,
+            "epoch": self.epoch,
             "opened": self._opened,
             "open": [list(opened) for opened in self._open],
             "turn": self._turn,
