@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import zlib
@@ -57,7 +58,7 @@ class BadRow:
         return self.reason == "blank"
 
     def __str__(self) -> str:
-        return f"{self.path}, row {self.row}: {self.reason}"
+        return f"{source_name(self.path)}, row {self.row}: {self.reason}"
 
 
 def read_rows(source: str | Path, start: int = 0) -> Iterator[tuple[int, str | BadRow]]:
@@ -137,8 +138,8 @@ def read_text(source: str | Path) -> str:
 
 
 def source_name(source: str | Path) -> str:
-    """The name of a source in messages."""
-    return "standard input" if source == STDIN else str(source)
+    """The name of a source in messages; bytes of a file name that are not UTF-8 are escaped."""
+    return "standard input" if source == STDIN else os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
 def parse_object(line: str) -> dict[str, Any]:

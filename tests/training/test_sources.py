@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow
@@ -19,6 +20,7 @@ from llm_jp_modernbert.training.data.readers import (
     read_in_turn,
     read_rows,
 )
+from llm_jp_modernbert.training.data.sources import sources_of
 
 TEXTS = ["吾輩は猫である。\n名前はまだ無い。", "二番目の文書", "三番目"]
 
@@ -219,3 +221,82 @@ def test_directory_written_by_save_to_disk(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
     [path] = find_files([str(tmp_path / "saved")])
     assert texts_of(path) == TEXTS
+
+
+@pytest.mark.parametrize("kind", ["file", "dataset"])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pyarrow.array([["a"]]),
+        pyarrow.array([1, 2]),
+        pyarrow.array([[1, None]]),
+        pyarrow.array([[1, 2**40]]),
+        pyarrow.array([[1.5]]),
+        pyarrow.array([[[1]]]),
+    ],
+    ids=["strings", "flat", "null", "large", "fractions", "nested"],
+)
+def test_column_that_holds_no_token_ids_is_named(tmp_path: Path, kind: str, ids: pyarrow.Array) -> None:
+    path = str(tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"input_ids": ids}), path)
+    data = path if kind == "file" else {"path": str(tmp_path), "split": "train"}
+    [shard] = sources_of(data, "text")[0].shards
+    with pytest.raises(SourceError, match=rf"^{tmp_path}"):
+        list(shard.read(0))
+
+
+def test_counts_of_characters_may_be_missing(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    for column in (["a", "b"], [None, 3]):
+        pyarrow.parquet.write_table(pyarrow.table({"input_ids": [[1, 2], [3]], "characters": column}), path)
+        documents = list(read_documents(path))
+        assert [d.ids.tolist() for d in documents if d.ids is not None] == [[1, 2], [3]]
+
+
+LONG = 10_000_001
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "b.txt", "a.parquet", "dataset"])
+def test_document_that_no_tokenizer_has_memory_for_is_reported(tmp_path: Path, name: str) -> None:
+    texts = ["一", "二" * LONG, "三" * (LONG - 1)]
+    path = tmp_path / name
+    if name.endswith("parquet") or name == "dataset":
+        path = tmp_path / "a.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
+    elif name == "b.txt":
+        # Many lines without a blank one between them.
+        texts[1] = ("二" * 99 + "\n") * (LONG // 100) + "二"
+        path.write_text("\n\n".join(texts), encoding="utf-8")
+    else:
+        write(path, json_lines(texts) if "json" in name else "\n\n".join(texts).encode())
+    data = str(path) if name != "dataset" else {"path": str(tmp_path), "split": "train"}
+    [shard] = sources_of(data, "text")[0].shards
+    first, bad, last = shard.read(0)
+    assert isinstance(bad, BadRow)
+    assert bad.row == (3 if name.endswith("txt") else 2)
+    assert bad.reason == "longer than 10,000,000 characters. Split it into several documents."
+    assert [row.text for row in (first, last) if isinstance(row, Document)] == [texts[0], texts[2]]
+
+
+def test_line_of_an_expanding_file_is_not_kept_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"text": "a"}\n{"text": "')
+        for _ in range(200):
+            file.write(b"x" * 2**20)
+        file.write(b'"}\n{"text": "b"}\n')
+    documents, bad_rows = documents_and_bad_rows(str(path))
+    assert documents == [("a", 1), ("b", 3)]
+    assert [str(row) for row in bad_rows] == [f"{path}, row 2: longer than 64 MiB. Split it into several rows."]
+
+
+def test_file_with_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    for name in (b"a\xff.jsonl", b"b\xff.jsonl.gz"):
+        write(Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))), json_lines(TEXTS) + b"{")
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), tmp_path / "c.parquet")
+    os.rename(tmp_path / "c.parquet", os.path.join(os.fsencode(tmp_path), b"c\xff.parquet"))
+    files = find_files([str(tmp_path)])
+    rows = [list(read_rows(file)) for file in files]
+    assert [[row.text for row in read if isinstance(row, Document)] for read in rows] == [TEXTS] * 3
+    assert "a\\xff.jsonl, row 4: not JSON" in str(rows[0][-1])
+    assert "b\\xff.jsonl.gz, row 4: not JSON" in str(rows[1][-1])

@@ -15,6 +15,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import runs
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +27,7 @@ from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data.masking import IGNORED, Masking
 from llm_jp_modernbert.training.data.order import DocumentOrder
 from llm_jp_modernbert.training.data.readers import SourceError
-from llm_jp_modernbert.training.data.sources import sources_of
+from llm_jp_modernbert.training.data.sources import read_held_out, sources_of
 from llm_jp_modernbert.training.data.stream import BatchStream
 
 Data = tuple[Path, Path]
@@ -250,7 +252,7 @@ folder = tempfile.TemporaryDirectory()
 from multiprocessing import active_children
 from transformers import AutoTokenizer
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
-from llm_jp_modernbert.training.data.sources import sources_of
+from llm_jp_modernbert.training.data.sources import read_held_out, sources_of
 from llm_jp_modernbert.training.data.masking import Masking
 from llm_jp_modernbert.training.data.stream import BatchStream
 class Failing(BlockMaker):
@@ -290,3 +292,41 @@ def is_alive(process: int) -> bool:
         return "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 0)])
+def test_unreadable_rows_are_counted_once_whatever_the_epochs(
+    data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, ranks: int, workers: int
+) -> None:
+    lines = (data[0] / "0.jsonl").read_bytes().splitlines()
+    broken = [b"{", b"\xff", b"[]", b'{"text": "\\ud83d"}']
+    # The last two are after the last document.
+    for name, rows in {"a": [broken[0], *lines, broken[1]], "b": [*lines, *broken[2:]]}.items():
+        (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join(rows))
+    settings = {"train_data": str(tmp_path), "ranks": ranks, "lanes": 2, "workers": workers}
+    infos = [
+        batch["info"] for rank in range(ranks) for batch in taken(stream(data, tokenizer, rank=rank, **settings), 60)
+    ]
+    assert max(info.epoch for info in infos) >= 2
+    blocks = [block for info in infos for block in info.blocks]
+    assert sum(block.counts["broken_rows"] for block in blocks) == len(broken)
+    problems = [problem for block in blocks for problem in block.problems]
+    assert sorted(Path(problem).name.partition(":")[0] for problem in problems) == sorted(
+        f"{name}.jsonl, row {row}"
+        for name, row in (("a", 1), ("a", len(lines) + 2), ("b", len(lines) + 1), ("b", len(lines) + 2))
+    )
+
+
+@pytest.mark.parametrize("unknown", [-1, 10**6])
+def test_token_id_outside_the_vocabulary_is_named(
+    data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, unknown: int
+) -> None:
+    path = tmp_path / "ids.parquet"
+    rows = [[5, 6, 7], [], [8, unknown]]
+    pyarrow.parquet.write_table(pyarrow.table({"input_ids": rows}), path)
+    message = rf"^{path}, row 3: token id {unknown:,}, but the tokenizer has {len(tokenizer):,} tokens\. Tokenize"
+    for workers in (0, 1):
+        with pytest.raises(SourceError, match=message):
+            taken(stream(data, tokenizer, train_data=str(path), workers=workers), 1)
+    with pytest.raises(SourceError, match=message):
+        read_held_out(str(path), "text", BlockSettings(runs.SEQUENCE), tokenizer, 100)

@@ -64,6 +64,18 @@ def normalize(text: str, form: str) -> str:
     return text if form == "none" else unicodedata.normalize(cast("Literal['NFC', 'NFKC']", form), text)
 
 
+def known_ids(document: Document, vocabulary: int) -> npt.NDArray[np.int32]:
+    """The `(tokens,)` ids of a tokenized document; a `SourceError` if one is not below the size of the vocabulary."""
+    ids = cast("npt.NDArray[np.int32]", document.ids)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < vocabulary:
+        unknown = ids[(ids < 0) | (ids >= vocabulary)][0]
+        raise SourceError(
+            f"{document.path}, row {document.row}: token id {unknown:,}, but the tokenizer has {vocabulary:,} tokens. "
+            "Tokenize the texts again with this tokenizer."
+        )
+    return ids
+
+
 @dataclass
 class Block:
     """Packed rows of consecutive documents.
@@ -199,6 +211,7 @@ class BlockMaker:
         if self.settings.whole_word and len(texts) < len(documents):
             raise SourceError("whole_word: a tokenized corpus has no word boundaries. Train on the texts.")
         encoded = iter(encoder().encode(texts) if texts else ())
+        vocabulary = len(self.tokenizer)
         for _, document in documents:
-            ids = next(encoded) if document.ids is None else document.ids
+            ids = next(encoded) if document.ids is None else known_ids(document, vocabulary)
             yield ids if isinstance(ids, tuple) else (ids, None)

@@ -7,6 +7,7 @@ first unreadable row; `read_rows` returns such rows as `BadRow`, for callers tha
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ MANIFEST = "manifest.json"
 # A file whose first rows are all unreadable is the wrong file, or has another text column.
 _MAX_LEADING_BAD_ROWS = 1000
 _TABLE_ROWS = 256
+# Tokenizers need up to 200 bytes of memory per character. Twice the length of the longest novels.
+_MAX_CHARACTERS = 10_000_000
+_TOO_LONG = f"longer than {_MAX_CHARACTERS:,} characters. Split it into several documents."
 
 
 @dataclass(frozen=True)
@@ -182,9 +186,12 @@ def _rows(path: str, text_column: str, start: int) -> Rows:
     raise SourceError(f"{path}: unsupported file type. Supported: {_SUPPORTED}.")
 
 
-def _document(text: str | None, path: str, row: int, end: int | None = None) -> Document | BadRow:
+def text_document(text: str | None, path: str, row: int, end: int | None = None) -> Document | BadRow:
+    """The document of a text in the rows from `row` to `end`; a `BadRow` if it is blank or too long."""
     if not text or text.isspace():
         return BadRow(path, row, "blank")
+    if len(text) > _MAX_CHARACTERS:
+        return BadRow(path, row, _TOO_LONG)
     return Document(text, path, row, row if end is None else end, len(text))
 
 
@@ -194,7 +201,7 @@ def _json_rows(path: str, text_column: str, start: int) -> Rows:
             yield line
         elif line.strip():
             try:
-                yield _document(_text_of_json(line, text_column), path, row)
+                yield text_document(_text_of_json(line, text_column), path, row)
             except SourceError as error:
                 yield BadRow(path, row, str(error))
 
@@ -222,19 +229,22 @@ def no_column(text_column: str, columns: Sequence[str]) -> str:
 
 
 def _text_rows(path: str, start: int) -> Rows:
-    first, row, lines = 0, start, list[str]()
+    first, row, characters, lines = 0, start, 0, list[str]()
     for row, line in text_files.read_rows(path, start):
         if isinstance(line, BadRow):
             yield line
         elif line.strip():
             if not lines:
                 first = row
-            lines.append(line)
+            # A longer document is not kept in memory.
+            if characters <= _MAX_CHARACTERS + 1:
+                lines.append(line)
+            characters += len(line) + 1
         elif lines:
-            yield _document("\n".join(lines), path, first, row)
-            lines = []
+            yield text_document("\n".join(lines), path, first, row)
+            characters, lines = 0, []
     if lines:
-        yield _document("\n".join(lines), path, first, row)
+        yield text_document("\n".join(lines), path, first, row)
 
 
 def _table_rows(path: str, text_column: str, start: int) -> Rows:
@@ -247,7 +257,12 @@ def _table_rows(path: str, text_column: str, start: int) -> Rows:
                 raise SourceError(f"{path}: column {text_column!r} holds {kind}, not strings.")
             rows_of, names = _string_rows, [text_column]
         elif IDS_COLUMN in columns:
-            rows_of, names = _id_rows, [name for name in (IDS_COLUMN, "characters") if name in columns]
+            kind = columns[IDS_COLUMN]
+            if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
+                raise SourceError(f"{path}: column {IDS_COLUMN!r} holds {kind}, not lists of token ids.")
+            rows_of, names = _id_rows, [IDS_COLUMN]
+            if "characters" in columns and pyarrow.types.is_integer(columns["characters"]):
+                names.append("characters")
         else:
             raise SourceError(f"{path}: {no_column(text_column, list(columns))}")
         row = 0
@@ -264,12 +279,14 @@ def _open_table(path: str) -> Iterator[tuple[dict[str, Any], Callable[[list[str]
     import pyarrow.parquet
 
     is_parquet = path.endswith(".parquet")
+    # pyarrow accepts file names that are not UTF-8 only as bytes.
+    name = os.fsencode(path)
     try:
         if is_parquet:
-            parquet = pyarrow.parquet.ParquetFile(path)
+            parquet = pyarrow.parquet.ParquetFile(pyarrow.OSFile(name))
             schema = parquet.schema_arrow
         else:
-            mapped = pyarrow.memory_map(path)
+            mapped = pyarrow.memory_map(name)
             try:
                 batches: Any = pyarrow.ipc.open_stream(mapped)
                 schema = batches.schema
@@ -289,12 +306,20 @@ def _open_table(path: str) -> Iterator[tuple[dict[str, Any], Callable[[list[str]
         raise SourceError(f"{path}: not a valid {kind} file ({reason}). Download it again.") from error
 
 
+def token_ids(values: Any) -> npt.NDArray[np.int32]:
+    """An Arrow array as int32; raises an `ArrowException` if its values are not integers, are null or do not fit."""
+    import pyarrow
+
+    if not pyarrow.types.is_integer(values.type):
+        raise pyarrow.ArrowTypeError(f"token ids of type {values.type}")
+    return cast("npt.NDArray[np.int32]", values.cast(pyarrow.int32()).to_numpy())
+
+
 def _id_rows(batch: Any, path: str, row: int) -> Rows:
     """The documents of a batch of token ids that follows the first `row` rows of its file."""
     lists = batch.column(0)
-    offsets = np.asarray(lists.offsets)
-    ids = np.asarray(lists.values).astype(np.int32, copy=False)
-    lengths = np.asarray(batch.column(1)) if batch.num_columns > 1 else np.diff(offsets)
+    offsets, ids = np.asarray(lists.offsets), token_ids(lists.values)
+    lengths = np.asarray(batch.column(1).fill_null(0)) if batch.num_columns > 1 else np.diff(offsets)
     for begin, end, characters in zip(offsets[:-1], offsets[1:], lengths, strict=True):
         row += 1
         if end > begin:
@@ -314,7 +339,7 @@ def _string_rows(batch: Any, path: str, row: int) -> Rows:
     for text in texts:
         row += 1
         try:
-            yield _document(text if text is None or isinstance(text, str) else text.as_py(), path, row)
+            yield text_document(text if text is None or isinstance(text, str) else text.as_py(), path, row)
         except UnicodeDecodeError as error:
             reason = (
                 f"not UTF-8 ({error.reason} at byte {error.start} of the text). Write the row again from its source."

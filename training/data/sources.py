@@ -9,18 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 
 from ..recipe.arguments import Data
-from .blocks import BlockSettings, normalize
+from .blocks import BlockSettings, known_ids, normalize
 from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
 from .order import DocumentOrder, FileShard, Shard, Source
-from .readers import IDS_COLUMN, MANIFEST, BadRow, Document, Rows, SourceError, find_files, no_column
+from .readers import (
+    IDS_COLUMN,
+    MANIFEST,
+    BadRow,
+    Document,
+    Rows,
+    SourceError,
+    find_files,
+    no_column,
+    text_document,
+    token_ids,
+)
 
 # An entry with one of these keys is loaded by `datasets`, even from a local directory.
 _DATASET_KEYS = ("name", "split", "revision")
@@ -77,12 +87,18 @@ class DatasetShard:
         if self.text_column not in example and IDS_COLUMN not in example:
             raise SourceError(f"{self.name}: {no_column(self.text_column, list(example))}")
         content = example.get(self.text_column, example.get(IDS_COLUMN))
-        if isinstance(content, str) and content.strip():
-            return Document(content, self.name, row, row, len(content))
-        if isinstance(content, list) and content:
-            ids = np.asarray(content, dtype=np.int32)
-            return Document("", self.name, row, row, example.get("characters", len(ids)), ids)
-        return BadRow(self.name, row, "blank")
+        if content is None or isinstance(content, str):
+            return text_document(content, self.name, row)
+        if not content:
+            return BadRow(self.name, row, "blank")
+        import pyarrow
+
+        try:
+            ids = token_ids(pyarrow.array(content))
+        except (pyarrow.ArrowException, TypeError) as error:
+            raise SourceError(f"{self.name}, row {row}: not a list of token ids ({error}).") from error
+        characters = example.get("characters")
+        return Document("", self.name, row, row, characters if isinstance(characters, int) else len(ids), ids)
 
 
 def sources_of(data: Data, text_column: str, key: str = "train_data") -> list[Source]:
@@ -140,11 +156,10 @@ def read_held_out(
     documents, tokens = [], 0
     while tokens < max_tokens and (item := order.next()) is not None:
         document = item[1]
-        ids = (
-            document.ids
-            if document.ids is not None
-            else encoder.encode([normalize(document.text, settings.normalization)])[0]
-        )
+        if document.ids is None:
+            ids = encoder.encode([normalize(document.text, settings.normalization)])[0]
+        else:
+            ids = known_ids(document, len(tokenizer))
         documents.append(ids[: max_tokens - tokens])
         tokens += len(documents[-1])
     return from_documents(documents)
