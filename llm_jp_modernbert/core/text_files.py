@@ -189,19 +189,23 @@ def _opened(source: str | Path) -> Iterator[IO[bytes]]:
 
 def _split(file: IO[bytes]) -> Iterator[bytes | None]:
     """The lines of a file without their line breaks; None in place of one that is too long."""
-    rest, too_long = b"", False
+    parts: list[bytes] = []
+    size = 0
     while chunk := file.read(_CHUNK):
         while chunk.endswith(b"\r") and (following := file.read(1)):
             chunk += following
-        lines = (rest + chunk).splitlines()
+        lines = chunk.splitlines()
         rest = b"" if chunk.endswith((b"\n", b"\r")) else lines.pop()
         for line in lines:
-            yield None if too_long or len(line) > MAX_ROW_BYTES else line
-            too_long = False
-        if len(rest) > MAX_ROW_BYTES:
-            rest, too_long = b"", True
-    if rest or too_long:
-        yield None if too_long else rest
+            if not size and len(line) <= MAX_ROW_BYTES:
+                yield line
+                continue
+            yield None if size + len(line) > MAX_ROW_BYTES else b"".join((*parts, line))
+            parts, size = [], 0
+        size += len(rest)
+        parts = [*parts, rest] if size <= MAX_ROW_BYTES else []
+    if size:
+        yield None if size > MAX_ROW_BYTES else b"".join(parts)
 
 
 def _decoded(name: str, row: int, line: bytes | None) -> str | BadRow:
