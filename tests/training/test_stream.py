@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -330,3 +331,22 @@ def test_token_id_outside_the_vocabulary_is_named(
             taken(stream(data, tokenizer, train_data=str(path), workers=workers), 1)
     with pytest.raises(SourceError, match=message):
         read_held_out(str(path), "text", BlockSettings(runs.SEQUENCE), tokenizer, 100)
+
+
+def test_validation_reads_more_files_than_may_be_open(
+    data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    rounds = [[f"文書{number}の{turn}番目。" for number in range(300) if turn < 2 or number % 3] for turn in range(3)]
+    for texts in rounds:
+        for text in texts:
+            with (tmp_path / f"{int(text[2 : text.index('の')]):03d}.jsonl").open("a", encoding="utf-8") as file:
+                # Blank rows are skipped, whether or not a file is reopened after them.
+                file.write(json.dumps({"text": ""}) + "\n" + json.dumps({"text": text}) + "\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        corpus = read_held_out(str(tmp_path), "text", BlockSettings(runs.SEQUENCE), tokenizer, 10**6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    expected = tokenizer([text for texts in rounds for text in texts], add_special_tokens=False)["input_ids"]
+    assert [corpus.document(index).tolist() for index in range(len(corpus))] == expected

@@ -22,6 +22,8 @@ from .readers import BadRow, Document, Rows, SourceError, read_rows
 
 # Distinguishes this draw from others with the same seed.
 _SHARDS = 3
+# Systems allow a process at least 256 open files. Beyond this number, a file is reopened for each document.
+_MAX_OPEN_FILES = 64
 
 
 class Shard(Protocol):
@@ -158,7 +160,7 @@ class _SourceReader:
         self._given = 0
         # Index and number of rows read of each open shard.
         self._open: list[list[int]] = []
-        self._iterators: list[Rows] = []
+        self._iterators: list[Rows | None] = []
         shards = len(self.source.shards)
         draw = np.random.default_rng((_SHARDS, self._seed, self._number, epoch))
         self._order = draw.permutation(shards).tolist() if self._shuffle else list(range(shards))
@@ -174,23 +176,27 @@ class _SourceReader:
                 self._begin_epoch(self.epoch + 1)
                 return None
             self._turn %= len(self._open)
-            row = next(self._iterators[self._turn], None)
+            shard, end = self._open[self._turn]
+            rows = self._iterators[self._turn] or self.source.shards[shard].read(end)
+            self._iterators[self._turn] = rows
+            row = next(rows, None)
             if isinstance(row, BadRow):
                 return row
             if row is None:
                 del self._open[self._turn], self._iterators[self._turn]
                 continue
-            opened = self._open[self._turn]
-            opened[1] = row.end
+            if len(self._open) > _MAX_OPEN_FILES:
+                self._iterators[self._turn] = None
+            self._open[self._turn][1] = row.end
             self._turn += 1
             if self.source.accepts(row):
                 self._given += 1
                 self.characters += row.characters
-                return Place(self._number, self.epoch, opened[0], row.row), row
+                return Place(self._number, self.epoch, shard, row.row), row
 
     def _open_shard(self, shard: int, start: int) -> None:
         self._open.append([shard, start])
-        self._iterators.append(self.source.shards[shard].read(start))
+        self._iterators.append(None)
 
     def state(self) -> dict[str, Any]:
         return {
