@@ -11,7 +11,7 @@ _STORAGE = {
     errno.EFBIG: "The file exceeds the size limit (ulimit -f). Raise it, and run the same command again.",
     errno.EMFILE: "Too many files are open. Raise the limit (ulimit -n), and run the same command again.",
 }
-# torch and safetensors report a failed write as a RuntimeError or an error of their own, with text only.
+# torch, safetensors and tokenizers report a failed write as an error of another type, with text only.
 _FAILED_WRITE = re.compile(
     r"No space left|quota exceeded|File too large|file write failed|unexpected pos|os error 28", re.I
 )
@@ -32,7 +32,9 @@ def is_failed_write(error: BaseException) -> bool:
     """Whether an error means that the disk is full or a limit on files is reached."""
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return True
-    return type(error).__name__ in ("RuntimeError", "SafetensorError") and bool(_FAILED_WRITE.search(str(error)))
+    return type(error).__name__ in ("Exception", "RuntimeError", "SafetensorError") and bool(
+        _FAILED_WRITE.search(str(error))
+    )
 
 
 def describe(error: BaseException) -> str:

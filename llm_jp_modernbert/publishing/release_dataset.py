@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.clean_process import run_alone
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory
+from llm_jp_modernbert.core.files import atomic_directory, lock, read_json
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, Committed, Patience, check_name, commit_folder, create_repository
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 
@@ -77,11 +77,12 @@ def release_dataset(
 
     check_name(options.repository)
     contents = _contents_of(options.source)
-    directory: AbstractContextManager[str | Path] = TemporaryDirectory()
-    if options.dry_run is not None:
-        directory = atomic_directory(options.dry_run)
-    with directory as name:
-        folder = Path(name)
+    with ExitStack() as stack:
+        if options.dry_run is None:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+        else:
+            stack.enter_context(lock(options.dry_run, "release-dataset"))
+            folder = stack.enter_context(atomic_directory(options.dry_run))
         _stage(contents, folder, options)
         _check(contents, folder)
         if options.dry_run is not None:
@@ -131,7 +132,7 @@ def _corpus(folder: Path) -> _Contents:
     from llm_jp_modernbert.inference.loading import load_tokenizer
     from llm_jp_modernbert.training.data.encoding import vocabulary_hash
     from llm_jp_modernbert.training.data.readers import MANIFEST
-    from llm_jp_modernbert.training.data.tokenize_corpus import TOKENIZER
+    from llm_jp_modernbert.training.data.tokenize_corpus import TOKENIZER, Manifest
 
     if not (folder / MANIFEST).is_file():
         if (folder / DATA).is_dir() and (folder / TOKENIZER).is_dir():
@@ -143,27 +144,27 @@ def _corpus(folder: Path) -> _Contents:
             "tokenize-corpus."
         )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed = {shard["file"] for source in manifest["sources"] for shard in source["shards"]}
-        for source in manifest["sources"]:
-            path, name = source["path"], Path(source["path"]).name
-            source["problems"] = [problem.replace(path, name) for problem in source["problems"]]
-            source["path"] = name
-        totals = manifest["totals"]
-        expected = {
-            "columns": ["input_ids", "characters", "row"],
-            "rows": totals["documents"],
-            "sums": {"characters": totals["characters"]},
-            "items": {"input_ids": totals["tokens"]},
-        }
-        vocabulary = manifest["tokenizer"]["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder / MANIFEST}: not a manifest of tokenize-corpus ({error!r}).") from error
+        manifest = read_json(folder / MANIFEST, Manifest)
+    except UsageError as error:
+        raise UsageError(f"{error} The file is not a manifest of tokenize-corpus.") from error
+    listed = {shard["file"] for source in manifest["sources"] for shard in source["shards"]}
+    for source in manifest["sources"]:
+        path, name = source["path"], Path(source["path"]).name
+        source["problems"] = [problem.replace(path, name) for problem in source["problems"]]
+        source["path"] = name
+        source.pop("modified", None)
+    totals = manifest["totals"]
+    expected = {
+        "columns": ["input_ids", "characters", "row"],
+        "rows": totals["documents"],
+        "sums": {"characters": totals["characters"]},
+        "items": {"input_ids": totals["tokens"]},
+    }
     existing = {file.name for file in (folder / DATA).glob("*.arrow")}
     for name in sorted(listed ^ existing):
         fault = "is missing, but listed" if name in listed else "exists, but is not listed"
         raise UsageError(f"{folder / DATA / name}: {fault} in {MANIFEST}. Tokenize the corpus again.")
-    if vocabulary_hash(load_tokenizer(str(folder / TOKENIZER))) != vocabulary:
+    if vocabulary_hash(load_tokenizer(str(folder / TOKENIZER))) != manifest["tokenizer"]["sha256"]:
         raise UsageError(f"{folder / TOKENIZER}: differs from the tokenizer in {MANIFEST}. Tokenize the corpus again.")
     return _Contents(str(folder), "train", ".arrow", expected, UNKNOWN_LICENSE, ("ja",), corpus=manifest)
 
@@ -220,8 +221,9 @@ def _check(contents: _Contents, folder: Path) -> None:
         if actual != expected:
             raise UsageError(f"{contents.source}: streaming gives {quantity} {actual}, expected {expected}.")
     if contents.corpus is not None:
-        vocabulary, largest = contents.corpus["tokenizer"]["vocabulary"], streamed["largest"]["input_ids"]
-        if largest >= vocabulary:
-            raise UsageError(
-                f"{contents.source}: contains token id {largest:,}, but its tokenizer has {vocabulary:,} tokens."
-            )
+        vocabulary = contents.corpus["tokenizer"]["vocabulary"]
+        for unknown in (streamed[quantity]["input_ids"] for quantity in ("smallest", "largest")):
+            if not 0 <= unknown < vocabulary:
+                raise UsageError(
+                    f"{contents.source}: contains token id {unknown:,}, but its tokenizer has {vocabulary:,} tokens."
+                )

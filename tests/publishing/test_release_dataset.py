@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import runs
 from huggingface_hub import DatasetCard, HfApi
@@ -19,6 +20,7 @@ from loopback_hub import LoopbackHub
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.hub import Committed, Patience
 from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS
 from llm_jp_modernbert.model_cards.dataset_card import size_category
@@ -285,6 +287,13 @@ def change_total(corpus: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
+def mistype_shard(corpus: Path) -> None:
+    path = corpus / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["sources"][0]["shards"][0]["file"] = ["a"]
+    path.write_text(json.dumps(manifest))
+
+
 def truncate_shard(corpus: Path) -> None:
     shard = max((corpus / "data").iterdir(), key=lambda path: path.stat().st_size)
     content = shard.read_bytes()
@@ -311,6 +320,8 @@ def change_tokenizer(corpus: Path) -> None:
         (lambda corpus: next((corpus / "data").iterdir()).unlink(), "is missing, but listed"),
         (lambda corpus: (corpus / "data" / "more.arrow").touch(), "more.arrow: exists, but is not listed"),
         (lambda corpus: (corpus / "manifest.json").write_text("{}"), "not a manifest of tokenize-corpus"),
+        (lambda corpus: (corpus / "manifest.json").write_text("[" * 100_000), "not a manifest of tokenize-corpus"),
+        (mistype_shard, r"manifest\.json: sources\.0\.shards\.0\.file: Input should be a valid string"),
         (change_tokenizer, "differs from the tokenizer in manifest.json"),
         (change_total, r"streaming gives items \{'input_ids': \d+\}, expected"),
         (truncate_shard, "datasets alone cannot stream it|, expected"),
@@ -349,3 +360,30 @@ def test_invalid_names_are_reported(world: World, tmp_path: Path) -> None:
 )
 def test_size_categories_equal_those_of_the_hub(rows: int, name: str) -> None:
     assert size_category(rows) == name
+
+
+@pytest.mark.parametrize("unknown", [-1, 10**6])
+def test_token_id_outside_the_vocabulary_is_not_released(world: World, tmp_path: Path, unknown: int) -> None:
+    corpus = Path(shutil.copytree(world.corpus, tmp_path / "corpus"))
+    shard = min((corpus / "data").iterdir())
+    with pyarrow.ipc.open_stream(shard.read_bytes()) as reader:
+        table = reader.read_all()
+    ids = table["input_ids"].to_pylist()
+    ids[1][0] = unknown
+    column = pyarrow.array(ids, pyarrow.list_(pyarrow.int32()))
+    with pyarrow.ipc.new_stream(str(shard), table.schema) as writer:
+        writer.write_table(table.set_column(0, "input_ids", column))
+    with pytest.raises(UsageError, match=rf"^{corpus}: contains token id {unknown:,}, but its tokenizer has"):
+        world.release(corpus, "org/unknown")
+
+
+def test_second_process_that_stages_a_directory_is_refused(world: World, tmp_path: Path) -> None:
+    staged = tmp_path / "staged"
+    with (
+        lock(staged, "release-dataset"),
+        pytest.raises(UsageError, match=rf"^{staged}: another release-dataset is writing it"),
+    ):
+        world.release("fill-mask", TEST, dry_run=staged)
+    assert not staged.exists()
+    world.release("fill-mask", TEST, dry_run=staged)
+    assert (staged / "README.md").is_file()

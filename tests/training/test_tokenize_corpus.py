@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ import pytest
 import runs
 from transformers import AutoTokenizer
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, is_failed_write
 from llm_jp_modernbert.training.data import tokenize_corpus as job
 from llm_jp_modernbert.training.data.blocks import BlockSettings
 from llm_jp_modernbert.training.data.readers import SourceError, find_files, read_documents
@@ -131,6 +135,207 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(data: Data, tmp_p
     assert len(shards) == 60
     assert len(set(shards.values())) == 1
     assert all((out / "data" / name).stat().st_mtime_ns == then for name, then in finished.items())
+
+
+def command(data: Data, out: Path, *more: object) -> list[str]:
+    arguments = ["tokenize-corpus", data[0], "--tokenizer", data[1], "--out", out, "--shard-tokens", 300, *more]
+    return [sys.executable, "-m", "llm_jp_modernbert", *map(str, arguments)]
+
+
+def error_line(stderr: str) -> str:
+    assert "Traceback" not in stderr
+    [line] = [line for line in stderr.splitlines() if line.startswith("Error:")]
+    return line
+
+
+def wait_for_a_shard(running: subprocess.Popen[str], out: Path) -> None:
+    while running.poll() is None and not list(out.glob("data/*.arrow")):
+        time.sleep(0.01)
+    assert running.poll() is None
+
+
+@pytest.fixture
+def many(data: Data, tmp_path: Path) -> Data:
+    """A corpus that is tokenized for some seconds."""
+    texts = b"".join(path.read_bytes() for path in sorted(data[0].iterdir()))
+    (tmp_path / "texts").mkdir()
+    for number in range(10):
+        (tmp_path / "texts" / f"{number:02d}.jsonl").write_bytes(texts * 10)
+    return tmp_path / "texts", data[1]
+
+
+def test_second_process_is_refused_and_the_first_one_finishes(many: Data, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = subprocess.Popen(command(many, out), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        wait_for_a_shard(first, out)
+        # Still at work while the second one starts.
+        first.send_signal(signal.SIGSTOP)
+        second = subprocess.run(command(many, out), text=True, capture_output=True)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert second.returncode == 1
+    assert f"{out}: another tokenize-corpus is writing it" in error_line(second.stderr)
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    alone = tokenize_corpus(options(many, tmp_path / "alone"))
+    assert {**manifest, "sources": None} == {**alone, "sources": None}
+    assert contents(out) == contents(tmp_path / "alone")
+    shards = [shard["file"] for source in manifest["sources"] for shard in source["shards"]]
+    assert sorted(shards) == sorted(contents(out))
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Writing beyond a size fails like writing to a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.5])
+def test_full_disk_is_one_line_and_the_same_command_resumes(many: Data, tmp_path: Path, share: float) -> None:
+    settings = TokenizeOptions([str(many[0])], str(many[1]), tmp_path / "out")
+    whole = tokenize_corpus(replace(settings, out=tmp_path / "whole"))
+    largest = max(path.stat().st_size for path in (tmp_path / "whole" / "data").iterdir())
+    tokenizer = (tmp_path / "whole" / "tokenizer" / "tokenizer.json").stat().st_size
+    assert largest > 1.5 * tokenizer
+    with file_size_limit(int(share * tokenizer)), pytest.raises(Exception, match=r"too large|size limit") as error:
+        tokenize_corpus(settings)
+    assert is_failed_write(error.value)
+    assert not list((tmp_path / "out" / "data").iterdir())
+    assert not list((tmp_path / "out" / ".progress").glob("*.arrow"))
+    assert tokenize_corpus(settings) == whole
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_killed_worker_is_one_line_and_the_same_command_resumes(many: Data, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = command(many, out, "--workers", 2)
+    running = subprocess.Popen(arguments, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_a_shard(running, out)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    worker = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
+    _, stderr = running.communicate(timeout=120)
+    assert running.returncode == 1
+    line = error_line(stderr)
+    assert "worker process ended unexpectedly" in line
+    assert "--workers" in line
+    tokenize_corpus(options(many, out))
+    tokenize_corpus(options(many, tmp_path / "whole"))
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def grow(path: Path) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"text": "新しい文書である。"}\n')
+
+
+def cut(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-3]))
+
+
+def reorder(path: Path) -> None:
+    """Changes a file but not its size."""
+    path.write_bytes(b"".join(reversed(path.read_bytes().splitlines(keepends=True))))
+
+
+@pytest.mark.parametrize("change", [grow, cut, reorder])
+@pytest.mark.parametrize("moment", ["reading", "interrupted", "finished"])
+def test_changed_source_file_is_refused(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], moment: str
+) -> None:
+    texts, out = tmp_path / "texts", tmp_path / "out"
+    shutil.copytree(data[0], texts)
+    sources, changed = (texts, data[1]), texts / "0.jsonl"
+    original = changed.read_bytes()
+    refused = pytest.raises(
+        UsageError, match=rf"^{changed}: has changed since tokenize-corpus began to read it\. Rest"
+    )
+    whole = tokenize_corpus(options(sources, tmp_path / "whole"))
+    monkeypatch.setattr(job, "BATCH_CHARACTERS", 100)
+    if moment == "finished":
+        tokenize_corpus(options(sources, out))
+    elif moment == "interrupted":
+        with interrupted(monkeypatch, "arrow", after=2):
+            tokenize_corpus(options(sources, out))
+    else:
+        replace, shards = os.replace, itertools.count()
+
+        def replace_and_change(source: Any, target: Any) -> None:
+            replace(source, target)
+            if str(target).endswith("arrow") and next(shards) == 0:
+                change(changed)
+
+        with monkeypatch.context() as patch, refused:
+            patch.setattr(os, "replace", replace_and_change)
+            tokenize_corpus(options(sources, out))
+    if moment != "reading":
+        change(changed)
+    for _ in range(2):
+        with refused:
+            tokenize_corpus(options(sources, out))
+        assert (out / "manifest.json").exists() == (moment == "finished")
+    # The same content with another time stamp is the same file.
+    changed.write_bytes(original)
+    manifest = tokenize_corpus(options(sources, out))
+    assert manifest["totals"] == whole["totals"]
+    assert contents(out) == contents(tmp_path / "whole")
+    for source in manifest["sources"]:
+        content = Path(source["path"]).read_bytes()
+        assert (source["size"], source["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+DAMAGED = {
+    "mistyped": '{"version": 1, "tokenizer": [], "sources": {}}',
+    "nested": "[" * 100_000,
+    "list": "[1]",
+    "cut": '{"version": 1, "tokeni',
+    "shards": '{"version": 1, "tokenizer": {"name": 3}, "sources": [{"shards": 1}]}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_manifest_is_named(data: Data, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "out"
+    tokenize_corpus(options(data, out))
+    (out / "manifest.json").write_text(content)
+    tokenizer = AutoTokenizer.from_pretrained(data[1])
+    for use in (
+        lambda: tokenize_corpus(options(data, out)),
+        lambda: check_tokenized_with(sources_of(str(out), "text"), tokenizer),
+    ):
+        with pytest.raises(UsageError, match=rf"^{out}/manifest\.json: "):
+            use()
+    (out / ".progress").mkdir()
+    (out / "manifest.json").rename(out / ".progress" / "header.json")
+    with pytest.raises(UsageError, match=rf"^{out}/\.progress/header\.json: "):
+        tokenize_corpus(options(data, out))
+    with pytest.raises(UsageError, match=rf"^{out}: an unfinished tokenized corpus\. Run the same tokenize-corpus"):
+        find_files([str(out)])
+
+
+def test_odd_file_names_are_tokenized(data: Data, tmp_path: Path) -> None:
+    texts = os.fsencode(tmp_path / "texts")
+    os.mkdir(texts)
+    content = (data[0] / "0.jsonl").read_bytes() + b"{"
+    names = [b"a\xffb.jsonl", "長".encode() * 80 + b".jsonl", b"x" * 249 + b".jsonl", b"line\nbreak.jsonl"]
+    for name in names:
+        Path(os.fsdecode(os.path.join(texts, name))).write_bytes(content)
+    sources, out = (tmp_path / "texts", data[1]), tmp_path / "out"
+    manifest = tokenize_corpus(options(sources, out))
+    assert json.loads((out / "manifest.json").read_bytes().decode()) == manifest
+    assert manifest["totals"]["broken_rows"] == len(names)
+    assert len(contents(out)) == sum(len(source["shards"]) for source in manifest["sources"])
+    assert all(path.name.encode() for path in (out / "data").iterdir())
+    assert tokenize_corpus(options(sources, out)) == manifest
+    assert sources_of(str(out), "text")
 
 
 @pytest.mark.parametrize("torn", ["at the end", "in the middle"])

@@ -32,6 +32,8 @@ IDS_COLUMN = "input_ids"
 """The column of a tokenized corpus that holds token ids."""
 MANIFEST = "manifest.json"
 """The file that describes a tokenized corpus; its shards are in `data/` next to it."""
+PROGRESS = ".progress"
+"""The directory of an unfinished tokenized corpus that holds its progress."""
 
 # A file whose first rows are all unreadable is the wrong file, or has another text column.
 _MAX_LEADING_BAD_ROWS = 1000
@@ -99,6 +101,10 @@ def _files_of_directory(directory: Path) -> list[str]:
     pattern, suffixes = "**/*", KNOWN_SUFFIXES
     if (directory / MANIFEST).is_file() and (directory / "data").is_dir():
         pattern, suffixes = "data/*", (".arrow",)
+    elif (directory / PROGRESS).is_dir() and (directory / "data").is_dir():
+        raise SourceError(
+            f"{directory}: an unfinished tokenized corpus. Run the same tokenize-corpus command again to resume."
+        )
     elif (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file():
         pattern, suffixes = "*", (".arrow",)
     return sorted(str(file) for file in directory.glob(pattern) if file.is_file() and file.name.endswith(suffixes))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 
@@ -31,6 +31,7 @@ from .readers import (
     text_document,
     token_ids,
 )
+from .tokenize_corpus import Manifest
 
 # An entry with one of these keys is loaded by `datasets`, even from a local directory.
 _DATASET_KEYS = ("name", "split", "revision")
@@ -179,7 +180,8 @@ def check_tokenized_with(
         SourceError: a corpus was made with another tokenizer or another Unicode form.
     """
     shards = [shard for source in sources for shard in source.shards]
-    directories = {Path(shard.name).parent.parent for shard in shards if isinstance(shard, FileShard)}
+    files = [shard.name for shard in shards if isinstance(shard, FileShard) and shard.name.endswith(".arrow")]
+    directories = {Path(file).parent.parent for file in files}
     origins = [_origin(str(directory)) for directory in sorted(directories)]
     origins += [shard.origin for shard in shards if isinstance(shard, DatasetShard)]
     corpora = [origin for origin in dict.fromkeys(origins) if origin is not None]
@@ -218,13 +220,12 @@ def _origin(place: str, revision: str | None = None) -> CorpusOrigin | None:
             return None
         except (OSError, ValueError) as error:
             raise SourceError(f"{place}: {MANIFEST} cannot be read: {explain(error)}") from error
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        tokenizer, normalization = manifest["tokenizer"], manifest.get("normalization")
-        return CorpusOrigin(place, tokenizer["name"], tokenizer["sha256"], remedy, normalization)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    if "tokenizer" not in read_json(file, dict[str, Any]):
         # A manifest.json of another kind of dataset.
         return None
+    manifest = read_json(file, Manifest)
+    tokenizer = manifest["tokenizer"]
+    return CorpusOrigin(place, tokenizer["name"], tokenizer["sha256"], remedy, manifest.get("normalization"))
 
 
 def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:

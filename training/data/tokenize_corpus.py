@@ -1,7 +1,8 @@
 """Tokenize a corpus ahead of time, into Arrow shards that training maps into memory, and a manifest.
 
 A shard holds consecutive documents of one source file. It is written to a temporary file, renamed when complete, and
-recorded in a journal. An interrupted job resumes after the last complete shard and produces the same bytes.
+recorded in a journal. An interrupted job resumes after the last complete shard and produces the same bytes, unless a
+source file has changed: that is an error.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
+from typing_extensions import NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -35,12 +39,10 @@ DATA, TOKENIZER = "data", "tokenizer"
 BATCH_CHARACTERS = 1_000_000
 """Characters that are passed to the encoder at once."""
 
-_PROGRESS = ".progress"
 _VERSION = 1
 _ROWS_PER_RECORD_BATCH = 256
 _MAX_LISTED_PROBLEMS = 5
 _COUNTS = ("documents", "tokens", "characters", "bytes")
-_ALL_COUNTS = (*_COUNTS, "blank_rows", "broken_rows")
 
 
 @dataclass(frozen=True)
@@ -64,35 +66,115 @@ class TokenizeOptions:
     ] = False
 
 
+class Counts(TypedDict):
+    """Counts of a corpus or of a source file."""
+
+    documents: int
+    tokens: int
+    characters: int
+    bytes: int
+    blank_rows: int
+    broken_rows: int
+
+
+class ShardEntry(TypedDict):
+    """A shard in the manifest."""
+
+    file: str
+    documents: int
+    tokens: int
+    characters: int
+    bytes: int
+
+
+class SourceState(TypedDict):
+    """Identifies the content of a source file; `modified` is its time stamp in nanoseconds."""
+
+    size: int
+    modified: int
+    sha256: str
+
+
+class SourceEntry(Counts):
+    """A source file in the manifest; manifests of earlier versions lack `modified` and `sha256`."""
+
+    path: str
+    size: int
+    modified: NotRequired[int]
+    sha256: NotRequired[str]
+    problems: list[str]
+    shards: list[ShardEntry]
+
+
+class TokenizerEntry(TypedDict):
+    """The tokenizer of a corpus, with its `vocabulary_hash`."""
+
+    name: str
+    vocabulary: int
+    sha256: str
+
+
+class _SourceFile(TypedDict):
+    path: str
+    size: int
+
+
+class _Settings(TypedDict):
+    version: int
+    tokenizer: TokenizerEntry
+    text_column: str
+    normalization: NotRequired[str]
+    shard_tokens: int
+
+
+class _Header(_Settings):
+    """Describes an unfinished corpus."""
+
+    sources: list[_SourceFile]
+
+
+class Manifest(_Settings):
+    """Describes a finished corpus. Manifests of earlier versions lack `normalization`."""
+
+    sources: list[SourceEntry]
+    totals: Counts
+
+
+class _JournalEntry(Counts):
+    """A complete shard; `file` is None if it has no document, and `end` is its last row."""
+
+    file: str | None
+    problems: list[str]
+    end: int
+    last: bool
+    source: NotRequired[SourceState]
+
+
 @dataclass(frozen=True)
 class _Job:
     """One source file."""
 
     path: str
+    size: int
     name: str
+    journal: Path
     options: TokenizeOptions
     threads: int
 
-    @property
-    def journal(self) -> Path:
-        return self.options.out / _PROGRESS / f"{self.name}.jsonl"
 
-
-def tokenize_corpus(options: TokenizeOptions) -> dict[str, Any]:
+def tokenize_corpus(options: TokenizeOptions) -> Manifest:
     """Tokenizes a corpus, or resumes an interrupted job.
 
-    Returns:
-        The manifest.
-
     Raises:
-        UsageError: a file or the tokenizer cannot be read, a file is already tokenized, or `out` holds something else.
+        UsageError: a file or the tokenizer cannot be read, a file is already tokenized or has changed, `out` holds
+            something else, or another process writes it.
     """
-    from llm_jp_modernbert.core.errors import UsageError
-    from llm_jp_modernbert.core.files import write_whole
+    from llm_jp_modernbert.core.files import lock
+    from llm_jp_modernbert.core.text_files import source_name
     from llm_jp_modernbert.inference.loading import load_tokenizer
 
     from .encoding import vocabulary_hash
-    from .readers import MANIFEST, SourceError, find_files, is_tokenized
+    from .readers import SourceError, find_files, is_tokenized
 
     paths = find_files(options.files)
     for path in paths:
@@ -102,7 +184,7 @@ def tokenize_corpus(options: TokenizeOptions) -> dict[str, Any]:
                 "with the texts, or their column with --text-column; train_data accepts token ids directly."
             )
     tokenizer = load_tokenizer(options.tokenizer)
-    header = {
+    header: _Header = {
         "version": _VERSION,
         "tokenizer": {
             "name": Path(options.tokenizer).name,
@@ -112,54 +194,107 @@ def tokenize_corpus(options: TokenizeOptions) -> dict[str, Any]:
         "text_column": options.text_column,
         "normalization": options.normalization,
         "shard_tokens": options.shard_tokens,
-        "sources": [{"path": path, "size": os.path.getsize(path)} for path in paths],
+        "sources": [{"path": source_name(path), "size": os.path.getsize(path)} for path in paths],
     }
-    out = options.out
-    finished = _prepare(out, header)
-    if finished is not None:
-        return finished
-    tokenizer.save_pretrained(out / TOKENIZER)
+    with lock(options.out, "tokenize-corpus"):
+        finished = _prepare(options.out, header, paths)
+        if finished is not None:
+            return finished
+        tokenizer.save_pretrained(options.out / TOKENIZER)
+        return _tokenize(options, header, paths)
+
+
+def _tokenize(options: TokenizeOptions, header: _Header, paths: list[str]) -> Manifest:
+    from llm_jp_modernbert.core.errors import UsageError
+    from llm_jp_modernbert.core.files import write_whole
+
+    from .readers import MANIFEST, PROGRESS
+
     workers = min(options.workers, len(paths))
     threads = max(1, (os.cpu_count() or 1) // workers)
+    names = [f"{number:05d}-{_file_name(path)}" for number, path in enumerate(paths)]
+    progress = options.out / PROGRESS
     jobs = [
-        _Job(path, f"{number:05d}-{Path(path).name.split('.')[0]}", options, threads)
-        for number, path in enumerate(paths)
+        _Job(path, source["size"], name, progress / f"{name}.jsonl", options, threads)
+        for path, source, name in zip(paths, header["sources"], names, strict=True)
     ]
     in_one_process = chain.from_iterable(map(_tokenize_file, jobs))
     _show_progress(jobs, in_one_process if workers == 1 else _tokenize_in_processes(jobs, workers))
-    manifest: dict[str, Any] = {**header, "sources": [_summary(job) for job in jobs]}
-    manifest["totals"] = {name: sum(source[name] for source in manifest["sources"]) for name in _ALL_COUNTS}
-    if not manifest["totals"]["documents"]:
+    sources = [_summary(job) for job in jobs]
+    totals = _sum(sources)
+    if not totals["documents"]:
         raise UsageError(f"{options.files[0]}: no document. The files are empty, or every text in them is blank.")
-    write_whole(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
-    shutil.rmtree(out / _PROGRESS)
+    manifest: Manifest = {**header, "sources": sources, "totals": totals}
+    write_whole(options.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+    shutil.rmtree(progress)
     return manifest
 
 
-def _prepare(out: Path, header: dict[str, Any]) -> dict[str, Any] | None:
+def _file_name(path: str) -> str:
+    """The name of a file up to its first period, as UTF-8 that leaves room for numbers and a suffix in 255 bytes."""
+    return Path(path).name.split(".")[0].encode("utf-8", "replace")[:237].decode("utf-8", "ignore")
+
+
+def _prepare(out: Path, header: _Header, paths: list[str]) -> Manifest | None:
     """Creates the directory or checks an existing one; returns the manifest if the corpus is complete."""
     from llm_jp_modernbert.core.errors import UsageError
-    from llm_jp_modernbert.core.files import check_vacant, write_whole
+    from llm_jp_modernbert.core.files import check_vacant, read_json, write_whole
 
-    from .readers import MANIFEST
+    from .readers import MANIFEST, PROGRESS
 
-    unfinished = out / _PROGRESS / "header.json"
+    unfinished = out / PROGRESS / "header.json"
     existing = out / MANIFEST if (out / MANIFEST).is_file() else unfinished
     if existing.is_file():
-        saved = json.loads(existing.read_text(encoding="utf-8"))
-        sources = [{key: source[key] for key in ("path", "size")} for source in saved["sources"]]
-        changed = [key for key in header if {**saved, "sources": sources}.get(key) != header[key]]
+        saved: _Header = read_json(existing, _Header)
+        for before, now in zip(saved["sources"], header["sources"], strict=False):
+            if before["path"] == now["path"] and before["size"] != now["size"]:
+                raise _changed(now["path"])
+        changed = [key for key, value in header.items() if saved.get(key) != value]
         if changed:
             raise UsageError(
                 f"{out} holds a corpus that was tokenized with other settings ({', '.join(changed)}). Name another "
                 "--out."
             )
-        return saved if existing.name == MANIFEST else None
+        if existing == unfinished:
+            return None
+        manifest: Manifest = read_json(existing, Manifest)
+        for path, source in zip(paths, manifest["sources"], strict=True):
+            if "modified" in source and "sha256" in source:
+                state = SourceState(size=source["size"], modified=source["modified"], sha256=source["sha256"])
+                _check_unchanged(path, state)
+        return manifest
     check_vacant(out, "--out")
     (out / DATA).mkdir(parents=True)
     unfinished.parent.mkdir()
     write_whole(unfinished, json.dumps(header, ensure_ascii=False))
     return None
+
+
+def _state(path: str) -> SourceState:
+    from llm_jp_modernbert.core.files import sha256
+
+    status = os.stat(path)
+    return {"size": status.st_size, "modified": status.st_mtime_ns, "sha256": sha256(Path(path))}
+
+
+def _check_unchanged(path: str, before: SourceState) -> None:
+    """Raises a `UsageError` if the content of a file has changed; its checksum is read only if its time stamp has."""
+    from llm_jp_modernbert.core.files import sha256
+
+    status = os.stat(path)
+    if (status.st_size, status.st_mtime_ns) == (before["size"], before["modified"]):
+        return
+    if status.st_size != before["size"] or sha256(Path(path)) != before["sha256"]:
+        raise _changed(path)
+
+
+def _changed(path: str) -> Exception:
+    from llm_jp_modernbert.core.errors import UsageError
+
+    return UsageError(
+        f"{path}: has changed since tokenize-corpus began to read it. Restore it, or name another --out to tokenize "
+        "the new content."
+    )
 
 
 def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
@@ -169,7 +304,7 @@ def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
     start = time.perf_counter()
     total: Counter[str] = Counter()
     with progress_bar(console(), "{task.fields[rate]}") as bar:
-        task = bar.add_task("tokenizing", total=sum(max(1, os.path.getsize(job.path)) for job in jobs), rate="")
+        task = bar.add_task("tokenizing", total=sum(max(1, job.size) for job in jobs), rate="")
         for counts in finished:
             total.update(counts)
             seconds = time.perf_counter() - start
@@ -181,6 +316,8 @@ def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
 
 
 def _tokenize_in_processes(jobs: list[_Job], workers: int) -> Iterator[Counter[str]]:
+    from llm_jp_modernbert.core.errors import UsageError
+
     # Spawned: a forked process would inherit the thread pool of the tokenizers library in an undefined state.
     context = get_context("spawn")
     stop, counts = context.Event(), context.SimpleQueue()
@@ -193,6 +330,11 @@ def _tokenize_in_processes(jobs: list[_Job], workers: int) -> Iterator[Counter[s
                 future.result()
             while not counts.empty():
                 yield counts.get()
+    except BrokenProcessPool as error:
+        raise UsageError(
+            "A worker process ended unexpectedly, possibly for lack of memory. Run the same command again to resume, "
+            "with fewer --workers."
+        ) from error
     finally:
         # Waits for the current batches, so that no worker writes any more when the next job resumes.
         stop.set()
@@ -227,7 +369,11 @@ def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
 
     options = job.options
     journal = _read_journal(job)
+    state = journal[-1].get("source") if journal else None
+    if state is not None:
+        _check_unchanged(job.path, state)
     if not journal or not journal[-1]["last"]:
+        state = state or _state(job.path)
         encoder = _encoder(options.out, job.threads)
         bad_rows: list[BadRow] = []
 
@@ -240,7 +386,7 @@ def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
                 else:
                     bad_rows.append(row)
 
-        shard = _Shard(job, len(journal))
+        shard = _Shard(job, len(journal), state)
         try:
             for batch in _batches(documents()):
                 texts = [normalize(document.text, options.normalization) for document in batch]
@@ -251,16 +397,17 @@ def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
                         # The batch may have read bad rows beyond this document, where a resumed job starts.
                         shard.finish([row for row in bad_rows if row.row <= document.end], last=False)
                         bad_rows[:] = [row for row in bad_rows if row.row > document.end]
-                        shard = _Shard(job, shard.number + 1)
+                        shard = _Shard(job, shard.number + 1, state)
                 yield Counter(
                     documents=len(batch),
                     tokens=sum(map(len, encoded)),
                     bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
                 )
+            _check_unchanged(job.path, state)
             shard.finish(bad_rows, last=True)
         finally:
             shard.discard()
-    yield Counter(file_bytes=os.path.getsize(job.path))
+    yield Counter(file_bytes=job.size)
 
 
 @cache
@@ -289,15 +436,16 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 class _Shard:
     """An Arrow file that is being written."""
 
-    def __init__(self, job: _Job, number: int) -> None:
+    def __init__(self, job: _Job, number: int, state: SourceState) -> None:
         import pyarrow
 
         self.number = number
+        self._state = state
         self.counts = dict.fromkeys(_COUNTS, 0)
         self._job = job
         self._end = 0
         self._path = job.options.out / DATA / f"{job.name}-{number:05d}.arrow"
-        self._temporary = job.options.out / _PROGRESS / self._path.name
+        self._temporary = job.journal.with_name(self._path.name)
         columns = {"input_ids": pyarrow.list_(pyarrow.int32()), "characters": pyarrow.int32(), "row": pyarrow.int32()}
         self._schema = pyarrow.schema(list(columns.items()))
         self._writer: Any = pyarrow.ipc.new_stream(str(self._temporary), self._schema)
@@ -320,14 +468,18 @@ class _Shard:
         if self.counts["documents"]:
             os.replace(self._temporary, self._path)
         unreadable = [str(row) for row in bad_rows if not row.is_blank]
-        entry = {
+        entry: _JournalEntry = {
             "file": self._path.name if self.counts["documents"] else None,
-            **self.counts,
+            "documents": self.counts["documents"],
+            "tokens": self.counts["tokens"],
+            "characters": self.counts["characters"],
+            "bytes": self.counts["bytes"],
             "blank_rows": len(bad_rows) - len(unreadable),
             "broken_rows": len(unreadable),
             "problems": unreadable[:_MAX_LISTED_PROBLEMS],
             "end": self._end,
             "last": last,
+            "source": self._state,
         }
         with open(self._job.journal, "a", encoding="utf-8") as journal:
             journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -336,7 +488,9 @@ class _Shard:
 
     def discard(self) -> None:
         """Removes an unfinished file."""
-        self._writer.close()
+        # Closing writes to the file, which fails on a full disk.
+        with suppress(OSError):
+            self._writer.close()
         self._temporary.unlink(missing_ok=True)
 
     def _write_rows(self) -> None:
@@ -353,17 +507,19 @@ class _Shard:
         self._rows = []
 
 
-def _read_journal(job: _Job) -> list[dict[str, Any]]:
+def _read_journal(job: _Job) -> list[_JournalEntry]:
     """Returns the complete shards of a file; truncates the journal at a line that an interruption cut off."""
+    from llm_jp_modernbert.core.errors import UsageError
+    from llm_jp_modernbert.core.files import parse_json
+
     if not job.journal.is_file():
         return []
-    content = job.journal.read_bytes()
-    entries: list[dict[str, Any]] = []
+    entries: list[_JournalEntry] = []
     valid_bytes = 0
-    for line in content.splitlines(keepends=True):
+    for line in job.journal.read_bytes().splitlines(keepends=True):
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_json(line, str(job.journal), _JournalEntry)
+        except UsageError:
             break
         if not line.endswith(b"\n"):
             break
@@ -374,14 +530,24 @@ def _read_journal(job: _Job) -> list[dict[str, Any]]:
     return entries
 
 
-def _summary(job: _Job) -> dict[str, Any]:
+def _sum(entries: Sequence[Counts]) -> Counts:
+    return cast("Counts", {name: sum(cast(Any, entry)[name] for entry in entries) for name in Counts.__annotations__})
+
+
+def _summary(job: _Job) -> SourceEntry:
+    from llm_jp_modernbert.core.text_files import source_name
+
     journal = _read_journal(job)
-    return {
-        "path": job.path,
-        "size": os.path.getsize(job.path),
-        **{name: sum(entry[name] for entry in journal) for name in _ALL_COUNTS},
+    state = journal[-1].get("source") or {"size": job.size}
+    summary = {
+        "path": source_name(job.path),
+        **state,
+        **_sum(journal),
         "problems": [problem for entry in journal for problem in entry["problems"]][:_MAX_LISTED_PROBLEMS],
         "shards": [
-            {"file": entry["file"], **{name: entry[name] for name in _COUNTS}} for entry in journal if entry["file"]
+            {"file": entry["file"], **{name: entry[name] for name in _COUNTS}}
+            for entry in cast("list[dict[str, Any]]", journal)
+            if entry["file"]
         ],
     }
+    return cast("SourceEntry", summary)
