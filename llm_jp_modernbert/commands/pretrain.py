@@ -42,4 +42,7 @@ def pretrain(
     from llm_jp_modernbert.publishing.release import prepare_checkpoint
     from llm_jp_modernbert.training.pretrain import pretrain as run
 
-    run(loaded, prepare=prepare_checkpoint)
+    accelerator = run(loaded, prepare=prepare_checkpoint).accelerator
+    # A rank that ends while others are connected to it can abort, and the launcher then ends the others as well.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()

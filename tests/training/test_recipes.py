@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 import runs
+import torch
 import yaml
+from safetensors.torch import load_file
 
 import llm_jp_modernbert.training
 from llm_jp_modernbert import LlmJpModernBertConfig
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.recipe.loading import load_recipe, shipped
 from llm_jp_modernbert.training.recipe.shapes import SHAPES, change_config, model_config
+
+Data = tuple[Path, Path]
 
 FOLDER = Path(llm_jp_modernbert.training.__path__[0])
 ACCELERATE = sorted((FOLDER / "accelerate").glob("*.yaml"))
@@ -162,10 +166,8 @@ signal.pause()
 
 
 def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp_path: Path) -> None:
-    commands = tmp_path / "bin"
-    commands.mkdir()
     session = tmp_path / "session"
-    commands_by_name = {
+    commands = {
         "scontrol": f'#!/bin/bash\nif [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else echo node1; fi\n',
         # As on a cluster, srun starts a process group, and scancel signals all of it.
         "srun": f'#!/bin/bash\nset -m\n"$@" &\necho $! > {session}\nwait $!\n',
@@ -173,14 +175,7 @@ def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp
         "accelerate": _LAUNCHER.format(python=sys.executable, folder=str(tmp_path)),
         "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
     }
-    for name, content in commands_by_name.items():
-        (commands / name).write_text(content, encoding="utf-8")
-        (commands / name).chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{commands}:{os.environ['PATH']}",
-        **{"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NODEID": "1"},
-    }
+    environment = slurm_environment(tmp_path / "bin", commands)
     script = ["bash", str(FOLDER / "slurm" / "pretrain.sbatch"), "stage1", "train_data=[a b.gz, c.gz]"]
     # The fake training process signals the leader of its session, which is the script.
     completed = subprocess.run(
@@ -199,12 +194,92 @@ def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp
     assert (tmp_path / "requeued").read_text(encoding="utf-8") == "77\n"
 
 
-def test_launcher_starts_two_processes(tmp_path: Path) -> None:
-    """With MULTI_CPU, accelerate would silently start one."""
-    script = tmp_path / "count.py"
-    script.write_text("import os; open(f'rank-{os.environ[\"RANK\"]}-of-{os.environ[\"WORLD_SIZE\"]}', 'w')")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", str(runs.free_port())]
-    launch += ["--config_file", str(FOLDER / "accelerate/cpu-2.yaml"), str(script)]
-    completed = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path)
+# Three steps of two devices with two rows each, or of one device with four rows.
+STEPS = {"max_steps": 3, "warmup_steps": 1, "logging_steps": 1, "save_strategy": "no", "data_lanes": 2}
+
+
+@pytest.fixture(scope="module")
+def trained_by_one_process(data: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of a run of one process in float32."""
+    run = tmp_path_factory.mktemp("one") / "run"
+    runs.run(runs.recipe(*data, run, **STEPS))
+    return load_file(run / "model.safetensors")
+
+
+def recipe_for_two(data: Data, folder: Path) -> tuple[Path, Path]:
+    """A recipe file that does not say on which devices it runs, and its run directory."""
+    keys = runs.recipe(*data, folder / "run", **STEPS, per_device_train_batch_size=2)
+    del keys["use_cpu"]
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(keys), encoding="utf-8")
+    return path, folder / "run"
+
+
+def assert_trained_by_two(run: Path, expected: dict[str, torch.Tensor]) -> None:
+    """Compares weights up to the order of summation; two ranks add their gradients."""
+    stage = json.loads((run / "training.json").read_text(encoding="utf-8"))["stages"][0]
+    assert (stage["hardware"]["devices"], stage["rows_per_step"]) == (2, 4)
+    weights = load_file(run / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    assert all(torch.allclose(weights[name], expected[name], rtol=0, atol=2e-6) for name in expected)
+
+
+@pytest.mark.parametrize("configuration", ["cpu-2", "gpu-8", "fsdp2"])
+def test_launched_run_equals_run_of_one_process(
+    data: Data, tmp_path: Path, trained_by_one_process: dict[str, torch.Tensor], configuration: str
+) -> None:
+    """The recipe has float32, so the bfloat16 of a configuration must not be used. GPUs are replaced by CPUs."""
+    recipe, run = recipe_for_two(data, tmp_path)
+    options = ["--config_file", str(FOLDER / f"accelerate/{configuration}.yaml"), "--main_process_port", "0"]
+    options += [] if configuration == "cpu-2" else ["--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    completed = subprocess.run(
+        [*launch, "-m", "llm_jp_modernbert.training.pretrain", str(recipe)], capture_output=True, text=True
+    )
     assert completed.returncode == 0, completed.stderr
-    assert {path.name for path in tmp_path.glob("rank-*")} == {"rank-0-of-2", "rank-1-of-2"}
+    assert_trained_by_two(run, trained_by_one_process)
+
+
+def test_slurm_script_trains_on_two_nodes(
+    data: Data, tmp_path: Path, trained_by_one_process: dict[str, torch.Tensor]
+) -> None:
+    """Both nodes are this machine, with one process each instead of eight."""
+    recipe, run = recipe_for_two(data, tmp_path)
+    commands = {
+        "scontrol": "#!/bin/bash\necho 127.0.0.1\n",
+        "srun": '#!/bin/bash\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@" && wait $!\n',
+        "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
+        "accelerate": f"#!/bin/bash\nshift\nexec {sys.executable} -m accelerate.commands.launch --num_processes 2 "
+        f'--main_process_port {runs.free_port()} "$@"\n',
+    }
+    completed = subprocess.run(
+        ["bash", str(FOLDER / "slurm" / "pretrain.sbatch"), str(recipe)],
+        env=slurm_environment(tmp_path / "bin", commands),
+        capture_output=True,
+        text=True,
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert_trained_by_two(run, trained_by_one_process)
+
+
+def slurm_environment(folder: Path, commands: dict[str, str]) -> dict[str, str]:
+    """The environment of a SLURM job whose commands are replaced by scripts."""
+    folder.mkdir()
+    for name, content in commands.items():
+        (folder / name).write_text(content, encoding="utf-8")
+        (folder / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NODEID": "1"}
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **job}
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [({"WORLD_SIZE": "2"}, "RANK is not set"), ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "connects 1")],
+)
+def test_processes_that_accelerate_does_not_connect_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=words):
+        load("nano", "use_cpu=false")

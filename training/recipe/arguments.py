@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import get_int_from_env
 from transformers import TrainingArguments
+
+from llm_jp_modernbert.core.errors import UsageError
 
 from .schedule import Schedule
 
@@ -120,7 +124,23 @@ class PretrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        launched = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
+        rank = get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"], -1)
+        if launched > 1 and rank < 0:
+            raise UsageError(
+                f"WORLD_SIZE is {launched}, but no launcher started this process: RANK is not set. Unset it."
+            )
+        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            # Only with this variable or use_cpu does accelerate connect processes on CPUs.
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
         super().__post_init__()
+        # The recipe decides: transformers would use the launcher's precision if the recipe sets none.
+        self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+        if launched != self.world_size:
+            raise UsageError(
+                f"{launched} processes were launched, but accelerate connects {self.world_size}: they would be "
+                "separate runs in one output_dir. Set use_cpu=true to train on CPUs, or launch one process per GPU."
+            )
         self._frozen = True
 
     def __setattr__(self, name: str, value: Any) -> None:
