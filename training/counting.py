@@ -90,7 +90,7 @@ class Counter:
             stop_requested: whether this rank has received a stop signal.
 
         Returns:
-            The number of labels in the batches of all ranks.
+            The number of labels in the batches of all ranks; of this rank without average_tokens_across_devices.
         """
         self.infos, self._losses = infos, []
         self.epoch = max(info.epoch for info in infos)
@@ -103,7 +103,7 @@ class Counter:
         self.totals.add(counts)
         self._pending = Totals()
         self.stop_requested = stopping > 0
-        return labels
+        return labels if self._recipe.average_tokens_across_devices else own
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Remembers the loss of a batch without waiting for the device."""

@@ -104,7 +104,7 @@ class PretrainingTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor]:
-        """The batches of an optimizer step, and the number of labels in the batches of all ranks."""
+        """The batches of an optimizer step, and the number of labels that the sum of their losses is divided by."""
         self.counter.start_clock()
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         labels = self.counter.start_step([batch.pop("info") for batch in batches], self.stop.received is not None)

@@ -146,6 +146,20 @@ def test_two_ranks_equal_one_with_the_same_global_batch(data: Data, tmp_path: Pa
                 assert one[key] == pytest.approx(two_ranks[key], rel=1e-4), key
 
 
+def test_mean_over_ranks_is_as_large_as_mean_over_tokens(data: Data, tmp_path: Path) -> None:
+    """With average_tokens_across_devices=false, each rank divides by its own labels; their losses are averaged."""
+    changes = {"max_steps": 2, "warmup_steps": 0, "logging_steps": 1, "data_lanes": 2, "packing": "none"}
+    changes |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "save_strategy": "no"}
+    figures = {}
+    for averaged in (True, False):
+        keys = runs.recipe(*data, tmp_path / str(averaged), **changes, average_tokens_across_devices=averaged)
+        assert runs.run_apart(keys, ranks=2) == [0, 0]
+        state = json.loads((tmp_path / str(averaged) / "trainer_state.json").read_text(encoding="utf-8"))
+        figures[averaged] = [[entry[key] for key in ("loss", "grad_norm")] for entry in state["log_history"][:2]]
+    assert torch.allclose(*map(torch.tensor, figures.values()), rtol=0.2)
+    assert figures[True] != figures[False]
+
+
 def assert_close(one: Path, other: Path) -> None:
     histories = [json.loads((run / "trainer_state.json").read_text())["log_history"] for run in (one, other)]
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
