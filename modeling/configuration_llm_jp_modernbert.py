@@ -16,6 +16,9 @@ from transformers.models.modernbert.configuration_modernbert import ModernBertCo
 PLAIN_MODEL_TYPE = ModernBertConfig.model_type
 _OLD_KEYS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
 _CLASS_PREFIX = "LlmJp"
+# Far above any encoder: a configuration of a few bytes must not fill the memory.
+_MAX_LAYERS = 1000
+_MAX_PARAMETERS = 10**11
 
 
 @strict
@@ -54,10 +57,24 @@ class LlmJpModernBertConfig(ModernBertConfig):
     allow_longer_input: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._check_size()
         every = kwargs.pop("global_attn_every_n_layers", None)
         if self.layer_types is None and every is not None:
             self.layer_types = _alternation(self.num_hidden_layers, every)
         super().__post_init__(**_with_local_theta(kwargs, self.default_theta["global"]))
+
+    def _check_size(self) -> None:
+        sizes = (self.num_hidden_layers, self.hidden_size, self.intermediate_size, self.vocab_size)
+        if not all(isinstance(size, int) for size in sizes):
+            return  # the decorator names the wrong type
+        layers, width, inner, vocabulary = sizes
+        parameters = vocabulary * width + layers * width * (4 * width + 3 * inner)
+        if layers > _MAX_LAYERS or parameters > _MAX_PARAMETERS or min(sizes) < 1:
+            raise ValueError(
+                f"num_hidden_layers={layers}, hidden_size={width}, intermediate_size={inner} and "
+                f"vocab_size={vocabulary}: each must be at least 1, with at most {_MAX_LAYERS:,} layers and "
+                f"{_MAX_PARAMETERS:,} parameters."
+            )
 
     @classmethod
     def of(cls, config: ModernBertConfig) -> LlmJpModernBertConfig:
