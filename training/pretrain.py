@@ -97,8 +97,9 @@ def _check_trackers(recipe: PretrainingArguments) -> None:
         get_available_reporting_integrations,
     )
 
-    missing = set(recipe.report_to or ()) & set(INTEGRATION_TO_CALLBACK) - set(get_available_reporting_integrations())
-    for name in sorted(missing):
+    for name in sorted(set(recipe.report_to or ()) - set(get_available_reporting_integrations())):
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UsageError(f"report_to: unknown value {name!r}; choose from {', '.join(INTEGRATION_TO_CALLBACK)}.")
         raise UsageError(f"report_to: {name} is not installed. Try pip install {name.replace('_', '-')}.")
 
 

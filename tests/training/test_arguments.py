@@ -60,6 +60,35 @@ def write(tmp_path: Path) -> Any:
         ({"model": None}, ["model", "missing", "init_from"]),
         ({"max_steps": None}, ["max_steps", "max_tokens", "max_minutes"]),
         ({"max_steps": None, "max_minutes": -1}, ["max_minutes", "-1"]),
+        ({"max_steps": -5}, ["max_steps", "-5", "at least 1"]),
+        ({"max_steps": 0}, ["max_steps", "0", "at least 1"]),
+        ({"adam_beta1": 1.0}, ["adam_beta1", "1.0", "below 1"]),
+        ({"adam_beta2": -0.1}, ["adam_beta2", "-0.1"]),
+        ({"adam_epsilon": -1e-8}, ["adam_epsilon"]),
+        ({"max_grad_norm": -1.0}, ["max_grad_norm"]),
+        ({"neftune_noise_alpha": -1.0}, ["neftune_noise_alpha"]),
+        ({"warmup_steps": 1.5}, ["warmup_steps", "1.5", "whole number"]),
+        ({"logging_steps": 1.5}, ["logging_steps", "1.5", "whole number"]),
+        ({"logging_steps": -1}, ["logging_steps", "-1"]),
+        ({"save_steps": 0}, ["save_steps", "0"]),
+        ({"eval_steps": -1}, ["eval_steps", "-1"]),
+        ({"eval_delay": -1}, ["eval_delay", "-1"]),
+        ({"save_total_limit": -1}, ["save_total_limit", "-1"]),
+        ({"seed": -1}, ["seed", "-1"]),
+        ({"seed": 2**32}, ["seed", "4294967296"]),
+        ({"data_seed": -1}, ["data_seed", "-1"]),
+        ({"gradient_accumulation_steps": 10**9}, ["gradient_accumulation_steps", "1,000,000"]),
+        ({"data_lanes": 10**9}, ["data_lanes", "1,000,000"]),
+        ({"dataloader_num_workers": 10**6}, ["dataloader_num_workers", "1,000"]),
+        ({"per_device_eval_batch_size": 0}, ["per_device_eval_batch_size", "0"]),
+        ({"torch_empty_cache_steps": 0}, ["torch_empty_cache_steps", "0"]),
+        ({"ddp_timeout": -1}, ["ddp_timeout", "-1"]),
+        ({"lr_scheduler_kwargs": {"min_lr": float("nan")}}, ["lr_scheduler_kwargs.min_lr", "nan"]),
+        ({"model": {"shape": "nano", "norm_eps": float("inf")}}, ["model.norm_eps", "inf"]),
+        (
+            {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": -5}},
+            ["lr_scheduler_kwargs", "negative"],
+        ),
         ({"mlm_probability": 0}, ["mlm_probability", "0"]),
         ({"mlm_probability": 30}, ["mlm_probability", "30"]),
         ({"mask_share": 0.8, "random_share": 0.3}, ["random_share", "mask_share"]),
@@ -100,6 +129,26 @@ def write(tmp_path: Path) -> Any:
         ({"train_data": [{"path": "a", "weight": True}]}, ["train_data", "weight", "true is not a number."]),
         ({"save_strategy": "epoch"}, ["save_strategy", "'epoch'", "steps"]),
         ({"bf16": True, "fp16": True}, ["fp16", "bf16"]),
+        ({"fp16": True}, ["fp16", "GPU", "bf16=true"]),
+        ({"eval_on_start": True}, ["validation_data", "eval_on_start"]),
+        ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor", "not supported"]),
+        ({"ignore_data_skip": False}, ["ignore_data_skip", "not supported"]),
+        ({"log_level": "loud"}, ["log_level", "'loud'", "warning"]),
+        ({"torch_compile_backend": "inductr"}, ["torch_compile_backend", "'inductr'"]),
+        ({"torch_compile_mode": "fast"}, ["torch_compile_mode", "'fast'", "max-autotune"]),
+        ({"use_liger_kernel": True}, ["use_liger_kernel", "not supported"]),
+        ({"optim_args": "rank"}, ["optim"]),
+        ({"accelerator_config": "missing.json"}, ["missing.json"]),
+        (
+            {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 4}}},
+            ["accelerator_config.gradient_accumulation_kwargs.num_steps", "gradient_accumulation_steps"],
+        ),
+        (
+            {"accelerator_config": {"gradient_accumulation_kwargs": {"num_stpes": 4}}},
+            ["accelerator_config.gradient_accumulation_kwargs", "num_stpes"],
+        ),
+        ({"accelerator_config": {"gradient_accumulation_kwargs": "4"}}, ["gradient_accumulation_kwargs"]),
+        ({"fsdp_config": {"reshard_after_foward": True}}, ["fsdp_config", "did you mean reshard_after_forward?"]),
         ({"num_train_epochs": 3}, ["num_train_epochs", "max_steps", "max_tokens"]),
         ({"deepspeed": "zero.json"}, ["deepspeed", "FSDP2"]),
         ({"auto_find_batch_size": True}, ["auto_find_batch_size", "tokens_per_batch"]),
@@ -107,6 +156,9 @@ def write(tmp_path: Path) -> Any:
         ({"model": {"shape": "huge"}}, ["model", "'huge'"]),
         ({"model": {"hidden_sise": 64}}, ["model.hidden_sise", "did you mean hidden_size?"]),
         ({"model": {"hidden_size": "wide"}}, ["hidden_size", "wide"]),
+        ({"model": {"num_hidden_layers": 10**6}}, ["num_hidden_layers=1000000", "1,000 layers"]),
+        ({"model": {"num_hidden_layers": 0}}, ["num_hidden_layers=0", "at least 1"]),
+        ({"model": {"hidden_size": 10**7}}, ["hidden_size=10000000", "parameters"]),
         ({"model": {"shape": "nano", "num_attention_heads": 3}}, ["model.num_attention_heads", "128"]),
         ({"model": {"global_rope_theta": "far"}}, ["model.global_rope_theta", "'far'"]),
         ({"init_from": "a/b"}, ["model", "init_from", "model=null"]),
@@ -130,6 +182,70 @@ def test_invalid_recipe_raises_one_line_with_key_and_remedy(write: Any, changes:
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+OPTIONAL_OPTIMIZERS = {
+    **dict.fromkeys(("adamw_8bit", "paged_lion_8bit", "rmsprop_bnb", "ademamix"), "bitsandbytes"),
+    **{"adamw_torch_8bit": "torchao", "galore_adamw": "galore", "apollo_adamw": "apollo", "lomo": "lomo"},
+    **{"grokadamw": "grokadamw", "schedule_free_adamw": "schedulefree", "stable_adamw": "optimi"},
+    "adamw_anyprecision": "torchdistx",
+}
+
+
+@pytest.mark.parametrize(("name", "package"), OPTIONAL_OPTIMIZERS.items())
+def test_optimizer_without_its_package_is_named(write: Any, name: str, package: str) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip("installed")
+    with pytest.raises(UsageError, match=rf"^optim: {name}: .*{package}") as raised:
+        load_recipe(write(optim=name, optim_target_modules=["attn"]))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("recipe_of_shape", ["nano", "small", "base"])
+def test_shapes_are_within_the_bounds(write: Any, recipe_of_shape: str) -> None:
+    assert load_recipe(write(model=recipe_of_shape)).model == recipe_of_shape
+
+
+def test_run_of_one_step_is_valid(write: Any) -> None:
+    """Fractions of a single step are no step, so that the step has a learning rate above 0."""
+    kwargs = {"decay_type": "1-sqrt", "num_decay_steps": 0.3}
+    recipe = load_recipe(
+        write(max_steps=1, warmup_steps=0.1, lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs=kwargs)
+    )
+    arguments = to_training_arguments(recipe)
+    assert (arguments.max_steps, arguments.warmup_steps) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "remedy"),
+    [
+        ({"hub_model_id": "a/b"}, "hub_model_id", "push_to_hub=true"),
+        ({"hub_private_repo": True}, "hub_private_repo", "push_to_hub=true"),
+        ({"data_seed": 7}, "data_seed", "seed"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last", "batches"),
+        ({"bf16_full_eval": True}, "bf16_full_eval", "held-out text"),
+        ({"eval_delay": 5, "validation_data": "v.jsonl"}, "eval_delay", "eval_strategy=steps"),
+        ({"gradient_checkpointing_kwargs": {"a": 1}}, "gradient_checkpointing_kwargs", "gradient_checkpointing=true"),
+        ({"fsdp_config": {"version": 2}}, "fsdp_config", "without fsdp"),
+    ],
+    ids=str,
+)
+def test_key_without_effect_is_reported(
+    write: Any, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], key: str, remedy: str
+) -> None:
+    load_recipe(write(**changes))
+    (line,) = [line for line in caplog.messages if "no effect" in line]
+    assert line.startswith(f"{key} has no effect ")
+    assert remedy in line
+
+
+def test_no_key_of_a_resolved_recipe_is_without_effect(
+    write: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(render(load_recipe(write())), encoding="utf-8")
+    load_recipe(str(resolved))
+    assert caplog.messages == []
 
 
 def test_whole_word_without_segmenter_names_the_packages(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,8 @@ def test_init_from_with_a_different_vocabulary_raises(
 def test_missing_tracker_is_named(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, runs.recipe(*data, tmp_path / "run"), "report_to=[dvclive]")
     assert "report_to: dvclive is not installed. Try pip install dvclive." in line
+    line = fails(capsys, runs.recipe(*data, tmp_path / "run"), "report_to=[tensorbord]")
+    assert "report_to: unknown value 'tensorbord'; choose from " in line
 
 
 def test_sequence_longer_than_the_model_raises(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,10 +16,12 @@ from llm_jp_modernbert.core.yaml_files import parse_yaml, read_yaml
 
 from .arguments import PretrainingArguments
 from .shapes import SHAPE, check_known
-from .validation import check, default_values, plain_value, short
+from .validation import check, check_launchable, default_values, plain_value, short, without_effect
 
 RECIPE = "recipe.yaml"
 """File name of the resolved recipe, in the run directory and in every checkpoint."""
+
+logger = logging.getLogger(__name__)
 
 _EXTENDS = "extends"
 _FOLDER = Path(__file__).parents[1] / "recipes"
@@ -70,10 +73,17 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> PretrainingArgume
         _override(keys, override)
     check(keys)
     try:
-        return PretrainingArguments(**keys)
-    except (ValueError, TypeError, ImportError, KeyError) as error:
+        arguments = PretrainingArguments(**keys)
+    except UsageError:
+        raise
+    except (ValueError, TypeError, ImportError, KeyError, OSError) as error:
         # Raised by transformers, such as for an unsupported accelerator_config.
         raise UsageError(f"{recipe}: {' '.join(str(error).split())}") from error
+    check_launchable(arguments)
+    if arguments.process_index == 0:
+        for line in without_effect(keys):
+            logger.warning("%s", line)
+    return arguments
 
 
 def render(recipe: PretrainingArguments) -> str:

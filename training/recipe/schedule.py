@@ -47,13 +47,15 @@ class Schedule:
         return self.max_steps or _PARTS
 
     def steps(self, amount: float) -> int:
-        """Converts an amount to a number of steps; an amount below 1 is a fraction of the run.
+        """Converts an amount to a number of steps; an amount below 1 is a fraction of the run, at least one step.
+
+        A run of one step has no room for fractions.
 
         Raises:
             ValueError: the amount is a number of steps, but the run is not limited by steps.
         """
         if 0 < amount < 1:
-            return max(1, round(amount * self.length))
+            return max(1, round(amount * self.length)) if self.length > 1 else 0
         if amount and self.max_steps is None:
             raise ValueError(
                 f"{amount:g} is a number of steps, but tokens or time end the run. Give a fraction of the run, such "

@@ -19,11 +19,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import SchedulerType, get_scheduler
+from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.trainer_utils import HubStrategy
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, trainer_log_levels
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from llm_jp_modernbert.core.errors import UsageError
@@ -44,7 +45,41 @@ _UNSUPPORTED = {
     "deepspeed": "use FSDP2 with an accelerate configuration",
     "save_on_each_node": "a checkpoint holds the state of all ranks, on a disk that all nodes share",
     "enable_jit_checkpoint": "SIGTERM and SIGUSR1 always save a checkpoint",
+    "label_smoothing_factor": "the loss is that of the masked tokens alone",
+    "use_liger_kernel": "the model has its own loss, which needs no matrix of logits",
 }
+
+# Names in fsdp_config, besides those of accelerate's plugin.
+_FSDP_KEYS = {
+    *("version", "transformer_layer_cls_to_wrap", "xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt", "xla_fsdp_settings"),
+}
+
+# Keys that change nothing unless something else is set: what that is, and whether it is set.
+_CONDITIONS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
+    (
+        "per_device_eval_batch_size eval_accumulation_steps eval_do_concat_batches eval_use_gather_object "
+        "prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval "
+        "metric_for_best_model greater_is_better",
+        "in pre-training, which measures held-out text in rows of sequence_length",
+        lambda v: False,
+    ),
+    (
+        "data_seed dataloader_drop_last dataloader_persistent_workers "
+        "dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order label_names "
+        "train_sampling_strategy length_column_name",
+        "in pre-training, whose batches follow seed, shuffle and dataloader_num_workers",
+        lambda v: False,
+    ),
+    (
+        "hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision",
+        "without push_to_hub=true",
+        lambda v: v.push_to_hub,
+    ),
+    ("eval_delay", "without eval_strategy=steps", lambda v: plain_value(v.eval_strategy) != "no"),
+    ("gradient_checkpointing_kwargs", "without gradient_checkpointing=true", lambda v: v.gradient_checkpointing),
+    ("activation_checkpointing_kwargs", "without activation_checkpointing=true", lambda v: v.activation_checkpointing),
+    ("fsdp_config", "without fsdp", lambda v: v.fsdp),
+)
 
 _ENTRY_TYPES: dict[str, Any] = {
     **dict.fromkeys(("path", "name", "split", "revision", "text_column"), str),
@@ -64,23 +99,57 @@ _CHOICES: dict[str, list[str]] = {
     "optim": [member.value for member in OptimizerNames],
     "lr_scheduler_type": [member.value for member in SchedulerType],
     "hub_strategy": [member.value for member in HubStrategy],
+    **{key: list(trainer_log_levels) for key in ("log_level", "log_level_replica")},
+    "torch_compile_mode": ["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
 }
+
+
+def _is_interval(value: float) -> bool:
+    return 0 < value < 1 or (value >= 1 and value == int(value))
+
+
+# Above it, a batch, or the state of all lanes or workers, would not fit into memory.
+_MOST = 1_000_000
 
 # Rules for single values: keys, whether a value is valid, and the rule as it ends the message.
 RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("stage", lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "use letters, digits, '.', '_' and '-'"),
     (
-        "max_tokens max_minutes learning_rate block_characters interleave data_lanes max_validation_tokens weight",
+        "max_tokens max_minutes learning_rate block_characters max_validation_tokens weight",
         lambda value: value > 0,
         "it must be above 0",
     ),
     (
-        "batch_warmup_steps warmup_steps max_skipped_steps weight_decay dataloader_num_workers min_characters "
-        "max_characters",
+        "batch_warmup_steps max_skipped_steps weight_decay min_characters max_characters adam_epsilon max_grad_norm "
+        "eval_delay neftune_noise_alpha",
         lambda value: value >= 0,
         "it must not be negative",
     ),
-    ("per_device_train_batch_size gradient_accumulation_steps", lambda value: value >= 1, "it must be at least 1"),
+    ("save_total_limit", lambda value: value >= 0, "it must be at least 1, or 0 to keep all checkpoints"),
+    ("max_steps", lambda value: value == -1 or value >= 1, "it must be at least 1"),
+    (
+        "per_device_train_batch_size gradient_accumulation_steps interleave data_lanes per_device_eval_batch_size",
+        lambda value: 1 <= value <= _MOST,
+        f"it must be between 1 and {_MOST:,}",
+    ),
+    (
+        "eval_accumulation_steps torch_empty_cache_steps dataloader_prefetch_factor ddp_timeout ddp_bucket_cap_mb",
+        lambda value: value >= 1,
+        "it must be at least 1",
+    ),
+    ("dataloader_num_workers", lambda value: 0 <= value <= 1000, "it must be between 0 and 1,000"),
+    ("seed data_seed", lambda value: 0 <= value < 2**32, "it must be between 0 and 4,294,967,295"),
+    ("adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "it must be at least 0 and below 1"),
+    (
+        "save_steps eval_steps logging_steps",
+        _is_interval,
+        "it must be a whole number of steps, or a fraction of the run below 1",
+    ),
+    (
+        "warmup_steps",
+        lambda value: value == 0 or _is_interval(value),
+        "it must be a whole number of steps, or a fraction of the run below 1",
+    ),
     ("keep_steps publish_steps probe_steps", lambda steps: min(steps, default=0) >= 0, "steps count from 0"),
     (
         "mlm_probability final_mlm_probability",
@@ -186,9 +255,31 @@ CONFLICTS: tuple[tuple[str, Callable[[Any], object], str], ...] = (
         "no GPU here supports it. Set bf16=false, or use_cpu=true.",
     ),
     (
+        "fp16",
+        lambda v: v.fp16 and (v.use_cpu or not torch.accelerator.is_available()),
+        "it needs a GPU. On a CPU, set bf16=true and use_cpu=true, or fp16=false.",
+    ),
+    (
         "validation_data",
         lambda v: plain_value(v.eval_strategy) != "no" and not v.validation_data,
         "missing. eval_strategy needs held-out text: name it, or set eval_strategy=no.",
+    ),
+    (
+        "validation_data",
+        lambda v: v.eval_on_start and not v.validation_data,
+        "missing. eval_on_start needs held-out text: name it, or set eval_on_start=false.",
+    ),
+    (
+        "ignore_data_skip",
+        lambda v: not v.ignore_data_skip,
+        "false is not supported: a resumed run already continues at the right batch. Set it to null.",
+    ),
+    (
+        "torch_compile_backend",
+        lambda v: (
+            v.torch_compile_backend and v.torch_compile_backend not in torch.compiler.list_backends(exclude_tags=())
+        ),
+        "unknown backend {torch_compile_backend!r}. torch.compiler.list_backends() lists them.",
     ),
     (
         "whole_word",
@@ -213,12 +304,12 @@ def check(given: dict[str, Any]) -> None:
         _check_type(key, value, _types()[key])
         if value and key in _UNSUPPORTED:
             raise UsageError(f"{key}: not supported in a recipe; {_UNSUPPORTED[key]}.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{key}: {value} is not a finite number.")
+        _check_finite(key, value)
     _check_ranges(given)
     values = SimpleNamespace(**{**default_values(), **given, "given": given.keys()})
     for key, choices in _CHOICES.items():
-        check_known(plain_value(getattr(values, key)), choices, key, "value")
+        if (value := plain_value(getattr(values, key))) is not None:
+            check_known(value, choices, key, "value")
     for key, is_violated, message in CONFLICTS:
         if is_violated(values):
             raise UsageError(f"{key}: {message.format(**vars(values))}")
@@ -227,6 +318,51 @@ def check(given: dict[str, Any]) -> None:
     _check_schedule(values)
     if values.model is not None:
         _check_model(values)
+
+
+def check_launchable(arguments: PretrainingArguments) -> None:
+    """Checks what transformers would check only after data and model are loaded.
+
+    Raises:
+        UsageError: a package of the optimizer is missing, or accelerator_config or fsdp_config is invalid.
+    """
+    placeholder: Any = torch.nn.Linear(1, 1)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments, placeholder)
+    except (ImportError, ValueError, TypeError) as error:
+        # optim_target_modules match the real model only.
+        if "target modules found" not in str(error):
+            raise UsageError(f"optim: {plain_value(arguments.optim)}: {' '.join(str(error).split())}") from error
+    converted: Any = arguments.accelerator_config
+    settings = converted.gradient_accumulation_kwargs or {}
+    key = "accelerator_config.gradient_accumulation_kwargs"
+    try:
+        accumulated = GradientAccumulationPlugin(**{"num_steps": 1, **settings}).num_steps
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{key}: {error}.") from error
+    if accumulated != 1:
+        raise UsageError(f"{key}.num_steps: not supported in a recipe; set gradient_accumulation_steps.")
+    if isinstance(arguments.fsdp_config, dict):
+        known = {field.name for field in fields(FullyShardedDataParallelPlugin)} | _FSDP_KEYS
+        for name in arguments.fsdp_config:
+            check_known(str(name).removeprefix("fsdp_"), known, "fsdp_config")
+
+
+def without_effect(given: dict[str, Any]) -> list[str]:
+    """Describes the keys of a recipe that differ from their defaults but change nothing.
+
+    Args:
+        given: the keys that the recipe sets, valid by `check`.
+    """
+    defaults = default_values()
+    values = SimpleNamespace(**{**defaults, **given})
+    changed = {key for key, value in given.items() if value != plain_value(defaults[key])}
+    return [
+        f"{key} has no effect {condition}."
+        for keys, condition, is_met in _CONDITIONS
+        for key in keys.split()
+        if key in changed and not is_met(values)
+    ]
 
 
 def short(value: Any) -> str:
@@ -243,6 +379,15 @@ def _check_type(key: str, value: Any, expected: Any, where: str = "") -> None:
         strict_class(value)
     except StrictDataclassFieldValidationError as error:
         raise UsageError(f"{where or key}: {short(value)} is not {_described(expected)}.") from error
+
+
+def _check_finite(key: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{key}: {value} is not a finite number.")
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        _check_finite(f"{key}.{name}", inner)
+    for inner in value if isinstance(value, list) else ():
+        _check_finite(key, inner)
 
 
 def _check_ranges(values: dict[str, Any], where: str = "{key}") -> None:
@@ -294,8 +439,6 @@ def _check_data(key: str, data: Any) -> None:
         if not entry.get("path"):
             raise UsageError(f"{key}: an entry has no path.")
         _check_ranges(entry, f"{key}: {{key}} of {entry['path']}")
-        if not math.isfinite(entry.get("weight", 1)):
-            raise UsageError(f"{key}: weight of {entry['path']}: {entry['weight']} is not a finite number.")
         if entry.get("max_characters", math.inf) < entry.get("min_characters", 0):
             raise UsageError(f"{key}: max_characters of {entry['path']} is below its min_characters.")
         if key == "validation_data" and "weight" in entry:
@@ -314,6 +457,8 @@ def _check_schedule(values: SimpleNamespace) -> None:
         }
     except (ValueError, TypeError) as error:
         raise UsageError(f"warmup_steps{', lr_scheduler_kwargs' if settings else ''}: {error}") from error
+    if min(counts.values(), default=0) < 0:
+        raise UsageError("lr_scheduler_kwargs: a number of steps must not be negative.")
     if warmup + sum(counts.values()) > schedule.length:
         raise UsageError(
             f"warmup_steps: {warmup} warm-up steps and {sum(counts.values())} steps of lr_scheduler_kwargs exceed "
