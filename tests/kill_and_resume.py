@@ -57,9 +57,11 @@ def main() -> int:
     corpus = runs.write_corpus(folder / "corpus")
     tokenizer = runs.write_tokenizer(folder / "tokenizer", corpus)
     changes = {
+        "model": {**runs.recipe(corpus, tokenizer, folder)["model"], **runs.DROPOUT},
         "max_steps": 40 * options.kills,
         "dataloader_num_workers": options.workers,
-        "per_device_train_batch_size": max(1, 4 // options.ranks),
+        "per_device_train_batch_size": max(1, 2 // options.ranks),
+        "gradient_accumulation_steps": 2,
     }
     whole = runs.recipe(corpus, tokenizer, folder / "whole", **changes)
     began = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -105,6 +105,11 @@ class Counter:
         self.stop_requested = stopping > 0
         return labels if self._recipe.average_tokens_across_devices else own
 
+    @property
+    def batches(self) -> int:
+        """Number of batches of the current step that have a loss."""
+        return len(self._losses)
+
     def add_loss(self, loss: torch.Tensor) -> None:
         """Remembers the loss of a batch without waiting for the device."""
         self._losses.append(loss)
@@ -150,7 +155,7 @@ class Counter:
             "logging": {"loss": self._loss_sum, "step": self._logged_step},
         }
 
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Restores the `state_dict` of each rank of an earlier run, whose number of ranks may differ."""
         first = states[0]
         self.epoch = first["epoch"]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 SEQUENCE = 64
+DROPOUT = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1}
+"""Settings of a model whose training draws random numbers in every layer."""
 
 
 def write_corpus(folder: Path, files: int = 3, documents: int = 40) -> Path:
@@ -73,8 +75,8 @@ def load(keys: dict[str, Any]) -> Any:
     return load_recipe(str(path))
 
 
-def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, prepare: Any = None) -> Any:
-    """Trains in this process."""
+def run(keys: dict[str, Any], record: Path | None = None, kill: float | None = None, prepare: Any = None) -> Any:
+    """Trains in this process; `kill=17.5` kills it between two batches of step 18, `kill=17` after step 17."""
     import torch
     from transformers import TrainerCallback
 
@@ -100,6 +102,10 @@ def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = Non
             if kill is not None and state.global_step == kill:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if kill is not None and state.global_step + 0.5 == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+
     import llm_jp_modernbert.training.trainer as module
 
     torch.set_num_threads(1)
@@ -110,7 +116,9 @@ def run(keys: dict[str, Any], record: Path | None = None, kill: int | None = Non
         module.PretrainingTrainer = PretrainingTrainer  # type: ignore[misc]
 
 
-def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None = None, ranks: int = 1) -> list[int]:
+def run_apart(
+    keys: dict[str, Any], record: Path | None = None, kill: float | None = None, ranks: int = 1
+) -> list[int]:
     """Trains in one or more forked subprocesses and returns their exit codes."""
     # Imported before the fork to save time.
     import llm_jp_modernbert.training.pretrain
@@ -130,7 +138,7 @@ def run_apart(keys: dict[str, Any], record: Path | None = None, kill: int | None
     return [process.exitcode or 0 for process in processes]
 
 
-def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: int | None) -> None:
+def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: float | None) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     # The fork inherits the state of a single process.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import runs
 import torch
@@ -17,11 +19,12 @@ from llm_jp_modernbert.training.run.checkpoints import CheckpointError, newest_s
 from llm_jp_modernbert.training.run.run_directory import open_run
 
 
-def interrupted(keys: dict[str, Any], record: Path, kills: list[int], ranks: int = 1) -> None:
+def interrupted(keys: dict[str, Any], record: Path, kills: list[float], ranks: int = 1) -> None:
     """Trains to the end, with the process killed after each of the given steps."""
     again = {**keys, "resume_from_checkpoint": True}
     for kill in kills:
-        assert set(runs.run_apart(again, record, kill, ranks)) == {-signal.SIGKILL}
+        # The other rank may fail first, because it cannot reach the killed one.
+        assert -signal.SIGKILL in runs.run_apart(again, record, kill, ranks)
     assert set(runs.run_apart(again, record, None, ranks)) == {0}
 
 
@@ -30,21 +33,46 @@ def interrupted(keys: dict[str, Any], record: Path, kills: list[int], ranks: int
 def test_resuming_twice_equals_uninterrupted_run(
     data: tuple[Path, Path], tmp_path: Path, workers: int, ranks: int
 ) -> None:
-    changes = {"dataloader_num_workers": workers, "per_device_train_batch_size": 4 // ranks}
+    model = {**runs.recipe(*data, tmp_path)["model"], **runs.DROPOUT}
+    changes = {"dataloader_num_workers": workers, "per_device_train_batch_size": 2 // ranks}
+    changes |= {"gradient_accumulation_steps": 2, "model": model}
     whole = runs.recipe(*data, tmp_path / "whole", **changes)
     parts = runs.recipe(*data, tmp_path / "parts", **changes)
     if ranks == 1:
         runs.run(whole, tmp_path / "whole.samples")
     else:
         assert runs.run_apart(whole, tmp_path / "whole.samples", ranks=ranks) == [0, 0]
-    # In the first epoch, and in the second or third.
-    interrupted(parts, tmp_path / "parts.samples", [17, 33], ranks)
+    # In the first epoch between two batches of a step, and in the second or third.
+    interrupted(parts, tmp_path / "parts.samples", [17.5, 33], ranks)
     runs.assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
     samples = [runs.samples_by_step(tmp_path / f"{name}.samples", ranks) for name in ("whole", "parts")]
     assert samples[0] == samples[1]
     assert list(samples[0]) == list(range(1, 41))
     epochs = {sample[1] for step in samples[0].values() for rank in step for batch in rank for sample in batch}
     assert epochs >= {0, 1, 2}
+
+
+def test_random_numbers_drawn_between_steps_do_not_change_the_run(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation at the start, probes and callbacks may draw, in the run or only after it is resumed."""
+    from llm_jp_modernbert.training.callbacks import ProgressCallback
+
+    def draw(*args: Any, **kwargs: Any) -> None:
+        random.random()
+        np.random.rand()
+        torch.rand(3)
+
+    keys = {**runs.recipe(*data, tmp_path / "plain", max_steps=12)}
+    keys["model"] = {**keys["model"], **runs.DROPOUT}
+    runs.run(keys)
+    for event in ("on_train_begin", "on_epoch_begin", "on_step_begin", "on_step_end", "on_save", "on_log"):
+        monkeypatch.setattr(ProgressCallback, event, draw)
+    drawing = {**keys, "output_dir": str(tmp_path / "drawing"), "validation_data": str(data[0])}
+    drawing |= {"eval_strategy": "steps", "eval_steps": 4, "eval_on_start": True}
+    assert runs.run_apart(drawing, kill=7) == [-signal.SIGKILL]
+    runs.run({**drawing, "resume_from_checkpoint": True})
+    runs.assert_equal_runs(tmp_path / "plain", tmp_path / "drawing", 12)
 
 
 def test_every_epoch_reads_all_documents_in_a_different_order(data: tuple[Path, Path], tmp_path: Path) -> None:
