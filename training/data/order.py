@@ -12,11 +12,13 @@ which are read again on resuming, so the position in this order is the only stat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from .readers import BadRow, Document, Rows, SourceError, read_rows
 
@@ -24,6 +26,17 @@ from .readers import BadRow, Document, Rows, SourceError, read_rows
 _SHARDS = 3
 # Systems allow a process at least 256 open files. Beyond this number, a file is reopened for each document.
 _MAX_OPEN_FILES = 64
+
+# Bytes read to notice that files have changed: at each end of a file, and of all files of a source.
+_MIN_SAMPLE, _MAX_SAMPLE = 1 << 12, 1 << 20
+_MAX_READ = 1 << 30
+
+
+class Sample(TypedDict):
+    """Size of a shard in bytes, and a part of the SHA-256 of its beginning and end."""
+
+    size: int
+    sha256: str
 
 
 class Shard(Protocol):
@@ -36,6 +49,9 @@ class Shard(Protocol):
     def read(self, start: int) -> Rows:
         """Yields the documents and bad rows after the first `start` rows."""
 
+    def sample(self, length: int) -> Sample:
+        """Size in bytes and a sum of the first and last `length` bytes."""
+
 
 @dataclass(frozen=True)
 class FileShard:
@@ -47,6 +63,15 @@ class FileShard:
     def read(self, start: int) -> Rows:
         """See `Shard`."""
         return read_rows(self.name, self.text_column, start)
+
+    def sample(self, length: int) -> Sample:
+        """See `Shard`."""
+        with open(self.name, "rb") as file:
+            digest = hashlib.sha256(file.read(length))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - length, min(size, length)))
+            digest.update(file.read(length))
+        return {"size": size, "sha256": digest.hexdigest()[:16]}
 
 
 @dataclass(frozen=True)
@@ -216,32 +241,59 @@ class _SourceReader:
         self._given, self.characters = state["given"], state["characters"]
 
 
-def shard_list(source: Source) -> dict[str, Any]:
-    """The `count` of a source's shards and the `sha256` of their names, relative to their common directory."""
+class ShardList(TypedDict):
+    """The shards of a source in the state of a run.
+
+    Attributes:
+        count: number of shards.
+        sha256: of their names, relative to their common directory.
+        samples: `sample` of each shard, if known.
+    """
+
+    count: int
+    sha256: str
+    samples: NotRequired[list[Sample]]
+
+
+def shard_list(source: Source, sampled: bool = True) -> ShardList:
+    """Describes the shards of a source.
+
+    Args:
+        source: the source.
+        sampled: whether to read the first and last MiB of each file, or less if there are many files: 2 GiB in all.
+    """
     _, names = _relative_names(source)
-    return {"count": len(names), "sha256": _sha256(names)}
+    described: ShardList = {"count": len(names), "sha256": _sha256(names)}
+    if sampled:
+        length = max(_MIN_SAMPLE, min(_MAX_SAMPLE, _MAX_READ // len(names)))
+        described["samples"] = [shard.sample(length) for shard in source.shards]
+    return described
 
 
-def changed_shards(saved: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> str | None:
+def changed_shards(saved: Sequence[ShardList], now: Sequence[ShardList], sources: Sequence[Source]) -> str | None:
     """Describes how the shards differ from those of a checkpoint; None if they are the same.
 
     Args:
         saved: `shard_list` of each source at the time of the checkpoint.
+        now: `shard_list` of each current source.
         sources: the current sources.
     """
     if len(saved) != len(sources):
         return f"the sources are not those of the checkpoint ({len(saved)} then, {len(sources)} now)"
-    for before, source in zip(saved, sources, strict=True):
-        if before == shard_list(source):
-            continue
+    for before, after, source in zip(saved, now, sources, strict=True):
         directory, names = _relative_names(source)
-        then, now = before["count"], len(names)
-        change = f"{then:,} then, {now:,} now"
-        if then == now:
-            change = f"{then:,} then and now, but with other names or in another order"
-        elif then < now and before["sha256"] == _sha256(names[:then]):
-            change += f"; the first new one is {names[then]}"
-        return f"the files of {directory} are not those of the checkpoint ({change})"
+        if (before["count"], before["sha256"]) != (after["count"], after["sha256"]):
+            change = f"{before['count']:,} then, {len(names):,} now"
+            if before["count"] == len(names):
+                change = f"{len(names):,} then and now, but with other names or in another order"
+            elif before["count"] < len(names) and before["sha256"] == _sha256(names[: before["count"]]):
+                change += f"; the first new one is {names[before['count']]}"
+            return f"the files of {directory} are not those of the checkpoint ({change})"
+        samples = zip(source.shards, before.get("samples", ()), after.get("samples", ()), strict=False)
+        for shard, then, current in samples:
+            if then != current:
+                sizes = f"{then['size']:,} bytes then, {current['size']:,} now"
+                return f"the content of {shard.name} has changed since the checkpoint ({sizes})"
     return None
 
 

@@ -30,12 +30,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, IterableDataset
+from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
 
 from .blocks import Block, BlockMaker
 from .masking import IGNORED, Masking, sample_keys
-from .order import changed_shards, shard_list
+from .order import ShardList, changed_shards, shard_list
 from .readers import SourceError
 
 # How often a worker checks that its parent is alive.
@@ -71,6 +72,24 @@ class BatchInfo:
     def epoch(self) -> int:
         """The latest epoch of any source."""
         return int(self.samples[:, 1].max())
+
+
+class LaneState(TypedDict):
+    """`_Lane` as JSON values."""
+
+    block: int
+    begin: list[dict[str, Any]] | None
+    base: int
+    reported: int
+
+
+class StreamState(TypedDict):
+    """State of a rank's stream as JSON values: next row and step, shards (if known), and lanes by number."""
+
+    rows: int
+    step: int
+    sources: NotRequired[list[ShardList]]
+    lanes: dict[str, LaneState]
 
 
 @dataclass
@@ -120,22 +139,24 @@ class BatchStream:
         self.step = 0
         self._next_row = 0
         self._lanes = {lane: _Lane(lane) for lane in self._lanes_of_rank()}
+        # At the start: files that are edited during the run differ from those of its checkpoints.
+        self._shards = [shard_list(source, sampled=rank == 0) for source in maker.sources]
 
     def _lanes_of_rank(self) -> list[int]:
         """The lanes of this rank's rows: every gcd(lanes, ranks)-th one, counted from the next row."""
         common = math.gcd(self.lanes, self.ranks)
         return list(range((self._next_row + self.rank) % common, self.lanes, common))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         """The state of this rank as JSON values; call it between two optimizer steps."""
         return {
             "rows": self._next_row,
             "step": self.step,
-            "sources": [shard_list(source) for source in self.maker.sources],
-            "lanes": {str(number): asdict(lane) for number, lane in self._lanes.items()},
+            "sources": self._shards,
+            "lanes": {str(number): cast(Any, asdict(lane)) for number, lane in self._lanes.items()},
         }
 
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+    def load_state_dict(self, states: Sequence[StreamState]) -> None:
         """Resumes a run, with the same or another number of ranks.
 
         Args:
@@ -152,11 +173,12 @@ class BatchStream:
                 f"data_lanes={self.lanes}, but the checkpoint has {len(saved)}. Resume with data_lanes={len(saved)}."
             )
         # Checkpoints of earlier versions do not list their shards.
-        changed = changed_shards(states[0]["sources"], self.maker.sources) if "sources" in states[0] else None
-        if changed is not None:
+        saved_shards = states[0].get("sources")
+        changed = saved_shards and changed_shards(saved_shards, self._shards, self.maker.sources)
+        if changed:
             raise UsageError(
-                f"train_data: {changed}, so the position in them is lost. Resume with the same files, or train on "
-                "these in another output_dir with init_from."
+                f"train_data: {changed}, so the position in it is lost. Resume with the same files, or train on these "
+                "in another output_dir with init_from."
             )
         self._lanes = {number: _Lane(**saved[number]) for number in self._lanes_of_rank()}
 
@@ -301,6 +323,8 @@ def _load(blocks: _BlockDataset, workers: int) -> Generator[Block, None, None]:
         num_workers=workers,
         worker_init_fn=_prepare_worker,
         prefetch_factor=2 if workers else None,
+        # Without its own, it draws from the generator of the training.
+        generator=torch.Generator(),
     )
     iterator: Any = iter(loader)
     try:
