@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+
+from huggingface_hub.errors import StrictDataclassError
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.references import ModelReference
-from llm_jp_modernbert.inference.loading import load_tokenizer
+from llm_jp_modernbert.inference.loading import load_tokenizer, loading_errors
 from llm_jp_modernbert.tokenization import check_fits
 
 from .data.blocks import BlockMaker, BlockSettings
@@ -19,11 +22,14 @@ from .data.stream import BatchStream
 from .data.validation import MaskedValidation
 from .recipe.arguments import PretrainingArguments
 from .recipe.shapes import change_config, model_config
+from .run.checkpoints import unreadable_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+
+logger = logging.getLogger(__name__)
 
 
 def make_tokenizer(recipe: PretrainingArguments) -> PreTrainedTokenizerBase:
@@ -59,6 +65,7 @@ def make_model(
         source = ModelReference(str(checkpoint))
     elif recipe.init_from:
         source = ModelReference.parse(recipe.init_from)
+    place = "init_from" if checkpoint is None else "resume_from_checkpoint"
     try:
         if source is None:
             ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("pad", "cls", "sep")}
@@ -66,7 +73,13 @@ def make_model(
         else:
             config = LlmJpModernBertConfig.from_pretrained(source.name, revision=source.revision)
             if checkpoint is None and isinstance(recipe.model, dict):
+                heads = config.num_attention_heads
                 change_config(config, recipe.model)
+                config.validate()
+                if config.num_attention_heads != heads:
+                    raise UsageError(
+                        f"model.num_attention_heads: the weights of {source} have {heads} heads. Remove it."
+                    )
         check_fits(tokenizer, config)
         if recipe.sequence_length > config.max_position_embeddings:
             raise UsageError(
@@ -78,14 +91,54 @@ def make_model(
         config.checkpoint_format = "plain"
         if source is None:
             return LlmJpModernBertForMaskedLM(config)
-        model: LlmJpModernBertForMaskedLM = LlmJpModernBertForMaskedLM.from_pretrained(
-            source.name, revision=source.revision, config=config, dtype=torch.float32
+        # Mismatched sizes are reported by `_check_weights`.
+        model, info = LlmJpModernBertForMaskedLM.from_pretrained(
+            source.name,
+            revision=source.revision,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-        return model
-    except (OSError, KeyError, RuntimeError) as error:
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UsageError(f"{place}: invalid configuration of {source} with the settings of model: {reason}") from error
+    except loading_errors() as error:
+        if isinstance(error, UsageError):
+            raise
+        reason = (source and unreadable_weights(source.path)) or first_line(error)
+        raise UsageError(f"{place}: {source} cannot be loaded as a model: {reason}") from error
+    _check_weights(f"{place}: {source}", info)
+    return cast("LlmJpModernBertForMaskedLM", model)
+
+
+def _check_weights(place: str, info: dict[str, Any]) -> None:
+    """Checks that the weights are those of the configuration; only the vocabulary head may be missing.
+
+    Args:
+        place: beginning of messages.
+        info: `output_loading_info` of `from_pretrained`.
+
+    Raises:
+        UsageError: other weights are missing, unknown or of another shape.
+    """
+    missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    is_headless = all(name.startswith("head.") or name == "decoder.bias" for name in missing)
+    # Heads of other tasks are ignored.
+    kept = [name for name in unknown if name.startswith(("model.", "head.", "decoder."))]
+    problems = [
+        f"{name} is {tuple(saved)} in the file, but {tuple(expected)} in the model"
+        for name, saved, expected in sorted(info["mismatched_keys"])[:1]
+    ]
+    problems += [f"{len(missing)} weights are missing, such as {missing[0]}"] if not is_headless else []
+    problems += [f"{len(kept)} weights are not part of the model, such as {kept[0]}"] if kept else []
+    if problems:
         raise UsageError(
-            f"init_from: {checkpoint or recipe.init_from} cannot be loaded as a model: {first_line(error)}"
-        ) from error
+            f"{place}: its weights do not fit the configuration: {'; '.join(problems)}. Remove settings of model that "
+            "change the shape, or name a complete model."
+        )
+    if missing:
+        logger.warning("%s has no %s: they start with random values.", place, ", ".join(missing))
 
 
 def make_masking(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase) -> Masking:
