@@ -9,21 +9,38 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import FrameType
 
+from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
+
 from llm_jp_modernbert.core.checkpoint_names import CheckpointName
-from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import replace_directory, sha256
+from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.files import read_json, replace_directory, sha256
 
 SEAL = "seal.json"
 """The file of a checkpoint that lists all other files. It is written last."""
 
+_FORWARDED_SECONDS = 1.0
+
 logger = logging.getLogger(__name__)
+
+
+class _Sum(TypedDict):
+    size: int
+    sha256: str
+
+
+class _Seal(TypedDict):
+    files: dict[str, _Sum]
 
 
 class CheckpointError(ValueError):
@@ -81,12 +98,12 @@ def publish(partial: Path, checkpoint: Path) -> None:
 
 def damage(checkpoint: Path) -> str | None:
     """Compares a checkpoint with its seal and describes the first difference; None if all files match."""
-    try:
-        files = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:
+    if not (checkpoint / SEAL).is_file():
         return f"it has no {SEAL}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"its {SEAL} cannot be read"
+    try:
+        files: dict[str, _Sum] = read_json(checkpoint / SEAL, _Seal)["files"]
+    except UsageError as error:
+        return str(error).rstrip(".")
     for name, expected in files.items():
         path = checkpoint / name
         if not path.is_file():
@@ -95,6 +112,17 @@ def damage(checkpoint: Path) -> str | None:
             return f"{name} has {path.stat().st_size:,} bytes instead of {expected['size']:,}"
         if sha256(path) != expected["sha256"]:
             return f"the SHA-256 sum of {name} differs from {SEAL}"
+    return None
+
+
+def unreadable_weights(folder: Path) -> str | None:
+    """Names the first empty, truncated or damaged safetensors file of a directory; None if all are readable."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            return f"{file} is damaged or incomplete ({first_line(error)}). Copy it again."
     return None
 
 
@@ -131,7 +159,9 @@ def rotate(run: Path, limit: int | None, newest: Path, kept: Collection[int] = (
 
 
 class StopSignals:
-    """Records SIGTERM and SIGUSR1, with which schedulers announce that they will end the process.
+    """Records SIGTERM and SIGUSR1, with which schedulers announce that they will end the process, and Ctrl-C.
+
+    A second Ctrl-C raises KeyboardInterrupt.
 
     Attributes:
         received: name of the first signal received, or None.
@@ -139,11 +169,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._interrupted = math.inf
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopSignals]:
         """Handles the signals inside a `with` block and restores the previous handlers after it."""
-        names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+        names = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+        # A background job of a script ignores Ctrl-C.
+        names = [name for name in names if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
         try:
             before = {name: signal.signal(getattr(signal, name), self._record) for name in names}
         except ValueError:  # only the main thread receives signals
@@ -157,6 +190,17 @@ class StopSignals:
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
+        if number != signal.SIGINT:
+            return
+        now = time.monotonic()
+        # A launcher forwards the Ctrl-C that its processes have received themselves.
+        if now - self._interrupted > _FORWARDED_SECONDS:
+            raise KeyboardInterrupt
+        if math.isinf(self._interrupted):
+            self._interrupted = now
+            message = "Ctrl-C: saving after the current step. Press it again to stop without saving."
+            # In a thread, because the signal may have interrupted a writer of the log.
+            threading.Thread(target=logger.warning, args=(message,)).start()
 
 
 def _sync(path: Path) -> None:
