@@ -23,6 +23,7 @@ RECIPE = "recipe.yaml"
 
 logger = logging.getLogger(__name__)
 
+_DEFAULTS = "\n# transformers' defaults\n"
 _EXTENDS = "extends"
 _FOLDER = Path(__file__).parents[1] / "recipes"
 _KEYS = [field.name for field in fields(PretrainingArguments) if field.init]
@@ -95,7 +96,12 @@ def render(recipe: PretrainingArguments) -> str:
     defaults, own = default_values(), PretrainingArguments.__annotations__
     first = {key: value for key, value in values.items() if key in own or value != plain_value(defaults[key])}
     rest = {key: value for key, value in values.items() if key not in first}
-    return f"{_to_yaml(first)}\n# transformers' defaults\n{_to_yaml(rest)}"
+    return f"{_to_yaml(first)}{_DEFAULTS}{_to_yaml(rest)}"
+
+
+def is_rendered(path: Path) -> bool:
+    """Whether a file was written with `render`, and not by hand."""
+    return _DEFAULTS in path.read_text(encoding="utf-8", errors="replace")
 
 
 def decisive(recipe: PretrainingArguments) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import recover_replaced
+from llm_jp_modernbert.core.files import read_json, recover_replaced, write_whole
 
 from ..recipe.arguments import PretrainingArguments
-from ..recipe.loading import RECIPE, differences, fingerprint, render
+from ..recipe.loading import RECIPE, differences, fingerprint, is_rendered, load_recipe, render
 from .checkpoints import checkpoints, damage, newest_sound, staging, step_of
 
 RUN = "run.json"
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_run(recipe: PretrainingArguments) -> Path | None:
-    """Creates or checks the run directory and finds the checkpoint to resume from. Only one rank must call it.
+    """Creates or checks the run directory and finds the checkpoint to resume from. Only one rank must call it, with the lock.
 
     Returns:
         The checkpoint, or None to start from the beginning.
@@ -33,9 +33,10 @@ def open_run(recipe: PretrainingArguments) -> Path | None:
             recipe does not resume it; or the requested checkpoint is missing or damaged.
     """
     run = Path(recipe.output_dir)
-    _make_writable(run)
+    make_writable(run)
     resume = recipe.resume_from_checkpoint
-    if (run / RUN).is_file():
+    existing = [] if (run / RUN).is_file() else [path for path in checkpoints(run) if (path / RECIPE).is_file()]
+    if (run / RUN).is_file() or existing:
         recover_replaced(run)
         shutil.rmtree(staging(run), ignore_errors=True)
         existing = checkpoints(run)
@@ -55,7 +56,7 @@ def open_run(recipe: PretrainingArguments) -> Path | None:
                 f"output_dir: {run} holds this run up to step {step_of(existing[-1])}. Resume it with "
                 "resume_from_checkpoint=true, or use a different directory."
             )
-    elif any(run.iterdir()):
+    elif not _is_vacant(run):
         raise UsageError(f"output_dir: {run} is not empty and not a run directory. Use a different directory.")
     if not resume:
         return None
@@ -69,13 +70,14 @@ def open_run(recipe: PretrainingArguments) -> Path | None:
 
 def claim_run(recipe: PretrainingArguments) -> None:
     """Writes the recipe and its fingerprint into the run directory. Only one rank must call it."""
-    run = Path(str(recipe.output_dir))
-    (run / RECIPE).write_text(render(recipe), encoding="utf-8")
-    (run / RUN).write_text(json.dumps(fingerprint(recipe), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    run = Path(recipe.output_dir)
+    # run.json first: it marks the directory as a run if the process is killed in between.
+    write_whole(run / RUN, json.dumps(fingerprint(recipe), ensure_ascii=False, indent=1) + "\n")
+    write_whole(run / RECIPE, render(recipe))
 
 
-def _make_writable(run: Path) -> None:
-    """Creates the directory and checks that files can be written to it."""
+def make_writable(run: Path) -> None:
+    """Creates the run directory and checks that files can be written to it; raises `UsageError` if not."""
     probe = run / f".writable-{os.getpid()}"
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -88,12 +90,26 @@ def _make_writable(run: Path) -> None:
         ) from error
 
 
+def _is_vacant(run: Path) -> bool:
+    """Whether a directory holds nothing except hidden files and what a run killed at its beginning leaves."""
+    names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+    return not names or (names == {RECIPE} and is_rendered(run / RECIPE))
+
+
 def _fingerprint_of(run: Path) -> dict[str, Any]:
+    """The fingerprint in run.json; if that is missing or damaged, the one of the newest checkpoint's recipe."""
     try:
-        saved: dict[str, Any] = json.loads((run / RUN).read_text(encoding="utf-8"))
+        saved: dict[str, Any] = read_json(run / RUN, dict[str, Any])
         return saved
-    except ValueError as error:
-        raise UsageError(f"{run / RUN} is not valid JSON. Use a different directory.") from error
+    except UsageError as error:
+        recipes = [path / RECIPE for path in reversed(checkpoints(run)) if (path / RECIPE).is_file()]
+        if not recipes:
+            raise UsageError(f"{error} Use a different directory.") from error
+        logger.warning("%s The recipe of %s is used instead.", error, recipes[0].parent)
+        saved = fingerprint(load_recipe(str(recipes[0])))
+        # The number of ranks is unknown.
+        del saved["rows_per_step"]
+        return saved
 
 
 def _requested(checkpoint: Path, run: Path, recipe: PretrainingArguments) -> Path:
