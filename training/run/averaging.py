@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory
+from llm_jp_modernbert.core.files import atomic_directory, lock, read_json
+
+from .checkpoints import unreadable_weights
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 PROVENANCE = "averaged_from.json"
@@ -60,7 +63,7 @@ def average_checkpoints(directories: Sequence[str | os.PathLike[str]], out_dir: 
         if differing:
             raise UsageError(f"{source} and {sources[0]} hold different weights: only one of them has {differing[0]}.")
     out = Path(out_dir)
-    with atomic_directory(out) as folder:
+    with lock(out, "average"), atomic_directory(out) as folder:
         mean = {name: _mean(name, [by_name[name] for by_name in files]) for name in sorted(files[0])}
         save_file(mean, folder / _WEIGHTS, metadata={"format": "pt"})
         # A native checkpoint contains the code that its config.json refers to.
@@ -72,19 +75,30 @@ def average_checkpoints(directories: Sequence[str | os.PathLike[str]], out_dir: 
     return out
 
 
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
+
+class _State(TypedDict):
+    global_step: int
+
+
 def _weight_files(source: Path) -> dict[str, Path]:
     """The file that holds each weight, by weight name."""
     if not (source / _CONFIG).is_file():
         raise UsageError(
             f"{source} holds no {_CONFIG}, so it is not a checkpoint. Name a directory that save_pretrained wrote."
         )
+    damaged = unreadable_weights(source)
+    if damaged:
+        raise UsageError(damaged)
     try:
         if (source / _INDEX).is_file():
-            index = json.loads((source / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-            return {name: source / file for name, file in index.items()}
+            index: _Index = read_json(source / _INDEX, _Index)
+            return {name: source / Path(file).name for name, file in index["weight_map"].items()}
         with safe_open(source / _WEIGHTS, "pt") as weights:
             return dict.fromkeys(weights.keys(), source / _WEIGHTS)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, UsageError, SafetensorError) as error:
         raise UsageError(
             f"{source}: cannot read its weights ({error}). Only safetensors files are supported."
         ) from error
@@ -110,7 +124,7 @@ def _mean(name: str, files: Sequence[Path]) -> torch.Tensor:
 
 def _step(source: Path) -> int | None:
     try:
-        step: int = json.loads((source / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        step: int = read_json(source / "trainer_state.json", _State, max_bytes=2**30)["global_step"]
         return step
-    except (OSError, ValueError, KeyError):
+    except UsageError:
         return None

@@ -13,12 +13,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from transformers import TrainerState, TrainingArguments
+from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_json
@@ -32,6 +33,46 @@ from .totals import Totals
 
 SCHEMA = 1
 """Version of the file's schema."""
+
+
+class Data(TypedDict):
+    """A source of the training data."""
+
+    name: str
+    config: NotRequired[str]
+    split: NotRequired[str]
+    revision: NotRequired[str]
+    weight: NotRequired[float]
+
+
+class Stage(TypedDict):
+    """A training stage; see `stage_of`."""
+
+    stage: str
+    steps: int
+    max_steps: int | None
+    tokens: int | None
+    padded_tokens: NotRequired[int]
+    labels: NotRequired[int]
+    documents: NotRequired[int]
+    characters: NotRequired[int]
+    rows_per_step: NotRequired[int | None]
+    seconds: NotRequired[float]
+    flops: NotRequired[float]
+    hardware: NotRequired[dict[str, Any] | None]
+    versions: NotRequired[dict[str, str]]
+    data: list[Data]
+    recipe: dict[str, Any]
+    emissions_kg: NotRequired[float]
+    curve: NotRequired[dict[str, list[float | None]]]
+
+
+class Summary(TypedDict):
+    """The content of `training.json`."""
+
+    schema: int
+    stages: list[Stage]
+
 
 EMISSIONS = "emissions.csv"
 """The file that transformers' CodeCarbonCallback writes into the run directory."""
@@ -49,7 +90,7 @@ _CURVE = ("tokens", "loss", "learning_rate", "eval_loss", "eval_masked_accuracy"
 _POINTS = 1000
 
 
-def earlier_stages(recipe: PretrainingArguments, checkpoint: Path | None) -> list[dict[str, Any]]:
+def earlier_stages(recipe: PretrainingArguments, checkpoint: Path | None) -> list[Stage]:
     """The training stages of the model before this run.
 
     Args:
@@ -75,24 +116,22 @@ def earlier_stages(recipe: PretrainingArguments, checkpoint: Path | None) -> lis
     return read(path)["stages"] if path.is_file() else []
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Summary:
     """Reads a `training.json`.
 
     Raises:
         UsageError: the file is invalid or has an unsupported schema.
     """
     try:
-        content: dict[str, Any] = read_json(path, dict[str, Any])
-        if content["schema"] != SCHEMA or not all(isinstance(stage, dict) for stage in content["stages"]):
-            raise ValueError(f"schema {content['schema']}; this version reads schema {SCHEMA}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path}: not a valid training summary ({error}). Remove it, or copy it again from the run directory."
-        ) from error
+        content: Summary = read_json(path, Summary)
+        if content["schema"] != SCHEMA:
+            raise UsageError(f"{path}: schema {content['schema']}; this version reads schema {SCHEMA}.")
+    except UsageError as error:
+        raise UsageError(f"{error} Remove the file, or copy it again from the run directory.") from error
     return content
 
 
-def write(stages: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def write(stages: Sequence[Stage], folder: Path) -> None:
     """Writes `training.json`.
 
     Args:
@@ -104,9 +143,7 @@ def write(stages: Sequence[Mapping[str, Any]], folder: Path) -> None:
     (folder / TRAINING).write_text(text + "\n", encoding="utf-8")
 
 
-def stage_of(
-    recipe: PretrainingArguments, totals: Totals, state: TrainerState, max_steps: int | None
-) -> dict[str, Any]:
+def stage_of(recipe: PretrainingArguments, totals: Totals, state: TrainerState, max_steps: int | None) -> Stage:
     """The entry of the stage that a run trains.
 
     Args:
@@ -125,7 +162,7 @@ def stage_of(
     own = set(PretrainingArguments.__annotations__) - set(TrainingArguments.__dataclass_fields__)
     shown = (own | set(_SHOWN)) - set(_PLACES)
     emissions = emissions_of(Path(recipe.output_dir) / EMISSIONS)
-    return {
+    stage: dict[str, Any] = {
         "stage": recipe.stage,
         "steps": state.global_step,
         "max_steps": max_steps,
@@ -140,6 +177,7 @@ def stage_of(
         **({} if emissions is None else {"emissions_kg": emissions}),
         "curve": curve(state.log_history),
     }
+    return cast(Stage, stage)
 
 
 def hardware(devices: int, kind: str) -> dict[str, Any]:
@@ -154,17 +192,17 @@ def hardware(devices: int, kind: str) -> dict[str, Any]:
     return {"device": torch.cuda.get_device_name() if kind == "cuda" else kind, "devices": devices}
 
 
-def data_names(data: Any) -> list[dict[str, Any]]:
+def data_names(data: Any) -> list[Data]:
     """The sources of a recipe's `train_data` with their weights. Local paths are reduced to their last part."""
     listed = [data] if isinstance(data, (str, dict)) else list(data or [])
     entries = [{"path": entry} if isinstance(entry, str) else entry for entry in listed]
     kept = {"name": "config", "split": "split", "revision": "revision", "weight": "weight"}
-    names = []
+    names: list[Data] = []
     for entry in entries:
         path = str(entry["path"])
         if is_local_path(path) or glob.glob(path, recursive=True):
             path = path.rstrip("/").rsplit("/", 1)[-1]
-        names.append({"name": path, **{name: entry[key] for key, name in kept.items() if key in entry}})
+        names.append(cast(Data, {"name": path, **{name: entry[key] for key, name in kept.items() if key in entry}}))
     return names
 
 
