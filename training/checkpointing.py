@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,16 +17,43 @@ from typing import Any
 
 import torch
 from transformers import TrainerState
+from typing_extensions import NotRequired, TypedDict
 
-from llm_jp_modernbert.core.errors import first_line
+from llm_jp_modernbert.core.errors import describe, first_line, is_failed_write
+from llm_jp_modernbert.core.files import read_json
 
+from .data.stream import StreamState
 from .recipe.arguments import PretrainingArguments
 from .recipe.loading import RECIPE, render
 from .run import checkpoints, summary
 from .run.checkpoints import CheckpointError
 from .run.totals import Totals
 
+# A log of a million steps.
+_STATE_LIMIT = 2**30
+
 logger = logging.getLogger(__name__)
+
+
+class _Logging(TypedDict):
+    loss: float
+    step: int
+
+
+class RankState(TypedDict):
+    """State of a rank in a checkpoint, apart from what Trainer saves: see `PretrainingTrainer.complete_checkpoint`."""
+
+    weights_alone: NotRequired[bool]
+    stream: StreamState
+    epoch: int
+    totals: dict[str, float]
+    logged: dict[str, float]
+    logging: _Logging
+
+
+class _State(TypedDict):
+    global_step: int
+    log_history: list[dict[str, Any]]
 
 
 class CheckpointWriter:
@@ -44,7 +72,7 @@ class CheckpointWriter:
         self,
         recipe: PretrainingArguments,
         wait_for_everyone: Callable[[], None],
-        earlier_stages: Sequence[Mapping[str, Any]] = (),
+        earlier_stages: Sequence[summary.Stage] = (),
     ) -> None:
         self._run = Path(str(recipe.output_dir))
         self.staging = checkpoints.staging(self._run)
@@ -79,40 +107,76 @@ class CheckpointWriter:
         stage = summary.stage_of(self._recipe, totals, state, self._recipe.schedule().max_steps)
         summary.write([*self._earlier_stages, stage], folder)
 
+    def rehearse(self, save_model: Callable[[str], None], state: TrainerState, totals: Totals) -> None:
+        """Saves the model and removes it again, so that a run that cannot save fails before its first step.
+
+        Every rank must call it.
+        """
+        folder = checkpoints.folder_of(self.staging, state.global_step)
+        save_model(str(folder))
+        if self._main:
+            self.describe(folder, state, totals)
+            shutil.rmtree(folder)
+        self._wait()
+
     @contextmanager
     def cleanup(self) -> Iterator[None]:
-        """Removes a partial checkpoint if training fails, and explains the failure.
+        """Removes a partial checkpoint or model if training or saving fails, and explains the failure.
 
         Raises:
-            CheckpointError: writing a checkpoint failed. Libraries raise different errors for a full disk.
+            CheckpointError: writing failed (libraries raise different errors for a full disk), or a process that
+                prepares data has ended.
         """
         try:
             yield
         except Exception as error:
-            partial = checkpoints.checkpoints(self.staging)
-            if not partial:
-                raise
             saved = checkpoints.checkpoints(self._run)
             intact = f"{saved[-1]} is intact" if saved else "no earlier checkpoint exists"
+            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+                raise CheckpointError(
+                    f"A process that prepares data was killed, perhaps for lack of memory; {intact}. Resume with "
+                    "resume_from_checkpoint=true and fewer dataloader_num_workers."
+                ) from error
+            if not self._main or not self.staging.is_dir() or not any(self.staging.iterdir()):
+                raise
+            partial = checkpoints.checkpoints(self.staging)
+            name = self._run / partial[-1].name if partial else f"The model in {self._run}"
+            remedy = "Free disk space and resume" if is_failed_write(error) else "Solve the problem and resume"
             raise CheckpointError(
-                f"{self._run / partial[-1].name} could not be written ({first_line(error)}); {intact}. Free disk "
-                "space and resume with resume_from_checkpoint=true."
+                f"{name} could not be written ({describe(error)}); {intact}. {remedy} with "
+                "resume_from_checkpoint=true."
             ) from error
         finally:
             if self._main:
                 shutil.rmtree(self.staging, ignore_errors=True)
 
 
-def read_rank_states(checkpoint: Path) -> list[dict[str, Any]]:
+def read_state(checkpoint: Path) -> TrainerState:
+    """The state of the trainer in a checkpoint.
+
+    Raises:
+        UsageError: the file is missing or not JSON of the right type.
+        CheckpointError: another version of transformers has written it.
+    """
+    file = checkpoint / "trainer_state.json"
+    read_json(file, _State, max_bytes=_STATE_LIMIT)
+    try:
+        return TrainerState.load_from_json(str(file))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file}: not the state of a trainer ({first_line(error)}).") from error
+
+
+def read_rank_states(checkpoint: Path) -> list[RankState]:
     """The states that `CheckpointWriter.complete` wrote into a checkpoint, by rank.
 
     Raises:
         CheckpointError: the checkpoint holds none, or has no optimizer state.
+        UsageError: a file is not JSON of the right type.
     """
     files = sorted(checkpoint.glob("data-*.json"))
     if not files:
         raise CheckpointError(f"{checkpoint} has no data-*.json: it was not written by this command.")
-    states = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    states = [read_json(file, RankState) for file in files]
     if states[0].get("weights_alone"):
         raise CheckpointError(
             f"{checkpoint} was written with save_only_model=true and has no optimizer state to resume with. Start a "
@@ -136,7 +200,7 @@ def load_moments(optimizer: torch.optim.Optimizer, source: Path) -> None:
     try:
         state = torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"init_optimizer: {source} holds no matching optimizer state ({first_line(error)}). Name a run or one of "
             "its checkpoints in init_from, or set init_optimizer=fresh."

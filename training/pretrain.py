@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import lock
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .run.checkpoints import StopSignals
     from .run.publishing import Prepare
     from .trainer import PretrainingTrainer
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,19 @@ def pretrain(
     Example:
         >>> pretrain(load_recipe("nano", ["train_data=texts.jsonl", "tokenizer=my-tokenizer", "output_dir=runs/nano"]))
     """
+    _check_trackers(recipe)
+    with _opened_run(recipe) as checkpoint:
+        return _train(recipe, checkpoint, probes, callbacks, prepare)
+
+
+def _train(
+    recipe: PretrainingArguments,
+    checkpoint: Path | None,
+    probes: Mapping[str, Probe] | None,
+    callbacks: Sequence[TrainerCallback],
+    prepare: Prepare | None,
+) -> PretrainingTrainer:
+    """Trains in an opened run directory."""
     from llm_jp_modernbert.core.terminal import console
 
     from .callbacks import ProbeCallback, ProgressCallback
@@ -58,9 +74,7 @@ def pretrain(
     from .run.publishing import RevisionPublisher
 
     main = recipe.process_index == 0
-    _check_trackers(recipe)
-    run = Path(str(recipe.output_dir))
-    checkpoint = _open_run(recipe)
+    run = Path(recipe.output_dir)
     stop = StopSignals()
     trainer = _make_trainer(recipe, checkpoint, callbacks, stop)
     progress = ProgressCallback(console(), recipe.stage, trainer.schedule.progress, lambda: trainer.totals)
@@ -73,7 +87,10 @@ def pretrain(
         trainer.add_callback(publisher)
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)
-        trainer.restore(checkpoint)
+        # Rank 0 compares the data with the checkpoint.
+        _on_main(recipe, partial(trainer.restore, checkpoint))
+        if not main:
+            trainer.restore(checkpoint)
 
     with stop.listening(), closing(progress):
         if trainer.schedule.progress(trainer.state.global_step) < 1.0:
@@ -103,24 +120,39 @@ def _check_trackers(recipe: PretrainingArguments) -> None:
         raise UsageError(f"report_to: {name} is not installed. Try pip install {name.replace('_', '-')}.")
 
 
-def _open_run(recipe: PretrainingArguments) -> Path | None:
-    """Opens the run directory on rank 0; all ranks return its checkpoint or raise its error."""
-    from accelerate.utils import broadcast_object_list
+@contextmanager
+def _opened_run(recipe: PretrainingArguments) -> Iterator[Path | None]:
+    """Locks and opens the run directory on rank 0; all ranks get its checkpoint or raise its error."""
+    from .run.run_directory import make_writable, open_run
 
-    from .run.run_directory import open_run
+    run = Path(recipe.output_dir)
+    with ExitStack() as held:
+
+        def open_locked() -> Path | None:
+            # The lock creates the directory, but without a message for the user.
+            make_writable(run)
+            held.enter_context(lock(run, "pretrain"))
+            return open_run(recipe)
+
+        yield _on_main(recipe, open_locked)
+
+
+def _on_main(recipe: PretrainingArguments, job: Callable[[], T]) -> T:
+    """Runs a job on rank 0; all ranks return its result or raise its error."""
+    from accelerate.utils import broadcast_object_list
 
     outcome: list[Any] = [None, None]
     if recipe.process_index == 0:
         try:
-            outcome[0] = open_run(recipe)
-        except UsageError as error:
+            outcome[0] = job()
+        except ValueError as error:
             outcome[1] = error
     if recipe.world_size > 1:
         broadcast_object_list(outcome, from_process=0)
     if outcome[1] is not None:
         raise outcome[1]
-    checkpoint: Path | None = outcome[0]
-    return checkpoint
+    result: T = outcome[0]
+    return result
 
 
 def _make_trainer(
@@ -163,14 +195,14 @@ def _save_final(trainer: PretrainingTrainer, run: Path) -> None:
     from .run.checkpoints import staging
 
     folder = staging(run)
-    trainer.save_model(str(folder))
-    if not trainer.is_world_process_zero():
-        return
-    trainer.checkpoints.describe(folder, trainer.state, trainer.totals)
-    trainer.state.save_to_json(str(folder / "trainer_state.json"))
-    for file in folder.iterdir():
-        os.replace(file, run / file.name)
-    shutil.rmtree(folder)
+    with trainer.checkpoints.cleanup():
+        trainer.save_model(str(folder))
+        if not trainer.is_world_process_zero():
+            return
+        trainer.checkpoints.describe(folder, trainer.state, trainer.totals)
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        for file in folder.iterdir():
+            os.replace(file, run / file.name)
     totals = trainer.totals
     skipped = {
         "broken rows": totals.broken_rows,

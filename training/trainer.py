@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,16 +21,18 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
+    set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
 
 from .callbacks import NonFiniteCallback
-from .checkpointing import CheckpointWriter, load_moments, read_rank_states
+from .checkpointing import CheckpointWriter, load_moments, read_rank_states, read_state
 from .counting import Counter
 from .data.stream import BatchStream
 from .data.validation import MaskedValidation
 from .recipe.arguments import PretrainingArguments, to_training_arguments
 from .run.checkpoints import StopSignals
+from .run.summary import Stage
 from .run.totals import Totals
 from .sharding import keep_float32
 
@@ -66,7 +69,7 @@ class PretrainingTrainer(Trainer):
         validation: MaskedValidation | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         stop: StopSignals | None = None,
-        earlier_stages: Sequence[Mapping[str, Any]] = (),
+        earlier_stages: Sequence[Stage] = (),
     ) -> None:
         self.recipe, self.stream, self.validation = recipe, stream, validation
         self.stop = stop or StopSignals()
@@ -111,7 +114,13 @@ class PretrainingTrainer(Trainer):
         return batches, torch.tensor(max(1.0, labels), device=device)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward pass; a non-finite loss is returned as 0 and handled before the optimizer step."""
+        """Forward and backward pass; a non-finite loss is returned as 0 and handled before the optimizer step.
+
+        Dropout is a function of the recipe's seed, the step, the batch in it and the rank: resuming needs no generator
+        state, and nothing that draws random numbers between two batches changes the run.
+        """
+        place = (self.args.seed, self.state.global_step, self.counter.batches, self.args.process_index)
+        set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.counter.add_loss(loss)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
@@ -176,7 +185,7 @@ class PretrainingTrainer(Trainer):
         states = read_rank_states(checkpoint)
         self.stream.load_state_dict([state["stream"] for state in states])
         self.counter.load_state_dict(states)
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.state = read_state(checkpoint)
         self.resuming = True
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -222,7 +231,8 @@ class _FlowCallback(TrainerCallback):
         self.steps = {*(trainer.recipe.publish_steps or ()), *(trainer.recipe.keep_steps or ())}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Applies the intervals of this recipe to a resumed run, and saves the untrained model if requested."""
+        """Applies the intervals of this recipe to a resumed run; a new one saves the untrained model, at least as a
+        rehearsal."""
         trainer = self.trainer
         if trainer.resuming:
             # Trainer has restored the intervals of the run that wrote the checkpoint.
@@ -230,6 +240,8 @@ class _FlowCallback(TrainerCallback):
         elif 0 in self.steps:
             trainer._save_checkpoint(trainer.model, None)
             trainer.callback_handler.on_save(args, state, control)
+        else:
+            trainer.checkpoints.rehearse(trainer.save_model, state, trainer.totals)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Updates the state and requests a checkpoint or the end of training; all ranks decide the same."""
