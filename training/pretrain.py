@@ -145,7 +145,7 @@ def _on_main(recipe: PretrainingArguments, job: Callable[[], T]) -> T:
     if recipe.process_index == 0:
         try:
             outcome[0] = job()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             outcome[1] = error
     if recipe.world_size > 1:
         broadcast_object_list(outcome, from_process=0)

@@ -104,7 +104,8 @@ def files_by_path(folder: Path) -> dict[str, Path]:
 def lock(target: Path, job: str) -> Iterator[None]:
     """Holds an exclusive lock on a file or directory while the block runs.
 
-    The lock is a hidden file next to `target` and ends with the process, so a killed job blocks nothing.
+    The lock is a hidden file next to `target`, or in it if its parent is read-only, and ends with the process, so a
+    killed job blocks nothing.
 
     Args:
         target: the file or directory that only one process may write; it need not exist.
@@ -117,7 +118,9 @@ def lock(target: Path, job: str) -> Iterator[None]:
 
     target = target.expanduser().absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+    # A mounted volume may be the only directory that may be written.
+    folder = target if target.is_dir() and not os.access(target.parent, os.W_OK) else target.parent
+    held = FileLock(folder / f".{target.name}.lock", timeout=0)
     try:
         held.acquire()
     except Timeout:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_run(recipe: PretrainingArguments) -> Path | None:
-    """Creates or checks the run directory and finds the checkpoint to resume from. Only one rank must call it, with the lock.
+    """Creates or checks the run directory and finds the checkpoint to resume from. Only the lock's holder may call it.
 
     Returns:
         The checkpoint, or None to start from the beginning.
