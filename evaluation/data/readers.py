@@ -10,10 +10,8 @@ Local files are searched for anywhere below the folder, by the names that their 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import parse_json, sha256
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
+from llm_jp_modernbert.core.text_files import read_json_lines, read_lines, read_text
 
 from .options import Data, Options
 
@@ -38,6 +39,8 @@ _JAQUAD_ORIGIN = "JaQuAD (github.com/SkelterLabsInc/JaQuAD)"
 _DATA_DIR = "Set --data-dir to a folder that contains it."
 # The first articles of Wikipedia are enough for every task.
 _MAX_ARTICLES = 20_000
+_MAX_JSON_BYTES = 2**29
+_INTEGER = re.compile(r" *-?[0-9]+ *")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,32 @@ class Search:
     corpus: dict[str, str]
     queries: dict[str, str]
     relevant: dict[str, dict[str, int]] = field(repr=False)
+
+
+class SquadQuestion(TypedDict):
+    """A question in SQuAD's JSON layout."""
+
+    question: str
+    id: NotRequired[str | int]
+    answers: NotRequired[list[dict[str, Any]]]
+
+
+class Paragraph(TypedDict):
+    """A paragraph in SQuAD's JSON layout."""
+
+    context: str
+    qas: list[SquadQuestion]
+
+
+class Article(TypedDict):
+    """An article in SQuAD's JSON layout."""
+
+    title: NotRequired[str]
+    paragraphs: list[Paragraph]
+
+
+class _Squad(TypedDict):
+    data: list[Article]
 
 
 SOURCES = {
@@ -143,8 +172,9 @@ def questions(options: Options, name: str) -> SearchData:
             passage = ids.setdefault(paragraph["context"], f"p{len(ids)}")
             search.corpus[passage] = paragraph["context"]
             for question in paragraph["qas"]:
-                search.queries[question["id"]] = question["question"]
-                search.relevant[question["id"]] = {passage: 1}
+                name = str(question.get("id", f"q{len(search.queries)}"))
+                search.queries[name] = question["question"]
+                search.relevant[name] = {passage: 1}
     return _search(title, files, split, search)
 
 
@@ -161,17 +191,15 @@ def beir(folder: Path) -> SearchData:
     }
     queries = {str(row["_id"]): row["text"] for row in _text_rows(queries_file, "_id", "text")}
     relevant: dict[str, dict[str, int]] = {}
-    for number, (place, line) in enumerate(_lines(tables[0])):
-        columns = line.split("\t")
-        if number == 0 and not columns[-1].isdigit():
+    for number, (place, (query, passage, cell)) in enumerate(_table(tables[0], 3)):
+        if number == 0 and not _INTEGER.fullmatch(cell):
+            # The names of the columns.
             continue
-        if len(columns) != 3 or not columns[2].lstrip("-").isdigit():
-            raise UsageError(f"{place}: expected query, passage and grade, separated by tabs.")
-        query, passage, grade = columns
+        grade = _grade(place, cell)
         if passage not in corpus:
             raise UsageError(f"{place}: passage {passage} is not in {corpus_file.name}.")
-        if int(grade) > 0:
-            relevant.setdefault(query, {})[passage] = int(grade)
+        if grade > 0:
+            relevant.setdefault(query, {})[passage] = grade
     judged = {query: text for query, text in queries.items() if query in relevant}
     files = [corpus_file, queries_file, tables[0]]
     return _search(corpus_file.parent.name, files, tables[0].stem, Search(corpus, judged, relevant))
@@ -192,11 +220,12 @@ def miracl(options: Options, split: str) -> SearchData:
     topics = _single(folder, f"topics.miracl-v1.0-ja-{split}.tsv*", wanted)
     judgements = _single(folder, f"qrels.miracl-v1.0-ja-{split}.tsv*", wanted)
     passages = find(corpus_folder, _MIRACL_PASSAGES, wanted)
-    queries = dict(_table(topics, 2))
+    queries = {query: question for _, (query, question) in _table(topics, 2)}
     relevant: dict[str, dict[str, int]] = {}
-    for query, _, passage, grade in _table(judgements, 4):
-        if grade.isdigit() and int(grade) > 0 and query in queries:
-            relevant.setdefault(query, {})[passage] = int(grade)
+    for place, (query, _, passage, cell) in _table(judgements, 4):
+        grade = _grade(place, cell)
+        if grade > 0 and query in queries:
+            relevant.setdefault(query, {})[passage] = grade
     needed = {passage for grades in relevant.values() for passage in grades}
     corpus = {
         row["docid"]: f"{row['title']} {row['text']}"
@@ -227,25 +256,20 @@ def _squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:
     """Paragraphs of each article by title, from files in SQuAD's JSON layout."""
     articles: dict[str, list[str]] = {}
     for path in files:
-        for article in squad(path):
-            articles.setdefault(article["title"], []).extend(part["context"] for part in article["paragraphs"])
+        for number, article in enumerate(squad(path)):
+            title = article.get("title", f"{path.name} {number}")
+            articles.setdefault(title, []).extend(part["context"] for part in article["paragraphs"])
     return articles
 
 
-def squad(path: Path) -> list[dict[str, Any]]:
+def squad(path: Path) -> list[Article]:
     """The articles of a file in SQuAD's JSON layout.
 
     Raises:
         UsageError: another layout.
     """
-    text = read(path)
-    try:
-        articles: list[dict[str, Any]] = json.loads(text)["data"]
-        for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
-            if not isinstance(paragraph["context"], str) or not isinstance(paragraph["qas"], list):
-                raise KeyError("context, qas")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: not in SQuAD's JSON layout (data, paragraphs, context, qas): {error}.") from error
+    layout = f"{path}: not in SQuAD's JSON layout (data, paragraphs, context, qas)"
+    articles: list[Article] = parse_json(read_text(path), layout, _Squad, max_bytes=_MAX_JSON_BYTES)["data"]
     return articles
 
 
@@ -281,12 +305,12 @@ def fingerprint(files: Sequence[Path]) -> str:
     """`sha256:` and 16 digits over the contents of files."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256(path)))
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def json_lines(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of a JSON-lines file, gzipped or not, each with its file and line for error messages.
+    """Objects of a JSON-lines file, compressed or not, each with its file and line for error messages.
 
     Args:
         path: the file.
@@ -295,28 +319,12 @@ def json_lines(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         UsageError: a line is invalid.
     """
-    for place, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{place}: not JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"{place}: not a JSON object.")
+    for number, row in read_json_lines(path):
+        place = f"{path}, line {number}"
         missing = [key for key in keys if key not in row]
         if missing:
             raise UsageError(f"{place}: has no {' or '.join(map(repr, missing))}.")
         yield place, row
-
-
-def read(path: Path) -> str:
-    """The text of a file, gzipped or not."""
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start:,}.") from error
 
 
 def hub_rows(
@@ -389,20 +397,21 @@ def _text_rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _table(path: Path, columns: int) -> Iterator[list[str]]:
-    """Rows of a tab-separated table; the last column may contain tabs."""
-    for place, line in _lines(path):
-        cells = line.split("\t", columns - 1)
-        if len(cells) != columns:
-            raise UsageError(f"{place}: expected {columns} columns, separated by tabs.")
-        yield cells
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines of a file that are not blank, each with its place."""
-    for number, line in enumerate(read(path).split("\n"), start=1):
+def _table(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
+    """Rows of a tab-separated table that are not blank, each with its place; the last column may contain tabs."""
+    for number, line in read_lines(path):
         if line.strip():
-            yield f"{path}, line {number}", line
+            cells = line.split("\t", columns - 1)
+            if len(cells) != columns:
+                raise UsageError(f"{path}, line {number}: expected {columns} columns, separated by tabs.")
+            yield f"{path}, line {number}", cells
+
+
+def _grade(place: str, cell: str) -> int:
+    """The grade of a judgement."""
+    if not _INTEGER.fullmatch(cell):
+        raise UsageError(f"{place}: the grade {cell!r} is not an integer.")
+    return int(cell)
 
 
 def _data(name: str, files: Sequence[Path], split: str, examples: Sequence[Any]) -> Data:

@@ -75,9 +75,9 @@ class Jsquad(PublicSplits):
         for article in squad(path):
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    answers = question.get("answers") or []
+                    answers = question.get("answers", [])
                     columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
-                    row = {"question": question.get("question"), "context": paragraph["context"], "answers": columns}
+                    row = {"question": question["question"], "context": paragraph["context"], "answers": columns}
                     yield f"{path}, question {question.get('id')}", row
 
     def parse(self, row: dict[str, Any]) -> Question:

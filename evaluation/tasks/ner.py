@@ -10,16 +10,19 @@ is reported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.core.errors import UsageError
+from typing_extensions import NotRequired, TypedDict
 
-from ..data.readers import find, fingerprint, hub_files, read
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import parse_json
+from llm_jp_modernbert.core.text_files import read_text
+
+from ..data.readers import find, fingerprint, hub_files
 from ..data.spans import Span, special_tokens, with_spans
 from .finetuning import FineTuning, Row, Splits, bucket
 
@@ -175,25 +178,25 @@ def character_tags(text: str, spans: Sequence[Sequence[Any]]) -> list[str]:
     return tags
 
 
+class _Entity(TypedDict):
+    span: tuple[int, int]
+    type: str
+
+
+class _Row(TypedDict):
+    text: str
+    entities: list[_Entity]
+    curid: NotRequired[str | int | None]
+
+
 def _sentences(path: Path) -> Iterator[tuple[str, Sentence]]:
     """Sentences of a file, each with the key of its split."""
-    try:
-        rows = json.loads(read(path))
-        if not isinstance(rows, list):
-            raise ValueError("it is not a list")
-    except ValueError as error:
-        raise UsageError(f"{path}: not a JSON list of sentences ({error}).") from error
+    rows: list[_Row] = parse_json(read_text(path), f"{path}: not a JSON list of sentences", list[_Row])
     for number, row in enumerate(rows, start=1):
-        try:
-            text, marked = row["text"], row["entities"]
-            spans = sorted((int(entity["span"][0]), int(entity["span"][1]), str(entity["type"])) for entity in marked)
-            key = f"{row.get('curid', '')}{text}"
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(
-                f"{path}, sentence {number}: expected text, and entities with span and type ({error!r})."
-            ) from None
-        if not isinstance(text, str) or any(not 0 <= begin < end <= len(text) for begin, end, _ in spans):
+        text = row["text"]
+        spans = sorted((*entity["span"], entity["type"]) for entity in row["entities"])
+        if any(not 0 <= begin < end <= len(text) for begin, end, _ in spans):
             raise UsageError(f"{path}, sentence {number}: a span exceeds its text.")
         if any(before[1] > after[0] for before, after in pairwise(spans)):
             raise UsageError(f"{path}, sentence {number}: two entities overlap.")
-        yield key, Sentence(text, tuple(spans))
+        yield f"{row.get('curid', '')}{text}", Sentence(text, tuple(spans))

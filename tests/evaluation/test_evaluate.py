@@ -492,12 +492,12 @@ def test_pickled_weights_equal_safetensors(modernbert: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("jaquad_train_0000.json.gz", gzip.compress(b'{"data": []}', mtime=0)[:-6], "cannot be read"),
-        ("jaquad_train_0000.json.gz", gzip.compress(b"a" * 9, mtime=0)[:10] + b"\xff" * 30, "cannot be read"),
-        ("jaquad_train_0000.json.gz", b"no gzip", "cannot be read"),
+        ("jaquad_train_0000.json.gz", gzip.compress(b'{"data": []}', mtime=0)[:-6], "the gzip file ends too early"),
+        ("jaquad_train_0000.json.gz", gzip.compress(b"a" * 9, mtime=0)[:10] + b"\xff" * 30, "not a valid gzip file"),
+        ("jaquad_train_0000.json.gz", b"no gzip", "not a valid gzip file"),
         ("jaquad_train_0000.json", b'{"data": []}', "contains no example"),
         ("jaquad_train_0000.json", b"[1]", "not in SQuAD's JSON layout"),
-        ("jaquad_train_0000.json", b"\xff", "not UTF-8 at byte 0"),
+        ("jaquad_train_0000.json", b"\xff", "not UTF-8"),
     ],
 )
 def test_broken_data_files_are_reported(
@@ -506,7 +506,7 @@ def test_broken_data_files_are_reported(
     (tmp_path / name).write_bytes(content)
     done = invoke("evaluate", modernbert, "--tasks", "similarity", "--data-dir", tmp_path, "--out", tmp_path / "out")
     assert isinstance(done.exception, UsageError)
-    assert f"{name}: {message}" in str(done.exception)
+    assert re.search(f"{name}(, row 1|, after row 0)?: {message}", str(done.exception))
 
 
 def test_broken_retrieval_data_are_reported(modernbert: Path, tmp_path: Path) -> None:
