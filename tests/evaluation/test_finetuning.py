@@ -148,6 +148,22 @@ def test_interrupted_grid_resumes(tmp_path: Path) -> None:
     assert best(trials, "dev", "f1").point == grid[2]
 
 
+@pytest.mark.parametrize("content", ["{", "[" * 10_000, "[]", '{"scores": 1}', '{"scores": {"dev": {"f1": "0.5"}}}'])
+def test_broken_grid_point_is_trained_again(content: str, tmp_path: Path) -> None:
+    (grid_point,) = points((1e-3,), (1,))
+    (tmp_path / f"{grid_point}.json").write_text(content)
+    trained = Trial(grid_point, {"dev": {"f1": 0.5}}, [1])
+    for _ in range(2):
+        assert search([grid_point], tmp_path, lambda *_: trained, lambda share: None, wait=True) == [trained]
+
+
+def test_learning_rates_that_differ_in_the_last_digit_are_different_points(tmp_path: Path) -> None:
+    grid = points((1e-3, 1.0000001e-3), (1,))
+    trials = search(grid, tmp_path, lambda point, _: Trial(point, {}, []), lambda share: None, wait=True)
+    assert [trial.point for trial in trials] == grid
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
 def test_grid_survives_deletion_of_its_folder_during_training(tmp_path: Path) -> None:
     folder = tmp_path / "grid"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
@@ -15,7 +14,6 @@ from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
 from llm_jp_modernbert.evaluation.metrics.pseudo_perplexity.pseudo_perplexity import pseudo_perplexity
 from llm_jp_modernbert.evaluation.tasks.retrieval import Position, ranking_metrics
 
-FOLDER = Path(metrics.__file__).parent
 DRAWN = np.random.default_rng(0)
 FIRST, SECOND = DRAWN.normal(size=(2, 7, 5))
 
@@ -24,14 +22,16 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / math.sqrt(sum(value * value for value in vector))
 
 
-def test_alignment_equals_loop() -> None:
-    results = evaluate.load(str(FOLDER / "alignment")).compute(predictions=FIRST, references=SECOND)
+def test_alignment_equals_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # From any folder, not only from a checkout.
+    monkeypatch.chdir(tmp_path)
+    results = metrics.load("alignment").compute(predictions=FIRST, references=SECOND)
     distances = [sum((_unit(a) - _unit(b)) ** 2) for a, b in zip(FIRST, SECOND, strict=True)]
     assert results == {"alignment": pytest.approx(sum(distances) / 7, abs=1e-9)}
 
 
 def test_uniformity_equals_loop() -> None:
-    results = evaluate.load(str(FOLDER / "uniformity")).compute(predictions=FIRST)
+    results = metrics.load("uniformity").compute(predictions=FIRST)
     potentials = [
         math.exp(-2 * sum((_unit(a) - _unit(b)) ** 2))
         for i, a in enumerate(FIRST)
@@ -42,7 +42,7 @@ def test_uniformity_equals_loop() -> None:
 
 
 def test_pseudo_perplexity_equals_hand_computation() -> None:
-    metric = evaluate.load(str(FOLDER / "pseudo_perplexity"))
+    metric = metrics.load("pseudo_perplexity")
     results = metric.compute(predictions=[[1.0, 2.0], [3.0]], references=[[1.0, 3.0], [2.0]])
     assert results["pseudo_perplexity"] == pytest.approx(math.exp(6 / 3))
     assert results["pseudo_perplexity_per_character"] == pytest.approx(math.exp(6 / 6))
