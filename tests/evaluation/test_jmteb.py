@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from evaluation_data import PLACES, SUBJECTS
+from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
@@ -97,6 +100,17 @@ def test_scores_equal_sentence_transformers_and_scipy(benchmark: type, modernber
         len(PAIRS),
         sys.modules["mteb"].__version__,
     )
+
+
+def test_embeddings_that_are_not_finite_are_reported(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(modernbert, tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    save_file(
+        {name: tensor * math.nan for name, tensor in tensors.items()}, broken / "model.safetensors", {"format": "pt"}
+    )
+    done = invoke(broken, tmp_path / "out", "--tasks", "jmteb:Pairs")
+    assert "embeddings that are not finite" in message_of(done)
+    assert not list((tmp_path / "out").rglob("*.json"))
 
 
 def test_unavailable_dataset_does_not_stop_other_tasks(benchmark: type, modernbert: Path, tmp_path: Path) -> None:
