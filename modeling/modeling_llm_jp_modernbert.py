@@ -466,7 +466,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         self.embeddings = LlmJpModernBertEmbeddings(config)
         self.layers = nn.ModuleList(
             LlmJpModernBertEncoderLayer(config, layer_type, is_first=index == 0)
-            for index, layer_type in enumerate((config.layer_types or [])[: config.num_hidden_layers])
+            for index, layer_type in enumerate(_layer_types(config))
         )
         self.final_norm = _norm(config)
         self.rotary_emb = LlmJpModernBertRotaryEmbedding(config)
@@ -878,3 +878,21 @@ __all__ = [
     "LlmJpModernBertModel",
     "LlmJpModernBertPreTrainedModel",
 ]
+def _layer_types(config: LlmJpModernBertConfig) -> list[str]:
+    """Return the type of each layer, and drop those of layers that a smaller `num_hidden_layers` removed.
+
+    Raises:
+        ValueError: there are more layers than types.
+    """
+    layer_types, count = config.layer_types or [], config.num_hidden_layers
+    if len(layer_types) < count:
+        raise ValueError(
+            f"num_hidden_layers={count}, but layer_types names {len(layer_types)} layers. "
+            "To add layers with new weights, set layer_types or global_attn_every_n_layers too."
+        )
+    if len(layer_types) > count:
+        # Otherwise the configuration could not be saved.
+        config.layer_types = layer_types[:count]
+    return layer_types[:count]
+
+

@@ -351,6 +351,54 @@ def test_loading_fewer_layers_equals_transformers(tmp_path: Any) -> None:
     assert_close(run(own, input_ids=input_ids)[0], run(peer, input_ids=input_ids)[0])
 
 
+def test_model_with_fewer_layers_can_be_saved(tmp_path: Any) -> None:
+    own, _ = pair("Model")
+    own.save_pretrained(tmp_path / "deep")
+    shallow = own_class("Model").from_pretrained(tmp_path / "deep", num_hidden_layers=2)
+    shallow.save_pretrained(tmp_path / "shallow")
+    loaded = own_class("Model").from_pretrained(tmp_path / "shallow")
+    input_ids = torch.stack(documents(70))
+    assert_close(run(loaded, input_ids=input_ids)[0], run(shallow, input_ids=input_ids)[0], EXACT)
+
+
+@pytest.mark.parametrize("form", ["native", "plain"])
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM", "ForSequenceClassification"])
+def test_loading_more_layers_than_checkpoint_raises_like_transformers(tmp_path: Any, head: str, form: str) -> None:
+    own, peer = pair(head)
+    own.save_pretrained(tmp_path, format=form)
+    if form == "plain":
+        with pytest.raises(IndexError):
+            type(peer).from_pretrained(tmp_path, num_hidden_layers=6)
+    with pytest.raises(ValueError, match="num_hidden_layers=6, but layer_types names 4 layers"):
+        type(own).from_pretrained(tmp_path, num_hidden_layers=6)
+
+
+def test_layers_added_on_purpose_are_reported_as_missing_like_transformers(tmp_path: Any) -> None:
+    own, peer = pair("ForMaskedLM")
+    own.save_pretrained(tmp_path, format="plain")
+    more = {"num_hidden_layers": 6, "layer_types": ["full_attention"] * 6, "output_loading_info": True}
+    loaded, report = type(own).from_pretrained(tmp_path, **more)
+    _, expected = type(peer).from_pretrained(tmp_path, **more)
+    assert len(loaded.model.layers) == 6
+    assert report == expected
+    assert any(name.startswith("model.layers.5.") for name in report["missing_keys"])
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 128}, {"vocab_size": 600}, {"intermediate_size": 32}])
+def test_loading_other_shapes_raises_like_transformers(tmp_path: Any, change: dict[str, int]) -> None:
+    own, peer = pair("ForMaskedLM")
+    own.save_pretrained(tmp_path, format="plain")
+    for model in (own, peer):
+        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+            type(model).from_pretrained(tmp_path, **change)
+    report = [
+        type(model).from_pretrained(tmp_path, **change, ignore_mismatched_sizes=True, output_loading_info=True)[1]
+        for model in (own, peer)
+    ]
+    assert report[0] == report[1]
+    assert report[0]["mismatched_keys"]
+
+
 def test_unknown_backend_raises() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         own_class("Model")(LlmJpModernBertConfig(**settings(), attn_implementation="nonsense"))
