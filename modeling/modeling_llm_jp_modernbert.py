@@ -509,7 +509,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             )
         if inputs_embeds is not None:
             hidden_states = self.embeddings(inputs_embeds=layout.unpad(inputs_embeds))
-        else:
+        elif _is_unmodified(self.embeddings.tok_embeddings, nn.Embedding):
             hidden_states = self.embeddings(layout.unpad(input_ids))  # type: ignore[arg-type]
 
         device, dtype = hidden_states.device, hidden_states.dtype
@@ -532,6 +532,8 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             hidden_states = layer(hidden_states, layout, masks[kind], tables[kind], backend_name, padded)
         if padded:
             hidden_states = layout.unpad(hidden_states)
+        else:
+            hidden_states = self.embeddings(inputs_embeds=self._look_up(input_ids, layout))  # type: ignore[arg-type]
         return BaseModelOutput(last_hidden_state=layout.repad(self.final_norm(hidden_states)))
 
     def _choose_backend(self, device: torch.device, dtype: torch.dtype, kwargs: dict[str, Any]) -> str:
@@ -554,6 +556,19 @@ class LlmJpModernBertWithHead(LlmJpModernBertPreTrainedModel):
         super().__init__(config)
         self.model = LlmJpModernBertModel(self.config)
         self.head = LlmJpModernBertPredictionHead(self.config)
+
+    def _look_up(self, input_ids: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        """Look up `(total_tokens, hidden)` with embeddings whose hooks or adapters expect `(batch, length)` ids.
+
+        NEFTune (arXiv 2310.05914) scales its noise by the length of a row, so each document of a packed row is looked
+        up by itself.
+        """
+        embedding = self.embeddings.tok_embeddings
+        is_packed = len(layout.cu_seqlens) - 1 > layout.grid[0]
+        if is_packed and embedding.training and hasattr(embedding, "neftune_noise_alpha"):
+            documents = layout.unpad(input_ids).split(layout.with_lengths().lengths)
+            return torch.cat([embedding(document[None]) for document in documents], 1)[0]
+        return layout.unpad(embedding(input_ids.reshape(layout.grid)).view(*layout.shape, -1))
 
     def _encode(
         self, layout: PackedLayout | None = None, **inputs: Any
