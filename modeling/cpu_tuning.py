@@ -9,13 +9,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from .layout import is_in_graph
 
 # Rows per chunk: enough to keep matrix products efficient, few enough that intermediates stay in the cache.
 _CHUNK = 1024
@@ -31,7 +33,7 @@ _Part = tuple[slice, slice, slice]
 
 
 def row_chunks(rows: torch.Tensor, multiple: int = 1, dropout: float = 0.0) -> list[tuple[int, int]]:
-    """Split a tensor into chunks of rows; a single chunk on GPUs, with gradients, and while compiling.
+    """Split a tensor into chunks of rows; a single chunk on GPUs, with gradients, and in a graph.
 
     Args:
         rows: `(rows, …)`.
@@ -42,9 +44,9 @@ def row_chunks(rows: torch.Tensor, multiple: int = 1, dropout: float = 0.0) -> l
     Returns:
         `(start, stop)` of each chunk.
     """
-    count = len(rows)
+    count = rows.shape[0]
     # Gradients keep all intermediates, so chunks would save nothing; in a graph their number would be a constant.
-    if rows.device.type != "cpu" or torch.is_grad_enabled() or dropout or torch.compiler.is_compiling():
+    if rows.device.type != "cpu" or torch.is_grad_enabled() or dropout or is_in_graph():
         return [(0, count)]
     length = max(1, _CHUNK // multiple) * multiple
     return [(start, min(start + length, count)) for start in range(0, max(1, count), length)]
@@ -130,11 +132,12 @@ def tied_lookup(
 
     Returns:
         None, the embeddings `(*input_ids.shape, hidden)` and the matrix that the loss must multiply by. On GPUs,
-        without gradients, while compiling and for untied weights: `input_ids`, None and `weight`.
+        without gradients, in a graph, in torch.func and for untied weights: `input_ids`, None and `weight`.
     """
     is_tied = embedding.weight is weight and not embedding.scale_grad_by_freq and embedding.max_norm is None
-    is_trained = torch.is_grad_enabled() and weight.requires_grad and weight.is_leaf
-    is_on_cpu = weight.device.type == "cpu" and not torch.compiler.is_compiling()
+    # Transforms of torch.func replace parameters by tensors.
+    is_trained = torch.is_grad_enabled() and weight.requires_grad and isinstance(weight, nn.Parameter)
+    is_on_cpu = weight.device.type == "cpu" and not is_in_graph()
     if input_ids is None or not (is_tied and is_trained and is_on_cpu):
         return input_ids, None, weight
     weight = _DenseGradient.apply(weight, True)
@@ -173,15 +176,8 @@ def _sdpa_ignores_bfloat16_instructions() -> bool:
 class _MatmulAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scale: float,
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
     ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value, mask)
-        ctx.scale = scale
         out = torch.empty_like(query)
         for group, parts in _groups(query, key, _MAX_SCORES):
             keys, values = _matrices(key[group]), _matrices(value[group])
@@ -189,6 +185,11 @@ class _MatmulAttention(torch.autograd.Function):
                 weights = _scores(_matrices(query[part]).mul_(scale), keys, mask, part).softmax(-1)
                 out[part] = torch.bmm(weights, values).view(query[part].shape)
         return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     @once_differentiable
@@ -202,13 +203,12 @@ class _MatmulAttention(torch.autograd.Function):
             grad_values: torch.Tensor | None = None
             for part in parts:
                 queries, grads = _matrices(query[part]).mul_(ctx.scale), _matrices(grad_out[part])
-                with torch.enable_grad():
-                    scores = _scores(queries, keys, mask, part).requires_grad_()
-                    weights = scores.softmax(-1)
-                (grad_scores,) = torch.autograd.grad(weights, scores, torch.bmm(grads, values.mT))
+                scores = _scores(queries, keys, mask, part)
+                weights, softmax_vjp = torch.func.vjp(partial(torch.softmax, dim=-1), scores)  # type: ignore[misc]
+                (grad_scores,) = softmax_vjp(torch.bmm(grads, values.mT))
                 grad_query[part] = torch.bmm(grad_scores, keys).mul_(ctx.scale).view(query[part].shape)
                 grad_keys = _add_float32(grad_keys, torch.bmm(queries.mT, grad_scores))
-                grad_values = _add_float32(grad_values, torch.bmm(grads.mT, weights.detach()))
+                grad_values = _add_float32(grad_values, torch.bmm(grads.mT, weights))
             if grad_keys is not None and grad_values is not None:
                 grad_key[group] = grad_keys.mT.view(key[group].shape)
                 grad_value[group] = grad_values.mT.view(value[group].shape)

@@ -43,7 +43,7 @@ def linear_cross_entropy(
     For each chunk of rows, a first pass computes the logits block by block of the vocabulary, and a second pass turns
     each block into its gradient and frees it. At most `(chunk, vocabulary)` logits exist at a time, in autocast's
     dtype where it is enabled, and `(chunk, block)` in float32. The gradients are ready when the forward pass ends; the
-    backward pass scales them in place and can therefore run only once.
+    backward pass scales them, in place unless it can run again.
 
     Args:
         hidden: `(rows, hidden)`, labelled rows only.
@@ -60,7 +60,7 @@ def linear_cross_entropy(
         float32 scalar; without rows and divisor it is 0 and so are its gradients.
 
     Raises:
-        RuntimeError: a label is outside the vocabulary, or backward runs twice.
+        RuntimeError: a label is outside the vocabulary.
 
     Example:
         >>> rows = labels.flatten() != -100
@@ -76,7 +76,8 @@ def linear_cross_entropy(
         tokens = (BLOCK_ON_GPUS if hidden.is_cuda else BLOCK) // max(1, min(len(labels), chunk))
         block = max(1, tokens // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
     steps = _compiled_steps() if compiled else (_update_normalizer, _probabilities)
-    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, chunk, block, steps)
+    needs = hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad
+    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, needs, chunk, block, steps)[0]
     return total / _divisor(labels, num_items_in_batch)
 
 
@@ -136,20 +137,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         labels: torch.Tensor,
+        needs: tuple[bool, bool, bool],
         chunk: int,
         block: int,
         steps: tuple[_UpdateNormalizer, _Probabilities],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor | None, ...]:
         device_type = hidden.device.type
         autocast = torch.is_autocast_enabled(device_type)
         dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        needs_gradient = needs_hidden or needs_weight or needs_bias
+        needs_hidden, needs_weight, needs_bias = needs
+        needs_gradient = any(needs)
         # Gradients are summed over chunks and blocks in float32.
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
         grad_weight = _gradient_buffer(weight, has_rows=len(labels) > 0) if needs_weight else None
@@ -186,19 +187,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     if grad_bias is not None:
                         # A sum over rows as a product accumulates in float32 without a copy.
                         grad_bias[columns] += grad.new_ones(len(grad)) @ grad
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
-        return loss
+        return loss, grad_hidden, grad_weight, grad_bias
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor | None, ...]) -> None:
+        gradients = output[1:]
+        ctx.mark_non_differentiable(*(gradient for gradient in gradients if gradient is not None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs[:3]]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # In place: a second copy of the largest gradient would raise the memory peak.
+    def backward(ctx: Any, grad_total: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, ...]:
+        # In place: a second copy of the largest gradient would raise the memory peak. Not if backward can run again
+        # (`retain_graph=True`), for which torch has no public query.
+        in_place = not torch._C._autograd._get_current_graph_task_keep_graph()
         scaled = [
-            None if gradient is None else gradient.mul_(grad_total).to(dtype)
+            None if gradient is None else (gradient.mul_(grad_total) if in_place else gradient * grad_total).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 def _gradient_buffer(weight: torch.Tensor, has_rows: bool) -> torch.Tensor:

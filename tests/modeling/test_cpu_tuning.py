@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -71,6 +72,16 @@ def test_matmul_attention_equals_sdpa(
         assert own.dtype == dtype
         error = (own.float() - reference).norm() / reference.norm()
         assert error < TOLERANCE[dtype]
+
+
+def test_matmul_attention_works_in_torch_func() -> None:
+    tensors = torch.randn(3, ROWS, HEADS, TOKENS, HEAD_DIM, generator=torch.Generator().manual_seed(0)).unbind()
+
+    def value(attend: Attend, query: torch.Tensor) -> torch.Tensor:
+        return attend(query, *tensors[1:], None, SCALE).square().sum()
+
+    own, expected = (torch.func.grad(partial(value, attend))(tensors[0]) for attend in (matmul_attention, sdpa))
+    assert_close(own, expected)
 
 
 def test_matmul_attention_keeps_strides() -> None:
