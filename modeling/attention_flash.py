@@ -44,7 +44,7 @@ def attend(inputs: AttentionInputs) -> tuple[torch.Tensor, None]:
     Raises:
         ImportError: flash-attn is not installed.
     """
-    if len(inputs.query) == 0:
+    if inputs.query.shape[0] == 0:
         return inputs.query, None
     if inputs.mask is not None:
         return attend_sdpa(inputs)

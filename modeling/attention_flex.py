@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from .attention import AttentionBackend, AttentionInputs
-from .layout import PackedLayout
+from .layout import PackedLayout, is_in_graph
 
 _BLOCK = 128
 _NO_WINDOW = 2**31 - 1
@@ -28,6 +28,8 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype, head_dim: int, 
     """Say why the kernel does not support such inputs, or return None."""
     if dropout:
         return "it does not support dropout of attention weights"
+    if is_in_graph():
+        return "its block mask depends on the lengths of documents, which a graph would keep"
     if device.type == "cpu" and torch.is_grad_enabled():
         return "it has no backward pass on CPUs"
     if device.type != "cpu" and head_dim < 16:

@@ -5,6 +5,8 @@ length share a call. Local layers cut the packed row into blocks of twice the wi
 to half a block on either side, which costs O(n · window) for any document lengths. A mask of the blocks separates the
 documents and makes the window exact.
 
+In a graph, which must be right for other documents, a dense layout gets one call with an n × n mask.
+
 Alternatives: a band mask over n × n pairs, which transformers uses, takes ten times as long at 4,096 tokens;
 flex_attention has no backward pass on CPUs.
 """
@@ -19,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .attention import AttentionBackend, AttentionInputs
+from .attention_eager import build_mask as build_mask_eager
 from .cpu_tuning import matmul_attention, prefers_matmul_attention, row_chunks
 from .layout import PackedLayout
 
@@ -27,7 +30,15 @@ _BLOCK_MULTIPLE = 128
 
 
 def build_mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """Build the additive mask `(blocks, 1, block, 2 · block)` of local attention, or return None if none is needed."""
+    """Build the additive mask `(blocks, 1, block, 2 · block)` of local attention, or return None if none is needed.
+
+    For a dense layout it is the bool mask `(batch, 1, length, length)`, where padding attends to every cell.
+    """
+    if layout.dense:
+        if window is None and not layout.has_holes:
+            return None
+        allowed = build_mask_eager(layout, window, dtype)
+        return allowed | ~allowed.any(-1, keepdim=True)
     if window is None or (layout.max_length <= window + 1 and not layout.has_holes):
         return None
     block = _block_length(window)
@@ -47,13 +58,26 @@ def build_mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> 
     return torch.where(allowed, blocked.new_zeros(()), blocked)[:, None]
 
 
-# A graph would contain the document lengths as constants, and compiling the indices of blocks takes minutes.
-@torch.compiler.disable
 def attend(inputs: AttentionInputs) -> tuple[torch.Tensor, None]:
-    """Compute global layers document by document and local layers block by block."""
+    """Compute global layers document by document and local layers block by block, or all rows of a dense layout."""
+    return (_attend_rows(inputs) if inputs.layout.dense else _attend_packed(inputs)), None
+
+
+def _attend_rows(inputs: AttentionInputs) -> torch.Tensor:
+    query, key, value = (
+        tensor.view(*inputs.layout.grid, *tensor.shape[1:]).transpose(1, 2)
+        for tensor in (inputs.query, inputs.key, inputs.value)
+    )
+    out = scaled_dot_product_attention(query, key, value, inputs.mask, inputs.dropout, scale=inputs.scale)
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+# A graph would contain the document lengths as constants, and compiling the indices of blocks takes minutes.
+@torch.compiler.disable(reason="Attention over packed documents depends on their lengths.")
+def _attend_packed(inputs: AttentionInputs) -> torch.Tensor:
     if len(inputs.query) == 0:
-        return inputs.query, None
-    return (_attend_documents(inputs) if inputs.mask is None else _attend_blocks(inputs)), None
+        return inputs.query
+    return _attend_documents(inputs) if inputs.mask is None else _attend_blocks(inputs)
 
 
 def _attend_documents(inputs: AttentionInputs) -> torch.Tensor:
@@ -148,9 +172,12 @@ class _OverlappingBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, block: int) -> torch.Tensor:
-        ctx.block = block
+    def forward(tensor: torch.Tensor, block: int) -> torch.Tensor:
         return tensor.unfold(0, 2 * block, block).movedim(-1, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, int], output: torch.Tensor) -> None:
+        ctx.block = inputs[1]
 
     @staticmethod
     @once_differentiable

@@ -34,7 +34,7 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype, head_dim: int, 
 
 def attend(inputs: AttentionInputs) -> tuple[torch.Tensor, None]:
     """Compute attention with `torch.nn.attention.varlen.varlen_attn`."""
-    if len(inputs.query) == 0:
+    if inputs.query.shape[0] == 0:
         return inputs.query, None
     if inputs.mask is not None:
         return attend_sdpa(inputs)

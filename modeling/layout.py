@@ -28,6 +28,8 @@ class PackedLayout:
         max_length: upper bound of the longest document's length in tokens.
         has_holes: whether an attention mask has zeros between the tokens of a document.
         lengths: document lengths on the host, or None if they have not been read from the device yet.
+        dense: whether cells without a token stay in the row, as document −1, because shapes in a graph must not depend
+            on the mask. `cu_seqlens` then counts them, and `has_holes` means that rows are not single documents.
     """
 
     shape: tuple[int, ...]
@@ -39,6 +41,7 @@ class PackedLayout:
     max_length: int
     has_holes: bool = False
     lengths: tuple[int, ...] | None = None
+    dense: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -56,6 +59,9 @@ class PackedLayout:
             batch, length = self.grid
             cells = tensor.new_zeros(batch * length, *tensor.shape[1:])
             tensor = cells.index_copy(0, self.indices, tensor)
+        elif self.dense and self.has_holes:
+            is_padding = (self.document_ids < 0).view(-1, *(1,) * (tensor.dim() - 1))
+            tensor = tensor.masked_fill(is_padding, 0)
         return tensor.unflatten(0, self.shape) if len(self.shape) > 1 else tensor
 
     def to(self, device: Any, **kwargs: Any) -> PackedLayout:
@@ -68,11 +74,21 @@ class PackedLayout:
         return dataclasses.replace(self, **moved)
 
     def with_lengths(self) -> PackedLayout:
-        """Return the layout with `lengths` on the host; waits for the device if they are not there yet."""
-        if self.lengths is not None:
+        """Return the layout with `lengths` on the host unless it is dense; may wait for the device."""
+        if self.lengths is not None or self.dense:
             return self
         lengths = tuple(self.cu_seqlens.diff().tolist())
         return dataclasses.replace(self, lengths=lengths, max_length=max(lengths, default=0))
+
+
+def is_in_graph() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace records the computation for other inputs."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def is_program() -> bool:
+    """Whether the graph is the whole program: torch.export and torch.jit.trace have no code around it."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def build_layout(
@@ -82,6 +98,8 @@ def build_layout(
     position_ids: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
     max_seqlen: int | None = None,
+    seq_idx: torch.Tensor | None = None,
+    dense: bool = False,
 ) -> PackedLayout:
     """Build the layout of a batch from the model's inputs.
 
@@ -89,38 +107,58 @@ def build_layout(
         shape: leading shape of the ids or embeddings, `(batch, length)` or `(total_tokens,)`.
         device: device of the ids or embeddings.
         attention_mask: `(batch, length)`, nonzero at tokens; padding on either side, or zeros between tokens.
-        position_ids: `(batch, length)`, `(1, length)` or `(length,)` RoPE positions. A position 0 starts a document,
-            as in transformers' flattened batches.
+        position_ids: `(batch, length)`, `(1, length)` or `(length,)` RoPE positions. A position that is not greater
+            than the previous one starts a document, as in transformers' flattened batches.
         cu_seqlens: `(documents + 1,)` document boundaries in the flattened input.
         max_seqlen: length of the longest document in tokens, if known; avoids waiting for the device.
+        seq_idx: document numbers with the shape of `position_ids`; another number starts a document.
+        dense: whether to keep cells without a token, so that no shape depends on data.
 
     Raises:
         ValueError: the mask has another shape, the boundaries do not span the input, or both are given.
     """
     if len(shape) not in (1, 2):
         raise ValueError(f"input must have shape (batch, length) or (total_tokens,), not {tuple(shape)}.")
-    if position_ids is not None:
-        position_ids = position_ids.to(device).expand(shape).flatten()
+    position_ids, seq_idx = (
+        None if tensor is None else tensor.to(device).expand(shape).flatten() for tensor in (position_ids, seq_idx)
+    )
+    mask = None if attention_mask is None else _token_mask(attention_mask, shape, device)
     if cu_seqlens is not None:
-        if attention_mask is not None and not bool(attention_mask.all()):
+        if mask is not None and not dense and not bool(mask.all()):
             raise ValueError("pass either cu_seqlens or an attention_mask with padding, not both.")
-        return _from_boundaries(shape, device, cu_seqlens, max_seqlen, position_ids)
-    if attention_mask is not None:
-        if not isinstance(attention_mask, torch.Tensor) or tuple(attention_mask.shape) != tuple(shape):
-            actual = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)
-            raise ValueError(
-                f"attention_mask must have the input's shape {tuple(shape)}, not {actual}; "
-                "masks between pairs of tokens are not supported: pass documents with cu_seqlens."
-            )
-        mask = attention_mask.to(device) != 0
-        if not bool(mask.all()):
-            return _from_mask(mask, position_ids)
-    if position_ids is not None:
+        return _from_boundaries(shape, device, cu_seqlens, max_seqlen, position_ids, dense)
+    if dense:
+        return _dense_rows(shape, device, mask, position_ids, seq_idx)
+    if mask is not None and not bool(mask.all()):
+        return _from_mask(mask, position_ids, seq_idx)
+    if position_ids is not None or seq_idx is not None:
         batch, length = _grid(shape)
         cells = torch.arange(batch * length, device=device)
         rows, columns = (cells // length, cells % length) if length else (cells, cells)
-        return _from_starts(tuple(shape), rows, columns, position_ids == 0, position_ids)
+        return _from_starts(tuple(shape), rows, columns, _starts(rows, position_ids, seq_idx), position_ids)
     return _full_rows(shape, device)
+
+
+def _token_mask(attention_mask: Any, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Check the attention mask and convert it to bool."""
+    if not isinstance(attention_mask, torch.Tensor) or tuple(attention_mask.shape) != tuple(shape):
+        actual = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)
+        raise ValueError(
+            f"attention_mask must have the input's shape {tuple(shape)}, not {actual}; "
+            "masks between pairs of tokens are not supported: pass documents with cu_seqlens."
+        )
+    return attention_mask.to(device) != 0
+
+
+def _starts(rows: torch.Tensor, positions: torch.Tensor | None, seq_idx: torch.Tensor | None) -> torch.Tensor:
+    """Where documents begin, `(tokens,)` bool: at the first token of each row, and where positions restart."""
+    starts = torch.ones_like(rows, dtype=torch.bool)
+    starts[1:] = rows[1:] != rows[:-1]
+    if positions is not None:
+        starts[1:] |= positions[1:] <= positions[:-1]
+    if seq_idx is not None:
+        starts[1:] |= seq_idx[1:] != seq_idx[:-1]
+    return starts
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -143,18 +181,54 @@ def _full_rows(shape: tuple[int, ...], device: torch.device) -> PackedLayout:
     )
 
 
+def _dense_rows(
+    shape: tuple[int, ...],
+    device: torch.device,
+    mask: torch.Tensor | None,
+    positions: torch.Tensor | None,
+    seq_idx: torch.Tensor | None,
+) -> PackedLayout:
+    """Every cell stays in the row: the graph that is recorded is right for other masks, positions and lengths."""
+    batch, length = _grid(shape)
+    rows = torch.arange(batch, device=device)[:, None].expand(batch, length).flatten()
+    columns = torch.arange(length, device=device).expand(batch, length).flatten()
+    document_ids = rows
+    mask = None if mask is None else mask.flatten()
+    if positions is not None or seq_idx is not None:
+        # Each cell is compared with the last token before it, which may be before a hole.
+        last = torch.arange(batch * length, device=device)
+        last = last if mask is None else last.where(mask, 0).cummax(0).values
+        others = (None if tensor is None else tensor[last] for tensor in (positions, seq_idx))
+        starts = _starts(rows[last], *others)
+        document_ids = (starts if mask is None else starts & mask).cumsum(0)
+    if mask is not None:
+        document_ids = document_ids.masked_fill(~mask, -1)
+    return PackedLayout(
+        shape=tuple(shape),
+        indices=None,
+        document_ids=document_ids,
+        offsets=columns,
+        positions=columns if positions is None else positions,
+        cu_seqlens=torch.arange(batch + 1, device=device, dtype=torch.int32) * length,
+        max_length=length,
+        has_holes=document_ids is not rows,
+        dense=True,
+    )
+
+
 def _from_boundaries(
     shape: tuple[int, ...],
     device: torch.device,
     cu_seqlens: torch.Tensor,
     max_seqlen: int | None,
     positions: torch.Tensor | None,
+    dense: bool,
 ) -> PackedLayout:
     batch, length = _grid(shape)
     total = batch * length
     lengths = None
     # On the host the check costs nothing; on a device it would wait.
-    if cu_seqlens.device.type == "cpu":
+    if cu_seqlens.device.type == "cpu" and not dense:
         lengths = tuple(cu_seqlens.diff().tolist())
         valid = cu_seqlens.dim() == 1 and len(cu_seqlens) > 0 and min(lengths, default=0) >= 0
         if not valid or int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != total:
@@ -180,8 +254,10 @@ def _from_boundaries(
         offsets=offsets,
         positions=offsets if positions is None else positions,
         cu_seqlens=cu_seqlens,
-        max_length=total if max_seqlen is None else int(max_seqlen),
+        max_length=total if max_seqlen is None or dense else int(max_seqlen),
+        has_holes=dense,
         lengths=lengths,
+        dense=dense,
     )
 
 
@@ -192,14 +268,14 @@ def are_valid_boundaries(cu_seqlens: torch.Tensor, total: int, max_seqlen: int |
     return is_valid if max_seqlen is None else is_valid & (lengths <= max_seqlen).all()
 
 
-def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None) -> PackedLayout:
+def _from_mask(mask: torch.Tensor, positions: torch.Tensor | None, seq_idx: torch.Tensor | None) -> PackedLayout:
     """One document per row of the mask, unless positions restart within a row; rows may be empty."""
     grid = mask if mask.dim() == 2 else mask.unsqueeze(0)
     indices = grid.flatten().nonzero().squeeze(1)
     rows, columns = indices // grid.shape[1], indices % grid.shape[1]
-    if positions is not None:
-        positions = positions[indices]
-        starts = positions == 0
+    positions, seq_idx = (None if tensor is None else tensor[indices] for tensor in (positions, seq_idx))
+    if positions is not None or seq_idx is not None:
+        starts = _starts(rows, positions, seq_idx)
         if bool((starts[1:] & (rows[1:] == rows[:-1])).any()):
             layout = _from_starts(tuple(mask.shape), rows, columns, starts, positions)
             return dataclasses.replace(layout, indices=indices)
@@ -226,12 +302,9 @@ def _from_starts(
     rows: torch.Tensor,
     columns: torch.Tensor,
     starts: torch.Tensor,
-    positions: torch.Tensor,
+    positions: torch.Tensor | None,
 ) -> PackedLayout:
-    """Documents begin where `starts` is True and at the first token of each row."""
-    starts = starts.clone()
-    starts[:1] = True
-    starts[1:] |= rows[1:] != rows[:-1]
+    """Documents begin where `starts` is True."""
     document_ids = starts.cumsum(0) - 1
     first_tokens = starts.nonzero().squeeze(1)
     offsets = columns - columns[first_tokens][document_ids]
@@ -242,7 +315,7 @@ def _from_starts(
         indices=None,
         document_ids=document_ids,
         offsets=offsets,
-        positions=positions,
+        positions=offsets if positions is None else positions,
         cu_seqlens=_boundaries(counts),
         max_length=max(lengths, default=0),
         has_holes=bool((offsets[1:] - offsets[:-1] > 1).any()),

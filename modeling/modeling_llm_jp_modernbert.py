@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, TypeGuard, TypeVar
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -38,14 +39,16 @@ from .attention_backends import choose_backend, get_backend, require_backend
 from .configuration_llm_jp_modernbert import LlmJpModernBertConfig
 from .cpu_tuning import map_row_chunks, tied_lookup
 from .custom_code import auto_map, write_code
-from .layout import PackedLayout, build_layout
+from .layout import PackedLayout, build_layout, is_in_graph, is_program
 from .losses import cross_entropy, linear_cross_entropy
 
 logger = logging.get_logger(__name__)
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
 # A graph would contain the document lengths as constants.
-_build_layout_outside_of_graphs = torch.compiler.disable(build_layout)
+_build_layout_outside_of_graphs = torch.compiler.disable(
+    build_layout, reason="The layout of packed documents depends on their lengths. Use compile_layers()."
+)
 
 # Graphs that torch.compile may build per function: layer types, with and without gradients or autocast.
 _RECOMPILE_LIMIT = 64
@@ -82,7 +85,7 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
         Returns:
             cos, sin: `(total_tokens, 1, head_dim / 2)` float32.
         """
-        if len(positions) == 0 and self.rope_type[layer_type] != "default":
+        if self.rope_type[layer_type] != "default" and positions.shape[0] == 0:
             positions = positions.new_zeros(1)  # adaptive RoPE types read the largest position
         like = torch.empty(0, dtype=torch.float32, device=positions.device)
         cos, sin = self(like, positions[None], layer_type)
@@ -273,11 +276,17 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
     # Set by `compile_layers`.
     _is_compiled = False
 
+    # Key of transformers' LOSS_MAPPING, which it otherwise guesses from the name of the class.
+    _loss_type: ClassVar[str | None] = None
+    _pools = False
+
     # Replaces transformers' `push_to_hub`; set by the package, because this folder imports nothing else of it.
     _hub_push: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(LlmJpModernBertConfig.of(config))
+        if self._loss_type is not None:
+            self.loss_type = self._loss_type
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -336,15 +345,18 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         Args:
             input_ids: int64 `(batch, length)`, or a packed row of documents: `(1, total_tokens)` or `(total_tokens,)`.
             attention_mask: `(batch, length)`, nonzero at tokens; padding on either side, or zeros between tokens.
-            position_ids: RoPE positions with the input's shape; a position 0 starts a document.
+            position_ids: RoPE positions with the input's shape; a position that is not greater than the previous one
+                starts a document.
             inputs_embeds: `(batch, length, hidden)` instead of `input_ids`.
             cu_seqlens: `(documents + 1,)` int32 document boundaries in a packed row.
             max_seqlen: length of the longest document in tokens; saves a GPU synchronization.
-            kwargs: `cu_seq_lens_q` and `max_length_q`, transformers' names for the last two; others are ignored.
+            kwargs: `cu_seq_lens_q` and `max_length_q`, transformers' names for the last two, and `seq_idx`, document
+                numbers with the input's shape; others are ignored.
 
         Raises:
             ValueError: not exactly one of ids and embeddings is given, the boundaries do not span the input, or a
-                document is longer than `max_position_embeddings` and `config.allow_longer_input` is False.
+                document is longer than `max_position_embeddings` and `config.allow_longer_input` is False (not checked
+                in programs of torch.export and torch.jit.trace).
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
@@ -354,13 +366,22 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
             shape, device = tuple(inputs_embeds.shape[:-1]), inputs_embeds.device  # type: ignore[union-attr]
         cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
         max_seqlen = kwargs.get("max_length_q") if max_seqlen is None else max_seqlen
-        reads_data = any(tensor is not None for tensor in (attention_mask, position_ids, cu_seqlens))
-        build = _build_layout_outside_of_graphs if reads_data else build_layout
-        layout = build(shape, device, attention_mask, position_ids, cu_seqlens, max_seqlen)
-        limit = self.config.max_position_embeddings
+        seq_idx = kwargs.get("seq_idx")
+        restarts = position_ids is not None or seq_idx is not None
+        if self._pools and restarts and cu_seqlens is None and is_program():
+            raise ValueError("a traced program cannot count documents by position_ids or seq_idx: pass cu_seqlens.")
+        limit, is_limited = self.config.max_position_embeddings, not self.config.allow_longer_input
+        dense = is_program() or (
+            is_in_graph() and cu_seqlens is None and not restarts and not (is_limited and shape[-1] > limit)
+        )
+        reads_data = restarts or attention_mask is not None or cu_seqlens is not None
+        build = _build_layout_outside_of_graphs if reads_data and not dense else build_layout
+        layout = build(shape, device, attention_mask, position_ids, cu_seqlens, max_seqlen, seq_idx, dense)
+        if is_program():
+            return layout
         if layout.max_length > limit:
             layout = layout.with_lengths()
-        if layout.max_length > limit and not self.config.allow_longer_input:
+        if layout.max_length > limit and is_limited:
             raise ValueError(
                 f"a document of {layout.max_length} tokens is longer than max_position_embeddings={limit}. "
                 "Truncate it, or load the model with allow_longer_input=True to exceed the context length."
@@ -511,6 +532,8 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             hidden_states = self.embeddings(inputs_embeds=layout.unpad(inputs_embeds))
         elif _is_unmodified(self.embeddings.tok_embeddings, nn.Embedding):
             hidden_states = self.embeddings(layout.unpad(input_ids))  # type: ignore[arg-type]
+        else:
+            hidden_states = self.embeddings(inputs_embeds=self._look_up(input_ids, layout))  # type: ignore[arg-type]
 
         device, dtype = hidden_states.device, hidden_states.dtype
         if torch.is_autocast_enabled(device.type):
@@ -532,9 +555,20 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             hidden_states = layer(hidden_states, layout, masks[kind], tables[kind], backend_name, padded)
         if padded:
             hidden_states = layout.unpad(hidden_states)
-        else:
-            hidden_states = self.embeddings(inputs_embeds=self._look_up(input_ids, layout))  # type: ignore[arg-type]
         return BaseModelOutput(last_hidden_state=layout.repad(self.final_norm(hidden_states)))
+
+    def _look_up(self, input_ids: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        """Look up `(total_tokens, hidden)` with embeddings whose hooks or adapters expect `(batch, length)` ids.
+
+        NEFTune (arXiv 2310.05914) scales its noise by the length of a row, so each document of a packed row is looked
+        up by itself.
+        """
+        embedding = self.embeddings.tok_embeddings
+        is_packed = len(layout.cu_seqlens) - 1 > layout.grid[0]
+        if is_packed and embedding.training and hasattr(embedding, "neftune_noise_alpha"):
+            documents = layout.unpad(input_ids).split(layout.with_lengths().lengths)
+            return torch.cat([embedding(document[None]) for document in documents], 1)[0]
+        return layout.unpad(embedding(input_ids.reshape(layout.grid)).view(*layout.shape, -1))
 
     def _choose_backend(self, device: torch.device, dtype: torch.dtype, kwargs: dict[str, Any]) -> str:
         name = self.config._attn_implementation
@@ -556,19 +590,6 @@ class LlmJpModernBertWithHead(LlmJpModernBertPreTrainedModel):
         super().__init__(config)
         self.model = LlmJpModernBertModel(self.config)
         self.head = LlmJpModernBertPredictionHead(self.config)
-
-    def _look_up(self, input_ids: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """Look up `(total_tokens, hidden)` with embeddings whose hooks or adapters expect `(batch, length)` ids.
-
-        NEFTune (arXiv 2310.05914) scales its noise by the length of a row, so each document of a packed row is looked
-        up by itself.
-        """
-        embedding = self.embeddings.tok_embeddings
-        is_packed = len(layout.cu_seqlens) - 1 > layout.grid[0]
-        if is_packed and embedding.training and hasattr(embedding, "neftune_noise_alpha"):
-            documents = layout.unpad(input_ids).split(layout.with_lengths().lengths)
-            return torch.cat([embedding(document[None]) for document in documents], 1)[0]
-        return layout.unpad(embedding(input_ids.reshape(layout.grid)).view(*layout.shape, -1))
 
     def _encode(
         self, layout: PackedLayout | None = None, **inputs: Any
@@ -596,6 +617,7 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
     """
 
     _tied_weights_keys = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
+    _loss_type = "ForMaskedLM"
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config)
@@ -676,8 +698,13 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
         weight: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
+        if is_program():
+            # The number of labelled tokens is data: all rows are computed, and the others count for nothing.
+            logits = self.decoder(self.head(hidden_states.flatten(0, -2)))
+            items = labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            return cross_entropy(logits, labels.masked_fill(~labelled, -100).flatten(), items)
         # Computed once, because nonzero waits for the GPU.
-        indices = labelled.flatten().nonzero().squeeze(1)
+        indices = _labelled_rows(labelled)
         rows = self.head(hidden_states.flatten(0, -2).index_select(0, indices))
         targets = labels.flatten().index_select(0, indices)
         if weight is None:
@@ -695,12 +722,8 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
 
 
 class LlmJpModernBertClassifier(LlmJpModernBertWithHead):
-    """Base class of the classifiers: encoder, prediction head, dropout and a linear layer.
+    """Base class of the classifiers: encoder, prediction head, dropout and a linear layer."""
 
-    Their losses are means over the batch, so Trainer must divide by the gradient accumulation steps.
-    """
-
-    accepts_loss_kwargs = False
     _pools = True
     _output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
 
@@ -720,12 +743,15 @@ class LlmJpModernBertClassifier(LlmJpModernBertWithHead):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> ModelOutput:
         """Classify a batch. The inputs are those of `build_layout`, which also lists the errors, and:
 
         Args:
             labels: see the class, as for the shape of the logits.
+            num_items_in_batch: divisor of the summed loss, as passed by Trainer; the number of labels in this batch if
+                None.
 
         Returns:
             `loss` if there are labels, `logits`, and `hidden_states` and `attentions` on request.
@@ -737,10 +763,14 @@ class LlmJpModernBertClassifier(LlmJpModernBertWithHead):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = None
+        if labels is not None:
+            # Not passed if None, which a user's `loss_function` need not accept.
+            items = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            loss = self._loss(logits, labels, **items)
         return self._output_class(loss=loss, logits=logits, **recorded)
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, **items: Any) -> torch.Tensor:
         raise NotImplementedError
 
     def _classify(self, **inputs: Any) -> tuple[torch.Tensor, PackedLayout, dict[str, Any]]:
@@ -757,17 +787,20 @@ class LlmJpModernBertClassifier(LlmJpModernBertWithHead):
     def _pool(self, hidden_states: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """`(*shape, hidden)` → `(documents, hidden)`: the first token of each document, or the mean of its tokens."""
         packed = layout.unpad(hidden_states)
-        lengths = layout.cu_seqlens.diff()[:, None]
+        # Padding of a dense layout: document −1, hidden states of zero.
+        is_token, documents = layout.document_ids >= 0, layout.document_ids.clamp(min=0)
+        zeros = torch.zeros_like(layout.cu_seqlens[:-1], dtype=torch.long)
         if self.config.classifier_pooling == "cls":
             # An empty document has no first token: it reads an additional row of zeros.
-            packed = torch.cat([packed, packed.new_zeros(1, packed.shape[-1])])
-            first = torch.where(lengths[:, 0] > 0, layout.cu_seqlens[:-1].long(), len(packed) - 1)
-            return packed[first]
+            end = layout.cu_seqlens[-1].long()
+            cells = torch.arange(packed.shape[0], device=packed.device).where(is_token, end)
+            return nn.functional.pad(packed, (0, 0, 0, 1))[(zeros + end).scatter_reduce(0, documents, cells, "amin")]
         # Sums over thousands of tokens are inaccurate in half precision.
         dtype = torch.promote_types(packed.dtype, torch.float32)
-        zeros = packed.new_zeros(len(lengths), packed.shape[-1], dtype=dtype)
-        sums = zeros.index_add(0, layout.document_ids, packed.to(dtype))
-        return (sums / lengths.clamp(min=1)).to(packed.dtype)
+        sums = packed.new_zeros(zeros.shape[0], packed.shape[-1], dtype=dtype)
+        sums = sums.index_add(0, documents, packed.to(dtype))
+        lengths = zeros.index_add(0, documents, is_token.long())
+        return (sums / lengths.clamp(min=1)[:, None]).to(packed.dtype)
 
 
 class LlmJpModernBertForSequenceClassification(LlmJpModernBertClassifier):
@@ -783,8 +816,14 @@ class LlmJpModernBertForSequenceClassification(LlmJpModernBertClassifier):
         >>> model(**tokenizer(["晴れ", "雨"], padding=True, return_tensors="pt"), labels=torch.tensor([0, 2])).loss
     """
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+    _loss_type = "ForSequenceClassification"
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, **items: Any) -> torch.Tensor:
+        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **items)
+        if items and self.config.problem_type in ("regression", "multi_label_classification"):
+            # transformers' losses of scores and of several labels are always means over this batch.
+            loss = loss * (labels.numel() / items["num_items_in_batch"])
+        return loss
 
 
 class LlmJpModernBertForTokenClassification(LlmJpModernBertClassifier):
@@ -794,11 +833,12 @@ class LlmJpModernBertForTokenClassification(LlmJpModernBertClassifier):
     num_labels)`.
     """
 
+    _loss_type = "ForTokenClassification"
     _pools = False
     _output_class = TokenClassifierOutput
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.loss_function(logits=logits, labels=labels, config=self.config)
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, **items: Any) -> torch.Tensor:
+        return self.loss_function(logits=logits, labels=labels, config=self.config, **items)
 
 
 class LlmJpModernBertForMultipleChoice(LlmJpModernBertClassifier):
@@ -808,6 +848,8 @@ class LlmJpModernBertForMultipleChoice(LlmJpModernBertClassifier):
     hidden)`. `labels` are the int64 indices `(batch,)` of the correct choices; `logits` are `(batch, choices)`.
     """
 
+    # Not in transformers' mapping: the loss is below.
+    _loss_type = "ForMultipleChoice"
     _output_class = MultipleChoiceModelOutput
 
     def __init__(self, config: ModernBertConfig) -> None:
@@ -821,13 +863,14 @@ class LlmJpModernBertForMultipleChoice(LlmJpModernBertClassifier):
         logits, layout, recorded = super()._classify(**flat)
         return logits.view(-1, choices), layout, recorded
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(logits, labels)
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, **items: Any) -> torch.Tensor:
+        return fixed_cross_entropy(logits, labels, **items)
 
 
 class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
     """The encoder with a classifier of the first and the last token of an answer."""
 
+    _loss_type = "ForQuestionAnswering"
     _pools = False
 
     @can_return_tuple
@@ -839,12 +882,14 @@ class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
         """Score the ends of answers. The inputs are those of `build_layout`, which also lists the errors, and:
 
         Args:
             start_positions, end_positions: `(batch,)` int64 columns of the answer's first and last token.
+            num_items_in_batch: divisor of the summed loss; the number of answers within this batch's rows if None.
 
         Returns:
             `loss` if both positions are given, `start_logits` and `end_logits` `(batch, length)`, which at padding are
@@ -857,18 +902,43 @@ class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        if layout.indices is not None:
+        if layout.indices is not None or layout.dense:
             tokens = layout.repad(torch.ones_like(layout.document_ids, dtype=torch.bool))
             logits = logits.masked_fill(~tokens[..., None], torch.finfo(logits.dtype).min)
         start_logits, end_logits = (part.squeeze(-1).contiguous() for part in logits.split(1, -1))
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
+            items = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions, **items)
         return QuestionAnsweringModelOutput(loss=loss, start_logits=start_logits, end_logits=end_logits, **recorded)
+
+
+# A graph would need the number of labelled rows.
+@torch.compiler.disable(reason="The masked-LM loss depends on the number of labels. Use compile_layers().")
+def _labelled_rows(labelled: torch.Tensor) -> torch.Tensor:
+    return labelled.flatten().nonzero().squeeze(1)
 
 
 def _norm(config: LlmJpModernBertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+def _layer_types(config: LlmJpModernBertConfig) -> list[str]:
+    """Return the type of each layer, and drop those of layers that a smaller `num_hidden_layers` removed.
+
+    Raises:
+        ValueError: there are more layers than types.
+    """
+    layer_types, count = config.layer_types or [], config.num_hidden_layers
+    if len(layer_types) < count:
+        raise ValueError(
+            f"num_hidden_layers={count}, but layer_types names {len(layer_types)} layers. "
+            "To add layers with new weights, set layer_types or global_attn_every_n_layers too."
+        )
+    if len(layer_types) > count:
+        # Otherwise the configuration could not be saved.
+        config.layer_types = layer_types[:count]
+    return layer_types[:count]
 
 
 def _window(config: LlmJpModernBertConfig, layer_type: str) -> int | None:
@@ -893,21 +963,3 @@ __all__ = [
     "LlmJpModernBertModel",
     "LlmJpModernBertPreTrainedModel",
 ]
-def _layer_types(config: LlmJpModernBertConfig) -> list[str]:
-    """Return the type of each layer, and drop those of layers that a smaller `num_hidden_layers` removed.
-
-    Raises:
-        ValueError: there are more layers than types.
-    """
-    layer_types, count = config.layer_types or [], config.num_hidden_layers
-    if len(layer_types) < count:
-        raise ValueError(
-            f"num_hidden_layers={count}, but layer_types names {len(layer_types)} layers. "
-            "To add layers with new weights, set layer_types or global_attn_every_n_layers too."
-        )
-    if len(layer_types) > count:
-        # Otherwise the configuration could not be saved.
-        config.layer_types = layer_types[:count]
-    return layer_types[:count]
-
-

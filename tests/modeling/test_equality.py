@@ -5,6 +5,7 @@ transformers reads one document at a time where its padded positions would diffe
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -228,22 +229,45 @@ def test_masks_of_every_dtype(backend: str) -> None:
 
 
 @backends
-@pytest.mark.parametrize("form", ["flat", "row", "positions", "collator", "collator with boundaries"])
+@pytest.mark.parametrize("form", ["flat", "row", "positions"])
 def test_packed_documents(backend: str, form: str) -> None:
     own, peer = pair("Model", backend)
     rows = documents(*MIXED)
-    if form.startswith("collator"):
-        collator = DataCollatorWithFlattening(return_flash_attn_kwargs=form != "collator", return_tensors="pt")
-        inputs = dict(collator([{"input_ids": row.tolist()} for row in rows]))
-        inputs.pop("labels", None)
-    else:
-        input_ids = torch.cat(rows)
-        inputs = {"input_ids": input_ids if form == "flat" else input_ids[None]}
-        inputs |= (
-            {"position_ids": restarting_positions(rows)} if form == "positions" else {"cu_seqlens": boundaries(rows)}
-        )
+    input_ids = torch.cat(rows)
+    inputs = {"input_ids": input_ids if form == "flat" else input_ids[None]}
+    inputs |= {"position_ids": restarting_positions(rows)} if form == "positions" else {"cu_seqlens": boundaries(rows)}
     hidden_states = run(own, **inputs).last_hidden_state
     assert hidden_states.shape == (*inputs["input_ids"].shape, HIDDEN)
+    assert_close(hidden_states.view(-1, HIDDEN), peer_hidden_states(peer, rows))
+
+
+COLLATORS: tuple[dict[str, Any], ...] = (
+    {},
+    {"position_ids_start": 1},
+    {"position_ids_start": 2},
+    {"return_flash_attn_kwargs": True},
+    {"return_flash_attn_kwargs": True, "return_position_ids": False},
+    {"return_seq_idx": True},
+    {"return_seq_idx": True, "return_position_ids": False},
+    {"return_seq_idx": True, "return_flash_attn_kwargs": True, "position_ids_start": 2},
+)
+
+
+@backends
+@pytest.mark.parametrize("settings", COLLATORS, ids=str)
+@pytest.mark.parametrize("lengths", [MIXED, (1, 1, 1, 2)])
+def test_flattened_batches_equal_single_documents(
+    backend: str, settings: dict[str, Any], lengths: tuple[int, ...]
+) -> None:
+    accepted = inspect.signature(DataCollatorWithFlattening).parameters
+    if not settings.keys() <= accepted.keys():
+        pytest.skip("this version of transformers lacks the setting")
+    own, peer = pair("Model", backend)
+    rows = documents(*lengths)
+    collator = DataCollatorWithFlattening(**settings, return_tensors="pt")
+    inputs = dict(collator([{"input_ids": row.tolist()} for row in rows]))
+    inputs.pop("labels", None)
+    hidden_states = run(own, **inputs).last_hidden_state
     assert_close(hidden_states.view(-1, HIDDEN), peer_hidden_states(peer, rows))
 
 
@@ -257,25 +281,29 @@ def test_packed_document_lengths(backend: str, lengths: tuple[int, ...]) -> None
 
 
 @backends
-def test_several_packed_rows(backend: str) -> None:
+@pytest.mark.parametrize("start", [0, 2, 514])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_several_packed_rows(backend: str, start: int, dtype: torch.dtype) -> None:
     """Positions restart within the rows of a batch, and each row starts a document."""
     own, peer = pair("Model", backend)
     rows = documents(70, 130, 150, 50)
     input_ids = torch.cat(rows).view(2, 200)
-    position_ids = torch.cat([torch.arange(len(row)) for row in rows]).view(2, 200)
+    position_ids = (torch.cat([torch.arange(len(row)) for row in rows]).view(2, 200) + start).to(dtype)
     hidden_states = run(own, input_ids=input_ids, position_ids=position_ids).last_hidden_state
     assert_close(hidden_states.view(-1, HIDDEN), peer_hidden_states(peer, rows))
 
 
 @backends
-def test_positions_with_padding(backend: str) -> None:
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_with_padding(backend: str, start: int, side: str) -> None:
     """Packed and padded rows: the mask marks the tokens, the positions mark the document starts."""
     own, peer = pair("Model", backend)
     rows = documents(70, 60, 100)
-    input_ids = padded([torch.cat(rows[:2]), rows[2]])
-    mask = padding_mask([torch.cat(rows[:2]), rows[2]])
-    position_ids = padded([torch.cat([torch.arange(70), torch.arange(60)]), torch.arange(100)])
-    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    input_ids = padded([torch.cat(rows[:2]), rows[2]], side)
+    mask = padding_mask([torch.cat(rows[:2]), rows[2]], side)
+    positions = [torch.cat([torch.arange(70), torch.arange(60)]) + start, torch.arange(100) + start]
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": padded(positions, side, fill=1)}
     hidden_states = run(own, **inputs).last_hidden_state
     assert_close(hidden_states[mask.bool()], peer_hidden_states(peer, rows))
 
@@ -337,6 +365,60 @@ def test_problem_types(num_labels: int, problem_type: str | None, labels: torch.
     inputs = {"input_ids": torch.stack(documents(20, 20, 20)), "labels": labels}
     assert_outputs_close(run(own, **inputs), run(peer, **inputs))
     assert own.config.problem_type == peer.config.problem_type
+
+
+ITEMS = (
+    ("ForMaskedLM", {}, lambda ids: {"labels": ids.where(ids % 3 == 0, -100)}),
+    ("ForTokenClassification", {"num_labels": 3}, lambda ids: {"labels": (ids % 3).where(ids % 5 > 1, -100)}),
+    ("ForSequenceClassification", {"num_labels": 3}, lambda ids: {"labels": ids[:, 0] % 3}),
+    ("ForSequenceClassification", {"num_labels": 1}, lambda ids: {"labels": ids[:, 0] / VOCAB}),
+    (
+        "ForSequenceClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        lambda ids: {"labels": (ids[:, :3] % 2).float()},
+    ),
+    (
+        "ForSequenceClassification",
+        {"num_labels": 3, "problem_type": "regression"},
+        lambda ids: {"labels": ids[:, :3] / VOCAB},
+    ),
+    ("ForMultipleChoice", {}, lambda ids: {"labels": ids[:, 0, 0] % 2}),
+    ("ForQuestionAnswering", {}, lambda ids: {"start_positions": ids[:, 0] % 20, "end_positions": ids[:, 1] % 20}),
+)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize(("head", "changes", "label"), ITEMS)
+def test_losses_of_unequal_parts_add_up_to_loss_of_batch(
+    head: str, changes: dict[str, Any], label: Any, as_tensor: bool
+) -> None:
+    """With `num_items_in_batch`, micro-batches or ranks of different sizes give the mean over all items."""
+    own, peer = pair(head, **changes)
+    ids = torch.stack(documents(*(20,) * 6))
+    ids = torch.stack([ids, ids.flip(1)], 1) if head == "ForMultipleChoice" else ids
+    labels = label(ids)
+    loss = peer(input_ids=ids, **labels).loss
+    items: Any = len(ids) if "labels" not in labels else int((labels["labels"] != -100).sum())
+    items = torch.tensor(items) if as_tensor else items
+    loss.backward()
+    parts = [
+        own(
+            input_ids=ids[part],
+            **{name: values[part] for name, values in labels.items()},
+            num_items_in_batch=items,
+        ).loss
+        for part in (slice(0, 1), slice(1, 4), slice(4, 6))
+    ]
+    for part in parts:
+        part.backward()
+    assert_close(torch.stack(parts).sum(), loss, LOSS_TOLERANCE)
+    assert_gradients_close(own, peer)
+
+
+def test_token_loss_of_part_without_labels_is_zero() -> None:
+    own, _ = pair("ForTokenClassification")
+    ids = torch.stack(documents(20))
+    assert float(own(input_ids=ids, labels=torch.full_like(ids, -100), num_items_in_batch=7).loss) == 0.0
 
 
 # Masked-LM loss
