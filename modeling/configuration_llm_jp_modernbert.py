@@ -5,20 +5,25 @@ transformers 4 describes the alternation of global and local attention by `globa
 these, for which transformers 4 silently uses its defaults. This configuration reads and writes both.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`, which would hide the types of the fields from `strict`.
 import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers.models.modernbert.configuration_modernbert import ModernBertConfig
 
 PLAIN_MODEL_TYPE = ModernBertConfig.model_type
 _OLD_KEYS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
 _CLASS_PREFIX = "LlmJp"
-# Far above any encoder: a configuration of a few bytes must not fill the memory.
-_MAX_LAYERS = 1000
-_MAX_PARAMETERS = 10**11
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size"),
+    *("num_hidden_layers", "num_attention_heads", "max_position_embeddings", "local_attention"),
+)
+# Far beyond any encoder: larger numbers are mistakes that would fill the memory.
+_MAX_LAYERS, _MAX_PARAMETERS = 1000, 10**11
 
 
 @strict
@@ -57,27 +62,16 @@ class LlmJpModernBertConfig(ModernBertConfig):
     allow_longer_input: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._check_size()
+        _check_values({**vars(self), **kwargs})
         every = kwargs.pop("global_attn_every_n_layers", None)
         if self.layer_types is None and every is not None:
             self.layer_types = _alternation(self.num_hidden_layers, every)
         super().__post_init__(**_with_local_theta(kwargs, self.default_theta["global"]))
-
-    def _check_size(self) -> None:
-        sizes = (self.num_hidden_layers, self.hidden_size, self.intermediate_size, self.vocab_size)
-        if not all(isinstance(size, int) for size in sizes):
-            return  # the decorator names the wrong type
-        layers, width, inner, vocabulary = sizes
-        parameters = vocabulary * width + layers * width * (4 * width + 3 * inner)
-        if layers > _MAX_LAYERS or parameters > _MAX_PARAMETERS or min(sizes) < 1:
-            raise ValueError(
-                f"num_hidden_layers={layers}, hidden_size={width}, intermediate_size={inner} and "
-                f"vocab_size={vocabulary}: each must be at least 1, with at most {_MAX_LAYERS:,} layers and "
-                f"{_MAX_PARAMETERS:,} parameters."
-            )
+        for kind, rope in (self.rope_parameters or {}).items():
+            _check_theta(f"rope_parameters.{kind}.rope_theta", rope.get("rope_theta"))
 
     @classmethod
-    def of(cls, config: ModernBertConfig) -> LlmJpModernBertConfig:
+    def of(cls, config: ModernBertConfig) -> "LlmJpModernBertConfig":
         """Convert transformers' configuration to this class, in plain format; return this class unchanged."""
         if isinstance(config, cls):
             return config
@@ -121,14 +115,24 @@ class LlmJpModernBertConfig(ModernBertConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a dictionary like transformers, and translate that of a `modernbert` checkpoint."""
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return _translate_plain(config_dict), kwargs
+        """Read a dictionary like transformers, and translate that of a `modernbert` checkpoint.
+
+        Raises:
+            ValueError: a value has a wrong type or is out of range.
+        """
+        with _one_line_errors():
+            config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            return _translate_plain(config_dict), kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from a dictionary; with `model_type: modernbert`, missing keys get ModernBERT's defaults."""
-        return super().from_dict(_translate_plain(config_dict), **kwargs)
+        """Build from a dictionary; with `model_type: modernbert`, missing keys get ModernBERT's defaults.
+
+        Raises:
+            ValueError: a value has a wrong type or is out of range.
+        """
+        with _one_line_errors():
+            return super().from_dict(_translate_plain(config_dict), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings under transformers 5's names and, where they exist, also under transformers 4's."""
@@ -166,6 +170,7 @@ def _translate_plain(config_dict: dict[str, Any]) -> dict[str, Any]:
     """
     if config_dict.get("model_type") != PLAIN_MODEL_TYPE:
         return config_dict
+    _check_values(config_dict)
     values = _with_local_theta(config_dict, ModernBertConfig.default_theta["global"])
     plain = ModernBertConfig.from_dict(dict(values))
     defaults = {
@@ -178,3 +183,45 @@ def _translate_plain(config_dict: dict[str, Any]) -> dict[str, Any]:
     for key in ("model_type", *_OLD_KEYS):
         translated.pop(key, None)
     return translated
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn the errors of wrong values into a ValueError of one line; transformers' have several or name no cause."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ValueError(f"configuration: {' '.join(str(error).split())}") from error
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        raise ValueError(f"configuration: {type(error).__name__}: {error}") from error
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Check values that transformers computes with before it checks them; it checks the types of the fields itself.
+
+    Raises:
+        ValueError: a value has a wrong type, or a model of these sizes cannot be meant.
+    """
+    for name in (*_SIZES, "global_attn_every_n_layers", "num_labels"):
+        size = values.get(name)
+        if size is not None and not (isinstance(size, int) and size >= 1):
+            raise ValueError(f"{name} must be a positive integer, not {size!r}.")
+    vocabulary, hidden, intermediate, layers = (values.get(name) or 0 for name in _SIZES[:4])
+    parameters = vocabulary * hidden + layers * hidden * (4 * hidden + 3 * intermediate)
+    if layers > _MAX_LAYERS or parameters > _MAX_PARAMETERS:
+        raise ValueError(
+            f"num_hidden_layers={layers}, hidden_size={hidden}, intermediate_size={intermediate}, "
+            f"vocab_size={vocabulary}: {parameters:.3g} parameters or {layers} layers are more than an encoder has."
+        )
+    for name in ("global_rope_theta", "local_rope_theta"):
+        if name in values and (values[name] is not None or name == "global_rope_theta"):
+            _check_theta(name, values[name])
+    labels = values.get("id2label") or {}
+    is_mapping = isinstance(labels, Mapping) and all(str(key).isdecimal() for key in labels)
+    if not is_mapping or not all(isinstance(label, str) for label in labels.values()):
+        raise ValueError(f"id2label must map numbers to names, not {str(labels)[:80]!r}.")
+
+
+def _check_theta(name: str, theta: Any) -> None:
+    if not isinstance(theta, int | float) or not theta > 0:
+        raise ValueError(f"{name} must be a positive number, not {theta!r}.")

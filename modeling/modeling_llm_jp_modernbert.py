@@ -68,6 +68,12 @@ _PUSH_ARGUMENTS = (
 class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
     """RoPE (RoFormer, arXiv 2104.09864) of global and local layers, for every RoPE type of transformers."""
 
+    def __init__(self, config: ModernBertConfig, device: Any = None) -> None:
+        try:
+            super().__init__(config, device)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"rope_parameters={config.rope_parameters}: {type(error).__name__}: {error}") from error
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Recompute the frequencies, which no checkpoint contains, after loading created the model without data."""
@@ -130,6 +136,10 @@ class LlmJpModernBertEmbeddings(nn.Module):
 
     def __init__(self, config: LlmJpModernBertConfig) -> None:
         super().__init__()
+        if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
+            raise ValueError(
+                f"pad_token_id={config.pad_token_id} is outside the vocabulary of {config.vocab_size} tokens."
+            )
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.norm = _norm(config)
         self.drop = nn.Dropout(config.embedding_dropout)
@@ -149,7 +159,7 @@ class LlmJpModernBertMLP(nn.Module):
     def __init__(self, config: LlmJpModernBertConfig) -> None:
         super().__init__()
         self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
-        self.act = ACT2FN[config.hidden_activation]
+        self.act = _activation(config.hidden_activation)
         self.drop = nn.Dropout(config.mlp_dropout)
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
@@ -249,7 +259,7 @@ class LlmJpModernBertPredictionHead(nn.Module):
     def __init__(self, config: LlmJpModernBertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.classifier_bias)
-        self.act = ACT2FN[config.classifier_activation]
+        self.act = _activation(config.classifier_activation)
         self.norm = _norm(config)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -921,6 +931,12 @@ def _labelled_rows(labelled: torch.Tensor) -> torch.Tensor:
 
 def _norm(config: LlmJpModernBertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACT2FN:
+        raise ValueError(f"transformers has no activation {name!r}; choose one of {', '.join(sorted(ACT2FN))}.")
+    return ACT2FN[name]
 
 
 def _layer_types(config: LlmJpModernBertConfig) -> list[str]:

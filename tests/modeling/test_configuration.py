@@ -258,3 +258,66 @@ def test_defaults_are_base_model_of_paper() -> None:
     assert (config.bos_token_id, config.cls_token_id) == (5, 5)
     assert (config.eos_token_id, config.sep_token_id, config.pad_token_id) == (6, 6, 4)
     assert (config.max_position_embeddings, config.local_attention) == (8192, 128)
+
+
+WRONG = (
+    {"hidden_size": "64"},
+    {"num_hidden_layers": 4.0},
+    {"num_hidden_layers": 0},
+    {"num_hidden_layers": 10**6},
+    {"num_hidden_layers": 10**12},
+    {"hidden_size": 10**9},
+    {"vocab_size": True},
+    {"vocab_size": 10**12},
+    {"num_attention_heads": 0},
+    {"eos_token_id": "6"},
+    {"layer_types": "full_attention"},
+    {"layer_types": [1, 2, 3, 4]},
+    {"layer_types": ["full_attention"] * 3},
+    {"rope_parameters": "default"},
+    {"rope_parameters": {"full_attention": "default"}},
+    {"rope_parameters": {"full_attention": {"rope_theta": "x"}}},
+    {"global_attn_every_n_layers": "3"},
+    {"global_attn_every_n_layers": 0},
+    {"global_rope_theta": None},
+    {"local_rope_theta": [1]},
+    {"hidden_activation": 3},
+    {"classifier_pooling": "max"},
+    {"norm_eps": "1e-5"},
+    {"id2label": ["a"]},
+    {"id2label": {"0": {"name": "a"}}},
+    {"num_labels": "3"},
+    {"tie_word_embeddings": "no"},
+)
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "llm-jp-modernbert"])
+@pytest.mark.parametrize("values", WRONG, ids=str)
+def test_wrong_value_raises_one_line_with_its_key(tmp_path: Path, values: dict[str, Any], model_type: str) -> None:
+    write(tmp_path, settings(num_hidden_layers=4) | values, model_type)
+    with pytest.raises(ValueError, match=next(iter(values))) as raised:
+        LlmJpModernBertConfig.from_pretrained(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "cause"),
+    [
+        ({"pad_token_id": 500}, "pad_token_id=500"),
+        ({"hidden_activation": "nonsense"}, "nonsense"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "nonsense"}}}, "rope_parameters.*nonsense"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": "2"}}}, "rope_parameters.*'factor'"),
+    ],
+)
+def test_value_that_no_model_can_use_raises_one_line(tmp_path: Path, values: dict[str, Any], cause: str) -> None:
+    write(tmp_path, settings(num_hidden_layers=4) | values, "llm-jp-modernbert")
+    config = LlmJpModernBertConfig.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=cause) as raised:
+        LlmJpModernBertForMaskedLM(config)
+    assert "\n" not in str(raised.value)
+
+
+def test_absurd_sizes_raise_at_construction() -> None:
+    for sizes in ({"num_hidden_layers": 10**6}, {"hidden_size": 10**7}, {"vocab_size": 10**12}):
+        with pytest.raises(ValueError, match=next(iter(sizes))):
+            LlmJpModernBertConfig(**sizes)
