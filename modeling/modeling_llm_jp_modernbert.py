@@ -485,6 +485,10 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
 class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
     """The encoder without a head.
 
+    Layers, and hooks on them, see one packed row `(total_tokens, hidden)` without padding. Hooks on the token
+    embeddings, such as NEFTune's, and `output_hidden_states=True` get `(batch, length, hidden)` like the input. In a
+    graph of torch.compile, torch.export or torch.jit.trace, padding stays in the row; `compile_layers` removes it.
+
     Example:
         >>> model = LlmJpModernBertModel.from_pretrained("llm-jp/llm-jp-modernbert-base")
         >>> model(**tokenizer(["東京", "大阪の天気"], padding=True, return_tensors="pt")).last_hidden_state.shape
