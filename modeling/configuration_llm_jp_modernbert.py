@@ -20,7 +20,7 @@ _OLD_KEYS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_thet
 _CLASS_PREFIX = "LlmJp"
 _SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size"),
-    *("num_hidden_layers", "num_attention_heads", "max_position_embeddings", "local_attention"),
+    *("num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
 )
 # Far beyond any encoder: larger numbers are mistakes that would fill the memory.
 _MAX_LAYERS, _MAX_PARAMETERS = 1000, 10**11
@@ -202,10 +202,11 @@ def _check_values(values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a value has a wrong type, or a model of these sizes cannot be meant.
     """
-    for name in (*_SIZES, "global_attn_every_n_layers", "num_labels"):
+    least = {**dict.fromkeys(_SIZES, 1), "global_attn_every_n_layers": 1, "local_attention": 0, "num_labels": 0}
+    for name, bound in least.items():
         size = values.get(name)
-        if size is not None and not (isinstance(size, int) and size >= 1):
-            raise ValueError(f"{name} must be a positive integer, not {size!r}.")
+        if size is not None and not (isinstance(size, int) and size >= bound):
+            raise ValueError(f"{name} must be an integer of at least {bound}, not {size!r}.")
     vocabulary, hidden, intermediate, layers = (values.get(name) or 0 for name in _SIZES[:4])
     parameters = vocabulary * hidden + layers * hidden * (4 * hidden + 3 * intermediate)
     if layers > _MAX_LAYERS or parameters > _MAX_PARAMETERS:
