@@ -206,13 +206,13 @@ def _check_values(values: Mapping[str, Any]) -> None:
     for name, bound in least.items():
         size = values.get(name)
         if size is not None and not (isinstance(size, int) and size >= bound):
-            raise ValueError(f"{name} must be an integer of at least {bound}, not {size!r}.")
+            raise ValueError(f"{name}={size!r} must be an integer of at least {bound}.")
     vocabulary, hidden, intermediate, layers = (values.get(name) or 0 for name in _SIZES[:4])
     parameters = vocabulary * hidden + layers * hidden * (4 * hidden + 3 * intermediate)
     if layers > _MAX_LAYERS or parameters > _MAX_PARAMETERS:
         raise ValueError(
             f"num_hidden_layers={layers}, hidden_size={hidden}, intermediate_size={intermediate}, "
-            f"vocab_size={vocabulary}: {parameters:.3g} parameters or {layers} layers are more than an encoder has."
+            f"vocab_size={vocabulary}: at most {_MAX_LAYERS:,} layers and {_MAX_PARAMETERS:,} parameters are possible."
         )
     for name in ("global_rope_theta", "local_rope_theta"):
         if name in values and (values[name] is not None or name == "global_rope_theta"):
