@@ -70,6 +70,7 @@ def _train(
     from llm_jp_modernbert.core.terminal import console
 
     from .callbacks import ProbeCallback, ProgressCallback
+    from .report import end_lines, start_lines
     from .run.checkpoints import StopSignals
     from .run.publishing import RevisionPublisher
 
@@ -92,6 +93,8 @@ def _train(
         if not main:
             trainer.restore(checkpoint)
 
+    for line in start_lines(trainer):
+        logger.info("%s", line)
     with stop.listening(), closing(progress):
         if trainer.schedule.progress(trainer.state.global_step) < 1.0:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -100,7 +103,10 @@ def _train(
             signal = stop.received or "signal to another rank"
             logger.info("%s: saved after step %d. Resume with resume_from_checkpoint=true.", signal, step)
         else:
+            trainer.evaluate_last()
             _save_final(trainer, run)
+            for line in end_lines(trainer, run):
+                logger.info("%s", line)
         if publisher is not None:
             # After a signal, the scheduler ends the process within seconds.
             publisher.finish(seconds=10.0 if trainer.stopping else 600.0)
@@ -191,7 +197,7 @@ def _make_trainer(
 
 
 def _save_final(trainer: PretrainingTrainer, run: Path) -> None:
-    """Saves the trained model into the run directory and logs a summary. Each file is replaced atomically."""
+    """Saves the trained model into the run directory. Each file is replaced atomically."""
     from .run.checkpoints import staging
 
     folder = staging(run)
@@ -203,23 +209,6 @@ def _save_final(trainer: PretrainingTrainer, run: Path) -> None:
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         for file in folder.iterdir():
             os.replace(file, run / file.name)
-    totals = trainer.totals
-    skipped = {
-        "broken rows": totals.broken_rows,
-        "blank rows": totals.blank_rows,
-        "tokens beyond the sequence length": totals.truncated_tokens,
-        "steps with a non-finite loss": totals.skipped_steps,
-    }
-    counts = ", ".join(f"{count:,.0f} {name}" for name, count in skipped.items() if count)
-    logger.info(
-        "%s: %s steps, %s tokens, packing efficiency %s%s. The model is in %s",
-        trainer.recipe.stage,
-        f"{trainer.state.global_step:,}",
-        f"{totals.tokens:,.0f}",
-        f"{totals.packing_efficiency:.1%}",
-        f"; skipped: {counts}" if counts else "",
-        run,
-    )
 
 
 if __name__ == "__main__":

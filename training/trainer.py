@@ -176,6 +176,14 @@ class PretrainingTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def evaluate_last(self) -> None:
+        """Evaluates on the held-out text at the end of training, unless the last step was evaluated."""
+        evaluated = any(
+            entry["step"] == self.state.global_step for entry in self.state.log_history if "eval_loss" in entry
+        )
+        if self.validation is not None and not evaluated:
+            self.evaluate()
+
     def restore(self, checkpoint: Path) -> None:
         """Restores counts and position in the data; `train` restores everything else from the same checkpoint.
 
