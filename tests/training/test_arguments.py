@@ -365,6 +365,17 @@ def test_rendered_recipe_loads_as_the_same_recipe(write: Any, tmp_path: Path, ov
     assert render(again) == text
 
 
+def test_no_access_token_is_written(write: Any) -> None:
+    token = "hf_" + "aB3" * 12
+    place = f"https://user:{token}@example.org/hf_datasets/texts.parquet"
+    recipe = load_recipe(write(hub_token=token, train_data=[{"path": place}], lr_scheduler_kwargs=None))
+    assert recipe.hub_token == token
+    for text in (render(recipe), str(fingerprint(recipe))):
+        assert token not in text
+        assert "hf_datasets" in text
+    assert differences(fingerprint(recipe), recipe) == []
+
+
 def test_recipe_is_frozen(write: Any) -> None:
     recipe = load_recipe(write())
     with pytest.raises(FrozenInstanceError, match="learning_rate"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -43,6 +44,8 @@ _NOT_DECISIVE = {
 }
 # How the rows of a step are divided among devices and batches; only their product affects the result.
 _DIVISION = {"tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"}
+# Access tokens of the Hub, such as in the address of a dataset. Names such as hf_datasets are shorter.
+_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 # A secret, and a key that recipes do not support.
 _UNWRITTEN = {"hub_token", "num_train_epochs"}
 
@@ -176,12 +179,13 @@ def _override(keys: dict[str, Any], override: str) -> None:
 
 
 def _values(recipe: PretrainingArguments) -> dict[str, Any]:
-    """The keys as JSON values."""
+    """The keys as JSON values, without access tokens."""
     plain = {key: getattr(recipe, key) for key in _KEYS if key not in _UNWRITTEN}
     # The number of rows follows from tokens_per_batch; a recipe must not set both.
     if recipe.tokens_per_batch is not None:
         del plain["per_device_train_batch_size"]
-    values: dict[str, Any] = json.loads(json.dumps(plain, ensure_ascii=False, default=_to_json))
+    text = json.dumps(plain, ensure_ascii=False, default=_to_json)
+    values: dict[str, Any] = json.loads(_TOKENS.sub("hf_***", text))
     return values
 
 
