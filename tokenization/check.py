@@ -104,6 +104,11 @@ def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
             )
 
 
+def match_length(tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    """Sets a tokenizer's `model_max_length` to the `max_position_embeddings` of the model that it is saved with."""
+    tokenizer.model_max_length = config.max_position_embeddings
+
+
 def _run(name: str, check: Callable[[], tuple[bool, str]]) -> Check:
     try:
         return Check(name, *check())

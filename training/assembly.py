@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.inference.loading import load_tokenizer, loading_errors
-from llm_jp_modernbert.tokenization import check_fits
+from llm_jp_modernbert.tokenization import check_fits, match_length
 
 from .data.blocks import BlockMaker, BlockSettings
 from .data.masking import Masking
@@ -87,6 +87,7 @@ def make_model(
                 f"{config.max_position_embeddings} (max_position_embeddings). Shorten it, or set "
                 f"model.max_position_embeddings={recipe.sequence_length}."
             )
+        match_length(tokenizer, config)
         # Checkpoints load with transformers alone.
         config.checkpoint_format = "plain"
         if source is None:

@@ -201,11 +201,14 @@ def _check_options(options: ReleaseOptions) -> None:
 
 def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBertForMaskedLM, PreTrainedTokenizerBase]:
     """Writes weights, configuration, tokenizer and training files; returns the source in float32."""
+    from llm_jp_modernbert.tokenization import match_length
+
     source = str(options.source)
     model: Any = load_masked_lm(source, dtype=options.dtype, device="cpu")
     tokenizer = load_tokenizer(source)
     if tokenizer.mask_token_id is None:
         raise UsageError(f"{source}: its tokenizer has no mask token.")
+    match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
     tokenizer.save_pretrained(folder)
     staging.stage_training(options.source, folder)

@@ -151,6 +151,7 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
     # After the texts, so that mistakes in --data are reported without waiting for torch.
     with console.status("Loading torch and transformers"):
         from llm_jp_modernbert.core.terminal import quiet_libraries
+        from llm_jp_modernbert.tokenization import match_length
 
         quiet_libraries()
     with TemporaryDirectory(prefix="quickstart-") as folder:
@@ -163,6 +164,7 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
             questions = held_out_questions(texts.held_out, tokenizer, texts.train) or questions
         with atomic_directory(options.out, replace=True) as out:
             trainer.model.cpu().save_pretrained(out, format="plain")
+            match_length(tokenizer, trainer.model.config)
             tokenizer.save_pretrained(out)
             shutil.copy(Path(trainer.recipe.output_dir) / "training.json", out)
             reloaded = reload_alone(out, [question.text for question in questions])

@@ -64,6 +64,8 @@ def test_release_is_complete_and_loads_without_this_package(
     assert [commit.title for commit in repository.history(repository.find("main"))] == ["Release", "initial commit"]
     for name in ("model.safetensors", "tokenizer.json"):
         assert hub.read(NAME, name) == (source / name).read_bytes()
+    settings, config = (json.loads(hub.read(NAME, f"{name}config.json")) for name in ("tokenizer_", ""))
+    assert settings["model_max_length"] == config["max_position_embeddings"]
     listed = json.loads(hub.read(NAME, "release.json"))["files"]
     for path, entry in listed.items():
         assert entry["sha256"] == hashlib.sha256(hub.read(NAME, path)).hexdigest()

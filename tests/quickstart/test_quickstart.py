@@ -55,7 +55,9 @@ def test_quickstart_writes_a_model_that_transformers_loads(data: Path, tmp_path:
     assert type(model) is ModernBertForMaskedLM
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert model.num_parameters() == report["parameters"]
-    assert len(AutoTokenizer.from_pretrained(out)) == report["vocabulary"]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert len(tokenizer) == report["vocabulary"]
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == 1024
     assert [stage["steps"] for stage in report["stages"]] == [2, 1]
     assert set(report["masked_accuracy"]) == {"untrained", "after short context", "after long context"}
     assert len(report["questions"]) == 5

@@ -15,6 +15,7 @@ import runs
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoTokenizer,
     DataCollatorForLanguageModeling,
     ModernBertForMaskedLM,
     Trainer,
@@ -167,6 +168,28 @@ def assert_close(one: Path, other: Path) -> None:
     weights = [load_file(run / "model.safetensors") for run in (one, other)]
     for name, weight in weights[0].items():
         assert torch.allclose(weight, weights[1][name], rtol=0, atol=2e-5), name
+
+
+def test_saved_tokenizer_and_model_agree_on_the_length(data: Data, tmp_path: Path) -> None:
+    """Also in a second stage with more positions, and in averages of checkpoints that do not agree."""
+    from llm_jp_modernbert.training.run.averaging import average_checkpoints
+
+    first = runs.recipe(*data, tmp_path / "first", max_steps=2, warmup_steps=0, save_steps=1)
+    train(first)
+    second = {key: value for key, value in first.items() if key not in ("model", "tokenizer")}
+    second |= {"init_from": str(tmp_path / "first"), "model": {"max_position_embeddings": 512}}
+    train({**second, "output_dir": str(tmp_path / "second"), "sequence_length": 512})
+    older = json.loads((tmp_path / "first/checkpoint-2/tokenizer_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "first/checkpoint-2/tokenizer_config.json").write_text(json.dumps({**older, "model_max_length": 8192}))
+    average_checkpoints([tmp_path / "first" / f"checkpoint-{step}" for step in (1, 2)], tmp_path / "average")
+    saved = {"first": 128, "first/checkpoint-1": 128, "second": 512, "second/checkpoint-2": 512, "average": 128}
+    for name, length in saved.items():
+        tokenizer, model = (kind.from_pretrained(tmp_path / name) for kind in (AutoTokenizer, ModernBertForMaskedLM))
+        assert tokenizer.model_max_length == model.config.max_position_embeddings == length
+        assert tokenizer("今日は天気が良い。" * 200, truncation=True, return_tensors="pt")["input_ids"].shape == (
+            1,
+            length,
+        )
 
 
 @pytest.mark.parametrize("everything", [False, True])

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory, lock, read_json
+from llm_jp_modernbert.core.files import atomic_directory, lock, read_config, read_json
 
 from .checkpoints import unreadable_weights
 
@@ -70,6 +71,7 @@ def average_checkpoints(directories: Sequence[str | os.PathLike[str]], out_dir: 
         for name in (*_COPIED, *(path.name for path in sources[-1].glob("*.py"))):
             if (sources[-1] / name).is_file():
                 shutil.copy(sources[-1] / name, folder / name)
+        _match_length(folder)
         provenance = [{"name": source.name, "step": _step(source)} for source in sources]
         (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
     return out
@@ -81,6 +83,14 @@ class _Index(TypedDict):
 
 class _State(TypedDict):
     global_step: int
+
+
+def _match_length(folder: Path) -> None:
+    """As `tokenization.match_length`, for the files of checkpoints written before it."""
+    tokenizer, longest = folder / "tokenizer_config.json", read_config(folder).get("max_position_embeddings")
+    if tokenizer.is_file() and longest is not None:
+        settings = {**read_json(tokenizer, dict[str, Any]), "model_max_length": longest}
+        tokenizer.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _weight_files(source: Path) -> dict[str, Path]:
