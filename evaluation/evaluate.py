@@ -129,7 +129,7 @@ class _Evaluation:
                     path = self._out / name / f"side-by-side-{protocol}.md"
                     write_whole(path, text)
                     logger.info("Answers side by side: %s", path)
-            except (ValueError, OSError) as error:
+            except Exception as error:
                 self.failures.add(f"comparison of {name}", error)
 
     def _load(self, task: Task) -> Data:

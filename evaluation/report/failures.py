@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from llm_jp_modernbert.core.errors import UsageError, describe, first_line
+from llm_jp_modernbert.core.errors import UsageError, describe, first_line, is_failed_write
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ class Failures:
 
     def add(self, place: str, error: Exception) -> None:
         """Records the error of a measurement, for example of `jsts of my-model`."""
-        known = isinstance(error, (UsageError, OSError))
+        known = isinstance(error, (UsageError, OSError)) or is_failed_write(error)
         reason = describe(error) if known else f"{type(error).__name__}: {first_line(error)}"
         logger.warning("%s failed; the error is reported at the end.", place)
         logger.debug("Traceback of the failure", exc_info=error)

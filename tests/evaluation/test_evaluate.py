@@ -361,6 +361,19 @@ def test_any_error_of_a_measurement_is_reported_at_the_end(
     assert {row.model for row in Results(tmp_path).rows()} == {"good"}
 
 
+def test_broken_answers_of_a_measurement_are_reported_at_the_end(modernbert: Path, tmp_path: Path) -> None:
+    common = ["--tasks", "fill-mask", "--limit", "3", "--device", "cpu", "--out", tmp_path]
+    models = [f"one={modernbert}", f"two={modernbert}"]
+    assert invoke("evaluate", *models, *common).exit_code == 0
+    for content in ('{"text": "猫"}\n', "[" * 10_000, "\xff"):
+        for path in tmp_path.rglob("one/*.instances.jsonl"):
+            path.write_text(content, encoding="latin-1" if content == "\xff" else "utf-8")
+        done = invoke("evaluate", *models, *common)
+        assert isinstance(done.exception, UsageError)
+        assert "1 measurements failed: comparison of fill-mask" in str(done.exception)
+        assert "already measured" in done.output
+
+
 def test_interrupt_during_a_measurement_ends_the_call(
     modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

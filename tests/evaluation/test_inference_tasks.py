@@ -427,13 +427,20 @@ def test_collapsed_model_has_chance_similarity_and_no_right_answers(
     assert values["top1_accuracy"] == values["top5_accuracy"] == 0
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("task", ["retrieval:jsquad", "similarity", "alignment-uniformity"])
+@pytest.mark.parametrize(
+    ("task", "value"),
+    [
+        *((f"retrieval:{source}", math.nan) for source in ("miracl", "jsquad", "jaquad", "beir")),
+        *(("retrieval:jsquad", value) for value in (math.inf, -math.inf)),
+        ("similarity", math.nan),
+        ("alignment-uniformity", math.inf),
+    ],
+)
 def test_embeddings_that_are_not_finite_are_reported(
-    task: str, value: float, modernbert: Path, small_data: Path, tmp_path: Path
+    task: str, value: float, modernbert: Path, every_layout: Path, tmp_path: Path
 ) -> None:
     model = _with_embeddings(modernbert, tmp_path / "broken", torch.full((1, 32), value))
-    chosen = make_task(task, Options(data_dir=small_data))
+    chosen = make_task(task, Options(data_dir=every_layout))
     with pytest.raises(UsageError, match="not finite"):
         chosen.measure(model, chosen.load(), lambda share: None)
 
