@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-# Read by sentence-transformers in addition to the model.
+# Read by sentence-transformers in addition to the model. The first ones come first in the hash, which results contain.
 _EMBEDDING_FILES = ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json")
+_FURTHER_EMBEDDING_FILES = ("sentence_bert_config.json", "[0-9]*_*/**/*")
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,13 @@ class EvaluatedModel:
 
     @cached_property
     def embedding_files(self) -> str | None:
-        """`sha256:…` over the pooling and prompt files of a directory; None without such files or for a commit."""
-        files = [self._reference.path / name for name in _EMBEDDING_FILES if (self._reference.path / name).is_file()]
-        return _hash(files) if files else None
+        """`sha256:…` over the modules and prompts of a directory; None without such files or for a commit."""
+        folder = self._reference.path
+        if not self._reference.is_local or not (folder / "modules.json").is_file():
+            return None
+        further = sorted(path for pattern in _FURTHER_EMBEDDING_FILES for path in folder.glob(pattern))
+        files = dict.fromkeys([*(folder / name for name in _EMBEDDING_FILES), *further])
+        return _hash(path for path in files if path.is_file())
 
     @cached_property
     def dtype(self) -> str:
