@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llm_jp_modernbert.inference.fill_mask import fill_masks
+from llm_jp_modernbert.inference.fill_mask import FilledText, fill_masks
 
 from .failures import Failures
 
@@ -19,25 +19,30 @@ def show_texts(models: Sequence[EvaluatedModel], texts: Sequence[str], console: 
     """Prints the most probable tokens of each model for each gap of the texts, one table per gap.
 
     Returns:
-        The errors of models that cannot fill the gaps.
+        The errors of models and texts without a prediction.
     """
     from rich.table import Table
     from rich.text import Text
 
-    filled, failures = {}, Failures()
+    filled: list[dict[str, FilledText]] = [{} for _ in texts]
+    failures = Failures()
     for model in models:
         try:
-            filled[model.label] = fill_masks(model.masked_lm, model.tokenizer, texts)
+            loaded = model.masked_lm, model.tokenizer
         except Exception as error:
             failures.add(model.label, error)
-    if not filled:
-        return failures
-    for number, text in enumerate(texts):
-        of_models = [result[number].masks for result in filled.values()]
-        for gap, masks in enumerate(zip(*of_models, strict=True), start=1):
-            title = text if len(of_models[0]) == 1 else f"{text} – gap {gap}"
+            continue
+        for number, text in enumerate(texts):
+            try:
+                (filled[number][model.label],) = fill_masks(*loaded, [text])
+            except Exception as error:
+                failures.add(f"text {number + 1} of {model.label}", error)
+    for text, by_model in zip(texts, filled, strict=True):
+        gaps = list(zip(*(result.masks for result in by_model.values()), strict=True))
+        for gap, masks in enumerate(gaps, start=1):
+            title = text if len(gaps) == 1 else f"{text} – gap {gap}"
             table = Table("model", *(str(place) for place in range(1, len(masks[0]) + 1)), title=Text(title), box=None)
-            for label, candidates in zip(filled, masks, strict=True):
+            for label, candidates in zip(by_model, masks, strict=True):
                 cells = (Text(f"{candidate.text} {candidate.probability:.0%}") for candidate in candidates)
                 table.add_row(Text(label), *cells)
             console.print(table)

@@ -40,7 +40,7 @@ def evaluate(options: EvaluateOptions) -> None:
     quiet_libraries()
     console = Console()
     if options.text:
-        show_texts(models_of(options), options.text, console).raise_any("models")
+        show_texts(models_of(options), options.text, console).raise_any("predictions")
         return
     rows, failures = run(options)
     if rows:

@@ -28,6 +28,7 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from sentence_transformers.sentence_transformer import modules
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -437,6 +438,34 @@ def test_changed_pooling_of_a_model_is_measured_again(modernbert: Path, small_da
         assert done.exit_code == 0, done.output
         assert "already measured" not in done.output
     assert "already measured" in invoke("evaluate", folder, "--tasks", "similarity", *common).output
+
+
+@pytest.mark.parametrize("name", ["2_Dense/model.safetensors", "sentence_bert_config.json"])
+def test_changed_modules_of_a_model_are_measured_again(
+    name: str, modernbert: Path, small_data: Path, tmp_path: Path
+) -> None:
+    folder, common = tmp_path / "model", ["--data-dir", small_data, "--device", "cpu", "--out", tmp_path / "out"]
+    transformer = sentence_transformer(EvaluatedModel(ModelName(str(modernbert), device="cpu")))
+    transformer.append(modules.Dense(32, 16))
+    transformer.save(str(folder))
+    command = ["evaluate", folder, "--tasks", "similarity", "--limit", "20", *common]
+    assert invoke(*command).exit_code == 0
+    assert "already measured" in invoke(*command).output
+    if name.endswith(".json"):
+        (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), "max_seq_length": 4}))
+    else:
+        save_file({key: -tensor for key, tensor in load_file(folder / name).items()}, folder / name)
+    done = invoke(*command)
+    assert done.exit_code == 0, done.output
+    assert "already measured" not in done.output
+
+
+def test_one_text_without_a_mask_does_not_discard_the_others(modernbert: Path) -> None:
+    texts = ["--text", "猫が駅に行く。", "--text", "猫が[MASK]に行く。"]
+    done = invoke("evaluate", f"ours={modernbert}", *texts, "--device", "cpu")
+    assert isinstance(done.exception, UsageError)
+    assert "text 1 of ours" in str(done.exception)
+    assert "猫が[MASK]に行く。" in done.output
 
 
 def _with_weights(model: Path, folder: Path, change: Callable[[Path], object]) -> Path:
