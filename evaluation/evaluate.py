@@ -39,7 +39,7 @@ def models_of(options: EvaluateOptions) -> list[EvaluatedModel]:
         UsageError: an invalid name, two models of one name, or an unavailable device.
     """
     which = (options.revision, options.device, options.dtype, options.tokens_per_batch)
-    models = [EvaluatedModel(ModelName.parse(model, *which)) for model in options.models]
+    models = [EvaluatedModel(ModelName.parse(model, *which)) for model in dict.fromkeys(options.models)]
     for label, number in Counter(model.label for model in models).items():
         if number > 1:
             raise UsageError(f"{number} models are called {label}. Give them names, as NAME=MODEL.")

@@ -419,7 +419,7 @@ def test_models_are_stored_under_their_given_names(modernbert: Path, tmp_path: P
     common = ["--tasks", "fill-mask", "--limit", "3", "--device", "cpu", "--out", tmp_path / "out"]
     done = invoke("evaluate", f"わたしの=モデル={modernbert}", f"ours={modernbert}", odd, *common)
     assert isinstance(done.exception, UsageError)
-    done = invoke("evaluate", f"ours={modernbert}", odd, *common)
+    done = invoke("evaluate", f"ours={modernbert}", odd, odd, *common)
     assert done.exit_code == 0, done.output
     assert {row.model for row in Results(tmp_path / "out").rows()} == {"ours", str(odd)}
     for arguments in ((f"x={modernbert}", f"x={odd}"), (f"={modernbert}",), ("x=",)):
