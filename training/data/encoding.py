@@ -103,13 +103,7 @@ class Encoder:
     def _fast(self, texts: Sequence[str]) -> list[Ids]:
         if not texts:
             return []
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            verbose=False,
-            return_attention_mask=False,
-        )
+        encoded = _tokenized(self._tokenizer, texts)
         return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
 
@@ -136,13 +130,7 @@ class WordEncoder:
         """Returns `(tokens,)` int32 ids of each text, and the `(tokens,)` int32 number of the word of each token."""
         if not texts:
             return []
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+        encoded = _tokenized(self._tokenizer, texts, return_offsets_mapping=True)
         return [
             (np.asarray(ids, dtype=np.int32), self._words(text, np.asarray(offsets).reshape(-1, 2)))
             for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
@@ -162,6 +150,17 @@ class WordEncoder:
         spaces = np.array([character.isspace() for character in text] + [False])
         firsts = offsets[:, 0] + (spaces[offsets[:, 0]] & (offsets[:, 1] - offsets[:, 0] > 1))
         return np.searchsorted(np.asarray(starts, dtype=np.int64), firsts, side="right").astype(np.int32)
+
+
+def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool) -> Any:
+    return tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+        **options,
+    )
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
