@@ -131,8 +131,7 @@ def _corpus(folder: Path) -> _Contents:
     """Reads and checks the manifest of a tokenized corpus, without local paths."""
     from llm_jp_modernbert.inference.loading import load_tokenizer
     from llm_jp_modernbert.training.data.encoding import vocabulary_hash
-    from llm_jp_modernbert.training.data.readers import MANIFEST
-    from llm_jp_modernbert.training.data.tokenize_corpus import TOKENIZER, Manifest
+    from llm_jp_modernbert.training.data.manifest import MANIFEST, TOKENIZER, Manifest
 
     if not (folder / MANIFEST).is_file():
         if (folder / DATA).is_dir() and (folder / TOKENIZER).is_dir():
@@ -197,8 +196,7 @@ def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
 
 
 def _stage_corpus(source: Path, manifest: dict[str, Any], folder: Path) -> None:
-    from llm_jp_modernbert.training.data.readers import MANIFEST
-    from llm_jp_modernbert.training.data.tokenize_corpus import TOKENIZER
+    from llm_jp_modernbert.training.data.manifest import MANIFEST, TOKENIZER
 
     for shard in sorted((source / DATA).glob("*.arrow")):
         link = folder / DATA / shard.name

@@ -22,6 +22,8 @@ from llm_jp_modernbert.core.text_files import BadRow as BadRow
 from llm_jp_modernbert.core.text_files import SourceError as SourceError
 from llm_jp_modernbert.core.text_files import check_characters, parse_object
 
+from .manifest import DATA, MANIFEST, PROGRESS
+
 _JSON = (".jsonl", ".json", ".ndjson")
 _TEXT = (".txt", ".text")
 _TABLES = (".parquet", ".arrow")
@@ -30,10 +32,6 @@ _SUPPORTED = ".jsonl, .json, .ndjson, .txt, .text, each with or without .gz or .
 
 IDS_COLUMN = "input_ids"
 """The column of a tokenized corpus that holds token ids."""
-MANIFEST = "manifest.json"
-"""The file that describes a tokenized corpus; its shards are in `data/` next to it."""
-PROGRESS = ".progress"
-"""The directory of an unfinished tokenized corpus that holds its progress."""
 
 # A file whose first rows are all unreadable is the wrong file, or has another text column.
 _MAX_LEADING_BAD_ROWS = 1000
@@ -99,9 +97,9 @@ def find_files(patterns: Sequence[str]) -> list[str]:
 
 def _files_of_directory(directory: Path) -> list[str]:
     pattern, suffixes = "**/*", KNOWN_SUFFIXES
-    if (directory / MANIFEST).is_file() and (directory / "data").is_dir():
-        pattern, suffixes = "data/*", (".arrow",)
-    elif (directory / PROGRESS).is_dir() and (directory / "data").is_dir():
+    if (directory / MANIFEST).is_file() and (directory / DATA).is_dir():
+        pattern, suffixes = f"{DATA}/*", (".arrow",)
+    elif (directory / PROGRESS).is_dir() and (directory / DATA).is_dir():
         raise SourceError(
             f"{directory}: an unfinished tokenized corpus. Run the same tokenize-corpus command again to resume."
         )

@@ -18,10 +18,10 @@ from ..recipe.arguments import Data
 from .blocks import BlockSettings, known_ids, normalize
 from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
+from .manifest import MANIFEST, Manifest
 from .order import DocumentOrder, FileShard, Sample, Shard, Source
 from .readers import (
     IDS_COLUMN,
-    MANIFEST,
     BadRow,
     Document,
     Rows,
@@ -31,7 +31,6 @@ from .readers import (
     text_document,
     token_ids,
 )
-from .tokenize_corpus import Manifest
 
 # An entry with one of these keys is loaded by `datasets`, even from a local directory.
 _DATASET_KEYS = ("name", "split", "revision")

@@ -25,7 +25,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import NotRequired
+
+from .manifest import (
+    DATA,
+    MANIFEST,
+    PROGRESS,
+    TOKENIZER,
+    Counts,
+    Header,
+    Manifest,
+    SourceEntry,
+    SourceState,
+    TextCounts,
+)
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -34,15 +47,12 @@ if TYPE_CHECKING:
     from .encoding import Encoder
     from .readers import BadRow, Document
 
-DATA, TOKENIZER = "data", "tokenizer"
-"""Directories of a tokenized corpus."""
 BATCH_CHARACTERS = 1_000_000
 """Characters that are passed to the encoder at once."""
 
 _VERSION = 1
 _ROWS_PER_RECORD_BATCH = 256
 _MAX_LISTED_PROBLEMS = 5
-_COUNTS = ("documents", "tokens", "characters", "bytes")
 
 
 @dataclass(frozen=True)
@@ -64,80 +74,6 @@ class TokenizeOptions:
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unreadable row instead of skipping it.")
     ] = False
-
-
-class Counts(TypedDict):
-    """Counts of a corpus or of a source file."""
-
-    documents: int
-    tokens: int
-    characters: int
-    bytes: int
-    blank_rows: int
-    broken_rows: int
-
-
-class ShardEntry(TypedDict):
-    """A shard in the manifest."""
-
-    file: str
-    documents: int
-    tokens: int
-    characters: int
-    bytes: int
-
-
-class SourceState(TypedDict):
-    """Identifies the content of a source file; `modified` is its time stamp in nanoseconds."""
-
-    size: int
-    modified: int
-    sha256: str
-
-
-class SourceEntry(Counts):
-    """A source file in the manifest; manifests of earlier versions lack `modified` and `sha256`."""
-
-    path: str
-    size: int
-    modified: NotRequired[int]
-    sha256: NotRequired[str]
-    problems: list[str]
-    shards: list[ShardEntry]
-
-
-class TokenizerEntry(TypedDict):
-    """The tokenizer of a corpus, with its `vocabulary_hash`."""
-
-    name: str
-    vocabulary: int
-    sha256: str
-
-
-class _SourceFile(TypedDict):
-    path: str
-    size: int
-
-
-class _Settings(TypedDict):
-    version: int
-    tokenizer: TokenizerEntry
-    text_column: str
-    normalization: NotRequired[str]
-    shard_tokens: int
-
-
-class _Header(_Settings):
-    """Describes an unfinished corpus."""
-
-    sources: list[_SourceFile]
-
-
-class Manifest(_Settings):
-    """Describes a finished corpus. Manifests of earlier versions lack `normalization`."""
-
-    sources: list[SourceEntry]
-    totals: Counts
 
 
 class _JournalEntry(Counts):
@@ -184,7 +120,7 @@ def tokenize_corpus(options: TokenizeOptions) -> Manifest:
                 "with the texts, or their column with --text-column; train_data accepts token ids directly."
             )
     tokenizer = load_tokenizer(options.tokenizer)
-    header: _Header = {
+    header: Header = {
         "version": _VERSION,
         "tokenizer": {
             "name": Path(options.tokenizer).name,
@@ -204,11 +140,9 @@ def tokenize_corpus(options: TokenizeOptions) -> Manifest:
         return _tokenize(options, header, paths)
 
 
-def _tokenize(options: TokenizeOptions, header: _Header, paths: list[str]) -> Manifest:
+def _tokenize(options: TokenizeOptions, header: Header, paths: list[str]) -> Manifest:
     from llm_jp_modernbert.core.errors import UsageError
     from llm_jp_modernbert.core.files import write_whole
-
-    from .readers import MANIFEST, PROGRESS
 
     workers = min(options.workers, len(paths))
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -235,17 +169,15 @@ def _file_name(path: str) -> str:
     return Path(path).name.split(".")[0].encode("utf-8", "replace")[:237].decode("utf-8", "ignore")
 
 
-def _prepare(out: Path, header: _Header, paths: list[str]) -> Manifest | None:
+def _prepare(out: Path, header: Header, paths: list[str]) -> Manifest | None:
     """Creates the directory or checks an existing one; returns the manifest if the corpus is complete."""
     from llm_jp_modernbert.core.errors import UsageError
     from llm_jp_modernbert.core.files import check_vacant, read_json, write_whole
 
-    from .readers import MANIFEST, PROGRESS
-
     unfinished = out / PROGRESS / "header.json"
     existing = out / MANIFEST if (out / MANIFEST).is_file() else unfinished
     if existing.is_file():
-        saved: _Header = read_json(existing, _Header)
+        saved: Header = read_json(existing, Header)
         for before, now in zip(saved["sources"], header["sources"], strict=False):
             if before["path"] == now["path"] and before["size"] != now["size"]:
                 raise _changed(now["path"])
@@ -441,7 +373,7 @@ class _Shard:
 
         self.number = number
         self._state = state
-        self.counts = dict.fromkeys(_COUNTS, 0)
+        self.counts = dict.fromkeys(TextCounts.__annotations__, 0)
         self._job = job
         self._end = 0
         self._path = job.options.out / DATA / f"{job.name}-{number:05d}.arrow"
@@ -545,7 +477,7 @@ def _summary(job: _Job) -> SourceEntry:
         **_sum(journal),
         "problems": [problem for entry in journal for problem in entry["problems"]][:_MAX_LISTED_PROBLEMS],
         "shards": [
-            {"file": entry["file"], **{name: entry[name] for name in _COUNTS}}
+            {"file": entry["file"], **{name: entry[name] for name in TextCounts.__annotations__}}
             for entry in cast("list[dict[str, Any]]", journal)
             if entry["file"]
         ],
