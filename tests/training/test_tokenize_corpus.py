@@ -213,19 +213,32 @@ def test_full_disk_is_one_line_and_the_same_command_resumes(many: Data, tmp_path
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_killed_worker_is_one_line_and_the_same_command_resumes(many: Data, tmp_path: Path) -> None:
+def workers_of(running: subprocess.Popen[str]) -> list[int]:
+    children = map(int, Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split())
+    return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("victim", ["worker", "parent"])
+def test_killed_process_ends_the_job_and_the_same_command_resumes(many: Data, tmp_path: Path, victim: str) -> None:
     out = tmp_path / "out"
     arguments = command(many, out, "--workers", 2)
     running = subprocess.Popen(arguments, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for_a_shard(running, out)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    worker = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    os.kill(int(worker), signal.SIGKILL)
+    workers = workers_of(running)
+    os.kill(workers[0] if victim == "worker" else running.pid, signal.SIGKILL)
+    # Ends only when the workers do, which share its standard error.
     _, stderr = running.communicate(timeout=120)
-    assert running.returncode == 1
-    line = error_line(stderr)
-    assert "worker process ended unexpectedly" in line
-    assert "--workers" in line
+    if victim == "worker":
+        assert running.returncode == 1
+        line = error_line(stderr)
+        assert "worker process ended unexpectedly" in line
+        assert "--workers" in line
+    assert not any(map(is_running, workers))
     tokenize_corpus(options(many, out))
     tokenize_corpus(options(many, tmp_path / "whole"))
     assert contents(out) == contents(tmp_path / "whole")

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -280,8 +281,15 @@ _counts: SimpleQueue[Counter[str]]
 def _start_worker(stop: Event, counts: SimpleQueue[Counter[str]]) -> None:
     """Ignores Ctrl-C, which a terminal sends to all processes: the parent sets `stop` instead."""
     global _stop, _counts
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _stop, _counts = stop, counts
+
+
+def _exit_with_parent() -> None:
+    """Ends a worker whose parent was killed, before the next job writes the same files."""
+    parent_process().join()  # type: ignore[union-attr]
+    os._exit(1)
 
 
 def _run_in_worker(job: _Job) -> None:
