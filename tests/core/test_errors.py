@@ -13,6 +13,7 @@ import pytest
 import safetensors
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 
 from llm_jp_modernbert.core.errors import describe, is_failed_write
 from llm_jp_modernbert.core.terminal import printable
@@ -43,6 +44,20 @@ def test_failed_writes_of_libraries_are_recognized(save: Callable[..., None], tm
         save({"weight": torch.zeros(1 << 18)}, tmp_path / "file")
     assert is_failed_write(failed.value)
     assert "run the same command again" in describe(failed.value)
+
+
+def test_name_that_is_not_utf8_is_shown() -> None:
+    name = os.fsdecode(b"/data/caf\xe9.txt")
+    with pytest.raises(UnicodeEncodeError) as failed:
+        name.encode()
+    assert describe(failed.value) == r"'/data/caf\udce9.txt' is not UTF-8. Rename the file, or write the text again."
+
+
+def test_tokenizer_that_cannot_be_written_is_recognized(file_limit: None, tmp_path: Path) -> None:
+    backend = Tokenizer(models.WordLevel({f"token {number}": number for number in range(9999)}, "token 0"))
+    with pytest.raises(Exception, match="File too large") as failed:
+        backend.save(str(tmp_path / "tokenizer.json"))
+    assert is_failed_write(failed.value)
 
 
 def test_error_without_text_is_named() -> None:
