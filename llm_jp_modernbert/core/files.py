@@ -35,7 +35,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def check_vacant(target: Path, option: str = "") -> None:
     """Raises `UsageError` unless a directory is missing or empty; the message names the `option`, such as `--out`."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    lock_file = f".{target.absolute().name}.lock"
+    if target.exists() and (not target.is_dir() or any(path.name != lock_file for path in target.iterdir())):
         raise UsageError(f"{option} {target} is not empty. Name a new directory.".lstrip())
 
 

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.files import (
     atomic_directory,
+    check_vacant,
     files_by_path,
     lock,
     parse_json,
@@ -151,3 +152,16 @@ def test_bad_json_is_one_line_that_names_the_file(tmp_path: Path, content: str |
 def test_large_json_is_not_parsed() -> None:
     with pytest.raises(UsageError, match="answer: is larger than 1 MiB"):
         parse_json('"' + "x" * 2**20 + '"', "answer", max_bytes=2**20)
+
+
+def test_lock_in_an_empty_directory_leaves_it_vacant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent of a mounted volume may be read-only."""
+    target = tmp_path / "out"
+    target.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with lock(target, "job"):
+        assert list(target.iterdir())
+        check_vacant(target)
+    (target / "file").touch()
+    with lock(target, "job"), pytest.raises(UsageError, match="is not empty"):
+        check_vacant(target)
