@@ -13,8 +13,8 @@ import torch
 from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.modeling.attention_backends import choose_backend
 
+from .data.manifest import MANIFEST
 from .data.order import FileShard, Source
-from .data.readers import MANIFEST
 
 if TYPE_CHECKING:
     from .trainer import PretrainingTrainer
