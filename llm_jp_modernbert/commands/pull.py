@@ -48,10 +48,7 @@ def pull(
     console.print(f"{pulled.checked:,} files match the Hub's checksums{listed}.", highlight=False)
     if pulled.skipped:
         skipped = " ".join(printable(", ".join(pulled.skipped)).split())
-        hint = (
-            " Python files need --trust-remote-code." if any(path.endswith(".py") for path in pulled.skipped) else ""
-        )
-        console.print(
-            Text(f"Skipped files that a model does not need, or that can run code: {skipped}.{hint}"), soft_wrap=True
-        )
-    console.print(Text(f"The model is in {pulled.folder}"), soft_wrap=True)
+        message = f"Skipped files that a model does not need or that can run code: {skipped}."
+        hint = " --trust-remote-code downloads Python files." if ".py" in skipped else ""
+        console.print(Text(message + hint), soft_wrap=True)
+    console.print(Text(printable(f"The model is in {pulled.folder}")), soft_wrap=True)

@@ -49,4 +49,4 @@ def release(options: ReleaseOptions) -> None:
         message = f"Released as {options.repository}@{options.revision}, commit {released.commit[:12]}."
     else:
         message = f"{options.repository}@{options.revision} is up to date: no new commit."
-    console.print(message, highlight=False, soft_wrap=True)
+    console.print(Text(printable(message)), soft_wrap=True)

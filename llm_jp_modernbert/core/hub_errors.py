@@ -65,15 +65,22 @@ def _requested_wait(response: Any) -> float | None:
 
 
 def limit_waiting() -> None:
-    """Gives the client's requests a timeout, unless they have one, and fails where it would wait for hours."""
+    """Gives requests of the client a timeout where they have none, and fails where the client would wait for hours."""
     from huggingface_hub import get_session
 
     session = get_session()
-    if session.timeout.read is None:
-        session.timeout = TIMEOUT
     hooks = session.event_hooks
-    if _refuse_long_wait not in hooks["response"]:
-        session.event_hooks = {**hooks, "response": [*hooks["response"], _refuse_long_wait]}
+    if _set_timeout not in hooks["request"]:
+        session.event_hooks = {
+            "request": [*hooks["request"], _set_timeout],
+            "response": [*hooks["response"], _refuse_long_wait],
+        }
+
+
+def _set_timeout(request: Any) -> None:
+    # Some calls set the timeout to None themselves, so that a default of the session has no effect.
+    timeout = request.extensions["timeout"]
+    request.extensions["timeout"] = {part: TIMEOUT if value is None else value for part, value in timeout.items()}
 
 
 def _refuse_long_wait(response: Any) -> None:

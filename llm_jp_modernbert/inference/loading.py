@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.hub_errors import limit_waiting
 from llm_jp_modernbert.core.references import ModelReference
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def checkpoint_folder(name: str) -> Path:
     Raises:
         UsageError: the path is not a model, or the repository cannot be downloaded.
     """
-    reference = ModelReference.parse(name)
+    reference = _parse(name)
     reference.check_model()
     if reference.is_local:
         return reference.path
@@ -60,7 +61,7 @@ def load_masked_lm(
 
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
-    reference = ModelReference.parse(name, revision)
+    reference = _parse(name, revision)
     reference.check_model()
     device = usable_device(device)
     try:
@@ -83,6 +84,13 @@ def load_masked_lm(
             f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}). Give a checkpoint with a vocabulary head."
         )
     return model.eval().to(device)
+
+
+def _parse(name: str, revision: str | None = None) -> ModelReference:
+    reference = ModelReference.parse(name, revision)
+    if not reference.is_local:
+        limit_waiting()
+    return reference
 
 
 def loading_errors() -> tuple[type[Exception], ...]:
@@ -110,7 +118,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
     from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer
 
-    reference = ModelReference.parse(name, revision)
+    reference = _parse(name, revision)
     if reference.path.is_file():
         return build_tokenizer(reference.name)
     try:

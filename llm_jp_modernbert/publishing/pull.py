@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What a model repository may contain: formats that run no code when they are loaded. Folders and files are not hidden.
+# Files of a model: formats that run no code when they are loaded, in folders that are not hidden.
 _ALLOWED = re.compile(
     r"""(\w[\w .,+=@()-]*/)*
     (\w[\w .,+=@()-]*\.(safetensors|onnx|onnx_data|jsonl?|ya?ml|txt|md|csv|tsv|parquet|arrow|jinja|png|jpe?g|gif)

@@ -300,7 +300,7 @@ def _known_checkpoints(api: HfApi, options: ReleaseOptions, patience: Patience) 
 
 
 def _previous_release(api: HfApi, repository: str, commit: str) -> Collection[str]:
-    """The files in the manifest of the release at a commit; none if there is no valid manifest."""
+    """The files in the manifest of the release at a commit; empty without a valid manifest."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
