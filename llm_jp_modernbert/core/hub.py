@@ -43,7 +43,7 @@ class TrainingStage(TypedDict):
 
     stage: str
     steps: int
-    tokens: float
+    tokens: float | None
 
 
 class Training(TypedDict):
@@ -71,7 +71,7 @@ class Checkpoint:
 class Patience:
     """Retries a call to the Hub after transient errors. huggingface_hub retries up- and downloads, but not commits.
 
-    No request waits longer than a minute for a response.
+    No request waits longer than 30 seconds for a response.
     """
 
     waits: tuple[float, ...] = (1.0, 5.0, 20.0)
@@ -236,7 +236,8 @@ def _checkpoint(api: HfApi, repository: str, revision: str, commit: str) -> Chec
     try:
         path = Path(api.hf_hub_download(repository, TRAINING, revision=commit))
         last = read_json(path, Training)["stages"][-1]
-        return Checkpoint(revision, commit, last["stage"], last["steps"], int(last["tokens"]))
+        tokens = None if last["tokens"] is None else int(last["tokens"])
+        return Checkpoint(revision, commit, last["stage"], last["steps"], tokens)
     except RemoteEntryNotFoundError:
         name = CheckpointName.parse(revision)
         return None if name is None or not name.stage else Checkpoint(revision, commit, name.stage, name.step, None)

@@ -14,7 +14,7 @@ from .terminal import printable
 LONGEST_WAIT = 300.0
 """Longest `Retry-After` that is waited for, in seconds: the period of the Hub's rate limits."""
 
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 """Seconds without a byte after which a request fails. Most requests of huggingface_hub have no timeout."""
 
 # Timeouts, conflicts with another commit, rate limits and server errors.

@@ -227,7 +227,7 @@ def _weights(folder: Path) -> str:
 
 def _training(path: Path) -> dict[str, str]:
     stages = read_json(path, Training)["stages"]
-    texts = (f"{stage['stage']}: {stage['steps']:,} steps, {stage['tokens']:,.0f} tokens" for stage in stages)
+    texts = (f"{stage['stage']}: {stage['steps']:,} steps, {stage['tokens'] or 0:,.0f} tokens" for stage in stages)
     return {"training": "; ".join(texts)}
 
 
