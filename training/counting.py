@@ -54,6 +54,8 @@ class Counter:
         self._logged = Totals()
         self._logged_step = 0
         self._loss_sum = 0.0
+        # Since this process started.
+        self._process_loss, self._process_steps = 0.0, 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums values over the ranks; every rank must call it."""
@@ -117,8 +119,15 @@ class Counter:
     def read_losses(self) -> list[float]:
         """The losses of the step's batches, for one call per step; finite ones are added to the logged mean."""
         losses = [float(loss) for loss in self._losses]
-        self._loss_sum += sum(filter(math.isfinite, losses))
+        loss = sum(filter(math.isfinite, losses))
+        self._loss_sum += loss
+        self._process_loss += loss
+        self._process_steps += 1
         return losses
+
+    def mean_loss(self) -> float:
+        """The mean loss of the steps that this process has taken; every rank must call it."""
+        return self.sum([self._process_loss])[0] / self._recipe.world_size / max(1, self._process_steps)
 
     def figures(self, step: int) -> dict[str, float]:
         """Figures for the log line after a step: mean loss, data, speed and memory since the previous line."""

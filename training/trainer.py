@@ -149,6 +149,9 @@ class PretrainingTrainer(Trainer):
         """Logs figures; a training loss is replaced by `Counter.figures`, which survive resuming exactly."""
         if "loss" in logs:
             logs.update(self.counter.figures(self.state.global_step))
+        if "train_loss" in logs:
+            # Before transformers 5.19, that of a resumed run was divided by the steps of all processes.
+            logs["train_loss"] = self.counter.mean_loss()
         super().log(logs, start_time)
 
     def evaluate(
@@ -204,7 +207,8 @@ class PretrainingTrainer(Trainer):
             CheckpointError: a checkpoint could not be written.
         """
         with self.checkpoints.cleanup():
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
+        return output._replace(training_loss=output.metrics["train_loss"])
 
     def _get_output_dir(self, trial: Any) -> str:
         # The only private method overridden: Trainer has no public way to choose the directory of checkpoints.
