@@ -75,7 +75,13 @@ def load(keys: dict[str, Any]) -> Any:
     return load_recipe(str(path))
 
 
-def run(keys: dict[str, Any], record: Path | None = None, kill: float | None = None, prepare: Any = None) -> Any:
+def run(
+    keys: dict[str, Any],
+    record: Path | None = None,
+    kill: float | None = None,
+    prepare: Any = None,
+    losses: list[float] | None = None,
+) -> Any:
     """Trains in this process; `kill=17.5` kills it between two batches of step 18, `kill=17` after step 17."""
     import torch
     from transformers import TrainerCallback
@@ -94,6 +100,12 @@ def run(keys: dict[str, Any], record: Path | None = None, kill: float | None = N
                 with open(f"{record}.{self.args.process_index}", "a", encoding="utf-8") as file:
                     file.write(line + "\n")
             return batches
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().training_step(*args, **kwargs)
+            if losses is not None:
+                losses.append(float(loss))
+            return loss
 
     class Kill(TrainerCallback):
         """Ends the process as a power failure would."""

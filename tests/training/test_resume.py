@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import torch
 from transformers import TrainingArguments
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.training.run.checkpoints import CheckpointError, newest_sound
+from llm_jp_modernbert.training.run.checkpoints import CheckpointError, checkpoints, newest_sound
 from llm_jp_modernbert.training.run.run_directory import open_run
 
 
@@ -73,6 +76,57 @@ def test_random_numbers_drawn_between_steps_do_not_change_the_run(
     assert runs.run_apart(drawing, kill=7) == [-signal.SIGKILL]
     runs.run({**drawing, "resume_from_checkpoint": True})
     runs.assert_equal_runs(tmp_path / "plain", tmp_path / "drawing", 12)
+
+
+@pytest.mark.parametrize("logging_steps", [1, 4])
+def test_train_loss_of_a_resumed_run_is_the_mean_of_its_own_steps(
+    data: tuple[Path, Path], tmp_path: Path, logging_steps: int
+) -> None:
+    keys = runs.recipe(*data, tmp_path / "run", max_steps=14, logging_steps=logging_steps)
+    assert runs.run_apart({**keys, "logging_steps": 1}, kill=7) == [-signal.SIGKILL]
+    steps: list[float] = []
+    trainer = runs.run({**keys, "resume_from_checkpoint": True}, losses=steps)
+    assert len(steps) == 9
+    (logged,) = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
+    assert logged == pytest.approx(sum(steps) / 9, rel=1e-6)
+
+
+def test_run_in_use_is_refused_and_a_killed_one_resumes_at_once(data: tuple[Path, Path], tmp_path: Path) -> None:
+    keys = runs.recipe(*data, tmp_path / "run", max_steps=100_000, dataloader_num_workers=2)
+    keys |= {"resume_from_checkpoint": True, "save_steps": 10}
+    process = multiprocessing.get_context("fork").Process(target=runs.run, args=(keys,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint-10").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(UsageError, match=r"run: another pretrain is writing it\. Wait"):
+        runs.run(keys)
+    assert process.is_alive()
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    saved = checkpoints(tmp_path / "run")[-1]
+    # Its workers may still live.
+    keys["max_steps"] = 100_001
+    with pytest.raises(UsageError, match="max_steps: 100000 then, 100001 now"):
+        runs.run(keys)
+    assert checkpoints(tmp_path / "run")[-1] == saved
+
+
+def test_edited_corpus_is_named_on_resuming(data: tuple[Path, Path], tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(data[0], tmp_path / "corpus"))
+    keys = runs.recipe(corpus, data[1], tmp_path / "run", max_steps=10)
+    assert runs.run_apart(keys, kill=7) == [-signal.SIGKILL]
+    again = {**keys, "resume_from_checkpoint": True}
+    file = corpus / "1.jsonl"
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    edited = text.replace("猫が", "犬が", 1)
+    for changed in (edited, "".join([*lines[20:], *lines[:20]]), text + lines[0], ""):
+        file.write_text(changed, encoding="utf-8")
+        with pytest.raises(UsageError, match=r"content of .*1\.jsonl has changed .* Resume with the same files, or"):
+            runs.run(again)
+    file.write_text(text, encoding="utf-8")
+    assert runs.run(again).state.global_step == 10
 
 
 def test_every_epoch_reads_all_documents_in_a_different_order(data: tuple[Path, Path], tmp_path: Path) -> None:

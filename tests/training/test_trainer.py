@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,7 @@ def test_logged_rates_and_tokens_add_up_to_the_training_time(data: Data, tmp_pat
     assert sum(seconds) == pytest.approx(trainer.totals.seconds)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_signal_saves_and_stops(data: Data, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     handler = signal.getsignal(getattr(signal, name))
     keys = runs.recipe(*data, tmp_path / "run")
@@ -273,6 +274,23 @@ def test_signal_saves_and_stops(data: Data, tmp_path: Path, name: str, caplog: p
     trainer = train({**keys, "resume_from_checkpoint": True})
     assert trainer.state.global_step == 40
     assert f"resuming from {tmp_path / 'run' / f'checkpoint-{saved}'}" in caplog.text
+
+
+def test_second_ctrl_c_stops_at_once(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def press(_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        # A launcher forwards it at once.
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    keys = runs.recipe(*data, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(keys, At(7, press))
+    assert "Ctrl-C: saving after the current step. Press it again" in caplog.text
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-5"]
+    assert not (tmp_path / "run" / ".saving").exists()
+    assert train({**keys, "resume_from_checkpoint": True}).state.global_step == 40
 
 
 def test_signal_to_one_rank_stops_all(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
