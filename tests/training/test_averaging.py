@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from tiny_models import tiny_config
 from transformers import AutoModelForMaskedLM, ModernBertForMaskedLM
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.training.run.averaging import average_checkpoints
 from llm_jp_modernbert.training.run.checkpoints import checkpoints
 
@@ -86,3 +90,38 @@ def test_invalid_inputs_raise_and_write_nothing(run: Path, tmp_path: Path) -> No
         average_checkpoints([*good, tmp_path / "wide"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".new")]
+
+
+def test_second_average_into_one_directory_is_refused(run: Path, tmp_path: Path) -> None:
+    with lock(tmp_path / "mean", "average"), pytest.raises(UsageError, match="mean: another average is writing it"):
+        average_checkpoints(checkpoints(run, last=2), tmp_path / "mean")
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b'{"weight_map": 1}', b'{"weight_map": {"a": 1}}', b"[" * 9999]
+)
+def test_damaged_weights_and_odd_indices_are_named(run: Path, tmp_path: Path, content: bytes | None) -> None:
+    sources = checkpoints(run, last=2)
+    name = "model.safetensors" if content is None else "model.safetensors.index.json"
+    (sources[0] / name).write_bytes(content or b"")
+    (sources[0] / "trainer_state.json").write_bytes(content or b"")
+    with pytest.raises(UsageError, match=name) as error:
+        average_checkpoints(sources, tmp_path / "mean")
+    assert "\n" not in str(error.value)
+
+
+def test_full_disk_leaves_no_partial_average(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit on the size of files fails like a full disk."""
+    out = tmp_path / "mean"
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        f"sys.argv = ['llm-jp-modernbert', 'average', {str(run)!r}, '--last', '2', '--out', {str(out)!r}];"
+        "from llm_jp_modernbert import cli; cli.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("Warning")]
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("Error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import runs
+import torch
 
-from llm_jp_modernbert.training.run.checkpoints import checkpoints, damage, publish, rotate
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.checkpointing import read_rank_states, read_state
+from llm_jp_modernbert.training.run.checkpoints import CheckpointError, checkpoints, damage, publish, rotate
 from llm_jp_modernbert.training.run.run_directory import claim_run, open_run
 
 
@@ -54,3 +63,112 @@ def test_rotation_keeps_the_newest_and_requested_steps(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-20", "checkpoint-100"]
     rotate(tmp_path, None, newest)
     assert len(checkpoints(tmp_path)) == 3
+
+
+@pytest.fixture(scope="module")
+def run(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A run of five steps with one checkpoint."""
+    keys = runs.recipe(*data, tmp_path_factory.mktemp("whole") / "run", max_steps=5)
+    runs.run(keys)
+    return keys, Path(keys["output_dir"])
+
+
+# Parseable JSON of the wrong type, and what is not JSON at all.
+ODD = ["", "{", "[]", "null", "7", "{}", "[" * 100_000, '{"files": {"a": 1}}', "\udcff"]
+ODD += ['{"files": [], "schema": 1, "stages": {}, "global_step": "5", "log_history": 1, "stream": []}']
+
+
+@pytest.mark.parametrize("content", ODD)
+def test_odd_files_of_a_checkpoint_are_named(tmp_path: Path, content: str) -> None:
+    for name in ("seal.json", "trainer_state.json", "data-00000.json"):
+        (tmp_path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+    assert "seal.json" in (damage(tmp_path) or "")
+    with pytest.raises((UsageError, CheckpointError), match=r"trainer_state\.json: ") as first:
+        read_state(tmp_path)
+    with pytest.raises((UsageError, CheckpointError), match=r"data-00000\.json: ") as second:
+        read_rank_states(tmp_path)
+    assert "\n" not in f"{first.value}{second.value}"
+
+
+@pytest.mark.parametrize("content", [None, "", '{"seed": 42, "learning', "[]", "[" * 100_000])
+def test_damaged_run_json_is_replaced_by_the_recipe_of_a_checkpoint(
+    run: tuple[dict[str, Any], Path], tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, folder = run
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    (copy / "run.json").unlink()
+    if content is not None:
+        (copy / "run.json").write_text(content)
+    again = {**keys, "output_dir": str(copy), "resume_from_checkpoint": True}
+    with pytest.raises(UsageError, match=r"the recipe differs from that of .*learning_rate: 0\.001 then, 0\.5 now"):
+        open_run(runs.load({**again, "learning_rate": 0.5}))
+    recipe = runs.load(again)
+    assert open_run(recipe) == copy / "checkpoint-5"
+    assert "run.json" in caplog.text
+    claim_run(recipe)
+    assert json.loads((copy / "run.json").read_text()) == json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize("left", [[], ["run.json"], ["recipe.yaml"], [".run.json.7"], ["run.json", ".recipe.yaml.7"]])
+def test_run_killed_at_its_beginning_starts_again(
+    run: tuple[dict[str, Any], Path], tmp_path: Path, left: list[str]
+) -> None:
+    keys, folder = run
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in left:
+        whole = (folder / name).read_text() if name == "recipe.yaml" else "{"
+        (copy / name).write_text(whole)
+    for resume in (True, None):
+        assert open_run(runs.load({**keys, "output_dir": str(copy), "resume_from_checkpoint": resume})) is None
+
+
+def test_recipe_written_by_hand_is_not_overwritten(run: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("extends: nano\n")
+    with pytest.raises(UsageError, match="is not empty and not a run directory"):
+        open_run(runs.load({**run[0], "output_dir": str(tmp_path / "run")}))
+
+
+@pytest.mark.parametrize("step", [0, 5, None])
+def test_full_disk_loses_nothing(
+    run: tuple[dict[str, Any], Path], tmp_path: Path, step: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the rehearsal before the first step, at a checkpoint, and when the trained model is saved."""
+    saved = LlmJpModernBertForMaskedLM.save_pretrained
+    place = ".saving" if step is None else f"checkpoint-{step}"
+
+    def full(self: Any, directory: str, *args: Any, **kwargs: Any) -> None:
+        saved(self, directory, *args, **kwargs)
+        if Path(directory).name == place:
+            raise RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 320 vs 218")
+
+    keys = {**run[0], "output_dir": str(tmp_path / "run")}
+    monkeypatch.setattr(LlmJpModernBertForMaskedLM, "save_pretrained", full)
+    intact = "checkpoint-5 is intact" if step is None else "no earlier checkpoint exists"
+    with pytest.raises(
+        CheckpointError, match=rf"could not be written \(.*{intact}\. Free disk space and resume"
+    ) as error:
+        runs.run(keys)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / ".saving").exists()
+    monkeypatch.undo()
+    runs.run({**keys, "resume_from_checkpoint": True})
+    runs.assert_equal_runs(run[1], tmp_path / "run", 5)
+
+
+def test_killed_data_worker_ends_the_run_with_one_line(
+    run: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*args: Any, **kwargs: Any) -> None:
+        psutil.Process().children()[0].kill()
+
+    step = torch.optim.AdamW.step
+    keys = {**run[0], "output_dir": str(tmp_path / "run"), "dataloader_num_workers": 1, "max_steps": 10_000}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda *args, **kwargs: (step(*args, **kwargs), kill())[0])
+        with pytest.raises(CheckpointError, match=r"process that prepares data was killed.*Resume with") as error:
+            runs.run(keys)
+    assert "\n" not in str(error.value)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

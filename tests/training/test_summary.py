@@ -131,8 +131,22 @@ def test_cpu_is_described_by_its_cores() -> None:
     assert set(cpu) == {"device", "devices", "cores"}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"schema": 2, "stages": []}', '{"schema": 1, "stages": [1]}'])
+STAGE = '{"stage": "a", "steps": 1, "max_steps": 1, "tokens": 1, "data": [], "recipe": {}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "null", "{}", "[" * 100_000, '{"schema": 2, "stages": []}', '{"schema": 1, "stages": [1]}'),
+        *('{"schema": "1", "stages": []}', '{"schema": 1, "stages": {}}', '{"schema": 1, "stages": [{}]}'),
+        *(
+            f'{{"schema": 1, "stages": [{STAGE}, {more}}}]}}'
+            for more in ('"curve": [1]', '"curve": {"loss": ["x"]}', '"steps": "1"', '"data": [1]', '"recipe": 3')
+        ),
+    ],
+)
 def test_invalid_file_raises(tmp_path: Path, content: str) -> None:
     (tmp_path / TRAINING).write_text(content)
-    with pytest.raises(UsageError, match=TRAINING):
+    with pytest.raises(UsageError, match=rf"{TRAINING}: .* Remove the file, or copy it again") as error:
         read(tmp_path / TRAINING)
+    assert "\n" not in str(error.value)
