@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
-from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister_for_modernbert
+from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
 from llm_jp_modernbert.inference.masked_logits import batches
 
@@ -150,21 +150,21 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
         raise UsageError(f"--pooling {pooling}: choose {', '.join(POOLINGS)}, with a number K from 1.")
     loading = {"dtype": getattr(torch, model.dtype)}
     common: dict[str, Any] = {"revision": model.requested} if model.requested else {}
-    register_for_modernbert()
     try:
-        if pooling == "auto" and model.has_file("modules.json"):
-            return SentenceTransformer(model.name, device=model.which.device, model_kwargs=loading, **common).eval()
-        transformer = modules.Transformer(
-            model.name,
-            max_seq_length=model.max_length,
-            model_kwargs={**loading, **common},
-            processor_kwargs=common,
-            config_kwargs={"output_hidden_states": True, **common} if layers else common,
-        )
+        with registered_for_modernbert():
+            if pooling == "auto" and model.has_file("modules.json"):
+                return SentenceTransformer(
+                    model.name, device=model.which.device, model_kwargs=loading, **common
+                ).eval()
+            transformer = modules.Transformer(
+                model.name,
+                max_seq_length=model.max_length,
+                model_kwargs={**loading, **common},
+                processor_kwargs=common,
+                config_kwargs={"output_hidden_states": True, **common} if layers else common,
+            )
     except loading_errors() as error:
         raise UsageError(f"{model.name}: cannot be loaded as an encoder. {first_line(error)}") from error
-    finally:
-        unregister_for_modernbert()
     width = transformer.get_embedding_dimension()
     parts: list[torch.nn.Module] = [transformer]
     if layers:

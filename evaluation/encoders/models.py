@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.references import ModelReference
-from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer, loading_errors, usable_device
+from llm_jp_modernbert.inference.loading import (
+    check_vocabulary,
+    context_length,
+    load_masked_lm,
+    load_tokenizer,
+    loading_errors,
+    usable_device,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -143,12 +150,7 @@ class EvaluatedModel:
             UsageError: it has more tokens than the model's vocabulary.
         """
         tokenizer = load_tokenizer(self.name, self.requested)
-        tokens, rows = len(tokenizer), getattr(self._config, "vocab_size", None)
-        if rows is not None and tokens > rows:
-            raise UsageError(
-                f"{self.name}: its tokenizer has {tokens:,} tokens, but the model a vocabulary of {rows:,}. Save the "
-                "model's own tokenizer in its directory."
-            )
+        check_vocabulary(self._config, tokenizer)
         return tokenizer
 
     @cached_property
@@ -182,15 +184,10 @@ class EvaluatedModel:
 
         return bool(has_file(self.name, name, revision=self.requested))
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Maximum number of input tokens, including special tokens."""
-        config = self._config
-        positions: int = getattr(config, "max_position_embeddings", None) or 10**9
-        # RoBERTa's positions start after the padding id.
-        if config.model_type in ("roberta", "xlm-roberta", "camembert", "luke"):
-            positions -= (config.pad_token_id or 0) + 1
-        return min(positions, self.tokenizer.model_max_length)
+        return context_length(self._config, self.tokenizer)
 
 
 def _hash(paths: Iterable[Path]) -> str:

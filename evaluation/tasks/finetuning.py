@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
-from llm_jp_modernbert.inference.auto import register_for_modernbert, unregister_for_modernbert
+from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
 
 from ..data.options import Data, Options
@@ -314,15 +314,13 @@ def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> 
     """
     import transformers
 
-    register_for_modernbert()
     try:
-        return getattr(transformers, head).from_pretrained(
-            model.name, revision=model.requested, dtype="float32", **settings
-        )
+        with registered_for_modernbert():
+            return getattr(transformers, head).from_pretrained(
+                model.name, revision=model.requested, dtype="float32", **settings
+            )
     except loading_errors() as error:
         raise UsageError(f"{model.name}: cannot be loaded as {head}. {first_line(error)}") from error
-    finally:
-        unregister_for_modernbert()
 
 
 def hold_out(examples: Sequence[Any], one_in: int, key: Callable[[Any], str]) -> tuple[list[Any], list[Any]]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.terminal import quiet_libraries
+from llm_jp_modernbert.core.text_files import STDIN, BadRow, read_rows
+
+if TYPE_CHECKING:
+    from llm_jp_modernbert.inference.fill_mask import FilledText
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_PROBLEMS = 10
 
 
 def fill_mask(
@@ -45,7 +54,7 @@ def fill_mask(
         typer.Option("--fast", help="Use the CPU with packed float16 weights: faster for single sentences."),
     ] = False,
 ) -> None:
-    """Predicts the masked tokens of texts.
+    """Predicts the masked tokens of texts. Texts that cannot be used are reported, and the others are predicted.
 
     Examples:
 
@@ -55,11 +64,12 @@ def fill_mask(
     """
     if fast and (dtype != "auto" or device not in (None, "cpu")):
         raise UsageError("--fast sets the device and the data type. Drop --device and --dtype, or --fast.")
-    stdin = [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if "-" in texts else []
-    texts = [line for text in texts for line in (stdin if text == "-" else [text])]
-    if not texts:
+    given = list(_texts(texts))
+    if not given:
         raise UsageError("standard input holds no text. Give one text per line.")
-    from llm_jp_modernbert.inference.fill_mask import fill_masks, render
+    problems = [str(text) for _, text in given if isinstance(text, BadRow)]
+    usable = [(place, text) for place, text in given if isinstance(text, str)]
+    from llm_jp_modernbert.inference.fill_mask import fill_masks
     from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
 
     quiet_libraries()
@@ -70,7 +80,37 @@ def fill_mask(
     else:
         masked_lm = load_masked_lm(model, revision, dtype, device)
     loaded_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(model, revision)
-    results = fill_masks(masked_lm, loaded_tokenizer, texts, top_k)
+    results = fill_masks(
+        masked_lm,
+        loaded_tokenizer,
+        [text for _, text in usable],
+        top_k,
+        problems=lambda index, error: problems.append(f"{usable[index][0]} {error}"),
+    )
+    if results:
+        _print(results, str(loaded_tokenizer.mask_token), as_json)
+    if len(given) > 1:
+        for problem in problems[:_SHOWN_PROBLEMS]:
+            logger.warning(problem)
+        problems = problems and [f"{len(problems)} of {len(given)} texts cannot be used."]
+    if problems:
+        raise UsageError(problems[0])
+
+
+def _texts(arguments: Sequence[str]) -> Iterator[tuple[str, str | BadRow]]:
+    """The place and the text of each argument and of each line of standard input that is not blank."""
+    for number, text in enumerate(arguments, start=1):
+        if text != STDIN:
+            yield f"text {number} ({text[:20]}{'…' if text[20:] else ''})", text
+            continue
+        for row, line in read_rows(STDIN):
+            if isinstance(line, BadRow) or line.strip():
+                yield f"standard input, row {row}", line
+
+
+def _print(results: Sequence[FilledText], mask_token: str, as_json: bool) -> None:
+    from llm_jp_modernbert.inference.fill_mask import render
+
     if as_json:
         print(json.dumps([asdict(result) for result in results], ensure_ascii=False, indent=2))
         return
@@ -78,4 +118,4 @@ def fill_mask(
     for number, result in enumerate(results):
         if number:
             console.print()
-        console.print(render(result, str(loaded_tokenizer.mask_token)))
+        console.print(render(result, mask_token))

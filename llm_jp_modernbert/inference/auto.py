@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
@@ -106,3 +107,16 @@ def unregister_for_modernbert() -> None:
     from transformers import CONFIG_MAPPING, ModernBertConfig
 
     CONFIG_MAPPING.register("modernbert", ModernBertConfig, exist_ok=True)
+
+
+@contextmanager
+def registered_for_modernbert() -> Iterator[None]:
+    """`register_for_modernbert` inside a `with` block; afterwards, the caller's registration is restored."""
+    from transformers import CONFIG_MAPPING
+
+    before = CONFIG_MAPPING["modernbert"]
+    register_for_modernbert()
+    try:
+        yield
+    finally:
+        CONFIG_MAPPING.register("modernbert", before, exist_ok=True)

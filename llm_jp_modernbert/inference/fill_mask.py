@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.text_files import check_characters
 
+from .loading import check_vocabulary, context_length
 from .masked_logits import batches, masked_logits
 
 if TYPE_CHECKING:
@@ -53,7 +55,11 @@ def with_mask_token(text: str, mask_token: str) -> str:
 
 
 def fill_masks(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], top_k: int = 5
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    top_k: int = 5,
+    problems: Callable[[int, UsageError], None] | None = None,
 ) -> list[FilledText]:
     """Predicts the masked tokens of texts.
 
@@ -61,21 +67,33 @@ def fill_masks(
         model, tokenizer: a masked language model and its tokenizer.
         texts: texts with at least one mask, written as the tokenizer's mask token or one of `MASK_ALIASES`.
         top_k: number of candidates per mask.
+        problems: callback invoked with the index of each text without a mask, above the context length or with lone
+            surrogates, and its error; if None, such texts raise.
+
+    Returns:
+        The texts in their order, without those passed to `problems`.
 
     Raises:
-        UsageError: a text has no mask or exceeds the context length, the tokenizer has no mask token, or `top_k` is
+        UsageError: a text cannot be used, the tokenizer has no mask token or more tokens than the model, or `top_k` is
             not between 1 and the vocabulary size.
-        ValueError: the tokenizer does not fit the model.
     """
-    from llm_jp_modernbert.tokenization import check_fits
-
-    check_fits(tokenizer, model.config)
+    check_vocabulary(model.config, tokenizer)
     if not 1 <= top_k <= len(tokenizer):
         raise UsageError(f"top-k is {top_k}; it must be from 1 to {len(tokenizer)}, the vocabulary size.")
     if tokenizer.mask_token is None:
         raise UsageError(f"the tokenizer {tokenizer.name_or_path} has no mask token. Name another with --tokenizer.")
-    masked = [with_mask_token(text, tokenizer.mask_token) for text in texts]
-    encoded = [_encode(text, number, model, tokenizer) for number, text in enumerate(masked, start=1)]
+    limit = context_length(model.config, tokenizer)
+    masked, encoded = [], []
+    for index, text in enumerate(texts):
+        try:
+            ids = _encode(with_mask_token(text, tokenizer.mask_token), tokenizer, limit)
+        except UsageError as error:
+            if problems is None:
+                raise UsageError(f"text {index + 1} ({text[:20]}{'…' if text[20:] else ''}) {error}") from None
+            problems(index, error)
+            continue
+        masked.append(with_mask_token(text, tokenizer.mask_token))
+        encoded.append(ids)
     results = []
     for batch in batches([len(ids) for ids in encoded], _TOKENS_PER_BATCH):
         rows = [encoded[index] for index in batch]
@@ -112,14 +130,16 @@ def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return text
 
 
-def _encode(text: str, number: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    where = f"text {number} ({text[:20]}{'…' if text[20:] else ''})"
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[int]:
+    try:
+        check_characters(text)
+    except UsageError as error:
+        raise UsageError(f"has {error}") from None
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     if tokenizer.mask_token_id not in ids:
-        raise UsageError(f"{where} has no mask. Write {' or '.join(MASK_ALIASES)} for the missing token.")
-    limit = min(getattr(model.config, "max_position_embeddings", None) or len(ids), tokenizer.model_max_length)
+        raise UsageError(f"has no mask. Write {' or '.join(MASK_ALIASES)} for the missing token.")
     if len(ids) > limit:
-        raise UsageError(f"{where} has {len(ids):,} tokens, but the context length is {limit:,}. Shorten it.")
+        raise UsageError(f"has {len(ids):,} tokens, but the context length is {limit:,}. Shorten it.")
     return ids
 
 

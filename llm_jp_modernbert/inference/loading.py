@@ -93,6 +93,47 @@ def _parse(name: str, revision: str | None = None) -> ModelReference:
     return reference
 
 
+def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The maximum number of tokens that a model reads, special tokens included.
+
+    Args:
+        config: the model's configuration.
+        tokenizer: the model's tokenizer, whose `model_max_length` may be smaller.
+    """
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return tokenizer.model_max_length
+    return min(positions - _unused_positions(config), tokenizer.model_max_length)
+
+
+def _unused_positions(config: Any) -> int:
+    """The positions up to the padding id, which RoBERTa and its relatives do not use for tokens."""
+    import torch
+    from transformers import AutoModel
+
+    if config.model_type in OUR_MODEL_TYPES:
+        return 0
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except loading_errors():
+        return 0
+    # Only these models give their table of positions a padding id.
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    padding = [getattr(table, "padding_idx", None) for table in tables]
+    return max((place + 1 for place in padding if place is not None), default=0)
+
+
+def check_vocabulary(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `UsageError` if a tokenizer has more tokens than a model; a model's vocabulary may be padded."""
+    tokens, rows = len(tokenizer), getattr(config, "vocab_size", None)
+    if rows is not None and tokens > rows:
+        raise UsageError(
+            f"{config.name_or_path}: its tokenizer has {tokens:,} tokens, but the model a vocabulary of {rows:,}. "
+            "Save the model's own tokenizer in its directory."
+        )
+
+
 def loading_errors() -> tuple[type[Exception], ...]:
     """The errors that transformers raises for a model that cannot be loaded."""
     from huggingface_hub.errors import StrictDataclassError
