@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tokenizers import Encoding, Tokenizer
@@ -13,6 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from llm_jp_modernbert.core.errors import first_line
+from llm_jp_modernbert.core.files import read_json
+from llm_jp_modernbert.core.references import is_local_path
 
 from .conversion import read_sentencepiece
 from .layout import ENCODER_SETTINGS, LEADING_IDS, SPACE, check_layout, encoder_form, is_encoder_form, set_encoder_form
@@ -21,6 +24,9 @@ from .layout import ENCODER_SETTINGS, LEADING_IDS, SPACE, check_layout, encoder_
 _SAVED_CLASS = "PreTrainedTokenizerFast"
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
+_OTHER_SOURCE = (
+    "Name one that has it, or build the tokenizer from a SentencePiece file (LlmJpTokenizer.from_sentencepiece)."
+)
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -97,12 +103,19 @@ class LlmJpTokenizer(PreTrainedTokenizerFast):
             **kwargs: see `PreTrainedTokenizerBase.from_pretrained`.
 
         Raises:
-            ValueError: the tokenizer.json is missing or not of an llm-jp tokenizer.
+            ValueError: the tokenizer.json is missing or not of an llm-jp tokenizer, or another file is damaged.
         """
         source = os.fspath(pretrained_model_name_or_path)
         # Checked first: the error of transformers would be about slow tokenizers.
-        _find_file(source, {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
-        tokenizer = super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+        file = _find_file(source, {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
+        try:
+            tokenizer = super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+        except Exception as error:  # files with unexpected types may raise anything
+            _check_files(Path(file))
+            raise ValueError(
+                f"{source}: the tokenizer cannot be loaded ({first_line(error)}). Correct its {_CONFIG_FILE} or other "
+                "files of the tokenizer."
+            ) from error
         _check_llm_jp(tokenizer.backend_tokenizer, source)
         roles = [role for role in ENCODER_SETTINGS if role.endswith("_token")]
         if is_encoder_form(tokenizer.backend_tokenizer) and all(getattr(tokenizer, role) for role in roles):
@@ -189,13 +202,17 @@ def _inserted_spaces(encoding: Encoding) -> list[int]:
 def _find_file(source: str, hub_arguments: dict[str, Any]) -> str:
     if os.path.isfile(source):
         return source
+    if is_local_path(source):
+        path = os.path.join(source, hub_arguments.get("subfolder") or "", _TOKENIZER_FILE)
+        if not os.path.isfile(path):
+            raise ValueError(f"{path if os.path.isdir(source) else source}: no such file. {_OTHER_SOURCE}")
+        return path
     try:
         return str(cached_file(source, _TOKENIZER_FILE, **hub_arguments))
     except OSError as error:
         raise ValueError(
             f"{source!r} is not a file, and not a directory or repository with a {_TOKENIZER_FILE}: "
-            f"{first_line(error)} Name one that has it, or build the tokenizer from a SentencePiece file "
-            "(LlmJpTokenizer.from_sentencepiece)."
+            f"{first_line(error)} {_OTHER_SOURCE}"
         ) from error
 
 
@@ -208,6 +225,13 @@ def _read_backend(path: str) -> Tokenizer:
         ) from error
     _check_llm_jp(backend, path)
     return backend
+
+
+def _check_files(tokenizer_file: Path) -> None:
+    """Raises a `ValueError` with the name of the file of a tokenizer that is damaged."""
+    for path in sorted(tokenizer_file.parent.glob("*token*.json")):
+        read_json(path, dict[str, Any])
+    _read_backend(str(tokenizer_file))
 
 
 def _check_llm_jp(backend: Tokenizer, source: str) -> None:

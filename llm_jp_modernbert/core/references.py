@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checkpoint_names import CheckpointName
 from .errors import UsageError
 
 
@@ -66,9 +67,10 @@ class ModelReference:
         if not self.path.is_dir():
             raise UsageError(f"{self.name}: no such directory. Name a model's directory or its repository (ORG/NAME).")
         if not (self.path / "config.json").is_file():
-            raise UsageError(
-                f"{self.name} holds no config.json, so it is not a model. Name a directory that save_pretrained wrote."
-            )
+            checkpoints = [file.parent for file in self.path.glob("checkpoint-*/config.json")]
+            steps = {name.step: path for path in checkpoints if (name := CheckpointName.parse(path.name)) is not None}
+            way_out = f"Name its newest checkpoint, {steps[max(steps)]}." if steps else "Name a directory that does."
+            raise UsageError(f"{self.name} holds no config.json, so it is not a model. {way_out}")
 
     def __str__(self) -> str:
         return self.name if self.revision is None else f"{self.name}@{self.revision}"

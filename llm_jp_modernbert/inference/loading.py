@@ -164,10 +164,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         return build_tokenizer(reference.name)
     try:
         return LlmJpTokenizer.from_pretrained(reference.name, revision=reference.revision)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as not_llm_jp:
+    except ValueError as not_llm_jp:
         try:
             return AutoTokenizer.from_pretrained(reference.name, revision=reference.revision)
-        except loading_errors():
+        except Exception:  # files with unexpected types may raise anything
             raise UsageError(
                 f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Name one with --tokenizer."
             ) from not_llm_jp

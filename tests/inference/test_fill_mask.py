@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 from transformers import AutoTokenizer, ModernBertForMaskedLM, PreTrainedTokenizerBase, pipeline
+from typer.testing import CliRunner, Result
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.fill_mask import MASK_ALIASES, FilledText, fill_masks
 from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
@@ -120,3 +123,90 @@ def test_checkpoint_without_masked_lm_head_is_refused(tmp_path: Path, plain: Pat
     LlmJpModernBertForMaskedLM.from_pretrained(plain).model.save_pretrained(tmp_path, format="plain")
     with pytest.raises(UsageError, match=r"lacks .* weights of a masked language model"):
         load_masked_lm(str(tmp_path))
+
+
+@pytest.mark.parametrize("padding", [1, 127, 128, 898, 5000])
+def test_padding_rows_of_a_vocabulary_are_never_candidates(
+    padding: int, plain: Path, loaded: tuple[Any, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    model, tokenizer = LlmJpModernBertForMaskedLM.from_pretrained(plain), loaded[1]
+    size = len(tokenizer)
+    model.resize_token_embeddings(size + padding)
+    with torch.no_grad():
+        model.decoder.bias[size:] = 100.0
+    model.save_pretrained(tmp_path, format="plain")
+    tokenizer.save_pretrained(tmp_path)
+    (result,) = fill_masks(load_masked_lm(str(tmp_path)), load_tokenizer(str(tmp_path)), SAMPLES[:1])
+    (expected,) = fill_masks(*loaded, SAMPLES[:1])
+    assert [entry.token_id for entry in result.masks[0]] == [entry.token_id for entry in expected.masks[0]]
+
+
+def test_tokenizer_with_more_tokens_than_the_model_is_refused(
+    plain: Path, loaded: tuple[Any, PreTrainedTokenizerBase]
+) -> None:
+    tokenizer = load_tokenizer(str(plain))
+    tokenizer.add_tokens(["深層学習"])
+    with pytest.raises(UsageError, match=f"{plain}: its tokenizer has .* but the model a vocabulary of"):
+        fill_masks(loaded[0], tokenizer, SAMPLES[:1])
+
+
+def test_unusable_texts_are_reported_and_the_others_predicted(loaded: tuple[Any, PreTrainedTokenizerBase]) -> None:
+    texts = [SAMPLES[0], "マスクなし", "猫" * 300 + "[MASK]", "半分\ud83d[MASK]", SAMPLES[1]]
+    problems: dict[int, str] = {}
+    results = fill_masks(*loaded, texts, problems=lambda index, error: problems.update({index: str(error)}))
+    for result, expected in zip(results, fill_masks(*loaded, [SAMPLES[0], SAMPLES[1]]), strict=True):
+        assert_equal_candidates(result, expected)
+    assert list(problems) == [1, 2, 3]
+    for message, reason in zip(problems.values(), ("no mask", "context length is 64", "surrogate"), strict=True):
+        assert reason in message
+
+
+def run(arguments: list[str], stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(app, ["fill-mask", *arguments], input=stdin)
+
+
+def test_command_reads_any_standard_input_row_by_row(plain: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A byte-order mark and CRLF do not change the answer; a row without a mask or in Shift_JIS loses only itself."""
+    rows = [f"\ufeff{SAMPLES[0]}".encode(), b"", "なし".encode(), SAMPLES[2].encode("shift_jis"), SAMPLES[1].encode()]
+    result = run([str(plain), "-", "--json"], b"\r\n".join(rows))
+    assert [record.getMessage() for record in caplog.records] == [
+        "standard input, row 4: not UTF-8 (invalid start byte at byte 0 of the row). "
+        "Convert the file, for example with: iconv -f SHIFT_JIS -t UTF-8",
+        "standard input, row 3 has no mask. Write [MASK] or <mask> or {mask} for the missing token.",
+    ]
+    assert str(result.exception) == "2 of 4 texts cannot be used."
+    expected = run([str(plain), SAMPLES[0], SAMPLES[1], "--json"])
+    assert expected.exit_code == 0
+    assert result.stdout == expected.stdout
+
+
+def test_command_reports_arguments_that_are_not_utf8(plain: Path) -> None:
+    result = run([str(plain), os.fsdecode(SAMPLES[2].encode("shift_jis"))])
+    assert isinstance(result.exception, UsageError)
+    assert "text 1" in str(result.exception)
+    assert "surrogate" in str(result.exception)
+
+
+def test_help_shows_all_spellings_of_the_mask() -> None:
+    for width in (60, 80, 200):
+        text = CliRunner().invoke(app, ["fill-mask", "--help"], env={"COLUMNS": str(width)}).stdout
+        assert all(alias in text for alias in MASK_ALIASES)
+
+
+def test_run_without_a_final_model_names_its_newest_checkpoint(plain: Path, tmp_path: Path) -> None:
+    for step in (5, 20, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (5, 20):
+        (tmp_path / f"checkpoint-{step}" / "config.json").write_bytes((plain / "config.json").read_bytes())
+    with pytest.raises(UsageError, match=f"newest checkpoint, {tmp_path}/checkpoint-20"):
+        load_masked_lm(str(tmp_path))
+
+
+def test_missing_files_of_a_local_folder_are_named(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((plain / "config.json").read_bytes())
+    for load, name in ((load_masked_lm, r"model\.safetensors"), (load_tokenizer, r"tokenizer\.json")):
+        with pytest.raises(UsageError, match=name) as caught:
+            load(str(tmp_path))
+        assert str(tmp_path) in str(caught.value)
+        assert "huggingface.co" not in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ from tokenizer_samples import train_sentencepiece
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, Unigram
 
+from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.tokenization import LlmJpTokenizer, build_tokenizer, check_fits, train_stand_in
 
 
@@ -59,6 +60,36 @@ def test_error_for_other_tokenizers(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(ValueError, match=f"{file} is not a tokenizer.json"):
         LlmJpTokenizer.from_decoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "[]", "tokenizer.json: is not a JSON object"),
+        ("tokenizer.json", "{}", "tokenizer.json is not a tokenizer.json"),
+        ("tokenizer.json", '{"added_tokens": {}, "model": 5}', "tokenizer.json is not a tokenizer.json"),
+        ("tokenizer_config.json", "", "tokenizer_config.json: cannot be read"),
+        ("tokenizer_config.json", "null", "tokenizer_config.json: is not a JSON object"),
+        ("tokenizer_config.json", "[" * 100_000, "tokenizer_config.json: cannot be read"),
+        ("tokenizer_config.json", '{"pad_token": 3}', "the tokenizer cannot be loaded .*pad_token"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"3": "x"}}', "cannot be loaded .*added_tokens_decoder"),
+        ("tokenizer_config.json", '{"model_input_names": 5}', "the tokenizer cannot be loaded"),
+        ("special_tokens_map.json", "[]", "special_tokens_map.json: is not a JSON object"),
+        ("special_tokens_map.json", '{"pad_token": ["x"]}', "the tokenizer cannot be loaded .*pad_token"),
+        ("added_tokens.json", "[]", "added_tokens.json: is not a JSON object"),
+        ("added_tokens.json", '{"a": "x"}', "the tokenizer cannot be loaded"),
+    ],
+)
+def test_damaged_files_of_a_saved_tokenizer_are_one_line(
+    name: str, content: str, message: str, small: LlmJpTokenizer, tmp_path: Path
+) -> None:
+    small.save_pretrained(tmp_path)
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for load in (LlmJpTokenizer.from_pretrained, build_tokenizer, load_tokenizer):
+        with pytest.raises(ValueError, match=message) as caught:
+            load(str(tmp_path))
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_build_tokenizer_from_file_directory_and_repository(small_model: Path, tmp_path: Path) -> None:
