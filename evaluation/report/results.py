@@ -36,6 +36,14 @@ SCHEMA = 2
 _LIBRARIES = ("llm-jp-modernbert", "transformers", "torch", "tokenizers", "datasets", "sentence-transformers")
 
 
+class GridPoint(TypedDict):
+    """A point of a grid and the value of the metric there; None if undefined."""
+
+    learning_rate: float
+    epochs: int
+    value: float | None
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A value that a task measured.
@@ -56,7 +64,7 @@ class Measurement:
         learning_rate: of the selected grid point.
         epochs: of the selected grid point.
         train_examples: number of training examples.
-        grid: `learning_rate`, `epochs` and `value` of each grid point.
+        grid: all points of the grid.
         averaged_with: tasks whose values are averaged with this one, itself included.
     """
 
@@ -75,7 +83,7 @@ class Measurement:
     learning_rate: float | None = None
     epochs: int | None = None
     train_examples: int | None = None
-    grid: Sequence[dict[str, Any]] = ()
+    grid: Sequence[GridPoint] = ()
     averaged_with: Sequence[str] = ()
 
 
@@ -166,7 +174,7 @@ class Row:
     learning_rate: float | None = None
     epochs: int | None = None
     train_examples: int | None = None
-    grid: Sequence[dict[str, Any]] = ()
+    grid: Sequence[GridPoint] = ()
     averaged_with: Sequence[str] = ()
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)

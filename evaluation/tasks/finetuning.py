@@ -27,7 +27,7 @@ from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
 
 from ..data.options import Data, Options
-from ..report.results import Measurement
+from ..report.results import GridPoint, Measurement
 from .grid import Point, Trial, best, points, search
 from .ranks import rank
 from .task import Outcome, Progress, Task
@@ -195,7 +195,7 @@ class FineTuning(Task):
                         selected_on=selected_on,
                         **asdict(chosen.point),
                         train_examples=len(data.train),
-                        grid=[{**asdict(trial.point), "value": trial.scores[part][metric]} for trial in trials],
+                        grid=[_grid_point(trial, trial.scores[part][metric]) for trial in trials],
                         averaged_with=self.averaged_with if is_main else (),
                     )
                 )
@@ -208,6 +208,10 @@ class FineTuning(Task):
             for number, (example, prediction) in enumerate(zip(data.examples, chosen.predictions, strict=True))
         ]
         return Outcome(measurements, instances)
+
+
+def _grid_point(trial: Trial, value: float | None) -> GridPoint:
+    return {"learning_rate": trial.point.learning_rate, "epochs": trial.point.epochs, "value": value}
 
 
 @dataclass

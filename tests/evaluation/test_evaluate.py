@@ -585,6 +585,20 @@ def test_broken_results_file_is_reported(tmp_path: Path) -> None:
     assert str(path) in " ".join((done.output + str(done.exception)).split()).replace(" ", "")
 
 
+@pytest.mark.parametrize(
+    "grid", [1, [1], [{"learning_rate": 1e-3}], [{"learning_rate": "1e-3", "epochs": 1, "value": 0.5}]]
+)
+def test_mistyped_grid_of_a_result_is_reported(grid: object, out: Path, tmp_path: Path) -> None:
+    source = next((out / "jcola").rglob("default-*.json"))
+    payload = json.loads(source.read_text())
+    payload["rows"][0]["grid"] = grid
+    path = tmp_path / "jcola/model" / source.name
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(payload))
+    with pytest.raises(UsageError, match=rf"{path.name}: rows: 0\.grid"):
+        read_rows(path)
+
+
 def test_rows_are_plain_json_values(out: Path) -> None:
     for path in out.glob("*/*/*.json"):
         for row in json.loads(path.read_text())["rows"]:
