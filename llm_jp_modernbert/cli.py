@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_WAIT_FOR_RANK_0 = 10.0
 _DEBUG_VARIABLE = "LLM_JP_MODERNBERT_DEBUG"
 
 for job in (
@@ -95,7 +97,9 @@ def main(command: typer.Typer = app) -> None:
         is_expected = isinstance(error, (ValueError, OSError)) or is_failed_write(error)
         if not is_expected or os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        # Every rank prints its error, since it may be the only one that failed.
         rank = os.environ.get("RANK", "0")
+        if rank != "0":
+            # Ranks usually fail alike, and the launcher ends this one when rank 0 has printed the error.
+            time.sleep(_WAIT_FOR_RANK_0)
         print(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {printable(describe(error))}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -262,6 +262,15 @@ def test_slurm_script_trains_on_two_nodes(
     assert_trained_by_two(run, trained_by_one_process)
 
 
+def test_error_of_all_processes_is_printed_once() -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launch += ["--config_file", str(FOLDER / "accelerate/cpu-2.yaml"), "-m", "llm_jp_modernbert.training.pretrain"]
+    completed = subprocess.run([*launch, "stage3"], capture_output=True, text=True)
+    assert completed.returncode == 1
+    (line,) = [line for line in completed.stderr.splitlines() if "Error: stage3" in line]
+    assert line.startswith("Error: stage3: no such recipe or file.")
+
+
 def slurm_environment(folder: Path, commands: dict[str, str]) -> dict[str, str]:
     """The environment of a SLURM job whose commands are replaced by scripts."""
     folder.mkdir()
