@@ -292,3 +292,25 @@ def test_processes_that_accelerate_does_not_connect_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words):
         load("nano", "use_cpu=false")
+
+
+@pytest.mark.parametrize("options", [["--cpu"], []])
+def test_launcher_that_starts_one_process_of_two_is_refused(
+    monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """Without a configuration file, accelerate starts a single process on CPUs, whatever --num_processes says."""
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils import prepare_simple_launcher_cmd_env
+
+    common = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "script.py"]
+    for processes in (1, 2):
+        arguments = [*options, "--num_processes", str(processes), *common]
+        parsed = launch_command_parser().parse_args(arguments)
+        parsed.use_cpu = parsed.cpu
+        _, environment = prepare_simple_launcher_cmd_env(parsed)
+        for name in environment.keys() - os.environ.keys():
+            monkeypatch.setenv(name, environment[name])
+        if processes == 1:
+            load("nano")
+    with pytest.raises(UsageError, match="only this one was started"):
+        load("nano")

@@ -126,9 +126,11 @@ class PretrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         launched = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
         rank = get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"], -1)
-        if launched > 1 and rank < 0:
+        # accelerate's launcher for CPUs sets these two if several processes are requested, but starts one.
+        if rank < 0 and (launched > 1 or {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()):
             raise UsageError(
-                f"WORLD_SIZE is {launched}, but no launcher started this process: RANK is not set. Unset it."
+                "Several processes were requested, but only this one was started (RANK is not set). Use torchrun, or "
+                "accelerate launch with cpu-2.yaml; for one process, unset WORLD_SIZE and MASTER_ADDR."
             )
         if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
             # Only with this variable or use_cpu does accelerate connect processes on CPUs.
