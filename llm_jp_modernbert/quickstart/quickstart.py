@@ -361,6 +361,7 @@ def _recipe(
         "train_data": str(work / "train.jsonl"),
         "validation_data": str(work / "held-out.jsonl"),
         "max_validation_tokens": _MAX_HELD_OUT_TOKENS,
+        "eval_steps": None,
         "sequence_length": stage.length,
         "tokens_per_batch": tokens_per_batch,
         "max_steps": max_steps,

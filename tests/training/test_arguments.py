@@ -227,6 +227,11 @@ def test_run_of_one_step_is_valid(write: Any) -> None:
         ({"eval_delay": 5, "validation_data": "v.jsonl"}, "eval_delay", "eval_strategy=steps"),
         ({"gradient_checkpointing_kwargs": {"a": 1}}, "gradient_checkpointing_kwargs", "gradient_checkpointing=true"),
         ({"fsdp_config": {"version": 2}}, "fsdp_config", "without fsdp"),
+        ({"eval_steps": 5, "validation_data": "v.jsonl"}, "eval_steps", "eval_strategy=steps"),
+        ({"interleave": 4, "shuffle": False}, "interleave", "shuffle=true"),
+        ({"decay_norms_and_biases": True}, "decay_norms_and_biases", "weight_decay"),
+        ({"optim_target_modules": ["attn"]}, "optim_target_modules", "GaLore"),
+        ({"trackio_space_id": "a/b"}, "trackio_space_id", "report_to=trackio"),
     ],
     ids=str,
 )

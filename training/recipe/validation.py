@@ -79,6 +79,23 @@ _CONDITIONS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     ("gradient_checkpointing_kwargs", "without gradient_checkpointing=true", lambda v: v.gradient_checkpointing),
     ("activation_checkpointing_kwargs", "without activation_checkpointing=true", lambda v: v.activation_checkpointing),
     ("fsdp_config", "without fsdp", lambda v: v.fsdp),
+    (
+        "eval_steps",
+        "without eval_strategy=steps",
+        lambda v: plain_value(v.eval_strategy) != "no" or not v.validation_data,
+    ),
+    ("interleave", "without shuffle=true", lambda v: v.shuffle),
+    ("decay_norms_and_biases", "without weight_decay", lambda v: v.weight_decay),
+    (
+        "optim_target_modules",
+        "without an optim of GaLore or APOLLO",
+        lambda v: plain_value(v.optim).startswith(("galore", "apollo")),
+    ),
+    (
+        "trackio_space_id trackio_bucket_id trackio_static_space_id project",
+        "without report_to=trackio",
+        lambda v: {"trackio", "all"} & {*([v.report_to] if isinstance(v.report_to, str) else v.report_to or ())},
+    ),
 )
 
 _ENTRY_TYPES: dict[str, Any] = {
