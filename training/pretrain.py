@@ -93,7 +93,7 @@ def _train(
         if not main:
             trainer.restore(checkpoint)
 
-    for line in start_lines(trainer):
+    for line in start_lines(trainer) if main else ():
         logger.info("%s", line)
     with stop.listening(), closing(progress):
         if trainer.schedule.progress(trainer.state.global_step) < 1.0:

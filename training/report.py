@@ -15,6 +15,10 @@ from llm_jp_modernbert.modeling.attention_backends import choose_backend
 
 from .data.manifest import MANIFEST
 from .data.order import FileShard, Source
+from .data.readers import Document
+
+# In bytes: reading so much takes less than a second.
+_MAX_COUNTED = 8_000_000
 
 if TYPE_CHECKING:
     from .trainer import PretrainingTrainer
@@ -29,10 +33,10 @@ def start_lines(trainer: PretrainingTrainer) -> list[str]:
     attention = choose_backend(
         config._attn_implementation, recipe.device, dtype, head_dim, float(config.attention_dropout)
     )
-    data = f"  train_data: {describe_data(trainer.stream.maker.sources)}"
+    data = [f"  train_data: {describe_data(trainer.stream.maker.sources)}"]
     if trainer.validation is not None:
         corpus = trainer.validation.corpus
-        data += f"; held out: {_count(len(corpus), 'document')}, {len(corpus.ids):,} tokens"
+        data.append(f"  validation_data: {_count(len(corpus), 'document')}, {len(corpus.ids):,} tokens")
     limits = {
         "steps": recipe.max_steps if recipe.max_steps > 0 else None,
         "tokens": recipe.max_tokens,
@@ -43,7 +47,7 @@ def start_lines(trainer: PretrainingTrainer) -> list[str]:
         f"{recipe.stage}: {model.num_parameters():,} parameters, {_count(config.num_hidden_layers, 'layer')} of width "
         f"{config.hidden_size}, {str(dtype).removeprefix('torch.')}",
         f"  {_device(recipe.device, recipe.world_size)}, attention: {attention}",
-        data,
+        *data,
         f"  {_count(recipe.rows_per_step, 'row')} of {recipe.sequence_length:,} tokens per step, until {ends}",
     ]
 
@@ -77,18 +81,29 @@ def end_lines(trainer: PretrainingTrainer, run: Path) -> list[str]:
 
 
 def describe_data(sources: Sequence[Source]) -> str:
-    """The number of files and their size; documents and tokens of tokenized corpora, whose manifests count them."""
-    shards = [shard for source in sources for shard in source.shards]
-    files = [Path(shard.name) for shard in shards if isinstance(shard, FileShard)]
-    text = _count(len(shards), "file")
-    manifests = {file.parent.parent / MANIFEST for file in files if file.suffix == ".arrow"}
-    if manifests and all(file.suffix == ".arrow" for file in files) and all(path.is_file() for path in manifests):
-        totals = [read_json(path, dict[str, Any])["totals"] for path in manifests]
-        documents, tokens = (sum(total[name] for total in totals) for name in ("documents", "tokens"))
-        return f"{text}, {_count(documents, 'document')}, {tokens:,} tokens"
-    if len(files) < len(shards):
+    """The number of files and their size, and documents where counting them is fast.
+
+    The manifests of tokenized corpora count documents and tokens; small files are read.
+    """
+    pairs = [(source, shard) for source in sources for shard in source.shards]
+    files = [Path(shard.name) for _, shard in pairs if isinstance(shard, FileShard)]
+    text = _count(len(pairs), "file")
+    if len(files) < len(pairs):
         return text
-    return f"{text}, {_size(sum(file.stat().st_size for file in files))}"
+    if all(file.suffix == ".arrow" for file in files):
+        manifests = {file.parent.parent / MANIFEST for file in files}
+        if all(path.is_file() for path in manifests):
+            totals = [read_json(path, dict[str, Any])["totals"] for path in manifests]
+            documents, tokens = (sum(total[name] for total in totals) for name in ("documents", "tokens"))
+            return f"{text}, {_count(documents, 'document')}, {tokens:,} tokens"
+    size = sum(file.stat().st_size for file in files)
+    text = f"{text}, {_size(size)}"
+    if size > _MAX_COUNTED:
+        return text
+    rows = ((source, row) for source, shard in pairs for row in shard.read(0))
+    return (
+        f"{text}, {_count(sum(isinstance(row, Document) and source.accepts(row) for source, row in rows), 'document')}"
+    )
 
 
 def _device(device: torch.device, processes: int) -> str:

@@ -24,7 +24,14 @@ def test_start_and_end_of_a_run(data: Data, tmp_path: Path, caplog: pytest.LogCa
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    for word in (f"{parameters:,} parameters", "float32", "on CPU", "sdpa", "3 files", "held out: 40 documents"):
+    for word in (
+        f"{parameters:,} parameters",
+        "float32",
+        "on CPU",
+        "sdpa",
+        "3 files",
+        "validation_data: 40 documents",
+    ):
         assert word in text
     assert "4 rows of 64 tokens per step, until 3 steps" in text
     final = trainer.evaluate()
@@ -39,6 +46,11 @@ def test_last_step_is_evaluated_once(data: Data, tmp_path: Path) -> None:
     changes = {"max_steps": 2, "warmup_steps": 0, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 1}
     trainer = runs.run(runs.recipe(*data, tmp_path / "run", **changes, validation_data=str(data[0])))
     assert [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [1, 2]
+
+
+def test_documents_of_small_files_are_counted(data: Data) -> None:
+    size = sum(path.stat().st_size for path in data[0].iterdir())
+    assert describe_data(sources_of(str(data[0]), "text")) == f"3 files, {size / 1000:.1f} kB, 120 documents"
 
 
 def test_documents_of_tokenized_corpora_are_counted(data: Data, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
+from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin, parse_flag_from_env
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import SchedulerType, Trainer, get_scheduler
@@ -273,7 +273,9 @@ CONFLICTS: tuple[tuple[str, Callable[[Any], object], str], ...] = (
     ),
     (
         "fp16",
-        lambda v: v.fp16 and (v.use_cpu or not torch.accelerator.is_available()),
+        lambda v: (
+            v.fp16 and (v.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+        ),
         "it needs a GPU. On a CPU, set bf16=true and use_cpu=true, or fp16=false.",
     ),
     (
