@@ -107,7 +107,9 @@ def make_model(
     except loading_errors() as error:
         if isinstance(error, UsageError):
             raise
-        reason = (source and unreadable_weights(source.path)) or first_line(error)
+        if source is None:
+            raise UsageError(f"model: {first_line(error)}") from error
+        reason = unreadable_weights(source.path) or first_line(error)
         raise UsageError(f"{place}: {source} cannot be loaded as a model: {reason}") from error
     _check_weights(f"{place}: {source}", info)
     return cast("LlmJpModernBertForMaskedLM", model)

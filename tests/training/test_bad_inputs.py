@@ -156,6 +156,14 @@ def test_intervals_and_workers_may_change_on_resuming(data: Data, tmp_path: Path
     ]
 
 
+def test_setting_that_the_model_rejects_is_named(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fails(capsys, runs.recipe(*data, tmp_path / "run"), "model.hidden_activation=geloo")
+    assert line.startswith("Error: model: ")
+    assert "'geloo'" in line
+
+
 @pytest.mark.parametrize("where", ["file/run", "/proc/run"])
 def test_unwritable_directory_is_named(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str

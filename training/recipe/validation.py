@@ -173,6 +173,12 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda value: 0 < value <= 1,
         "a fraction of tokens must be above 0 and at most 1",
     ),
+    ("norm_eps initializer_range initializer_cutoff_factor", lambda value: value > 0, "it must be above 0"),
+    (
+        "embedding_dropout attention_dropout mlp_dropout classifier_dropout",
+        lambda value: 0 <= value < 1,
+        "a probability must be at least 0 and below 1",
+    ),
     ("mask_share random_share", lambda value: 0 <= value <= 1, "a fraction must be between 0 and 1"),
     ("sequence_length", lambda value: value > SPECIAL_TOKENS_PER_PIECE, "a row must hold a token, CLS and SEP"),
 )
@@ -491,6 +497,12 @@ def _check_schedule(values: SimpleNamespace) -> None:
 
 
 def _check_model(values: SimpleNamespace) -> None:
+    _check_config(values)
+    if isinstance(values.model, dict):
+        _check_ranges(values.model, "model.{key}")
+
+
+def _check_config(values: SimpleNamespace) -> None:
     model = values.model
     if values.init_from:
         if isinstance(model, str) or SHAPE in model:
