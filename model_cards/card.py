@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.evaluation.report.results import READ_OFF, dataset_slug
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 
 from . import commands, formatting, tables
-from .check import is_repository
 from .facts import count_parameters
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
     )
     for name in ("code", "html_text", "in_japanese", "in_words", "literal", "number", "percent", "target"):
         environment.filters[name] = getattr(formatting, name)
+    environment.filters["markdown"] = formatting.Markdown
     positions = int(facts.config.get("max_position_embeddings", 0))
     template = files("llm_jp_modernbert.model_cards").joinpath("templates", "model_card.md").read_text("utf-8")
     body = environment.from_string(template).render(
@@ -105,8 +106,10 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         "custom_code": facts.format == "native",
     }
     metadata: dict[str, Any] = {
-        "language": list(facts.languages),
+        "language": list(facts.languages) or None,
         "license": facts.license,
+        "license_name": facts.license_name,
+        "license_link": facts.license_link,
         "library_name": "transformers",
         "tags": [tag for tag, applies in tags.items() if applies],
         "datasets": list(facts.datasets) or None,
@@ -125,7 +128,7 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         metadata["co2_eq_emissions"] = {
             "emissions": 1000 * sum(measured),
             "source": "CodeCarbon",
-            "training_type": "pre-training",
+            "training_type": "fine-tuning" if facts.is_continued else "pre-training",
             **({"hardware_used": ", ".join(hardware)} if hardware else {}),
         }
     results = [_eval_result(row, facts) for row in _headlines(facts.rows)]

@@ -1,4 +1,4 @@
-"""Offline validation of model cards."""
+"""Reading and offline validation of the metadata of cards."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.references import is_repository
+from llm_jp_modernbert.core.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -19,6 +21,34 @@ if TYPE_CHECKING:
 _DATASET_TYPE = re.compile(r"(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+")
 # Accepted besides ISO 639 codes.
 _OTHER_LANGUAGES = ("code", "multilingual")
+# Characters of a card that are read.
+_LONGEST = 1 << 20
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Reads the metadata of a card; empty if it has none.
+
+    Raises:
+        UsageError: they are not valid YAML, or larger than those of any card.
+    """
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    with path.open(encoding="utf-8", errors="replace") as file:
+        block = REGEX_YAML_BLOCK.search(file.read(_LONGEST))
+    data = parse_yaml(block[2], str(path)) if block else None
+    return data if isinstance(data, dict) else {}
+
+
+def text(metadata: Mapping[str, Any], name: str) -> str | None:
+    """A field that is a string; None if it is missing or of another type."""
+    value = metadata.get(name)
+    return value if value and isinstance(value, str) else None
+
+
+def texts(metadata: Mapping[str, Any], name: str) -> list[str]:
+    """A field that is a string or a list of strings; other items are left out."""
+    value = metadata.get(name)
+    return [item for item in (value if isinstance(value, list) else [value]) if item and isinstance(item, str)]
 
 
 def validate_card(card: ModelCard, folder: Path) -> None:
@@ -58,13 +88,13 @@ def _check_license(data: Mapping[str, Any], folder: Path) -> None:
 
 def _check_names(data: Mapping[str, Any]) -> None:
     """Check languages, and the names of datasets and base models."""
-    for language in _list(data.get("language")):
+    for language in texts(data, "language"):
         # github.com/huggingface/huggingface_hub/issues/3862: only codes of ISO 639-1, 639-2 and 639-3 are accepted.
         known = language in _listed("hub_languages.txt") or re.fullmatch("[a-z]{3}", language)
         if not known and language not in _OTHER_LANGUAGES:
             raise UsageError(f"model card: invalid language {language!r}; expected an ISO 639 code such as ja.")
     # A local path is rejected: github.com/huggingface/transformers/issues/32212, autotrain-advanced/issues/648.
-    for repository in (*_list(data.get("datasets")), *_list(data.get("base_model"))):
+    for repository in (*texts(data, "datasets"), *texts(data, "base_model")):
         if not is_repository(repository):
             raise UsageError(f"model card: invalid repository name {repository!r}; expected ORG/NAME.")
 
@@ -75,11 +105,6 @@ def _check_link(address: str, folder: Path) -> None:
     is_local = target.path and not target.scheme and not target.netloc
     if is_local and not (linked.is_relative_to(folder.resolve()) and linked.exists()):
         raise UsageError(f"model card: links to {unquote(target.path)}, which is not in the release.")
-
-
-def _list(value: Any) -> list[str]:
-    """A value of metadata that is a string or a list of strings."""
-    return [str(item) for item in ([value] if isinstance(value, str) else value or [])]
 
 
 def _listed(name: str) -> list[str]:
@@ -101,15 +126,3 @@ def _parsed_metadata(card: ModelCard) -> dict[str, Any]:
     if data != card.data.to_dict() or parsed.text != card.text:
         raise UsageError("model card: parsing changes the content. Remove unusual characters from names.")
     return data
-
-
-def is_repository(name: str) -> bool:
-    """Whether the Hub accepts `ORG/NAME` as the name of a repository."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return "/" in name

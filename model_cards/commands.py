@@ -53,6 +53,8 @@ def evaluations(rows: Iterable[Row]) -> list[str]:
 
 def _pretraining(facts: ModelFacts) -> list[str]:
     name, lines, previous = quote(facts.name), [], None
+    if facts.is_continued:
+        previous = quote(facts.start or "BASE_MODEL")
     for index, stage in enumerate(facts.stages):
         if index == len(facts.stages) - 1 and facts.recipe_file:
             recipe = quote(facts.recipe_file)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.references import is_repository
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.hub import Checkpoint
@@ -118,10 +119,12 @@ class ModelFacts:
         name: `ORG/NAME`, or a directory name.
         config: content of config.json.
         format: `plain` or `native`.
-        license: license id of the Hub.
-        languages: ISO 639 codes.
+        license: license id of the Hub; None if unknown.
+        license_name, license_link: name and address of a license that has no id of its own.
+        languages: ISO 639 codes; empty if unknown.
         datasets: repositories of the training data, for the metadata.
         base_model: repository of the model that training started from, if it was published separately.
+        is_continued: whether the first stage in `training` started from a model whose own training is not in there.
         tokenizer: `vocabulary_size`, `mask_token` and `model_max_length`.
         training: content of training.json.
         recipe_file: path in the release of the last stage's recipe.
@@ -138,10 +141,13 @@ class ModelFacts:
     config: Mapping[str, Any]
     format: str = "plain"
     dtype: str = "float32"
-    license: str = "apache-2.0"
-    languages: tuple[str, ...] = ("ja", "en")
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    languages: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     base_model: str | None = None
+    is_continued: bool = False
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] | None = None
     recipe_file: str | None = None
@@ -170,10 +176,36 @@ class ModelFacts:
         return sum(known) if known and len(known) == len(counts) else None
 
     @property
+    def start(self) -> str | None:
+        """Repository of the model that the first stage started from; None if unknown."""
+        first = str(self.stages[0].get("init_from") or "").partition("@")[0] if self.stages else ""
+        return first if is_repository(first) else self.base_model
+
+    @property
     def longest_row(self) -> int | None:
-        """Longest sequence length used in training; None if unknown."""
+        """Longest sequence length used in training; None if unknown, as for that of a base model."""
+        if self.is_continued:
+            return None
         recipes = [stage["recipe"] for stage in self.stages]
         return max((int(recipe["sequence_length"]) for recipe in recipes if "sequence_length" in recipe), default=None)
+
+
+def is_continued(stages: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> bool:
+    """Whether the first stage started from another model, whose own training is not among the stages.
+
+    Args:
+        stages: the stages in training.json.
+        recipe: the recipe of the last stage; empty if unknown.
+    """
+    if not stages:
+        return False
+    first = stages[0]
+    if "init_from" in first:
+        return bool(first["init_from"])
+    if len(stages) == 1 and "init_from" in recipe:
+        return bool(recipe["init_from"])
+    # Logs of version 0.1: the recipe of a model with random weights has its shape.
+    return bool(first.get("recipe")) and "recipe_name" not in first and "model" not in first["recipe"]
 
 
 def read_config(config: Mapping[str, Any]) -> LlmJpModernBertConfig:

@@ -20,6 +20,18 @@ def is_local_path(text: str) -> bool:
     return text.startswith((".", "/", "~")) or text.partition("@")[0].count("/") > 1
 
 
+def is_repository(name: str) -> bool:
+    """Whether the Hub accepts `ORG/NAME` as the name of a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
 @dataclass(frozen=True)
 class ModelReference:
     """A parsed name: a path, with `~` expanded, or `ORG/NAME` and its branch, tag or commit if one is given.

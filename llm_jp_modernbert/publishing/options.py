@@ -49,13 +49,34 @@ class ReleaseOptions:
         typer.Option(metavar="<type>", help="Data type of the weights: float32, bfloat16, or auto for the source's."),
     ] = "auto"
     max_shard_size: Annotated[str, typer.Option(help="Weights larger than this are split into several files.")] = "5GB"
-    license: Annotated[str, typer.Option(help="License identifier of the Hub.")] = DEFAULT_LICENSE
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="License identifier of the Hub, such as apache-2.0. By default that of the source's or the base "
+            "model's card."
+        ),
+    ] = None
+    license_name: Annotated[str | None, typer.Option(help="With --license other: name of the license.")] = None
+    languages: Annotated[
+        list[str],
+        typer.Option(
+            "--language",
+            help="ISO 639 code of a language of the model. By default those in the cards of the source, of the data "
+            "and of the base model. Repeatable.",
+        ),
+    ] = field(default_factory=list)
     datasets: Annotated[
         list[str],
-        typer.Option("--dataset", help="Training dataset on the Hub, for the model card. Repeatable."),
+        typer.Option(
+            "--dataset",
+            help="Training dataset on the Hub, for the model card. Those in the training log are added. Repeatable.",
+        ),
     ] = field(default_factory=list)
     base_model: Annotated[
-        str | None, typer.Option(help="Model on the Hub that training started from, for the model card.")
+        str | None,
+        typer.Option(
+            help="Model on the Hub that training started from, for the model card. By default that in the recipe."
+        ),
     ] = None
     sentence_transformers: Annotated[
         bool, typer.Option("--sentence-transformers", help="Add the files that SentenceTransformer loads.")

@@ -20,7 +20,7 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.files import atomic_directory, check_vacant, lock, read_config, read_json, sha256
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, TRAINING, Patience, Training
 from llm_jp_modernbert.core.hub_errors import one_line_errors
-from llm_jp_modernbert.core.yaml_files import parse_yaml
+from llm_jp_modernbert.model_cards.check import read_metadata, text
 
 from .staging import CARD, MANIFEST, read_manifest
 
@@ -39,8 +39,6 @@ _ALLOWED = re.compile(
 )
 # Files that only the Hub uses. They stay in the cache.
 _HUB_ONLY = re.compile(r"\.gitattributes|\.eval_results/\w[\w.-]*\.yaml")
-# Characters of a card that are read.
-_LONGEST_CARD = 1 << 20
 _CODE = re.compile(r"(\w[\w-]*/)*\w+\.py")
 
 
@@ -232,14 +230,9 @@ def _training(path: Path) -> dict[str, str]:
 
 
 def _card(path: Path) -> dict[str, str]:
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-    with path.open(encoding="utf-8", errors="replace") as file:
-        block = REGEX_YAML_BLOCK.search(file.read(_LONGEST_CARD))
-    data = parse_yaml(block[2], str(path)) if block else None
-    if not isinstance(data, dict):
-        return {}
-    facts = {"license": str(data["license"])} if data.get("license") else {}
+    data = read_metadata(path)
+    license = text(data, "license")
+    facts = {"license": license} if license else {}
     with suppress(KeyError, TypeError):
         scores = sum(len(result["metrics"]) for model in data["model-index"] for result in model["results"])
         facts["results"] = f"{scores:,} scores in the model card"

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, commit_folder, create_repository
+from llm_jp_modernbert.core.references import ModelReference, is_repository
 
 from . import staging
 from .release import is_weights
@@ -58,8 +59,10 @@ def push(
                 # Only the user knows the task of a fine-tuned model: transformers' card leaves it open.
                 create_and_tag_model_card(name, tags, token=token).save(folder / staging.CARD)
             elif not api.file_exists(name, staging.CARD, revision=revision or MAIN):
-                staging.stage_license(staging.DEFAULT_LICENSE, None, folder)
-                staging.write_card(folder, name, tags=tags or ())
+                base = ModelReference.parse(str(saved.config.name_or_path)).name
+                staging.write_card(
+                    folder, name, tags=tags or (), base_model=base if is_repository(base) and base != name else None
+                )
         else:
             saved.save_pretrained(folder)
         return commit_folder(

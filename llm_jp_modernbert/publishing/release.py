@@ -25,6 +25,7 @@ from llm_jp_modernbert.model_cards.facts import Example, Exports
 
 from . import staging
 from .options import ReleaseOptions
+from .origin import Cards, with_origin
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -72,6 +73,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
 
     api = api or HfApi()
     _check_options(options)
+    options = with_origin(options, staging.read_stages(options.source), Cards(api, patience, options.dry_run is None))
     with _directory(options) as folder:
         logger.info("%s: staging the release in the %s format", options.source, options.format)
         model, tokenizer = _stage_model(options, folder)
@@ -84,6 +86,8 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
             options.repository,
             tokenizer,
             license=options.license,
+            license_name=options.license_name,
+            languages=tuple(options.languages),
             datasets=tuple(options.datasets),
             base_model=options.base_model,
             rows=rows,
@@ -125,14 +129,25 @@ def send(
 
 
 def prepare_checkpoint(api: HfApi, repository: str, folder: Path) -> None:
-    """Adds a card that lists the earlier checkpoints, a license and a manifest to a snapshot of a training checkpoint.
+    """Adds a card that lists the earlier checkpoints, and a manifest, to a snapshot of a training checkpoint.
 
     `folder` is the snapshot. The repository must exist.
     """
-    staging.make_public(folder)
-    staging.stage_license(staging.DEFAULT_LICENSE, None, folder)
-    known = hub.checkpoints(api, repository, hub.Patience(waits=()))
-    staging.write_card(folder, repository, load_tokenizer(str(folder)), checkpoints=known)
+    once = hub.Patience(waits=())
+    origin = with_origin(ReleaseOptions(folder, repository), staging.read_stages(folder), Cards(api, once))
+    staging.make_public(folder, origin.base_model)
+    staging.stage_license(origin.license, None, folder)
+    staging.write_card(
+        folder,
+        repository,
+        load_tokenizer(str(folder)),
+        license=origin.license,
+        license_name=origin.license_name,
+        languages=tuple(origin.languages),
+        datasets=tuple(origin.datasets),
+        base_model=origin.base_model,
+        checkpoints=hub.checkpoints(api, repository, once),
+    )
     staging.check_secrets(folder)
     staging.write_manifest(folder)
 
@@ -211,7 +226,7 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBert
     match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
     tokenizer.save_pretrained(folder)
-    staging.stage_training(options.source, folder)
+    staging.stage_training(options.source, folder, options.base_model)
     staging.stage_license(options.license, options.source, folder)
     return model.float(), tokenizer
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -25,15 +25,13 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import files_by_path, read_config, read_json, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import is_local_path
-from llm_jp_modernbert.core.yaml_files import parse_yaml
+from llm_jp_modernbert.core.yaml_files import read_yaml
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
-from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot
+from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot, is_continued
 from llm_jp_modernbert.model_cards.plots import PATH as TRAINING_PLOT
 from llm_jp_modernbert.model_cards.plots import plot_training
-
-from .options import DEFAULT_LICENSE as DEFAULT_LICENSE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,34 +92,54 @@ def check_links(source: Path) -> None:
             raise UsageError(f"{path}: a symbolic link to a file outside of {source}. Replace it by the file itself.")
 
 
-def stage_training(source: Path, folder: Path) -> None:
+def stage_training(source: Path, folder: Path, base: str | None = None) -> None:
     """Copies the training log, the recipe and the list of averaged checkpoints, without local paths."""
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
-    from llm_jp_modernbert.training.run.summary import read as read_training
 
-    readers = {TRAINING: read_training, PROVENANCE: _read_averaged, RECIPE: _read_recipe}
-    for name, read in readers.items():
+    if (source / PROVENANCE).is_file():
+        _read_averaged(source / PROVENANCE)
+    for name in (TRAINING, PROVENANCE, RECIPE):
         if (source / name).is_file():
-            read(source / name)
             shutil.copyfile(source / name, folder / name)
-    make_public(folder)
+    make_public(folder, base)
 
 
-def make_public(folder: Path) -> None:
-    """Removes tokens from a staged recipe, if there is one, and reduces local paths to their last part."""
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe of a model; empty if it has none.
+
+    Raises:
+        UsageError: it is not a mapping.
+    """
+    path = folder / RECIPE
+    settings = read_yaml(path) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: not a recipe. Remove it, or copy it again from the run directory.")
+    return settings
+
+
+def read_stages(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """The stages in the training log of a model; empty if it has none."""
+    from llm_jp_modernbert.training.run.summary import read
+
+    return read(folder / TRAINING)["stages"] if (folder / TRAINING).is_file() else []
+
+
+def make_public(folder: Path, base: str | None = None) -> None:
+    """Removes tokens from a staged recipe, if there is one, and reduces local paths to their last part.
+
+    Args:
+        folder: the staged model.
+        base: repository of the model that training started from. A local copy in the recipe is replaced by it.
+    """
     import yaml
 
     recipe = folder / RECIPE
     if not recipe.is_file():
         return
-    write_whole(recipe, yaml.safe_dump(_public_value(_read_recipe(recipe)), sort_keys=False, allow_unicode=True))
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    settings = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    if not isinstance(settings, dict):
-        raise UsageError(f"{path}: not a recipe. Remove it, or copy it again from the run directory.")
-    return settings
+    settings = read_recipe(folder)
+    if base and settings.get("init_from") and len(read_stages(folder)) == 1:
+        settings["init_from"] = base
+    write_whole(recipe, yaml.safe_dump(_public_value(settings), sort_keys=False, allow_unicode=True))
 
 
 def _read_averaged(path: Path) -> list[_Averaged]:
@@ -184,7 +202,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
     return rows
 
 
-def stage_license(license: str, source: Path | None, folder: Path) -> None:
+def stage_license(license: str | None, source: Path | None, folder: Path) -> None:
     """Writes the text of the license: the source's own file, or the text in this package, if there is one."""
     template = _TEMPLATES / "licenses" / f"{license}.txt"
     for text in (template if source is None else source / LICENSE, template):
@@ -207,10 +225,8 @@ def write_card(
         UsageError: the Hub would refuse the card's metadata.
     """
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
-    from llm_jp_modernbert.training.run.summary import read as read_training
 
-    config = read_config(folder)
-    stages = read_training(folder / TRAINING) if (folder / TRAINING).is_file() else None
+    config, stages = read_config(folder), read_stages(folder)
     # matplotlib is optional on training machines.
     can_plot = find_spec("matplotlib") is not None
     tokenizer_facts: dict[str, Any] = {}
@@ -231,9 +247,11 @@ def write_card(
         format="plain" if config["model_type"] == "modernbert" else "native",
         dtype=str(config.get("dtype", "float32")),
         tokenizer=tokenizer_facts,
-        training=stages,
+        training={"stages": stages} if stages else None,
+        is_continued=is_continued(stages, read_recipe(folder)),
+        license_link=LICENSE if fields.get("license") == "other" and (folder / LICENSE).is_file() else None,
         recipe_file=RECIPE if (folder / RECIPE).is_file() else None,
-        curve=plot_training(stages, folder) if stages and can_plot else None,
+        curve=plot_training({"stages": stages}, folder) if stages and can_plot else None,
         plots=[
             Plot(path.relative_to(folder).as_posix(), path.stem.replace("-", " "))
             for path in sorted((folder / ASSETS).glob("*.png"))

@@ -125,6 +125,8 @@ def complete_facts(**changes: Any) -> ModelFacts:
         "name": "org/some_model",
         "config": CONFIG,
         "dtype": "bfloat16",
+        "license": "apache-2.0",
+        "languages": ("ja", "en"),
         "datasets": ("org/texts",),
         "tokenizer": {"mask_token": "<MASK|LLM-jp>", "vocabulary_size": 1000, "model_max_length": 8192},
         "training": {"schema": 1, "stages": [stage(), stage2]},

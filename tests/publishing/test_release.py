@@ -238,7 +238,7 @@ def test_links_of_the_hub_cache_and_to_weights_are_followed(
     run = Path(shutil.copytree(source, tmp_path / "run"))
     (run / "model.safetensors").rename(tmp_path / "weights.safetensors")
     (run / "model.safetensors").symlink_to(tmp_path / "weights.safetensors")
-    release(replace(options, source=run), QUICK, api)
+    release(replace(options, source=run, license="apache-2.0"), QUICK, api)
     snapshot = Path(api.snapshot_download(NAME))
     assert (snapshot / "LICENSE").is_symlink()
     again = release(replace(options, source=snapshot), QUICK, api)

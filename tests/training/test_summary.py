@@ -80,7 +80,7 @@ def test_resumed_run_has_the_summary_of_an_uninterrupted_one_and_the_earlier_sta
     (before / TRAINING).unlink()
     assert runs.run_apart(parts) == [0]
     actual, expected = stages(tmp_path / "parts"), stages(tmp_path / "whole")
-    assert [stage["stage"] for stage in actual] == ["stage1", "stage2"]
+    assert [(stage["stage"], stage["init_from"]) for stage in actual] == [("stage1", None), ("stage2", "first")]
     assert actual[0] == expected[0] == stages(first[0])[0]
     assert timeless(actual[1]) == timeless(expected[1])
 

@@ -49,6 +49,7 @@ class Stage(TypedDict):
     """A training stage; see `stage_of`."""
 
     stage: str
+    init_from: NotRequired[str | None]
     steps: int
     max_steps: int | None
     tokens: int | None
@@ -153,6 +154,7 @@ def stage_of(recipe: PretrainingArguments, totals: Totals, state: TrainerState, 
         max_steps: number of steps of the whole run; None if tokens or time limit it.
 
     Returns:
+        The `stage`; the model that it started from (`init_from`), of which a local path is reduced to its last part;
         `steps` taken so far and `max_steps`; `tokens`, `padded_tokens`, `labels`, `documents` and `characters` as in
         `Totals`; `rows_per_step` over all devices; `seconds` of training; `flops`; `hardware`; `versions` of
         libraries; `data` by name with weights; the keys of the `recipe` that affect the weights; the `curve` as lists
@@ -164,6 +166,7 @@ def stage_of(recipe: PretrainingArguments, totals: Totals, state: TrainerState, 
     emissions = emissions_of(Path(recipe.output_dir) / EMISSIONS)
     stage: dict[str, Any] = {
         "stage": recipe.stage,
+        "init_from": None if recipe.init_from is None else data_names(recipe.init_from)[0]["name"],
         "steps": state.global_step,
         "max_steps": max_steps,
         **{name: int(getattr(totals, name)) for name in counts},
