@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import write_checkpoint
-from transformers import AutoTokenizer, ModernBertForMaskedLM, PreTrainedTokenizerBase, pipeline
+from transformers import (
+    AutoTokenizer,
+    ModernBertForMaskedLM,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    pipeline,
+)
 from typer.testing import CliRunner, Result
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
@@ -159,6 +166,19 @@ def test_unusable_texts_are_reported_and_the_others_predicted(loaded: tuple[Any,
     assert list(problems) == [1, 2, 3]
     for message, reason in zip(problems.values(), ("no mask", "context length is 64", "surrogate"), strict=True):
         assert reason in message
+
+
+def test_texts_up_to_the_context_length_of_roberta_are_read(plain: Path) -> None:
+    tokenizer = load_tokenizer(str(plain))
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=25, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = RobertaForMaskedLM(config).eval()
+    # Positions begin after the padding id, 4: 20 of 25 remain.
+    fill_masks(model, tokenizer, ["[MASK]" * 18])
+    with pytest.raises(UsageError, match="has 21 tokens, but the context length is 20"):
+        fill_masks(model, tokenizer, ["[MASK]" * 19])
 
 
 def run(arguments: list[str], stdin: bytes = b"") -> Result:
