@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import struct
 from pathlib import Path
 
 import pyarrow
@@ -251,6 +252,20 @@ def test_counts_of_characters_may_be_missing(tmp_path: Path) -> None:
         pyarrow.parquet.write_table(pyarrow.table({"input_ids": [[1, 2], [3]], "characters": column}), path)
         documents = list(read_documents(path))
         assert [d.ids.tolist() for d in documents if d.ids is not None] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("kind", ["texts", "ids"])
+def test_wrong_offsets_in_a_table_are_named(tmp_path: Path, kind: str) -> None:
+    """Arrow does not check them when it opens a file, and would read beyond its memory."""
+    table = pyarrow.table({"text": ["a", "bc", "def"]} if kind == "texts" else {"input_ids": [[1], [2, 3], [4, 5, 6]]})
+    with pyarrow.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    content = (tmp_path / "a.arrow").read_bytes()
+    offsets = struct.pack("<4i", 0, 1, 3, 6)
+    assert content.count(offsets) == 1
+    path = write(tmp_path / "a.arrow", content.replace(offsets, struct.pack("<4i", 0, 10**9, 3, 6)))
+    with pytest.raises(SourceError, match=rf"^{path}: not a valid Arrow file \(.*ffset.*Download it again"):
+        list(read_rows(path))
 
 
 LONG = 10_000_001

@@ -304,7 +304,7 @@ def _open_table(path: str) -> Iterator[tuple[dict[str, Any], Callable[[list[str]
             return (batch.select(names) for batch in batches)
 
         yield dict(zip(schema.names, schema.types, strict=True)), read
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "Parquet" if is_parquet else "Arrow"
         reason = str(error).splitlines()[0]
         raise SourceError(f"{path}: not a valid {kind} file ({reason}). Download it again.") from error
@@ -321,6 +321,7 @@ def token_ids(values: Any) -> npt.NDArray[np.int32]:
 
 def _id_rows(batch: Any, path: str, row: int) -> Rows:
     """The documents of a batch of token ids that follows the first `row` rows of its file."""
+    batch.validate(full=True)
     lists = batch.column(0)
     offsets, ids = np.asarray(lists.offsets), token_ids(lists.values)
     lengths = np.asarray(batch.column(1).fill_null(0)) if batch.num_columns > 1 else np.diff(offsets)
@@ -334,7 +335,12 @@ def _id_rows(batch: Any, path: str, row: int) -> Rows:
 
 def _string_rows(batch: Any, path: str, row: int) -> Rows:
     """The documents of a batch of strings that follows the first `row` rows of its file."""
+    import pyarrow
+
     column = batch.column(0)
+    # Arrow would read beyond its memory at wrong offsets. As bytes, because unreadable texts are reported by row.
+    is_large = pyarrow.types.is_large_string(column.type)
+    column.view(pyarrow.large_binary() if is_large else pyarrow.binary()).validate(full=True)
     try:
         texts = column.to_pylist()
     except UnicodeDecodeError:
