@@ -45,5 +45,6 @@ def describe(error: BaseException) -> str:
     if is_failed_write(error):
         return f"A file could not be written ({first_line(error)}). {_STORAGE[errno.ENOSPC]}"
     if isinstance(error, UnicodeEncodeError):
-        return f"{error.object[:200]!r} is not UTF-8. Rename the file, or write the text again."
+        place = error.object[max(0, error.start - 80) : error.end + 20]
+        return f"{place!r} is not UTF-8. Rename the file, or write the text again."
     return " ".join(str(error).split()) or type(error).__name__
