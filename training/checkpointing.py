@@ -19,7 +19,7 @@ import torch
 from transformers import TrainerState
 from typing_extensions import NotRequired, TypedDict
 
-from llm_jp_modernbert.core.errors import describe, first_line, is_failed_write
+from llm_jp_modernbert.core.errors import first_line, is_failed_write
 from llm_jp_modernbert.core.files import read_json
 
 from .data.stream import StreamState
@@ -143,7 +143,7 @@ class CheckpointWriter:
             name = self._run / partial[-1].name if partial else f"The model in {self._run}"
             remedy = "Free disk space and resume" if is_failed_write(error) else "Solve the problem and resume"
             raise CheckpointError(
-                f"{name} could not be written ({describe(error)}); {intact}. {remedy} with "
+                f"{name} could not be written ({first_line(error)}); {intact}. {remedy} with "
                 "resume_from_checkpoint=true."
             ) from error
         finally:

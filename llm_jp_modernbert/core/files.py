@@ -117,7 +117,8 @@ def lock(target: Path, job: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    target = target.expanduser().absolute()
+    # Symbolic links to one directory share its lock.
+    target = target.expanduser().resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     # A mounted volume may be the only directory that may be written.
     folder = target if target.is_dir() and not os.access(target.parent, os.W_OK) else target.parent

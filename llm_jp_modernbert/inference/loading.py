@@ -140,7 +140,7 @@ def loading_errors() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
     # RuntimeError: weights have other shapes than the configuration. UnpicklingError: torch refuses unsafe pickles.
-    known = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+    known = (OSError, EOFError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
     # Values of another type or range in a configuration.
     return *known, StrictDataclassError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,15 @@ def test_truncated_optimizer_is_named(data: tuple[Path, Path], tmp_path: Path, s
     os.truncate(source / "optimizer.pt", size % (source / "optimizer.pt").stat().st_size)
     with pytest.raises(CheckpointError, match="checkpoint-2 holds no matching optimizer state"):
         runs.run(keys_of(data, tmp_path / "run", source, init_optimizer="kept"))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors.index.json"])
+def test_empty_weights_of_other_kinds_are_named(
+    data: tuple[Path, Path], tmp_path: Path, start: Path, name: str
+) -> None:
+    source = Path(shutil.copytree(start, tmp_path / "source"))
+    (source / "model.safetensors").unlink()
+    (source / name).touch()
+    with pytest.raises(UsageError, match=r"init_from: .*source cannot be loaded as a model: ") as error:
+        runs.run(keys_of(data, tmp_path / "run", source))
+    assert "\n" not in str(error.value)

@@ -21,9 +21,9 @@ from typing_extensions import TypedDict
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import atomic_directory, lock, read_config, read_json
 
-from .checkpoints import unreadable_weights
+from .checkpoints import INDEX, WeightIndex, unreadable_weights
 
-_WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 PROVENANCE = "averaged_from.json"
 """The file of an average that names its checkpoints."""
 
@@ -77,10 +77,6 @@ def average_checkpoints(directories: Sequence[str | os.PathLike[str]], out_dir: 
     return out
 
 
-class _Index(TypedDict):
-    weight_map: dict[str, str]
-
-
 class _State(TypedDict):
     global_step: int
 
@@ -103,8 +99,8 @@ def _weight_files(source: Path) -> dict[str, Path]:
     if damaged:
         raise UsageError(damaged)
     try:
-        if (source / _INDEX).is_file():
-            index: _Index = read_json(source / _INDEX, _Index)
+        if (source / INDEX).is_file():
+            index: WeightIndex = read_json(source / INDEX, WeightIndex)
             return {name: source / Path(file).name for name, file in index["weight_map"].items()}
         with safe_open(source / _WEIGHTS, "pt") as weights:
             return dict.fromkeys(weights.keys(), source / _WEIGHTS)

@@ -29,6 +29,8 @@ from llm_jp_modernbert.core.files import read_json, replace_directory, sha256
 SEAL = "seal.json"
 """The file of a checkpoint that lists all other files. It is written last."""
 
+INDEX = "model.safetensors.index.json"
+
 _FORWARDED_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,12 @@ class _Sum(TypedDict):
 
 class _Seal(TypedDict):
     files: dict[str, _Sum]
+
+
+class WeightIndex(TypedDict):
+    """The file that names the file of each weight of a sharded model."""
+
+    weight_map: dict[str, str]
 
 
 class CheckpointError(ValueError):
@@ -116,7 +124,12 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def unreadable_weights(folder: Path) -> str | None:
-    """Names the first empty, truncated or damaged safetensors file of a directory; None if all are readable."""
+    """Names the first empty, truncated or damaged weight file of a directory; None if all are readable."""
+    try:
+        if (folder / INDEX).is_file():
+            read_json(folder / INDEX, WeightIndex)
+    except UsageError as error:
+        return str(error)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "pt"):
