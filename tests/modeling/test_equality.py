@@ -5,7 +5,6 @@ transformers reads one document at a time where its padded positions would diffe
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -259,9 +258,6 @@ COLLATORS: tuple[dict[str, Any], ...] = (
 def test_flattened_batches_equal_single_documents(
     backend: str, settings: dict[str, Any], lengths: tuple[int, ...]
 ) -> None:
-    accepted = inspect.signature(DataCollatorWithFlattening).parameters
-    if not settings.keys() <= accepted.keys():
-        pytest.skip("this version of transformers lacks the setting")
     own, peer = pair("Model", backend)
     rows = documents(*lengths)
     collator = DataCollatorWithFlattening(**settings, return_tensors="pt")
