@@ -124,7 +124,7 @@ def build_layout(
     )
     mask = None if attention_mask is None else _token_mask(attention_mask, shape, device)
     if cu_seqlens is not None:
-        if mask is not None and not dense and not bool(mask.all()):
+        if mask is not None and (dense or not bool(mask.all())):
             raise ValueError("pass either cu_seqlens or an attention_mask with padding, not both.")
         return _from_boundaries(shape, device, cu_seqlens, max_seqlen, position_ids, dense)
     if dense:

@@ -137,9 +137,12 @@ def test_exported_program_of_packed_rows_separates_other_documents(form: str) ->
 def test_program_that_cannot_count_documents_raises() -> None:
     own, _ = pair("ForSequenceClassification", None, num_hidden_layers=2)
     rows = documents(5, 4)
-    inputs = {"input_ids": torch.cat(rows)[None], "position_ids": restarting_positions(rows)}
+    ids = torch.cat(rows)[None]
     with pytest.raises(ValueError, match="pass cu_seqlens"):
-        torch.export.export(own, (), inputs)
+        torch.export.export(own, (), {"input_ids": ids, "position_ids": restarting_positions(rows)})
+    both = {"attention_mask": torch.ones_like(ids), "cu_seqlens": boundaries(rows)}
+    with pytest.raises(ValueError, match="either cu_seqlens or an attention_mask"):
+        torch.export.export(own, (), {"input_ids": ids, **both})
 
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification"])
