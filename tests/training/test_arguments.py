@@ -121,6 +121,9 @@ def write(tmp_path: Path) -> Any:
         ({"init_optimizer": "kept"}, ["init_optimizer", "init_from"]),
         ({"init_embeddings": "counted", "init_from": "a/b", "model": None}, ["init_embeddings", "random"]),
         ({"push_to_hub": True}, ["hub_model_id"]),
+        ({"push_to_hub": True, "hub_model_id": "a b/c"}, ["hub_model_id", "'a b/c'", "ORG/NAME"]),
+        ({"metric_for_best_model": "f1"}, ["metric_for_best_model", "'f1'", "masked_accuracy"]),
+        ({"fsdp": "full_shard"}, ["fsdp", "several processes"]),
         ({"publish_steps": [10]}, ["publish_steps", "push_to_hub"]),
         ({"probe_steps": [-5]}, ["probe_steps", "-5"]),
         ({"eval_strategy": "steps"}, ["validation_data", "eval_strategy"]),
@@ -225,6 +228,8 @@ def test_run_of_one_step_is_valid(write: Any) -> None:
     [
         ({"hub_model_id": "a/b"}, "hub_model_id", "push_to_hub=true"),
         ({"hub_private_repo": True}, "hub_private_repo", "push_to_hub=true"),
+        ({"push_to_hub": True, "hub_model_id": "a/b", "save_strategy": "no"}, "push_to_hub", "save_strategy=steps"),
+        ({"greater_is_better": True}, "greater_is_better", "reduce_lr_on_plateau"),
         ({"data_seed": 7}, "data_seed", "seed"),
         ({"dataloader_drop_last": True}, "dataloader_drop_last", "batches"),
         ({"bf16_full_eval": True}, "bf16_full_eval", "held-out text"),

@@ -261,6 +261,17 @@ def test_logged_rates_and_tokens_add_up_to_the_training_time(data: Data, tmp_pat
     assert sum(seconds) == pytest.approx(trainer.totals.seconds)
 
 
+def test_schedule_by_held_out_loss_ends_with_max_tokens(data: Data, tmp_path: Path) -> None:
+    changes = {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "max_tokens": 400,
+        "warmup_steps": 0,
+        "save_strategy": "no",
+    }
+    changes |= {"eval_strategy": "steps", "eval_steps": 1, "validation_data": str(data[0])}
+    assert train(runs.recipe(*data, tmp_path / "run", **changes)).totals.tokens >= 400
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_signal_saves_and_stops(data: Data, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     handler = signal.getsignal(getattr(signal, name))

@@ -75,8 +75,11 @@ class Schedule:
         return min(1.0, done)
 
     def follow(self, scheduler: LambdaLR) -> LambdaLR:
-        """Makes a scheduler of transformers follow this progress; unchanged if steps are the only limit."""
-        if self.max_tokens is None and self.max_seconds is None:
+        """Makes a scheduler of transformers follow this progress; unchanged if steps are the only limit.
+
+        Schedulers that follow the held-out loss stay unchanged as well.
+        """
+        if (self.max_tokens is None and self.max_seconds is None) or not isinstance(scheduler, LambdaLR):
             return scheduler
 
         def by_progress(factor: Callable[[Any], float]) -> Callable[[int], float]:

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin, parse_flag_from_env
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassFieldValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassFieldValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames, trainer_log_levels
@@ -58,8 +59,7 @@ _FSDP_KEYS = {
 _CONDITIONS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
     (
         "per_device_eval_batch_size eval_accumulation_steps eval_do_concat_batches eval_use_gather_object "
-        "prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval "
-        "metric_for_best_model greater_is_better",
+        "prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval",
         "in pre-training, which measures held-out text in rows of sequence_length",
         lambda v: False,
     ),
@@ -74,6 +74,12 @@ _CONDITIONS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
         "hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision",
         "without push_to_hub=true",
         lambda v: v.push_to_hub,
+    ),
+    ("push_to_hub", "without save_strategy=steps", lambda v: plain_value(v.save_strategy) != "no" or v.publish_steps),
+    (
+        "metric_for_best_model greater_is_better",
+        "without lr_scheduler_type=reduce_lr_on_plateau",
+        lambda v: plain_value(v.lr_scheduler_type) in ("reduce_lr_on_plateau", "greedy"),
     ),
     ("eval_delay", "without eval_strategy=steps", lambda v: plain_value(v.eval_strategy) != "no"),
     ("gradient_checkpointing_kwargs", "without gradient_checkpointing=true", lambda v: v.gradient_checkpointing),
@@ -117,8 +123,17 @@ _CHOICES: dict[str, list[str]] = {
     "lr_scheduler_type": [member.value for member in SchedulerType],
     "hub_strategy": [member.value for member in HubStrategy],
     **{key: list(trainer_log_levels) for key in ("log_level", "log_level_replica")},
+    "metric_for_best_model": ["loss", "eval_loss", "masked_accuracy", "eval_masked_accuracy"],
     "torch_compile_mode": ["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
 }
+
+
+def _is_repository(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _is_interval(value: float) -> bool:
@@ -131,6 +146,7 @@ _MOST = 1_000_000
 # Rules for single values: keys, whether a value is valid, and the rule as it ends the message.
 RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("stage", lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "use letters, digits, '.', '_' and '-'"),
+    ("hub_model_id", _is_repository, "name a repository, ORG/NAME"),
     (
         "max_tokens max_minutes learning_rate block_characters max_validation_tokens weight",
         lambda value: value > 0,
@@ -367,6 +383,8 @@ def check_launchable(arguments: PretrainingArguments) -> None:
         raise UsageError(f"{key}: {error}.") from error
     if accumulated != 1:
         raise UsageError(f"{key}.num_steps: not supported in a recipe; set gradient_accumulation_steps.")
+    if arguments.fsdp and arguments.world_size == 1:
+        raise UsageError("fsdp: needs several processes. Use accelerate launch, or set fsdp=null.")
     if isinstance(arguments.fsdp_config, dict):
         known = {field.name for field in fields(FullyShardedDataParallelPlugin)} | _FSDP_KEYS
         for name in arguments.fsdp_config:
