@@ -17,7 +17,7 @@ from .data.manifest import MANIFEST
 from .data.order import FileShard, Source
 from .data.readers import Document
 
-# In bytes: reading so much takes less than a second.
+# Number of bytes that are read in less than a second.
 _MAX_COUNTED = 8_000_000
 
 if TYPE_CHECKING:

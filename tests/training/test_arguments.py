@@ -214,7 +214,7 @@ def test_shapes_are_within_the_bounds(write: Any, recipe_of_shape: str) -> None:
 
 
 def test_run_of_one_step_is_valid(write: Any) -> None:
-    """Fractions of a single step are no step, so that the step has a learning rate above 0."""
+    """Fractions of a single step round to 0, so that the step has a learning rate above 0."""
     kwargs = {"decay_type": "1-sqrt", "num_decay_steps": 0.3}
     recipe = load_recipe(
         write(max_steps=1, warmup_steps=0.1, lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs=kwargs)

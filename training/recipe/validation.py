@@ -50,7 +50,7 @@ _UNSUPPORTED = {
     "use_liger_kernel": "the model has its own loss, which needs no matrix of logits",
 }
 
-# Names in fsdp_config, besides those of accelerate's plugin.
+# Keys of fsdp_config that accelerate's plugin does not have.
 _FSDP_KEYS = {
     *("version", "transformer_layer_cls_to_wrap", "xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt", "xla_fsdp_settings"),
 }
