@@ -203,21 +203,27 @@ def _prepare(out: Path, header: Header, paths: list[str]) -> Manifest | None:
     return None
 
 
+def _size_and_time(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    # Programs can restore the time of the content, but not that of the last change.
+    return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def _state(path: str) -> SourceState:
     from llm_jp_modernbert.core.files import sha256
 
-    status = os.stat(path)
-    return {"size": status.st_size, "modified": status.st_mtime_ns, "sha256": sha256(Path(path))}
+    size, modified = _size_and_time(path)
+    return {"size": size, "modified": modified, "sha256": sha256(Path(path))}
 
 
 def _check_unchanged(path: str, before: SourceState) -> None:
     """Raises a `UsageError` if the content of a file has changed; its checksum is read only if its time stamp has."""
     from llm_jp_modernbert.core.files import sha256
 
-    status = os.stat(path)
-    if (status.st_size, status.st_mtime_ns) == (before["size"], before["modified"]):
+    size, modified = _size_and_time(path)
+    if (size, modified) == (before["size"], before["modified"]):
         return
-    if status.st_size != before["size"] or sha256(Path(path)) != before["sha256"]:
+    if size != before["size"] or sha256(Path(path)) != before["sha256"]:
         raise _changed(path)
 
 
