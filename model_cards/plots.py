@@ -40,11 +40,12 @@ def plot_training(training: Mapping[str, Any], folder: Path) -> str | None:
         name for stage in stages for name in stage["curve"] if name.startswith(("eval_masked_accuracy", "probe_"))
     }
     if shares:
-        panels["accuracy and probes"] = {
+        probes = any(name.startswith("probe_") for name in shares)
+        panels["accuracy and probes" if probes else "accuracy"] = {
             name: "held-out accuracy" if name == "eval_masked_accuracy" else name[len("probe_") :].replace("_", " ")
             for name in sorted(shares)
         }
-    by_tokens = all(stage["curve"].get("tokens") for stage in stages)
+    by_tokens = all(stage.get("tokens") is not None and any(stage["curve"].get("tokens", ())) for stage in stages)
     starts = [0, *accumulate(stage["tokens" if by_tokens else "steps"] for stage in stages)]
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")

@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, ModelCard
 from loopback_hub import LoopbackHub
 from releases import NAME, QUICK, write_source
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.publishing import push
 from llm_jp_modernbert.publishing import release as module
 from llm_jp_modernbert.publishing.options import ReleaseOptions
@@ -300,3 +301,36 @@ def test_license_without_an_id_needs_a_name(write_run: Write, card_of: Card) -> 
     assert (card.data.license, card.data.license_name) == ("other", "my-own-1.0")
     assert "The license is my-own-1.0." in card.text
     assert replace(ReleaseOptions(Path(), NAME)).license is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": {"sequence_length": "long"}},
+        {"recipe": {"mlm_probability": [0.3]}},
+        {"recipe": {"warmup_steps": "many"}},
+        {"recipe": {"lr_scheduler_kwargs": {"num_decay_steps": "all"}}},
+        {"recipe": {"packing": {}}},
+        {"hardware": {"device": "CPU"}},
+        {"curve": {"step": [1, 2], "loss": [5.0]}},
+        {"curve": {"loss": [5.0]}},
+    ],
+)
+def test_mistyped_training_log_is_reported_in_one_line(
+    write_run: Write, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run = write_run("stage1")
+    log = json.loads((run / "training.json").read_text())
+    log["stages"][0] |= change
+    (run / "training.json").write_text(json.dumps(log))
+    with pytest.raises(UsageError, match=rf"training\.json: stages\.0\.{next(iter(change))}") as caught:
+        release(ReleaseOptions(run, NAME, dry_run=tmp_path / "staged"), QUICK)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_keys_of_a_recipe_are_kept(write_run: Write, card_of: Card) -> None:
+    run = write_run("stage1")
+    log = json.loads((run / "training.json").read_text())
+    log["stages"][0]["recipe"]["key_of_a_later_version"] = 7
+    (run / "training.json").write_text(json.dumps(log))
+    assert "key_of_a_later_version: 7" in card_of(run).text

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
+from pydantic import ConfigDict, with_config
 from transformers import TrainerState, TrainingArguments
 from typing_extensions import NotRequired, TypedDict
 
@@ -45,6 +46,38 @@ class Data(TypedDict):
     weight: NotRequired[float]
 
 
+class Hardware(TypedDict):
+    """Name and number of devices; for a CPU also its cores."""
+
+    device: str
+    devices: int
+    cores: NotRequired[int | None]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Schedule(TypedDict):
+    """The arguments of a learning-rate schedule that model cards show."""
+
+    num_decay_steps: NotRequired[float | None]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Recipe(TypedDict):
+    """The keys of a recipe that model cards show; all others are kept."""
+
+    sequence_length: NotRequired[int]
+    packing: NotRequired[str]
+    long_documents: NotRequired[str]
+    init_embeddings: NotRequired[str]
+    mlm_probability: NotRequired[float]
+    final_mlm_probability: NotRequired[float | None]
+    mask_share: NotRequired[float]
+    random_share: NotRequired[float]
+    learning_rate: NotRequired[float]
+    lr_scheduler_kwargs: NotRequired[Schedule | None]
+    warmup_steps: NotRequired[float]
+
+
 class Stage(TypedDict):
     """A training stage; see `stage_of`."""
 
@@ -60,10 +93,10 @@ class Stage(TypedDict):
     rows_per_step: NotRequired[int | None]
     seconds: NotRequired[float]
     flops: NotRequired[float]
-    hardware: NotRequired[dict[str, Any] | None]
+    hardware: NotRequired[Hardware | None]
     versions: NotRequired[dict[str, str]]
     data: list[Data]
-    recipe: dict[str, Any]
+    recipe: Recipe
     emissions_kg: NotRequired[float]
     curve: NotRequired[dict[str, list[float | None]]]
 
@@ -127,6 +160,10 @@ def read(path: Path) -> Summary:
         content: Summary = read_json(path, Summary)
         if content["schema"] != SCHEMA:
             raise UsageError(f"{path}: schema {content['schema']}; this version reads schema {SCHEMA}.")
+        for number, stage in enumerate(content["stages"]):
+            points = stage.get("curve") or {"step": []}
+            if {len(values) for values in points.values()} != {len(points.get("step", ()))} or None in points["step"]:
+                raise UsageError(f"{path}: stages.{number}.curve: The lists differ in length, or a step is missing.")
     except UsageError as error:
         raise UsageError(f"{error} Remove the file, or copy it again from the run directory.") from error
     return content
