@@ -14,12 +14,12 @@ from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.core.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
+    from huggingface_hub import DatasetCard, ModelCard
 
 
 # The Hub's pattern of `dataset.type`, as quoted in github.com/embeddings-benchmark/mteb/issues/1111.
 _DATASET_TYPE = re.compile(r"(?:[A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+")
-# Accepted besides ISO 639 codes.
+# Codes that the Hub accepts in addition to those of ISO 639.
 _OTHER_LANGUAGES = ("code", "multilingual")
 # Characters of a card that are read.
 _LONGEST = 1 << 20
@@ -51,8 +51,8 @@ def texts(metadata: Mapping[str, Any], name: str) -> list[str]:
     return [item for item in (value if isinstance(value, list) else [value]) if item and isinstance(item, str)]
 
 
-def validate_card(card: ModelCard, folder: Path) -> None:
-    """Check a card without network access; `ModelCard.validate` asks the Hub.
+def validate_card(card: ModelCard | DatasetCard, folder: Path) -> None:
+    """Check the card of a model or dataset without network access; `ModelCard.validate` asks the Hub.
 
     Raises:
         UsageError: the metadata cannot be parsed, contain a value that the Hub rejects, or a file that the card links
@@ -68,7 +68,7 @@ def validate_card(card: ModelCard, folder: Path) -> None:
             dataset = result["dataset"]["type"]
             if not _DATASET_TYPE.fullmatch(dataset):
                 raise UsageError(
-                    f"model card: invalid dataset type {dataset!r} of a result; expected ORG/NAME, or letters, "
+                    f"README.md: invalid dataset type {dataset!r} of a result; expected ORG/NAME, or letters, "
                     "digits, '.', '_' and '-'."
                 )
     for block in MarkdownIt("commonmark").enable("table").parse(card.text):
@@ -80,7 +80,7 @@ def _check_license(data: Mapping[str, Any], folder: Path) -> None:
     license = data.get("license")
     if license is not None and license not in _listed("hub_licenses.txt"):
         raise UsageError(
-            f"model card: unknown license {license!r}. Use an id of "
+            f"README.md: unknown license {license!r}. Use an id of "
             "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, or other."
         )
     _check_link(str(data.get("license_link") or ""), folder)
@@ -92,11 +92,11 @@ def _check_names(data: Mapping[str, Any]) -> None:
         # github.com/huggingface/huggingface_hub/issues/3862: only codes of ISO 639-1, 639-2 and 639-3 are accepted.
         known = language in _listed("hub_languages.txt") or re.fullmatch("[a-z]{3}", language)
         if not known and language not in _OTHER_LANGUAGES:
-            raise UsageError(f"model card: invalid language {language!r}; expected an ISO 639 code such as ja.")
+            raise UsageError(f"README.md: invalid language {language!r}; expected an ISO 639 code such as ja.")
     # A local path is rejected: github.com/huggingface/transformers/issues/32212, autotrain-advanced/issues/648.
     for repository in (*texts(data, "datasets"), *texts(data, "base_model")):
         if not is_repository(repository):
-            raise UsageError(f"model card: invalid repository name {repository!r}; expected ORG/NAME.")
+            raise UsageError(f"README.md: invalid repository name {repository!r}; expected ORG/NAME.")
 
 
 def _check_link(address: str, folder: Path) -> None:
@@ -104,25 +104,24 @@ def _check_link(address: str, folder: Path) -> None:
     linked = (folder / unquote(target.path)).resolve()
     is_local = target.path and not target.scheme and not target.netloc
     if is_local and not (linked.is_relative_to(folder.resolve()) and linked.exists()):
-        raise UsageError(f"model card: links to {unquote(target.path)}, which is not in the release.")
+        raise UsageError(f"README.md: links to {unquote(target.path)}, which is not in the release.")
 
 
 def _listed(name: str) -> list[str]:
     return files("llm_jp_modernbert.model_cards").joinpath("templates", name).read_text("utf-8").split()
 
 
-def _parsed_metadata(card: ModelCard) -> dict[str, Any]:
+def _parsed_metadata(card: ModelCard | DatasetCard) -> dict[str, Any]:
     """The metadata as the Hub parses them."""
-    from huggingface_hub import ModelCard
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
     try:
-        parsed = ModelCard(str(card))
+        parsed = type(card)(str(card))
         data: dict[str, Any] = parsed.data.to_dict()
         if data.get("model-index"):
             model_index_to_eval_results(data["model-index"])
     except Exception as error:
-        raise UsageError(f"model card: metadata cannot be parsed ({first_line(error)}).") from error
+        raise UsageError(f"README.md: metadata cannot be parsed ({first_line(error)}).") from error
     if data != card.data.to_dict() or parsed.text != card.text:
-        raise UsageError("model card: parsing changes the content. Remove unusual characters from names.")
+        raise UsageError("README.md: parsing changes the content. Remove unusual characters from names.")
     return data

@@ -1,4 +1,4 @@
-"""What a release states about the origin of its model: base model, data, languages and license.
+"""The origin of a released model: its base model, data, languages and license.
 
 All of it comes from the training log, the recipe, and the cards of the model, of its base model and of its data. A
 license or a language that none of these states is left out.

@@ -169,6 +169,9 @@ def _corpus(folder: Path) -> _Contents:
 
 
 def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
+    from huggingface_hub import DatasetCard
+
+    from llm_jp_modernbert.model_cards.check import validate_card
     from llm_jp_modernbert.model_cards.dataset_card import DatasetFacts, dataset_card
 
     (folder / DATA).mkdir()
@@ -192,7 +195,9 @@ def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
         corpus=contents.corpus,
         prompts=contents.prompts,
     )
-    (folder / CARD).write_text(dataset_card(facts), encoding="utf-8")
+    card = dataset_card(facts)
+    validate_card(DatasetCard(card), folder)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def _stage_corpus(source: Path, manifest: dict[str, Any], folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_embeddings_equal_those_of_the_evaluation(tmp_path: Path) -> None:
         np.testing.assert_allclose(similarities, vectors[:1] @ vectors.T, atol=1e-6)
 
 
-# What SentenceTransformer.save_pretrained of version 5.1.2 writes for this model.
+# Files written by SentenceTransformer.save_pretrained of version 5.1.2 for this model.
 WRITTEN_BY_5_1_2: dict[str, Any] = {
     "modules.json": [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -266,6 +267,25 @@ def test_command_releases_own_prompts_privately(world: World, tmp_path: Path) ->
         {"id": "prompt-002", "category": "all", "text": "|<b>[MASK]", "answers": []},
     ]
     assert world.hub.token not in run.stdout + run.stderr
+
+
+def test_code_in_the_cards_runs(world: World) -> None:
+    for repository, column in ((CORPUS, "input_ids"), (TEST, "answers")):
+        text = world.files(repository)["README.md"].decode()
+        (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        row = world.python(block.rstrip().replace("print(", "import json; print(json.dumps(") + ")")
+        assert row[column]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"license": "my-own"}, "license 'my-own'"), ({"languages": ["jp"]}, "language 'jp'")],
+)
+def test_metadata_that_the_hub_rejects_are_reported(
+    world: World, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        world.release("fill-mask", TEST, dry_run=tmp_path / "staged", **options)
 
 
 def test_failing_hub_is_one_line_and_changes_nothing(world: World) -> None:
