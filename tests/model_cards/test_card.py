@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -549,3 +550,31 @@ def test_paper_card_and_paper_recipes_agree() -> None:
                 assert getattr(arguments, key) == value, key
     # Sequences per device × accumulation steps × GPUs.
     assert [stage["rows_per_step"] for stage in stages] == [26 * 8 * 16, 3 * 8 * 16]
+
+
+# Prints the arguments of each command instead of running it, a null byte after each.
+SHELL = """
+llm-jp-modernbert() { printf '%s\\0' "$@" END; }
+python() { :; }
+pip() { :; }
+hf() { :; }
+"""
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in FINISHED.glob("*/card.json")), ids=lambda p: p.name)
+def test_commands_in_finished_cards_are_valid(folder: Path) -> None:
+    """The shell expands their variables; options and recipe keys exist, and their values are accepted."""
+    import typer
+
+    from llm_jp_modernbert.cli import app
+    from llm_jp_modernbert.training.recipe.loading import load_recipe
+
+    (block,) = re.findall(r"```bash\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    output = subprocess.run(["bash", "-euc", SHELL + block], capture_output=True, text=True, check=True).stdout
+    commands = [command.strip("\0").split("\0") for command in output.split("\0END\0") if command]
+    assert len(commands) >= 4
+    group: Any = typer.main.get_command(app)
+    for job, *arguments in commands:
+        with group.commands[job].make_context(job, list(arguments)):
+            if job == "pretrain":
+                load_recipe(arguments[0], [*arguments[1:], "use_cpu=true", "validation_data=x", "bf16=false"])
