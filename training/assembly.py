@@ -27,6 +27,7 @@ from .run.checkpoints import unreadable_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 logger = logging.getLogger(__name__)
@@ -73,13 +74,7 @@ def make_model(
         else:
             config = LlmJpModernBertConfig.from_pretrained(source.name, revision=source.revision)
             if checkpoint is None and isinstance(recipe.model, dict):
-                heads = config.num_attention_heads
-                change_config(config, recipe.model)
-                config.validate()
-                if config.num_attention_heads != heads:
-                    raise UsageError(
-                        f"model.num_attention_heads: the weights of {source} have {heads} heads. Remove it."
-                    )
+                _change_kept(config, recipe.model, source)
         check_fits(tokenizer, config)
         if recipe.sequence_length > config.max_position_embeddings:
             raise UsageError(
@@ -113,6 +108,15 @@ def make_model(
         raise UsageError(f"{place}: {source} cannot be loaded as a model: {reason}") from error
     _check_weights(f"{place}: {source}", info)
     return cast("LlmJpModernBertForMaskedLM", model)
+
+
+def _change_kept(config: LlmJpModernBertConfig, settings: dict[str, Any], source: ModelReference) -> None:
+    """Changes the configuration of trained weights; raises `UsageError` if they are laid out for another one."""
+    heads = config.num_attention_heads
+    change_config(config, settings)
+    config.validate()
+    if config.num_attention_heads != heads:
+        raise UsageError(f"model.num_attention_heads: the weights of {source} have {heads} heads. Remove it.")
 
 
 def _check_weights(place: str, info: dict[str, Any]) -> None:

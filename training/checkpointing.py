@@ -119,6 +119,10 @@ class CheckpointWriter:
             shutil.rmtree(folder)
         self._wait()
 
+    def _intact(self) -> str:
+        saved = checkpoints.checkpoints(self._run)
+        return f"{saved[-1]} is intact" if saved else "no earlier checkpoint exists"
+
     @contextmanager
     def cleanup(self) -> Iterator[None]:
         """Removes a partial checkpoint or model if training or saving fails, and explains the failure.
@@ -129,9 +133,11 @@ class CheckpointWriter:
         """
         try:
             yield
+        except KeyboardInterrupt:
+            logger.warning("Stopped without saving; %s.", self._intact())
+            raise
         except Exception as error:
-            saved = checkpoints.checkpoints(self._run)
-            intact = f"{saved[-1]} is intact" if saved else "no earlier checkpoint exists"
+            intact = self._intact()
             if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
                 raise CheckpointError(
                     f"A process that prepares data was killed, perhaps for lack of memory; {intact}. Resume with "

@@ -299,6 +299,7 @@ def test_second_ctrl_c_stops_at_once(data: Data, tmp_path: Path, caplog: pytest.
     with pytest.raises(KeyboardInterrupt):
         train(keys, At(7, press))
     assert "Ctrl-C: saving after the current step. Press it again" in caplog.text
+    assert f"Stopped without saving; {tmp_path / 'run' / 'checkpoint-5'} is intact." in caplog.text
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-5"]
     assert not (tmp_path / "run" / ".saving").exists()
     assert train({**keys, "resume_from_checkpoint": True}).state.global_step == 40
