@@ -90,8 +90,17 @@ def test_odd_files_of_a_checkpoint_are_named(tmp_path: Path, content: str) -> No
     assert "\n" not in f"{first.value}{second.value}"
 
 
-@pytest.mark.parametrize("content", [None, "", '{"seed": 42, "learning', "[]", "[" * 100_000])
-def test_damaged_run_json_is_replaced_by_the_recipe_of_a_checkpoint(
+@pytest.mark.parametrize("content", ["[]", "7", "null", "[" * 100_000, "[" * 9999 + "]" * 9999, "{7}", "\udcff"])
+def test_odd_run_json_is_named(run: tuple[dict[str, Any], Path], tmp_path: Path, content: str) -> None:
+    shutil.copytree(run[1], tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UsageError, match=r"run\.json: .* Remove the file, or use a different directory") as error:
+        open_run(runs.load({**run[0], "output_dir": str(tmp_path / "run"), "resume_from_checkpoint": True}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "", '{"seed": 42, "learning', "\0" * 99])
+def test_incomplete_run_json_is_replaced_by_the_recipe_of_a_checkpoint(
     run: tuple[dict[str, Any], Path], tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys, folder = run

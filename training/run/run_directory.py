@@ -97,19 +97,21 @@ def _is_vacant(run: Path) -> bool:
 
 
 def _fingerprint_of(run: Path) -> dict[str, Any]:
-    """The fingerprint in run.json; if that is missing or damaged, the one of the newest checkpoint's recipe."""
-    try:
-        saved: dict[str, Any] = read_json(run / RUN, dict[str, Any])
-        return saved
-    except UsageError as error:
-        recipes = [path / RECIPE for path in reversed(checkpoints(run)) if (path / RECIPE).is_file()]
-        if not recipes:
-            raise UsageError(f"{error} Use a different directory.") from error
-        logger.warning("%s The recipe of %s is used instead.", error, recipes[0].parent)
-        saved = fingerprint(load_recipe(str(recipes[0])))
+    """The fingerprint in run.json; if a kill has left none or a part of it, that of the newest checkpoint's recipe."""
+    file = run / RUN
+    content = file.read_bytes().strip(b"\0\n ") if file.is_file() else b""
+    recipes = [path / RECIPE for path in reversed(checkpoints(run)) if (path / RECIPE).is_file()]
+    if recipes and (not content or (content.startswith(b"{") and not content.endswith(b"}"))):
+        logger.warning("%s is missing or incomplete: the recipe of %s is used instead.", file, recipes[0].parent)
+        saved: dict[str, Any] = fingerprint(load_recipe(str(recipes[0])))
         # The number of ranks is unknown.
         del saved["rows_per_step"]
         return saved
+    try:
+        saved = read_json(file, dict[str, Any])
+    except UsageError as error:
+        raise UsageError(f"{error} Remove the file, or use a different directory.") from error
+    return saved
 
 
 def _requested(checkpoint: Path, run: Path, recipe: PretrainingArguments) -> Path:
