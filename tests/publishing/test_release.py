@@ -7,7 +7,9 @@ import json
 import re
 import resource
 import shutil
+from contextlib import suppress
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from llm_jp_modernbert.publishing import staging
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 from llm_jp_modernbert.publishing.release import release
 
+SUMMARY = "llm-jp-modernbert-nano/training.json"
 USE = f"""
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 model = AutoModelForMaskedLM.from_pretrained("{NAME}", trust_remote_code=CODE)
@@ -273,6 +276,7 @@ def test_dry_run_does_not_replace_another_release(
         ("training.json", b"[" * 200_000),
         ("training.json", b'{"schema": 1, "stages": 3}'),
         ("training.json", b'{"schema": 1, "stages": [[]]}'),
+        ("training.json", b'{"schema": 1, "stages": [{"stage": "a", "steps": 1}]}'),
         ("averaged_from.json", b'[{"name": "a"}]'),
         ("averaged_from.json", b"{}"),
         ("config.json", b'{"model_type": ["modernbert"]}'),
@@ -295,6 +299,22 @@ def test_damaged_file_of_a_source_is_reported_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(run) in str(caught.value)
     assert not (tmp_path / "staged").exists()
+
+
+def test_mistyped_training_summary_is_one_line(source: Path, tmp_path: Path) -> None:
+    summary = json.loads(files("llm_jp_modernbert.model_cards").joinpath(SUMMARY).read_text("utf-8"))
+    # One stage without a curve, of which a plot would be drawn.
+    (stage := summary["stages"][0]).pop("curve")
+    summary["stages"] = [stage]
+    copy = Path(shutil.copytree(source, tmp_path / "copy"))
+    for part in (stage, stage["recipe"], stage["data"][0]):
+        for key, value in list(part.items()):
+            for odd in (None, []):
+                part[key] = odd
+                (copy / "training.json").write_text(json.dumps(summary))
+                with suppress(UsageError):
+                    staging.write_card(copy, NAME)
+            part[key] = value
 
 
 @pytest.mark.usefixtures("unchecked")
