@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_config
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, commit_folder, create_repository
 from llm_jp_modernbert.core.references import ModelReference, is_repository
 
@@ -13,7 +16,7 @@ from . import staging
 from .release import is_weights
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+    from huggingface_hub import CommitInfo, HfApi
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -64,7 +67,7 @@ def push(
                     folder, name, tags=tags or (), base_model=base if is_repository(base) and base != name else None
                 )
         else:
-            saved.save_pretrained(folder)
+            _save_tokenizer(saved, api, name, revision or MAIN, folder)
         return commit_folder(
             api,
             folder,
@@ -77,3 +80,18 @@ def push(
             create_pr=create_pr,
             patience=PATIENT,
         ).info
+
+
+def _save_tokenizer(tokenizer: Any, api: HfApi, repository: str, revision: str, folder: Path) -> None:
+    """Saves a tokenizer with the maximum length of the repository's model, if there is one."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
+
+    before = tokenizer.model_max_length
+    with suppress(RemoteEntryNotFoundError, RevisionNotFoundError, UsageError):
+        config = read_config(Path(api.hf_hub_download(repository, "config.json", revision=revision)).parent)
+        if isinstance(config.get("max_position_embeddings"), int):
+            tokenizer.model_max_length = config["max_position_embeddings"]
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = before
