@@ -42,7 +42,7 @@ def start_lines(trainer: PretrainingTrainer) -> list[str]:
         "tokens": recipe.max_tokens,
         "minutes": recipe.max_minutes,
     }
-    ends = " or ".join(f"{value:,g} {name}" for name, value in limits.items() if value is not None)
+    ends = " or ".join(f"{value:,} {name}" for name, value in limits.items() if value is not None)
     return [
         f"{recipe.stage}: {model.num_parameters():,} parameters, {_count(config.num_hidden_layers, 'layer')} of width "
         f"{config.hidden_size}, {str(dtype).removeprefix('torch.')}",
