@@ -44,6 +44,8 @@ def files(hub: LoopbackHub, name: str) -> dict[str, bytes]:
 def test_pushed_files_equal_those_of_a_release(hub: LoopbackHub, source: Path) -> None:
     model, tokenizer = (loader.from_pretrained(source) for loader in (LlmJpModernBertForMaskedLM, LlmJpTokenizer))
     model.config.checkpoint_format = "native"
+    # A release saves the tokenizer with the model's maximum length.
+    tokenizer.model_max_length = model.config.max_position_embeddings
     model.push_to_hub(NAME, private=True)
     tokenizer.push_to_hub(NAME)
     assert hub.repositories["model", NAME].visibilities == ["private"]
