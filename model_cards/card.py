@@ -5,6 +5,7 @@ A card states the given facts and nothing else; equal facts give equal bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,12 @@ def eval_result_files(facts: ModelFacts) -> dict[str, str]:
     entries: dict[str, list[EvalResultEntry]] = {}
     for row in facts.rows:
         repository, _ = _hub_dataset(row.dataset)
-        if row.value is None or row.subset or repository is None or not REGEX_COMMIT_HASH.match(row.dataset_revision):
+        if (
+            not _has_value(row)
+            or row.subset
+            or repository is None
+            or not REGEX_COMMIT_HASH.match(row.dataset_revision)
+        ):
             continue
         entry = EvalResultEntry(
             dataset_id=repository,
@@ -135,11 +141,16 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
     return ModelCardData(**metadata, model_name=facts.name if results else None, eval_results=results or None)
 
 
+def _has_value(row: Row) -> bool:
+    """Whether a result can be stated in JSON, which has neither infinities nor NaN."""
+    return row.value is not None and math.isfinite(row.value)
+
+
 def _headlines(rows: Iterable[Row]) -> list[Row]:
     """The values that represent each measurement in the metadata; the body of the card shows all of them."""
     measurements: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        if row.value is not None and row.task != FillMaskPublishedTokenizer.name:
+        if _has_value(row) and row.task != FillMaskPublishedTokenizer.name:
             key = (row.task, row.dataset, row.dataset_revision, row.protocol, str(row.seed))
             measurements.setdefault(key, []).append(row)
     chosen = []

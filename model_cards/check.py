@@ -51,6 +51,19 @@ def texts(metadata: Mapping[str, Any], name: str) -> list[str]:
     return [item for item in (value if isinstance(value, list) else [value]) if item and isinstance(item, str)]
 
 
+def is_license(name: str) -> bool:
+    """Whether the Hub accepts a license id."""
+    return name in _listed("hub_licenses.txt")
+
+
+def is_language(code: str) -> bool:
+    """Whether the Hub accepts a language code.
+
+    It accepts those of ISO 639-1, 639-2 and 639-3: github.com/huggingface/huggingface_hub/issues/3862.
+    """
+    return code in (*_OTHER_LANGUAGES, *_listed("hub_languages.txt")) or bool(re.fullmatch("[a-z]{3}", code))
+
+
 def validate_card(card: ModelCard | DatasetCard, folder: Path) -> None:
     """Check the card of a model or dataset without network access; `ModelCard.validate` asks the Hub.
 
@@ -78,7 +91,7 @@ def validate_card(card: ModelCard | DatasetCard, folder: Path) -> None:
 
 def _check_license(data: Mapping[str, Any], folder: Path) -> None:
     license = data.get("license")
-    if license is not None and license not in _listed("hub_licenses.txt"):
+    if license is not None and not is_license(license):
         raise UsageError(
             f"README.md: unknown license {license!r}. Use an id of "
             "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, or other."
@@ -89,9 +102,7 @@ def _check_license(data: Mapping[str, Any], folder: Path) -> None:
 def _check_names(data: Mapping[str, Any]) -> None:
     """Check languages, and the names of datasets and base models."""
     for language in texts(data, "language"):
-        # github.com/huggingface/huggingface_hub/issues/3862: only codes of ISO 639-1, 639-2 and 639-3 are accepted.
-        known = language in _listed("hub_languages.txt") or re.fullmatch("[a-z]{3}", language)
-        if not known and language not in _OTHER_LANGUAGES:
+        if not is_language(language):
             raise UsageError(f"README.md: invalid language {language!r}; expected an ISO 639 code such as ja.")
     # A local path is rejected: github.com/huggingface/transformers/issues/32212, autotrain-advanced/issues/648.
     for repository in (*texts(data, "datasets"), *texts(data, "base_model")):

@@ -17,7 +17,7 @@ from llm_jp_modernbert.core import hub
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub_errors import explain
 from llm_jp_modernbert.core.references import ModelReference, is_repository
-from llm_jp_modernbert.model_cards.check import read_metadata, text, texts
+from llm_jp_modernbert.model_cards.check import is_language, is_license, read_metadata, text, texts
 from llm_jp_modernbert.model_cards.facts import is_continued
 
 from . import staging
@@ -69,20 +69,22 @@ def with_origin(options: ReleaseOptions, stages: Sequence[Mapping[str, Any]], ca
     base, base_card = _base(options, stages, cards)
     data = [source["name"] for stage in stages for source in stage.get("data", ())]
     datasets = list(dict.fromkeys([*options.datasets, *filter(is_repository, data)]))
-    languages = options.languages or texts(own, "language")
+    languages = options.languages or _languages(own)
     if not languages:
         described = [cards.read(name, kind="dataset") for name in (*datasets, *_directories(recipe.get("train_data")))]
-        languages = [code for card in (*described, base_card) for code in texts(card, "language")]
-    completed = replace(options, base_model=base, datasets=datasets, languages=list(dict.fromkeys(languages)))
+        languages = _languages(*described, base_card)
+    completed = replace(options, base_model=base, datasets=datasets, languages=languages)
     if options.license is None:
         completed = replace(completed, **(_license(own) or _license(base_card)))
-    stated = {"--license": completed.license, "--language": completed.languages}
-    if is_continued(stages, recipe):
-        stated["--base-model"] = base
-    missing = [option for option, value in stated.items() if not value]
-    if missing:
-        logger.warning("The model card leaves out what is unknown. Give %s.", ", ".join(missing))
     return completed
+
+
+def unknown(options: ReleaseOptions, stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The command-line options for what is not known about the origin of a model, after `with_origin`."""
+    stated = {"--license": options.license, "--language": options.languages}
+    if is_continued(stages, staging.read_recipe(options.source)):
+        stated["--base-model"] = options.base_model
+    return [option for option, value in stated.items() if not value]
 
 
 def _base(
@@ -131,5 +133,10 @@ def _directories(data: Any) -> list[str]:
     return [entry for entry in entries if isinstance(entry, str) and Path(entry).expanduser().is_dir()]
 
 
+def _languages(*cards: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(code for card in cards for code in texts(card, "language") if is_language(code)))
+
+
 def _license(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: text(card, name) for name in ("license", "license_name")} if text(card, "license") else {}
+    is_known = is_license(text(card, "license") or "")
+    return {name: text(card, name) for name in ("license", "license_name")} if is_known else {}

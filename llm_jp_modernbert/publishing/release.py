@@ -25,7 +25,7 @@ from llm_jp_modernbert.model_cards.facts import Example, Exports
 
 from . import staging
 from .options import ReleaseOptions
-from .origin import Cards, with_origin
+from .origin import Cards, unknown, with_origin
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -73,7 +73,10 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
 
     api = api or HfApi()
     _check_options(options)
-    options = with_origin(options, staging.read_stages(options.source), Cards(api, patience, options.dry_run is None))
+    stages = staging.read_stages(options.source)
+    options = with_origin(options, stages, Cards(api, patience, options.dry_run is None))
+    if missing := unknown(options, stages):
+        logger.warning("The model card leaves out what is unknown. Give %s.", ", ".join(missing))
     with _directory(options) as folder:
         logger.info("%s: staging the release in the %s format", options.source, options.format)
         model, tokenizer = _stage_model(options, folder)

@@ -256,6 +256,7 @@ def test_metadata_contain_headline_metrics_only() -> None:
         *(row(**perplexity, value=4.0 + n, subset=f"context-{512 << n}", context=512 << n) for n in range(6)),
         row(value=0.7),
         row(value=0.8, split="dev"),
+        row(value=float("nan"), task="jcola"),
         row(metric="recall", value=0.6, task="a task of another package", settings={"limit": 100}),
     ]
     results = model_card(complete_facts(rows=rows)).data.eval_results

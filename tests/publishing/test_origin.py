@@ -244,6 +244,7 @@ def test_data_on_the_hub_gives_languages(write_run: Write, card_of: Card, hub: L
     [
         "---\nlicense: [mit]\nlanguage: {ja: 1}\nbase_model: 3\nmodel-index: text\n---\n",
         "---\n- ja\n---\n",
+        "---\nlicense: my-own\nlanguage: [jp, Japanese]\n---\n",
         "---\n: [\n---\n",
     ],
 )
@@ -274,10 +275,13 @@ def test_dry_run_uses_no_network(write_run: Write, base: str, hub: LoopbackHub, 
     assert ModelCard((tmp_path / "staged" / "README.md").read_text(encoding="utf-8")).data.base_model == BASE
 
 
-def test_pushed_checkpoints_name_the_base_model(write_run: Write, base: str, hub: LoopbackHub, api: HfApi) -> None:
+def test_pushed_checkpoints_name_the_base_model(
+    write_run: Write, base: str, hub: LoopbackHub, api: HfApi, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.create("model", NAME, "public")
     run = write_run("adapted", init_from=base)
     prepare_checkpoint(api, NAME, run)
+    assert "--license" not in caplog.text
     card = ModelCard((run / "README.md").read_text(encoding="utf-8"))
     assert stated(card) == {"base_model": BASE, "license": "mit", "language": ["ja", "en"]}
     assert CONTINUED in card.text
