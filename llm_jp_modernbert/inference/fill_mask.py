@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.terminal import printable
 from llm_jp_modernbert.core.text_files import check_characters
 
 from .loading import check_vocabulary, context_length
@@ -110,13 +111,14 @@ def render(result: FilledText, mask_token: str) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    tables: list[RenderableType] = [Text(result.text.replace(mask_token, MASK_ALIASES[0]), style="bold")]
+    tables: list[RenderableType] = [Text(printable(result.text.replace(mask_token, MASK_ALIASES[0])), style="bold")]
     for number, candidates in enumerate(result.masks, start=1):
         title = None if len(result.masks) == 1 else f"mask {number} of {len(result.masks)}"
         table = Table("", "candidate", "probability", "", title=title, title_justify="left", box=None)
         for rank, candidate in enumerate(candidates, start=1):
             bar = "█" * round(20 * candidate.probability)
-            table.add_row(str(rank), Text(candidate.text), f"{candidate.probability:7.2%}", Text(bar, style="green"))
+            text = Text(printable(candidate.text))
+            table.add_row(str(rank), text, f"{candidate.probability:7.2%}", Text(bar, style="green"))
         tables.append(table)
     return Group(*tables)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import write_checkpoint
+from rich.console import Console
 from transformers import (
     AutoTokenizer,
     ModernBertForMaskedLM,
@@ -22,7 +23,7 @@ from typer.testing import CliRunner, Result
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.fill_mask import MASK_ALIASES, FilledText, fill_masks
+from llm_jp_modernbert.inference.fill_mask import MASK_ALIASES, Candidate, FilledText, fill_masks, render
 from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
 
 SAMPLES = ["今日のご飯は[MASK]である。", "[MASK]の朝は早く[MASK]、駅まで行きます。", "名前はまだ[MASK]。"]
@@ -230,3 +231,9 @@ def test_missing_files_of_a_local_folder_are_named(plain: Path, tmp_path: Path) 
         assert str(tmp_path) in str(caught.value)
         assert "huggingface.co" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_terminal_escapes_of_a_vocabulary_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    escape = "\x1b]0;title\x07\x1b[31m\x9b"
+    Console().print(render(FilledText(f"a{escape}<mask>", ((Candidate(f"b{escape}", "b", 1, 0.5),),)), "<mask>"))
+    assert not {"\x1b", "\x07", "\x9b"} & set(capsys.readouterr().out)
