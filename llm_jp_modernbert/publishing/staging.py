@@ -24,7 +24,7 @@ from typing_extensions import NotRequired, TypedDict
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import files_by_path, read_config, read_json, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
-from llm_jp_modernbert.core.references import is_local_path
+from llm_jp_modernbert.core.references import is_local_path, is_repository
 from llm_jp_modernbert.core.yaml_files import read_yaml
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
@@ -46,6 +46,8 @@ CARD = "README.md"
 LICENSE = "LICENSE"
 
 _TEMPLATES = files("llm_jp_modernbert.model_cards") / "templates"
+# Value of a key that the user of a recipe must give.
+_REQUIRED = "???"
 # Files that hold no text.
 _BINARY = (".safetensors", ".onnx", ".png", ".model")
 # Settings that are never published.
@@ -127,18 +129,22 @@ def read_stages(folder: Path) -> Sequence[Mapping[str, Any]]:
 def make_public(folder: Path, base: str | None = None) -> None:
     """Removes tokens from a staged recipe, if there is one, and reduces local paths to their last part.
 
+    A local `init_from` is a required key in the published recipe, unless its repository is known.
+
     Args:
         folder: the staged model.
-        base: repository of the model that training started from. A local copy in the recipe is replaced by it.
+        base: repository of the model that training started from.
     """
     import yaml
 
     recipe = folder / RECIPE
     if not recipe.is_file():
         return
-    settings = read_recipe(folder)
-    if base and settings.get("init_from") and len(read_stages(folder)) == 1:
-        settings["init_from"] = base
+    settings, stages = read_recipe(folder), read_stages(folder)
+    start = str(settings.get("init_from") or "")
+    logged = str(stages[-1].get("init_from", start)) if stages else start
+    if start and (is_local_path(start) or not is_repository(logged.partition("@")[0])):
+        settings["init_from"] = base if base and len(stages) == 1 else _REQUIRED
     write_whole(recipe, yaml.safe_dump(_public_value(settings), sort_keys=False, allow_unicode=True))
 
 

@@ -21,6 +21,7 @@ from llm_jp_modernbert.publishing import push
 from llm_jp_modernbert.publishing import release as module
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 from llm_jp_modernbert.publishing.release import prepare_checkpoint, release
+from llm_jp_modernbert.training.recipe.loading import load_recipe
 from llm_jp_modernbert.training.run.averaging import average_checkpoints
 
 BASE = "org/base-ja"
@@ -131,6 +132,7 @@ def test_model_on_the_hub_is_the_base_model(
     assert "per parameter" not in card.text
     assert "was trained on sequences of at most" not in card.text
     assert f"init_from={BASE}" in card.text
+    assert yaml.safe_load(hub.read(NAME, "recipe.yaml"))["init_from"] == BASE
     assert "2412.13663" in card.text
     assert "leaves out" not in caplog.text
 
@@ -184,13 +186,24 @@ def test_local_copy_of_a_published_model_is_its_repository(
 
 
 def test_unknown_base_model_is_asked_for(
-    write_run: Write, card_of: Card, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    write_run: Write,
+    card_of: Card,
+    hub: LoopbackHub,
+    weights: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     card = card_of(write_run("adapted", init_from=Path(shutil.copytree(weights, tmp_path / "somewhere"))))
     assert stated(card) == NOTHING
     assert f"{CONTINUED} another model for 98,253 tokens;" in card.text
     assert "Give --license, --language, --base-model." in caplog.text
     assert "init_from=BASE_MODEL" in card.text
+    # The published recipe requires the key, and does not name a directory of this machine.
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_bytes(hub.read(NAME, "recipe.yaml"))
+    with pytest.raises(UsageError, match="init_from"):
+        load_recipe(str(recipe), ["use_cpu=true", "output_dir=x"])
+    assert "somewhere" not in recipe.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("is_old", [False, True])
