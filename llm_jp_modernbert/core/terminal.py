@@ -12,7 +12,11 @@ from rich.console import Console
 # Control sequences (CSI), commands to the terminal (OSC, DCS, PM, APC), then other control and direction characters.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)", re.S)
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{6,}|(?<=Bearer )\S+")
+ACCESS_TOKEN = r"\bhf_[A-Za-z0-9]{16,}"
+"""Regular expression of the Hub's access tokens. Names such as hf_datasets are shorter."""
+
+# Also shortened tokens, which mix letters with digits or capitals.
+_TOKENS = re.compile(rf"{ACCESS_TOKEN}|\bhf_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{{6,}}|(?<=Bearer )\S+")
 
 
 def printable(text: str) -> str:

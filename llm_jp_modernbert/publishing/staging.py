@@ -25,6 +25,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import files_by_path, read_config, read_json, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import is_local_path, is_repository
+from llm_jp_modernbert.core.terminal import ACCESS_TOKEN
 from llm_jp_modernbert.core.yaml_files import read_yaml
 from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
@@ -52,8 +53,6 @@ _REQUIRED = "???"
 _BINARY = (".safetensors", ".onnx", ".png", ".model")
 # Settings that are never published.
 _SECRETS = ("hub_token", "push_to_hub_token")
-# Access tokens of the Hub.
-_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
 # Files of a source whose content reaches the release.
 _COPIED = (
     LICENSE,
@@ -164,7 +163,7 @@ def _public_value(value: Any) -> Any:
 def check_secrets(folder: Path) -> None:
     """Raises `UsageError` if a text file of a staged release contains an access token of the Hub."""
     for path, file in files_by_path(folder).items():
-        if file.suffix not in _BINARY and _TOKEN.search(file.read_bytes()):
+        if file.suffix not in _BINARY and re.search(ACCESS_TOKEN.encode(), file.read_bytes()):
             raise UsageError(f"{path} contains an access token of the Hub (hf_…). Remove it from the source.")
 
 

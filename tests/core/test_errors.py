@@ -76,7 +76,8 @@ def test_error_without_text_is_named() -> None:
         ("bad\udcffname", "bad?name"),
         ("Authorization: Bearer hf_abcdefghijklmnop", "Authorization: Bearer hf_***"),
         ("token=hf_abcdefghijklmnop.", "token=hf_***."),
-        ("hf_hub and hf_xet", "hf_hub and hf_xet"),
+        ("token=hf_Ab3456789.", "token=hf_***."),
+        ("/data/hf_datasets/hf_hub and hf_transfer", "/data/hf_datasets/hf_hub and hf_transfer"),
     ],
 )
 def test_untrusted_text_cannot_reach_the_terminal(text: str, shown: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.terminal import ACCESS_TOKEN
 from llm_jp_modernbert.core.yaml_files import parse_yaml, read_yaml
 
 from .arguments import PretrainingArguments
@@ -44,8 +45,6 @@ _NOT_DECISIVE = {
 }
 # How the rows of a step are divided among devices and batches; only their product affects the result.
 _DIVISION = {"tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"}
-# Access tokens of the Hub, such as in the address of a dataset. Names such as hf_datasets are shorter.
-_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 # A secret, and a key that recipes do not support.
 _UNWRITTEN = {"hub_token", "num_train_epochs"}
 
@@ -185,7 +184,7 @@ def _values(recipe: PretrainingArguments) -> dict[str, Any]:
     if recipe.tokens_per_batch is not None:
         del plain["per_device_train_batch_size"]
     text = json.dumps(plain, ensure_ascii=False, default=_to_json)
-    values: dict[str, Any] = json.loads(_TOKENS.sub("hf_***", text))
+    values: dict[str, Any] = json.loads(re.sub(ACCESS_TOKEN, "hf_***", text))
     return values
 
 
