@@ -70,8 +70,8 @@ def main() -> int:
     print(f"uninterrupted: {uninterrupted:.1f} s")
     parts = {**runs.recipe(corpus, tokenizer, folder / "parts", **changes), "resume_from_checkpoint": True}
     for kill in range(1, options.kills + 1):
-        # Starting takes about half a second.
-        seconds = draw.uniform(0.3, 4.0 * options.ranks + options.workers)
+        # Some kills hit the start, which takes up to three seconds; the others leave enough steps for the last kill.
+        seconds = draw.uniform(0.3, 3 + 1.2 * uninterrupted / options.kills)
         ended = killed_after(seconds, parts, folder / "parts.samples", options.ranks)
         saved = sorted(int(path.name.split("-")[1]) for path in (folder / "parts").glob("checkpoint-*"))
         print(f"kill {kill:2} after {seconds:.2f} s: checkpoints {saved or 'none'}", flush=True)
