@@ -111,6 +111,7 @@ def test_tokenizer_is_saved_and_checked(model: Path, tmp_path: Path) -> None:
     [
         (["fill-mask", "MODEL", "マスクのない文。"], "has no mask. Write [MASK]"),
         (["fill-mask", "MODEL/nothing", "[MASK]"], "nothing: no such directory"),
+        (["release-dataset", "~nobody-of-this-name/data", "--repo", "org/name"], "data: no such file or directory"),
         (["tokenizer", "--from", "MODEL/model.safetensors", "--out", "MODEL/../out"], "is not a SentencePiece model"),
         (["tokenizer", "--from", "MODEL", "--out", "MODEL"], "holds other files than a tokenizer"),
         (["quickstart", "--out", "MODEL"], "is not empty"),

@@ -29,7 +29,7 @@ def build_tokenizer(source: str) -> LlmJpTokenizer:
     Raises:
         ValueError: the source is missing or not an llm-jp tokenizer.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return _from_directory(path)
     if path.suffix == ".json":
@@ -69,7 +69,7 @@ def write_tokenizer(tokenizer: LlmJpTokenizer, out_dir: str | os.PathLike[str]) 
     Raises:
         ValueError: `out_dir` is a file, or holds anything but a tokenizer.
     """
-    target = Path(out_dir).expanduser().absolute()
+    target = Path(os.path.expanduser(out_dir)).absolute()
     if target.is_file():
         raise ValueError(f"{target} is a file. Name a directory to write the tokenizer to.")
     others = sorted(path.name for path in target.glob("*") if path.name not in _TOKENIZER_FILES)

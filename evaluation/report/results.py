@@ -348,7 +348,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def model_folder(model: str) -> str:
     """Directory name of a model: `ORG--NAME` for `ORG/NAME`, the last two parts of a local path."""
-    name = str(Path(model).expanduser().resolve()) if os.path.isdir(model) else model
+    name = str(Path(os.path.expanduser(model)).resolve()) if os.path.isdir(model) else model
     return re.sub(r"[^\w.@-]+", "--", "/".join(name.strip("/").split("/")[-2:]))
 
 

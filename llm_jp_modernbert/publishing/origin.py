@@ -7,6 +7,7 @@ license or a language that none of these states is left out.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,7 +45,7 @@ class Cards:
     def read(self, name: str, revision: str | None = None, kind: str = "model") -> Mapping[str, Any]:
         """The metadata of the card of a directory or repository."""
         try:
-            path = Path(name).expanduser() / staging.CARD
+            path = Path(os.path.expanduser(name)) / staging.CARD
             if not path.is_file() and is_repository(name):
                 arguments = {"revision": revision, "repo_type": kind, "local_files_only": not self.is_online}
                 path = Path(self.patience(partial(self.api.hf_hub_download, name, staging.CARD, **arguments)))
@@ -130,7 +131,7 @@ def _directories(data: Any) -> list[str]:
     """The directories among the training data of a recipe, which may hold a card."""
     listed = data if isinstance(data, list) else [data]
     entries = [entry.get("path") if isinstance(entry, dict) else entry for entry in listed]
-    return [entry for entry in entries if isinstance(entry, str) and Path(entry).expanduser().is_dir()]
+    return [entry for entry in entries if isinstance(entry, str) and Path(os.path.expanduser(entry)).is_dir()]
 
 
 def _languages(*cards: Mapping[str, Any]) -> list[str]:

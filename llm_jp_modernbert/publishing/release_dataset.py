@@ -108,7 +108,7 @@ def _contents_of(source: str) -> _Contents:
     from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS as OURS
     from llm_jp_modernbert.evaluation.tasks.fill_mask import read_prompts
 
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return _corpus(path)
     ours = source == FILL_MASK

@@ -179,7 +179,7 @@ def run_quickstart(options: QuickstartOptions, console: Console) -> Path:
 
 def _check_out(out: Path, force: bool) -> None:
     """Checks the output directory before minutes of work."""
-    path = out.expanduser()
+    path = Path(os.path.expanduser(out))
     if path.is_file():
         raise UsageError(f"--out {out} is a file. Name a directory for the model.")
     if path.is_dir() and any(path.iterdir()):

@@ -77,7 +77,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     """
     files: dict[str, None] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         if path.is_dir():
             matches = _files_of_directory(path)
             if not matches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,7 @@ def check_tokenized_with(
 
 def _origin(place: str, revision: str | None = None) -> CorpusOrigin | None:
     """Reads the manifest of a directory or repository; None if there is none."""
-    directory = Path(place).expanduser()
+    directory = Path(os.path.expanduser(place))
     if directory.is_dir():
         file, remedy = directory / MANIFEST, f"Set tokenizer={directory / 'tokenizer'}"
         if not file.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -138,7 +139,7 @@ def _read(recipe: str, extending: list[str]) -> dict[str, Any]:
     """Reads a YAML file on top of the recipe that it extends; `extending` lists the files that led here."""
     path = _FOLDER / f"{recipe}.yaml"
     if not path.is_file():
-        path = Path(recipe).expanduser()
+        path = Path(os.path.expanduser(recipe))
     if not path.is_file():
         raise UsageError(f"{recipe}: no such recipe or file. Packaged recipes: {', '.join(shipped())}.")
     if str(path) in extending:
