@@ -35,7 +35,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def check_vacant(target: Path, option: str = "") -> None:
     """Raises `UsageError` unless a directory is missing or empty; the message names the `option`, such as `--out`."""
-    lock_file = f".{target.absolute().name}.lock"
+    lock_file = f".{target.resolve().name}.lock"
     if target.exists() and (not target.is_dir() or any(path.name != lock_file for path in target.iterdir())):
         raise UsageError(f"{option} {target} is not empty. Name a new directory.".lstrip())
 
@@ -55,7 +55,8 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
         >>> with atomic_directory(Path("out")) as folder:
         ...     (folder / "config.json").write_text("{}")
     """
-    target = target.expanduser().absolute()
+    # A symbolic link stays: the directory that it names is written.
+    target = Path(os.path.expanduser(target)).resolve()
     if not replace:
         check_vacant(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
@@ -118,7 +119,7 @@ def lock(target: Path, job: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     # Symbolic links to one directory share its lock.
-    target = target.expanduser().resolve()
+    target = Path(os.path.expanduser(target)).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     # A mounted volume may be the only directory that may be written.
     folder = target if target.is_dir() and not os.access(target.parent, os.W_OK) else target.parent

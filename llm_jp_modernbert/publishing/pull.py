@@ -114,11 +114,11 @@ def _check_paths(name: str, paths: Sequence[str]) -> None:
 
 
 def _wanted(paths: Sequence[str], trust_remote_code: bool) -> set[str]:
-    """The files to download. Of names that are equal where case is ignored, the first in lower case is kept."""
+    """The files to download. Of names that are equal where case is ignored, ASCII in lower case is preferred."""
     patterns = (_ALLOWED, _HUB_ONLY, *((_CODE,) if trust_remote_code else ()))
-    allowed = sorted((path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)), reverse=True)
+    allowed = [path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)]
     unique: dict[str, str] = {}
-    for path in allowed:
+    for path in sorted(allowed, key=lambda path: (not path.isascii(), path.swapcase())):
         unique.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
     return set(unique.values())
 

@@ -99,6 +99,26 @@ def test_names_that_differ_in_case_only_are_downloaded_once(hub: LoopbackHub, ap
     assert (tmp_path / "out" / "config.json").read_bytes() == b"{}"
 
 
+def test_name_that_looks_like_another_does_not_replace_it(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None:
+    upload(hub, {"config.json": b"{}", "conﬁg.json": b"[]"})
+    pulled = pull(NAME, out=tmp_path / "out", patience=QUICK, api=api)
+    assert files_of(tmp_path / "out") == {"config.json"}
+    assert pulled.skipped == ("conﬁg.json",)
+
+
+def test_pull_writes_the_directory_that_a_symbolic_link_names(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None:
+    upload(hub, {"config.json": b"{}"})
+    (tmp_path / "disk").mkdir()
+    for name in ("empty", "missing"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "empty").mkdir()
+    for name in ("empty", "missing"):
+        pull(NAME, out=tmp_path / name, patience=QUICK, api=api)
+        assert (tmp_path / name).is_symlink()
+        assert files_of(tmp_path / "disk" / name) == {"config.json"}
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["empty", "missing"]
+
+
 def test_file_of_the_manifest_that_is_missing_is_reported(hub: LoopbackHub, api: HfApi) -> None:
     entry = {"size": 1, "sha256": "0" * 64}
     for path in ("model.safetensors", "../../secret", "missing.bin"):
