@@ -46,7 +46,7 @@ def push(
 
     Raises:
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses the upload.
-        UsageError: `private` is set, but the repository is public.
+        UsageError: `private` is set, but the repository is public; or a file contains an access token.
     """
     from huggingface_hub import HfApi
     from transformers.utils.hub import create_and_tag_model_card
@@ -68,6 +68,7 @@ def push(
                 )
         else:
             _save_tokenizer(saved, api, name, revision or MAIN, folder)
+        staging.check_secrets(folder)
         return commit_folder(
             api,
             folder,

@@ -18,6 +18,7 @@ from llm_jp_modernbert import (
     register_for_modernbert,
     unregister_for_modernbert,
 )
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.publishing import push
 from llm_jp_modernbert.publishing import release as module
 from llm_jp_modernbert.publishing.options import ReleaseOptions
@@ -88,3 +89,11 @@ def test_classification_model_tags_and_permission(hub: LoopbackHub, source: Path
     with pytest.raises(HfHubHTTPError):
         model.push_to_hub("org/other", token=hub.guest_token)
     assert ("model", "org/other") not in hub.repositories
+
+
+def test_pushed_files_contain_no_access_token(hub: LoopbackHub, source: Path) -> None:
+    model = LlmJpModernBertForMaskedLM.from_pretrained(source)
+    model.config.auth = "hf_" + "aB3" * 12
+    with pytest.raises(UsageError, match=r"config\.json contains an access token"):
+        model.push_to_hub(NAME)
+    assert set(files(hub, NAME)) == {".gitattributes"}
