@@ -35,7 +35,7 @@ class DatasetFacts:
         repository: `ORG/NAME`.
         revision: revision of the repository; None for the main branch.
         license: license id of the Hub.
-        languages: ISO 639 codes.
+        languages: ISO 639 codes; empty if unknown.
         files: glob pattern of the split's files.
         size: size of the files, in bytes.
         corpus: manifest of a tokenized corpus; None for prompts.
@@ -82,7 +82,7 @@ def dataset_card(facts: DatasetFacts) -> str:
     ]
     columns = _PROMPT_COLUMNS if facts.corpus is None else _CORPUS_COLUMNS
     data = DatasetCardData(
-        language=list(facts.languages),
+        language=list(facts.languages) or None,
         license=facts.license,
         task_categories=["fill-mask"],
         size_categories=[size_category(facts.rows)],

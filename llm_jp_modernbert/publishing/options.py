@@ -115,8 +115,8 @@ class DatasetOptions:
         list[str],
         typer.Option(
             "--language",
-            help="ISO 639 code of a language in the texts. By default ja, and ja and en for this package's prompts. "
-            "Repeatable.",
+            help="ISO 639 code of a language in the texts. By default ja if the first texts have kana, and ja and "
+            "en for this package's prompts. Repeatable.",
         ),
     ] = field(default_factory=list)
     dry_run: DryRun = None

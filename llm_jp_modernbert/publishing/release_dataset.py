@@ -9,11 +9,14 @@ again. The price is size: token ids in Parquet need less than half of it. Prompt
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,12 +28,16 @@ from llm_jp_modernbert.core.hub import MAIN, PATIENT, Committed, Patience, check
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 
 from .options import DEFAULT_LICENSE, DatasetOptions
-from .staging import CARD, stage_license
+from .staging import CARD, check_links, check_secrets, stage_license
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from transformers import PreTrainedTokenizerBase
 
     from llm_jp_modernbert.evaluation.tasks.fill_mask import Prompt
+    from llm_jp_modernbert.training.data.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 FILL_MASK = "fill-mask"
 """Value of `source` for the prompts of this package."""
@@ -39,6 +46,9 @@ DATA = "data"
 PROMPTS = "prompts.jsonl"
 
 UNKNOWN_LICENSE = "unknown"
+
+# Documents of each source in which Japanese is looked for.
+_SAMPLE = 100
 
 
 @dataclass(frozen=True)
@@ -123,8 +133,26 @@ def _contents_of(source: str) -> _Contents:
         "rows": len(prompts),
         "items": {"answers": sum(len(prompt.answers) for prompt in prompts)},
     }
-    license, languages = (DEFAULT_LICENSE, ("ja", "en")) if ours else (UNKNOWN_LICENSE, ("ja",))
+    texts = (prompt.text for prompt in prompts)
+    license, languages = (DEFAULT_LICENSE, ("ja", "en")) if ours else (UNKNOWN_LICENSE, _languages(texts))
     return _Contents(source, "test", ".jsonl", expected, license, languages, prompts=prompts)
+
+
+def _languages(texts: Iterable[str]) -> tuple[str, ...]:
+    """`ja` if a text has kana. Other languages are left to the user."""
+    return ("ja",) if any(re.search("[ぁ-ヿ]", text) for text in texts) else ()
+
+
+def _sample(folder: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """The first documents of each source of a tokenized corpus, as tokens."""
+    from llm_jp_modernbert.training.data.readers import Document, read_rows
+
+    for source in manifest["sources"]:
+        for shard in source["shards"][:1]:
+            for row in islice(read_rows(str(folder / DATA / shard["file"])), _SAMPLE):
+                if isinstance(row, Document) and row.ids is not None:
+                    ids = [token for token in row.ids.tolist() if 0 <= token < len(tokenizer)]
+                    yield "".join(tokenizer.convert_ids_to_tokens(ids))
 
 
 def _corpus(folder: Path) -> _Contents:
@@ -163,9 +191,12 @@ def _corpus(folder: Path) -> _Contents:
     for name in sorted(listed ^ existing):
         fault = "is missing, but listed" if name in listed else "exists, but is not listed"
         raise UsageError(f"{folder / DATA / name}: {fault} in {MANIFEST}. Tokenize the corpus again.")
-    if vocabulary_hash(load_tokenizer(str(folder / TOKENIZER))) != manifest["tokenizer"]["sha256"]:
+    check_links(folder, (f"{TOKENIZER}/*",))
+    tokenizer = load_tokenizer(str(folder / TOKENIZER))
+    if vocabulary_hash(tokenizer) != manifest["tokenizer"]["sha256"]:
         raise UsageError(f"{folder / TOKENIZER}: differs from the tokenizer in {MANIFEST}. Tokenize the corpus again.")
-    return _Contents(str(folder), "train", ".arrow", expected, UNKNOWN_LICENSE, ("ja",), corpus=manifest)
+    languages = _languages(_sample(folder, manifest, tokenizer))
+    return _Contents(str(folder), "train", ".arrow", expected, UNKNOWN_LICENSE, languages, corpus=manifest)
 
 
 def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
@@ -182,12 +213,15 @@ def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
     else:
         _stage_corpus(Path(contents.source), contents.corpus, folder)
     license = options.license or contents.license
+    languages = tuple(options.languages) or contents.languages
+    if not languages:
+        logger.warning("The dataset card leaves out the language. Give --language.")
     stage_license(license, None, folder)
     facts = DatasetFacts(
         repository=options.repository,
         revision=None if options.revision == MAIN else options.revision,
         license=license,
-        languages=tuple(options.languages) or contents.languages,
+        languages=languages,
         split=contents.split,
         files=f"{DATA}/*{contents.suffix}",
         rows=contents.expected["rows"],
@@ -198,6 +232,7 @@ def _stage(contents: _Contents, folder: Path, options: DatasetOptions) -> None:
     card = dataset_card(facts)
     validate_card(DatasetCard(card), folder)
     (folder / CARD).write_text(card, encoding="utf-8")
+    check_secrets(folder)
 
 
 def _stage_corpus(source: Path, manifest: dict[str, Any], folder: Path) -> None:

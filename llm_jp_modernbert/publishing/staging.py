@@ -50,7 +50,7 @@ _TEMPLATES = files("llm_jp_modernbert.model_cards") / "templates"
 # Value of a key that the user of a recipe must give.
 _REQUIRED = "???"
 # Files that hold no text.
-_BINARY = (".safetensors", ".onnx", ".png", ".model")
+_BINARY = (".safetensors", ".onnx", ".png", ".model", ".arrow")
 # Settings that are never published.
 _SECRETS = ("hub_token", "push_to_hub_token")
 # Files of a source whose content reaches the release.
@@ -83,12 +83,12 @@ class _Averaged(TypedDict):
     step: int | None
 
 
-def check_links(source: Path) -> None:
+def check_links(source: Path, patterns: Sequence[str] = _COPIED) -> None:
     """Raises `UsageError` for a symbolic link by which a file from elsewhere would be published."""
     root = Path(os.path.realpath(source))
     if root.parent.name == "snapshots":  # The Hub's cache links to blobs of the same repository.
         root = root.parents[1]
-    for path in (path for pattern in _COPIED for path in source.glob(pattern)):
+    for path in (path for pattern in patterns for path in source.glob(pattern)):
         if not Path(os.path.realpath(path)).is_relative_to(root):
             raise UsageError(f"{path}: a symbolic link to a file outside of {source}. Replace it by the file itself.")
 

@@ -407,3 +407,31 @@ def test_second_process_that_stages_a_directory_is_refused(world: World, tmp_pat
     assert not staged.exists()
     world.release("fill-mask", TEST, dry_run=staged)
     assert (staged / "README.md").is_file()
+
+
+def test_language_is_stated_only_if_it_is_known(world: World, tmp_path: Path) -> None:
+    texts = tmp_path / "english.jsonl"
+    texts.write_text('{"text": "a cat sleeps"}\n', encoding="utf-8")
+    corpus = tokenized(texts, world.tokenizer, tmp_path / "corpus")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"text": "The sky is [MASK]."}\n', encoding="utf-8")
+    for source in (corpus, prompts):
+        for given, languages in (([], None), (["en"], ["en"])):
+            staged = tmp_path / f"{source.name}-{len(given)}"
+            world.release(source, "org/english", dry_run=staged, languages=given)
+            assert DatasetCard.load(staged / "README.md").data.language == languages
+
+
+def test_tokens_and_files_from_elsewhere_are_not_published(world: World, tmp_path: Path) -> None:
+    secret = "hf_" + "aB3" * 12
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"text": f"[MASK] {secret}"}) + "\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="contains an access token") as caught:
+        world.release(prompts, "org/secret", dry_run=tmp_path / "staged")
+    assert secret not in str(caught.value)
+    corpus = Path(shutil.copytree(world.corpus, tmp_path / "corpus"))
+    (tmp_path / "private.txt").write_text("private")
+    (corpus / "tokenizer" / "notes.txt").symlink_to(tmp_path / "private.txt")
+    with pytest.raises(UsageError, match=r"notes\.txt: a symbolic link to a file outside"):
+        world.release(corpus, "org/secret", dry_run=tmp_path / "staged")
+    assert not (tmp_path / "staged").exists()
