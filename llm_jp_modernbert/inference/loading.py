@@ -153,7 +153,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         revision: branch, tag or commit of the repository, if the name does not have one.
 
     Raises:
-        UsageError: the tokenizer is missing, or two different revisions are given.
+        UsageError: the tokenizer is missing or damaged, or two different revisions are given.
     """
     from transformers import AutoTokenizer
 
@@ -163,14 +163,19 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     if reference.path.is_file():
         return build_tokenizer(reference.name)
     try:
-        return LlmJpTokenizer.from_pretrained(reference.name, revision=reference.revision)
+        tokenizer: PreTrainedTokenizerBase = LlmJpTokenizer.from_pretrained(
+            reference.name, revision=reference.revision
+        )
     except ValueError as not_llm_jp:
         try:
-            return AutoTokenizer.from_pretrained(reference.name, revision=reference.revision)
+            tokenizer = AutoTokenizer.from_pretrained(reference.name, revision=reference.revision)
         except Exception:  # files with unexpected types may raise anything
             raise UsageError(
                 f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Name one with --tokenizer."
             ) from not_llm_jp
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise UsageError(f"{reference}: model_max_length in its tokenizer_config.json must be a number.")
+    return tokenizer
 
 
 def usable_device(device: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,10 @@ def run(arguments: list[str]) -> Result:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return result
+
+
+def test_maximum_length_that_is_no_number_is_reported(tmp_path: Path) -> None:
+    file = write_checkpoint(tmp_path / "model") / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "many"}))
+    with pytest.raises(UsageError, match="model_max_length in its"):
+        load_tokenizer(str(file.parent))
