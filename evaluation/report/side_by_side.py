@@ -32,11 +32,15 @@ def show_texts(models: Sequence[EvaluatedModel], texts: Sequence[str], console: 
         except Exception as error:
             failures.add(model.label, error)
             continue
-        for number, text in enumerate(texts):
+        for number, (text, by_model) in enumerate(zip(texts, filled, strict=True), start=1):
+            problems: dict[int, Exception] = {}
             try:
-                (filled[number][model.label],) = fill_masks(*loaded, [text])
+                for result in fill_masks(*loaded, [text], problems=problems.__setitem__):
+                    by_model[model.label] = result
             except Exception as error:
-                failures.add(f"text {number + 1} of {model.label}", error)
+                problems[0] = error
+            for problem in problems.values():
+                failures.add(f"text {number} of {model.label}", problem)
     for text, by_model in zip(texts, filled, strict=True):
         gaps = list(zip(*(result.masks for result in by_model.values()), strict=True))
         for gap, masks in enumerate(gaps, start=1):

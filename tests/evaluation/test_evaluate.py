@@ -461,10 +461,11 @@ def test_changed_modules_of_a_model_are_measured_again(
 
 
 def test_one_text_without_a_mask_does_not_discard_the_others(modernbert: Path) -> None:
-    texts = ["--text", "猫が駅に行く。", "--text", "猫が[MASK]に行く。"]
+    texts = ["--text", "猫が[MASK]に行く。", "--text", "猫が駅に行く。"]
     done = invoke("evaluate", f"ours={modernbert}", *texts, "--device", "cpu")
     assert isinstance(done.exception, UsageError)
-    assert "text 1 of ours" in str(done.exception)
+    # The text is numbered once, among all texts.
+    assert "text 2 of ours: has no mask" in str(done.exception)
     assert "猫が[MASK]に行く。" in done.output
 
 
