@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from .report.plots import Measured, save, style
+from .report.plots import Measured, literal, save, style
 from .report.results import Results, comparable_settings, differing_settings
 from .tasks.registry import task_class
 from .tasks.task import Task
@@ -47,7 +47,7 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
                 details = ", ".join([about, *differing_settings(settings, others)])
                 # About 13 characters of this size fill an inch.
                 lines = textwrap.wrap(details, int(13 * figure.get_figwidth()))
-                figure.suptitle("\n".join([name, *lines]), fontsize=9)
+                figure.suptitle(literal("\n".join([name, *lines])), fontsize=9)
                 files.append(folder / f"{name}-{protocol}{f'-{number}' if number > 1 else ''}.png")
                 save(figure, files[-1])
     return files

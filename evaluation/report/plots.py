@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.terminal import printable
 
 from .results import Row
 
@@ -66,11 +67,19 @@ def style() -> AbstractContextManager[Any]:
     """
     try:
         import matplotlib
+        from cycler import cycler
     except ImportError as error:
         raise UsageError("plots need matplotlib: pip install 'llm-jp-modernbert[eval]'.") from error
 
-    family = ["DejaVu Sans", japanese_font()]
-    return matplotlib.rc_context({"font.family": family, "axes.spines.top": False, "axes.spines.right": False})
+    return matplotlib.rc_context(
+        {
+            "font.family": ["DejaVu Sans", japanese_font()],
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            # After ten colors, they repeat with dashes.
+            "axes.prop_cycle": cycler(linestyle=["-", "--", ":"]) * matplotlib.rcParamsDefault["axes.prop_cycle"],
+        }
+    )
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -115,7 +124,15 @@ def short_labels(measured: Sequence[Measured]) -> list[str]:
     """Labels of the models; only the revisions if all are of one model."""
     labels = [model.label for model in measured]
     names = {label.partition("@")[0] for label in labels}
-    return [label.partition("@")[2] or label for label in labels] if len(names) == 1 < len(labels) else labels
+    if len(names) == 1 < len(labels):
+        labels = [label.partition("@")[2] or label for label in labels]
+    return [literal(label) for label in labels]
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib draws as it is: no formula between `$`, and no label that it hides for its first `_`."""
+    text = printable(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def japanese_font() -> str:

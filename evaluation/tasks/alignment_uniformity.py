@@ -23,7 +23,7 @@ from ..data import readers
 from ..data.options import Data, Options
 from ..encoders.embeddings import embedder_of
 from ..metrics.intervals import bootstrap
-from ..report.plots import Measured, legend_below, panels_of
+from ..report.plots import Measured, legend_below, literal, panels_of
 from ..report.results import Measurement, trajectories
 from .task import Highlight, Outcome, Progress, Task
 
@@ -108,7 +108,7 @@ class AlignmentUniformity(Task):
         points = {
             model.model: (model.value("uniformity") or 0.0, model.value("alignment") or 0.0) for model in measured
         }
-        labels = {model.model: model.label for model in measured}
+        labels = {model.model: literal(model.label) for model in measured}
         runs = trajectories(list(points))
         singles = [[model] for model in points if not any(model in run for run in runs)]
         for number, run in enumerate((*runs, *singles)):
@@ -116,7 +116,8 @@ class AlignmentUniformity(Task):
             steps = [f"{name.step:,}" if (name := CheckpointName.parse(model)) else "" for model in run]
             label = labels[run[0]] if len(run) == 1 else f"{labels[run[0]]} → {steps[-1]}"
             xs, ys = zip(*(points[model] for model in run), strict=True)
-            axes.scatter(xs, ys, s=24, zorder=3, color=color, label=label)
+            # After ten colors, they repeat with other markers.
+            axes.scatter(xs, ys, s=24, zorder=3, color=color, label=label, marker="osD^v"[number // 10 % 5])
             for before, after in pairwise(run):
                 # The arrow head is above the points, so it stays visible between close ones.
                 arrow = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 2, "mutation_scale": 9}

@@ -35,7 +35,7 @@ from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_
 from ..data.options import Data
 from ..data.readers import fingerprint, hub_rows, json_lines, sample
 from ..report.leaderboard import markdown_line
-from ..report.plots import Measured, panels_of, short_labels
+from ..report.plots import Measured, literal, panels_of, short_labels
 from ..report.results import Measurement
 from .task import Highlight, Outcome, Progress, Task
 
@@ -139,7 +139,7 @@ class FillMask(Task):
         axes.imshow(values, cmap="Blues", vmin=0, vmax=2 * highest, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             axes.text(column, row, "–" if np.isnan(value) else f"{value:.1f}", ha="center", va="center", fontsize=7)
-        axes.set_yticks(range(len(categories)), ["all", *(name.replace("_", " ") for name in categories[1:])])
+        axes.set_yticks(range(len(categories)), ["all", *(literal(name.replace("_", " ")) for name in categories[1:])])
         labels = short_labels(measured)
         is_wide = sum(map(len, labels)) > 40
         axes.set_xticks(range(len(labels)), labels, rotation=30 if is_wide else 0, ha="right" if is_wide else "center")

@@ -6,6 +6,7 @@ import sys
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.terminal import printable
 from llm_jp_modernbert.evaluation.options import LeaderboardOptions
 
 from .options import takes
@@ -38,7 +39,7 @@ def leaderboard(options: LeaderboardOptions) -> None:
 
         show(rows, Console(), options.over_seeds)
     else:
-        print(table, end="")
+        print(printable(table), end="")
     if options.plots is not None:
         from llm_jp_modernbert.evaluation.plots import plot_all
 

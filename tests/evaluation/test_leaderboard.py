@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -16,6 +18,7 @@ from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.plots import plot_all
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
+from llm_jp_modernbert.evaluation.report.plots import style
 from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Row, Run, read_rows, write_rows
 
 ROW = Row(
@@ -109,6 +112,40 @@ def test_results_without_plottable_values_do_not_stop_other_plots(tmp_path: Path
         "fill-mask-default.png",
         "pseudo-perplexity-default.png",
     ]
+
+
+def test_plots_draw_any_name_as_it_is(tmp_path: Path) -> None:
+    """Names are no formulas of TeX, no hidden labels and no control sequences."""
+    results = Results(tmp_path / "results")
+    names = ["_hidden", "a$b^$c", "$x_{$", "\x1b[31mred"]
+    values = [Measurement("alignment", 0.3, False), Measurement("uniformity", -1.0, False)]
+    contexts = [Measurement("pseudo_perplexity", 10.0, False, "128", context=128)]
+    for count in range(1, len(names) + 1):
+        for name in names[:count]:
+            results.write(run("alignment-uniformity", name, "data $_$"), values)
+            results.write(
+                run("fill-mask", name), [Measurement("top1_accuracy", 0.1, subset=part) for part in ("", "$_$")]
+            )
+            results.write(run("pseudo-perplexity", name), contexts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(plot_all(results, tmp_path / "plots")) == 3
+
+
+def test_lines_of_a_plot_differ_in_color_or_dashes() -> None:
+    with style():
+        axes = Figure().add_subplot()
+        looks = {(line.get_color(), line.get_linestyle()) for number in range(30) for line in axes.plot([number])}
+    assert len(looks) == 30
+
+
+def test_printed_tables_hold_no_terminal_escapes(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.write(run("similarity", "\x1b]0;title\x07model"), [Measurement("auc", 0.8)])
+    for form in ("markdown", "latex", "csv", "html"):
+        done = CliRunner().invoke(app, ["leaderboard", "--results", str(tmp_path), "--format", form])
+        assert "model" in done.stdout
+        assert not set("\x1b\x07").intersection(done.stdout)
 
 
 def test_plots_leave_a_margin_around_titles_and_labels(tmp_path: Path) -> None:
