@@ -115,7 +115,7 @@ def test_results_without_plottable_values_do_not_stop_other_plots(tmp_path: Path
 
 
 def test_plots_draw_any_name_as_it_is(tmp_path: Path) -> None:
-    """Names are no formulas of TeX, no hidden labels and no control sequences."""
+    """Not as a formula of TeX, a hidden label or a control sequence."""
     results = Results(tmp_path / "results")
     names = ["_hidden", "a$b^$c", "$x_{$", "\x1b[31mred"]
     values = [Measurement("alignment", 0.3, False), Measurement("uniformity", -1.0, False)]
