@@ -43,7 +43,8 @@ def describe(error: BaseException) -> str:
         place = f"{error.filename}: " if error.filename is not None else ""
         return f"{place}{error.strerror}. {_STORAGE.get(error.errno or 0, '')}".strip()
     if is_failed_write(error):
-        return f"A file could not be written ({first_line(error)}). {_STORAGE[errno.ENOSPC]}"
+        code = errno.EFBIG if "too large" in str(error) else errno.ENOSPC
+        return f"A file could not be written ({first_line(error)}). {_STORAGE[code]}"
     if isinstance(error, UnicodeEncodeError):
         place = error.object[max(0, error.start - 80) : error.end + 20]
         return f"{place!r} is not UTF-8. Rename the file, or write the text again."

@@ -58,6 +58,7 @@ def test_tokenizer_that_cannot_be_written_is_recognized(file_limit: None, tmp_pa
     with pytest.raises(Exception, match="File too large") as failed:
         backend.save(str(tmp_path / "tokenizer.json"))
     assert is_failed_write(failed.value)
+    assert "ulimit -f" in describe(failed.value)
 
 
 def test_error_without_text_is_named() -> None:
