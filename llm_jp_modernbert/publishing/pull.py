@@ -40,6 +40,8 @@ _ALLOWED = re.compile(
 # Files that only the Hub uses. They stay in the cache.
 _HUB_ONLY = re.compile(r"\.gitattributes|\.eval_results/\w[\w.-]*\.yaml")
 _CODE = re.compile(r"(\w[\w-]*/)*\w+\.py")
+# The client compares every file with every name that is wanted.
+_MOST_FILES = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def pull(
             raise UsageError(f"{name} holds no config.json, so it is not a model.")
         # By revision, not by commit, so that the cache also resolves the revision offline.
         wanted = _wanted(paths, trust_remote_code)
+        if len(wanted) > _MOST_FILES:
+            raise UsageError(f"{name} has {len(wanted):,} files. At most {_MOST_FILES:,} are downloaded as a model.")
         skipped = tuple(path for path in paths if path not in wanted)
         download = partial(api.snapshot_download, repository, revision=revision, allow_patterns=sorted(wanted))
         folder = Path(patience(download))

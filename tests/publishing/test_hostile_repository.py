@@ -99,6 +99,12 @@ def test_names_that_differ_in_case_only_are_downloaded_once(hub: LoopbackHub, ap
     assert (tmp_path / "out" / "config.json").read_bytes() == b"{}"
 
 
+def test_repository_of_very_many_files_is_refused(hub: LoopbackHub, api: HfApi) -> None:
+    upload(hub, {"config.json": b"{}", **{f"results/{number}.json": b"" for number in range(20_000)}})
+    with pytest.raises(UsageError, match=r"^org/name@main has 20,002 files\. At most 10,000"):
+        pull(NAME, patience=QUICK, api=api)
+
+
 def test_name_that_looks_like_another_does_not_replace_it(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None:
     upload(hub, {"config.json": b"{}", "conﬁg.json": b"[]"})
     pulled = pull(NAME, out=tmp_path / "out", patience=QUICK, api=api)
