@@ -83,6 +83,8 @@ def with_origin(options: ReleaseOptions, stages: Sequence[Mapping[str, Any]], ca
 def unknown(options: ReleaseOptions, stages: Sequence[Mapping[str, Any]]) -> list[str]:
     """The command-line options for what is not known about the origin of a model, after `with_origin`."""
     stated = {"--license": options.license, "--language": options.languages}
+    if options.license == "other":
+        stated["--license-name"] = options.license_name
     if is_continued(stages, staging.read_recipe(options.source)):
         stated["--base-model"] = options.base_model
     return [option for option, value in stated.items() if not value]

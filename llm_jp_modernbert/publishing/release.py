@@ -213,6 +213,8 @@ def _check_options(options: ReleaseOptions) -> None:
         raise UsageError(f"{options.source} is a {model_type} model. Only ModernBERT models can be released.")
     if options.format == "native" and (options.onnx or options.sentence_transformers):
         raise UsageError("--format native has no exports. Drop --onnx and --sentence-transformers, or use plain.")
+    if options.license_name and options.license != "other":
+        raise UsageError("--license-name needs --license other: add it.")
     if options.int8 and not options.onnx:
         raise UsageError("--int8 needs --onnx: add --onnx.")
 

@@ -313,10 +313,13 @@ def test_pushed_model_names_the_repository_that_it_was_loaded_from(
     assert stated(ModelCard(hub.read(NAME, "README.md").decode())) == {**NOTHING, "base_model": BASE}
 
 
-def test_license_without_an_id_needs_a_name(write_run: Write, card_of: Card) -> None:
+def test_license_without_an_id_needs_a_name(write_run: Write, card_of: Card, caplog: pytest.LogCaptureFixture) -> None:
     card = card_of(write_run("stage1"), license="other", license_name="my-own-1.0")
     assert (card.data.license, card.data.license_name) == ("other", "my-own-1.0")
     assert "The license is my-own-1.0." in card.text
+    assert "--license-name" not in caplog.text
+    card_of(write_run("stage2"), license="other")
+    assert "Give --language, --license-name." in caplog.text
     assert replace(ReleaseOptions(Path(), NAME)).license is None
 
 

@@ -342,6 +342,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(options: ReleaseOptions, tmp_p
         ({"format": "native", "onnx": True}, "has no exports"),
         ({"results": Path("missing")}, "no such folder of results"),
         ({"license": "my-own"}, "my-own"),
+        ({"license": "mit", "license_name": "my-own"}, "--license-name needs --license other"),
     ],
 )
 def test_invalid_options_are_reported_in_one_line(
