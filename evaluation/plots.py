@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from .report.results import Results, comparable_settings, differing_settings
 from .tasks.registry import task_class
 from .tasks.task import Task
 
+logger = logging.getLogger(__name__)
+
 
 def plot_all(results: Results, folder: Path) -> list[Path]:
     """Draws one plot per task, protocol, dataset and settings, with all models in it.
+
+    A plot of damaged outputs is left out with a warning.
 
     Args:
         results: the results folder.
@@ -42,12 +47,18 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
     with style():
         for (name, protocol), variants in groups.items():
             for number, ((about, settings), models) in enumerate(variants.items(), start=1):
-                figure = classes[name].plot(models)
+                path = folder / f"{name}-{protocol}{f'-{number}' if number > 1 else ''}.png"
+                try:
+                    figure = classes[name].plot(models)
+                except (LookupError, TypeError, ValueError) as error:
+                    # Keys of the outputs for each example depend on the task, so they are not validated before.
+                    logger.warning("%s: not drawn, because a model's outputs are damaged (%r).", path.name, error)
+                    continue
                 others = [other for other_about, other in variants if other_about == about]
                 details = ", ".join([about, *differing_settings(settings, others)])
                 # About 13 characters of this size fill an inch.
                 lines = textwrap.wrap(details, int(13 * figure.get_figwidth()))
                 figure.suptitle(literal("\n".join([name, *lines])), fontsize=9)
-                files.append(folder / f"{name}-{protocol}{f'-{number}' if number > 1 else ''}.png")
-                save(figure, files[-1])
+                save(figure, path)
+                files.append(path)
     return files

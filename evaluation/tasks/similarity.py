@@ -83,7 +83,7 @@ class Similarity(Task):
     @classmethod
     def plottable(cls, measured: Measured) -> bool:
         """With the distances of the pairs, which published results lack."""
-        return {item.get("kind") for item in measured.instances} >= set(_KINDS)
+        return {str(item.get("kind")) for item in measured.instances} >= set(_KINDS)
 
     @classmethod
     def plot(cls, measured: Sequence[Measured]) -> Figure:

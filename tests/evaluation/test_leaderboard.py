@@ -148,6 +148,23 @@ def test_printed_tables_hold_no_terminal_escapes(tmp_path: Path) -> None:
         assert not set("\x1b\x07").intersection(done.stdout)
 
 
+@pytest.mark.parametrize(
+    "damage", [{}, {"kind": []}, {"kind": "random"}, {"kind": "random", "squared_distance": None}]
+)
+def test_damaged_outputs_do_not_stop_other_plots(
+    damage: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [{"kind": kind, "squared_distance": 0.5} for kind in ("positive", "random")]
+    results = Results(tmp_path / "results")
+    results.write(run("fill-mask", "a"), [Measurement("top1_accuracy", 0.5)])
+    results.write(run("similarity", "a"), [Measurement("auc", 0.5)], pairs)
+    assert len(plot_all(results, tmp_path / "plots")) == 2
+    results.write(run("similarity", "b"), [Measurement("auc", 0.5)], [*pairs, damage])
+    files = plot_all(results, tmp_path / "plots")
+    assert "fill-mask-default.png" in [path.name for path in files]
+    assert len(files) == 2 or "similarity-default.png: not drawn" in caplog.text
+
+
 def test_plots_leave_a_margin_around_titles_and_labels(tmp_path: Path) -> None:
     """No text touches the edge, however long the name of the data is and however high the values are."""
     results = Results(tmp_path / "results")
