@@ -104,7 +104,7 @@ def _base(
         if not start:
             return None, {}
         reference = ModelReference.parse(start)
-        folder = reference.path if reference.path.is_dir() else None
+        folder = reference.path if os.path.isdir(reference.path) else None
         card = cards.read(reference.name, reference.revision)
         name = _published_name(folder, card) if folder is not None else reference.name
         # Logs of version 0.1 do not say whether `runs/stage1`, which is gone, was a directory.
@@ -133,7 +133,7 @@ def _directories(data: Any) -> list[str]:
     """The directories among the training data of a recipe, which may hold a card."""
     listed = data if isinstance(data, list) else [data]
     entries = [entry.get("path") if isinstance(entry, dict) else entry for entry in listed]
-    return [entry for entry in entries if isinstance(entry, str) and Path(os.path.expanduser(entry)).is_dir()]
+    return [entry for entry in entries if isinstance(entry, str) and os.path.isdir(os.path.expanduser(entry))]
 
 
 def _languages(*cards: Mapping[str, Any]) -> list[str]:

@@ -354,3 +354,11 @@ def test_unknown_keys_of_a_recipe_are_kept(write_run: Write, card_of: Card) -> N
     log["stages"][0]["recipe"]["key_of_a_later_version"] = 7
     (run / "training.json").write_text(json.dumps(log))
     assert "key_of_a_later_version: 7" in card_of(run).text
+
+
+def test_names_that_no_file_can_have_do_not_block_a_release(write_run: Write, card_of: Card) -> None:
+    run = write_run("stage1")
+    settings = yaml.safe_load((run / "recipe.yaml").read_text())
+    settings |= {"init_from": "x" * 300, "train_data": ["y" * 300, {"path": "z" * 300}, {"path": 5}, None]}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    assert stated(card_of(run)) == NOTHING
