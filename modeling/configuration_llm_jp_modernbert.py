@@ -132,6 +132,8 @@ class LlmJpModernBertConfig(ModernBertConfig):
             ValueError: a value has a wrong type or is out of range.
         """
         with _one_line_errors():
+            # transformers assigns these one by one, without a check.
+            _check_values({**config_dict, **kwargs})
             return super().from_dict(_translate_plain(config_dict), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

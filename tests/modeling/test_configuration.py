@@ -321,3 +321,11 @@ def test_absurd_sizes_raise_at_construction() -> None:
     for sizes in ({"num_hidden_layers": 10**6}, {"hidden_size": 10**7}, {"vocab_size": 10**12}):
         with pytest.raises(ValueError, match=next(iter(sizes))):
             LlmJpModernBertConfig(**sizes)
+
+
+@pytest.mark.parametrize("layers", [0, 10**9])
+def test_impossible_layers_given_to_from_pretrained_are_one_line(layers: int, tmp_path: Path) -> None:
+    LlmJpModernBertConfig(num_hidden_layers=3).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"num_hidden_layers={layers}") as error:
+        LlmJpModernBertConfig.from_pretrained(tmp_path, num_hidden_layers=layers)
+    assert "\n" not in str(error.value)

@@ -162,6 +162,7 @@ def write(tmp_path: Path) -> Any:
         ({"model": {"num_hidden_layers": 10**6}}, ["num_hidden_layers=1000000", "1,000 layers"]),
         ({"model": {"norm_eps": -1.0}}, ["model.norm_eps", "-1.0", "above 0"]),
         ({"model": {"initializer_range": 0.0}}, ["model.initializer_range", "0.0", "above 0"]),
+        ({"init_from": "x", "model": {"global_rope_theta": -1.0}}, ["model.global_rope_theta", "-1.0", "above 0"]),
         ({"model": {"mlp_dropout": 1.5}}, ["model.mlp_dropout", "1.5", "below 1"]),
         ({"init_from": "a/b", "model": {"attention_dropout": -0.1}}, ["model.attention_dropout", "-0.1"]),
         ({"model": {"num_hidden_layers": 0}}, ["num_hidden_layers=0", "at least 1"]),

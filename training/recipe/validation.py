@@ -189,7 +189,11 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda value: 0 < value <= 1,
         "a fraction of tokens must be above 0 and at most 1",
     ),
-    ("norm_eps initializer_range initializer_cutoff_factor", lambda value: value > 0, "it must be above 0"),
+    (
+        "norm_eps initializer_range initializer_cutoff_factor global_rope_theta local_rope_theta",
+        lambda value: value > 0,
+        "it must be above 0",
+    ),
     (
         "embedding_dropout attention_dropout mlp_dropout classifier_dropout",
         lambda value: 0 <= value < 1,
