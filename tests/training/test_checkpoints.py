@@ -90,6 +90,15 @@ def test_odd_files_of_a_checkpoint_are_named(tmp_path: Path, content: str) -> No
     assert "\n" not in f"{first.value}{second.value}"
 
 
+@pytest.mark.parametrize("opened", [None, [None], [[1]], [[None, 1]], {"0": 1}], ids=str)
+def test_odd_position_in_the_data_is_named(run: tuple[dict[str, Any], Path], tmp_path: Path, opened: Any) -> None:
+    state = json.loads(next(run[1].glob("checkpoint-*/data-00000.json")).read_text(encoding="utf-8"))
+    next(iter(state["stream"]["lanes"].values()))["begin"][0]["open"] = opened
+    (tmp_path / "data-00000.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"data-00000\.json: stream\.lanes\.0\.begin\.0\.open"):
+        read_rank_states(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["[]", "7", "null", "[" * 100_000, "[" * 9999 + "]" * 9999, "{7}", "\udcff"])
 def test_odd_run_json_is_named(run: tuple[dict[str, Any], Path], tmp_path: Path, content: str) -> None:
     shutil.copytree(run[1], tmp_path / "run")

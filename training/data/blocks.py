@@ -11,14 +11,14 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from .corpus import from_documents
 from .encoding import Encoder, WordEncoder
-from .order import DocumentOrder, Place, Source
+from .order import DocumentOrder, Place, Position, Source
 from .packing import PackedRows, pack
 from .readers import BadRow, Document, SourceError
 
@@ -92,7 +92,7 @@ class Block:
     """
 
     number: int
-    begin: list[dict[str, Any]]
+    begin: list[Position]
     rows: PackedRows
     order: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
@@ -120,7 +120,7 @@ class BlockMaker:
         self,
         wanted: Callable[[int], bool] = lambda number: True,
         first: int = 0,
-        begin: list[dict[str, Any]] | None = None,
+        begin: list[Position] | None = None,
         threads: int = 1,
     ) -> Iterator[Block]:
         """Yields blocks endlessly; for unwanted ones the documents are read but not tokenized.
@@ -159,7 +159,7 @@ class BlockMaker:
     def _make(
         self,
         number: int,
-        begin: list[dict[str, Any]],
+        begin: list[Position],
         documents: list[tuple[Place, Document]],
         bad_rows: list[BadRow],
         encoder: Callable[[], Encoder | WordEncoder],

@@ -15,7 +15,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
@@ -37,6 +37,18 @@ class Sample(TypedDict):
 
     size: int
     sha256: str
+
+
+class Position(TypedDict):
+    """Position in a source: epoch, shards opened so far, index and number of rows read of each open shard, whose turn
+    it is, and documents and characters so far."""
+
+    epoch: int
+    opened: int
+    open: list[tuple[int, int]]
+    turn: int
+    given: int
+    characters: int
 
 
 class Shard(Protocol):
@@ -134,7 +146,7 @@ class DocumentOrder:
         shuffle: bool = True,
         interleave: int = 8,
         strict: bool = True,
-        state: Sequence[dict[str, Any]] | None = None,
+        state: Sequence[Position] | None = None,
     ) -> None:
         self.bad_rows: list[BadRow] = []
         self._strict = strict
@@ -157,7 +169,7 @@ class DocumentOrder:
         # After the end of an epoch, the next one gives a document or raises.
         return self._next_of(reader) or self._next_of(reader)
 
-    def state(self) -> list[dict[str, Any]]:
+    def state(self) -> list[Position]:
         """The position after the last document, as JSON values."""
         return [reader.state() for reader in self._readers]
 
@@ -223,17 +235,17 @@ class _SourceReader:
         self._open.append([shard, start])
         self._iterators.append(None)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Position:
         return {
             "epoch": self.epoch,
             "opened": self._opened,
-            "open": [list(opened) for opened in self._open],
+            "open": [(shard, end) for shard, end in self._open],
             "turn": self._turn,
             "given": self._given,
             "characters": self.characters,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Position) -> None:
         self._begin_epoch(state["epoch"])
         for shard, start in state["open"]:
             self._open_shard(shard, start)

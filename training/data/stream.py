@@ -36,7 +36,7 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from .blocks import Block, BlockMaker
 from .masking import IGNORED, Masking, sample_keys
-from .order import ShardList, changed_shards, shard_list
+from .order import Position, ShardList, changed_shards, shard_list
 from .readers import SourceError
 
 # How often a worker checks that its parent is alive.
@@ -78,7 +78,7 @@ class LaneState(TypedDict):
     """`_Lane` as JSON values."""
 
     block: int
-    begin: list[dict[str, Any]] | None
+    begin: list[Position] | None
     base: int
     reported: int
 
@@ -104,7 +104,7 @@ class _Lane:
     """
 
     block: int
-    begin: list[dict[str, Any]] | None = None
+    begin: list[Position] | None = None
     base: int = 0
     reported: int = -1
 
@@ -294,7 +294,7 @@ class _BlockDataset(IterableDataset["Block | SourceError"]):
         lanes: int,
         first_blocks: dict[int, int],
         first: int,
-        begin: list[dict[str, Any]] | None,
+        begin: list[Position] | None,
     ) -> None:
         self.maker, self.lanes, self.first_blocks = maker, lanes, first_blocks
         self.first, self.begin = first, begin
