@@ -5,7 +5,8 @@ length share a call. Local layers cut the packed row into blocks of twice the wi
 to half a block on either side, which costs O(n · window) for any document lengths. A mask of the blocks separates the
 documents and makes the window exact.
 
-In a graph, which must be right for other documents, a dense layout gets one call with an n × n mask.
+A graph must be right for other documents, so a dense layout keeps padding. Its local layers use the same blocks under
+torch.compile if rows are long; all other layers are one call with an n × n mask.
 
 Alternatives: a band mask over n × n pairs, which transformers uses, takes ten times as long at 4,096 tokens;
 flex_attention has no backward pass on CPUs.
@@ -23,7 +24,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from .attention import AttentionBackend, AttentionInputs
 from .attention_eager import build_mask as build_mask_eager
 from .cpu_tuning import matmul_attention, prefers_matmul_attention, row_chunks
-from .layout import PackedLayout
+from .layout import PackedLayout, is_program
 
 # Blocks are multiples of this many tokens: smaller ones leave matrix units idle.
 _BLOCK_MULTIPLE = 128
@@ -32,9 +33,9 @@ _BLOCK_MULTIPLE = 128
 def build_mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
     """Build the additive mask `(blocks, 1, block, 2 · block)` of local attention, or return None if none is needed.
 
-    For a dense layout it is the bool mask `(batch, 1, length, length)`, where padding attends to every cell.
+    For rows of a dense layout it is the bool mask `(batch, 1, length, length)`, where padding attends to every cell.
     """
-    if layout.dense:
+    if layout.dense and not _has_long_rows(layout, window):
         if window is None and not layout.has_holes:
             return None
         allowed = build_mask_eager(layout, window, dtype)
@@ -44,10 +45,11 @@ def build_mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> 
     block = _block_length(window)
     # Padding is document -1, which attends to itself: no row is without a key.
     documents = layout.document_ids.int()
-    query_documents, key_documents = _query_blocks(documents, block, -1), _key_blocks(documents, block, -1)
+    key_blocks = _key_blocks_in_graph if layout.dense else _key_blocks
+    query_documents, key_documents = _query_blocks(documents, block, -1), key_blocks(documents, block, -1)
     allowed = query_documents[:, :, None] == key_documents[:, None, :]
     if layout.has_holes:
-        query_offsets, key_offsets = _query_blocks(layout.offsets, block, 0), _key_blocks(layout.offsets, block, 0)
+        query_offsets, key_offsets = _query_blocks(layout.offsets, block, 0), key_blocks(layout.offsets, block, 0)
         allowed &= (query_offsets[:, :, None] - key_offsets[:, None, :]).abs() <= window
     else:
         # Without holes, distances between tokens of a document are the same in every block.
@@ -60,7 +62,15 @@ def build_mask(layout: PackedLayout, window: int | None, dtype: torch.dtype) -> 
 
 def attend(inputs: AttentionInputs) -> tuple[torch.Tensor, None]:
     """Compute global layers document by document and local layers block by block, or all rows of a dense layout."""
-    return (_attend_rows(inputs) if inputs.layout.dense else _attend_packed(inputs)), None
+    if not inputs.layout.dense:
+        return _attend_packed(inputs), None
+    is_long = _has_long_rows(inputs.layout, inputs.window)
+    return (_attend_blocks_in_graph(inputs) if is_long else _attend_rows(inputs)), None
+
+
+def _has_long_rows(layout: PackedLayout, window: int | None) -> bool:
+    """Whether local attention in blocks saves time. An exported program must not depend on a length."""
+    return window is not None and not is_program() and layout.max_length > 2 * _block_length(window)
 
 
 def _attend_rows(inputs: AttentionInputs) -> torch.Tensor:
@@ -70,6 +80,15 @@ def _attend_rows(inputs: AttentionInputs) -> torch.Tensor:
     )
     out = scaled_dot_product_attention(query, key, value, inputs.mask, inputs.dropout, scale=inputs.scale)
     return out.transpose(1, 2).flatten(0, 1)
+
+
+def _attend_blocks_in_graph(inputs: AttentionInputs) -> torch.Tensor:
+    block = _block_length(inputs.window or 0)
+    queries = _query_blocks(inputs.query, block).transpose(1, 2)
+    keys, values = (_key_blocks_in_graph(tensor, block).transpose(1, 2) for tensor in (inputs.key, inputs.value))
+    mask = inputs.mask.to(queries.dtype)
+    out = scaled_dot_product_attention(queries, keys, values, mask, inputs.dropout, scale=inputs.scale)
+    return out.transpose(1, 2).flatten(0, 1)[: len(inputs.query)]
 
 
 # A graph would contain the document lengths as constants, and compiling the indices of blocks takes minutes.
@@ -162,6 +181,13 @@ def _key_blocks(
     first, last = start - half, stop + (start - stop) % block + half
     visible = _pad_tokens(tensor[max(0, first) : last], max(0, -first), max(0, last - len(tensor)), fill)
     return _OverlappingBlocks.apply(visible, block)
+
+
+def _key_blocks_in_graph(tensor: torch.Tensor, block: int, fill: int = 0) -> torch.Tensor:
+    """All blocks of `_key_blocks`, by operations that compile quickly."""
+    half = block // 2
+    padded = _pad_tokens(tensor, half, -len(tensor) % block + half, fill)
+    return torch.cat([part.unflatten(0, (-1, block)) for part in (padded[:-block], padded[block:])], 1)
 
 
 class _OverlappingBlocks(torch.autograd.Function):

@@ -24,8 +24,12 @@ from peer import (
 
 Inputs = dict[str, torch.Tensor]
 EXAMPLE = ((50, 33), "right")
-# Other numbers of rows, lengths around and beyond the window, padding on the other side, and a row without tokens.
-BATCHES = (((150, 1, 40), "right"), ((20, 90), "left"), ((130, 130), "right"), ((70, 0, 9, 3), "right"))
+# Other numbers of rows, lengths around and beyond the window and its blocks, padding on the other side, and a row
+# without tokens.
+BATCHES = (
+    *(((150, 1, 40), "right"), ((20, 90), "left"), ((130, 130), "right"), ((70, 0, 9, 3), "right")),
+    *(((300, 40, 270), "left"), ((385,), "right")),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -144,9 +148,10 @@ def test_program_that_cannot_count_documents_raises() -> None:
         torch.export.export(own, (), {"input_ids": ids, **both})
 
 
-def test_gradients_of_one_graph_equal_transformers() -> None:
+@pytest.mark.parametrize("lengths", [(70, 20), (270, 300)])
+def test_gradients_of_one_graph_equal_transformers(lengths: tuple[int, ...]) -> None:
     own, peer = pair("ForSequenceClassification", None, num_hidden_layers=2, num_labels=3)
-    inputs = inputs_for("ForSequenceClassification", (70, 20), "right")
+    inputs = inputs_for("ForSequenceClassification", lengths, "right")
     labels = torch.tensor([0, 2])
     loss = torch.compile(own.train(), fullgraph=True, backend="aot_eager")(**inputs, labels=labels).loss
     expected = peer.train()(**inputs, labels=labels).loss
