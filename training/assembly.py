@@ -54,7 +54,7 @@ def make_model(
     """The model to train: from a checkpoint, from `init_from`, or with random weights.
 
     Raises:
-        UsageError: it cannot be loaded, or does not match the recipe or the tokenizer.
+        UsageError: it is missing, cannot be loaded, or does not match the recipe or the tokenizer.
     """
     import torch
 
@@ -66,6 +66,7 @@ def make_model(
         source = ModelReference(str(checkpoint))
     elif recipe.init_from:
         source = ModelReference.parse(recipe.init_from)
+        source.check_model()
     place = "init_from" if checkpoint is None else "resume_from_checkpoint"
     try:
         if source is None:

@@ -13,11 +13,11 @@ from .errors import UsageError
 def is_local_path(text: str) -> bool:
     """Whether a name is a path on this machine rather than a repository of the Hub.
 
-    It is one if it exists, starts like a path (`.`, `/`, `~`), or has more slashes than `ORG/NAME`.
+    It is one if it exists, starts (`.`, `/`, `~`) or ends (`/`) like a path, or has more slashes than `ORG/NAME`.
     """
     if os.path.exists(os.path.expanduser(text)):
         return True
-    return text.startswith((".", "/", "~")) or text.partition("@")[0].count("/") > 1
+    return text.startswith((".", "/", "~")) or text.endswith("/") or text.partition("@")[0].count("/") > 1
 
 
 def is_repository(name: str) -> bool:

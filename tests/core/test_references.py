@@ -11,7 +11,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 
 
-@pytest.mark.parametrize("text", ["./model", "../model", "/abs/model", "~/model", "runs/nano/checkpoint-5", "."])
+@pytest.mark.parametrize("text", ["./model", "../model", "/abs/model", "~/model", "runs/nano/step/5", "model/", "."])
 def test_paths_are_local(text: str) -> None:
     assert is_local_path(text)
     assert ModelReference.parse(text).revision is None

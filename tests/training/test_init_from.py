@@ -149,3 +149,10 @@ def test_empty_weights_of_other_kinds_are_named(
     with pytest.raises(UsageError, match=r"init_from: .*source cannot be loaded as a model: ") as error:
         runs.run(keys_of(data, tmp_path / "run", source))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["./absent", "absent/", "/absent"])
+def test_directory_that_is_missing_is_named(data: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    keys = {**keys_of(data, tmp_path / "run", tmp_path), "init_from": name}
+    with pytest.raises(UsageError, match=f"{name}: no such directory"):
+        runs.run(keys)
