@@ -111,7 +111,7 @@ class Summary(TypedDict):
 EMISSIONS = "emissions.csv"
 """The file that transformers' CodeCarbonCallback writes into the run directory."""
 
-# The keys of transformers' TrainingArguments that a card shows, besides all our own keys that name no path.
+# The keys of transformers' TrainingArguments that a card shows, in addition to all our own keys that name no path.
 _SHOWN = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size"),
