@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors
 import torch
+from file_limits import file_size_limit
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
@@ -26,21 +25,10 @@ def test_full_disk_is_one_line_with_the_path() -> None:
     )
 
 
-@pytest.fixture
-def file_limit() -> Iterator[None]:
-    """A limit of 64 KiB on the size of files, which acts like a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-@pytest.mark.usefixtures("file_limit")
 @pytest.mark.parametrize("save", [torch.save, save_file])
 def test_failed_writes_of_libraries_are_recognized(save: Callable[..., None], tmp_path: Path) -> None:
-    with pytest.raises((OSError, RuntimeError, safetensors.SafetensorError)) as failed:
+    errors = (OSError, RuntimeError, safetensors.SafetensorError)
+    with file_size_limit(1 << 16), pytest.raises(errors) as failed:
         save({"weight": torch.zeros(1 << 18)}, tmp_path / "file")
     assert is_failed_write(failed.value)
     assert "run the same command again" in describe(failed.value)
@@ -53,9 +41,9 @@ def test_name_that_is_not_utf8_is_shown() -> None:
     assert describe(failed.value) == r"'/data/caf\udce9.txt' is not UTF-8. Rename the file, or write the text again."
 
 
-def test_tokenizer_that_cannot_be_written_is_recognized(file_limit: None, tmp_path: Path) -> None:
+def test_tokenizer_that_cannot_be_written_is_recognized(tmp_path: Path) -> None:
     backend = Tokenizer(models.WordLevel({f"token {number}": number for number in range(9999)}, "token 0"))
-    with pytest.raises(Exception, match="File too large") as failed:
+    with file_size_limit(1 << 16), pytest.raises(Exception, match="File too large") as failed:
         backend.save(str(tmp_path / "tokenizer.json"))
     assert is_failed_write(failed.value)
     assert "ulimit -f" in describe(failed.value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import resource
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from file_limits import file_size_limit
 from huggingface_hub import HfApi, ModelCard
 from loopback_hub import LoopbackHub
 from releases import NAME, QUICK, command, in_process, write_results, write_source
@@ -319,13 +319,8 @@ def test_mistyped_training_summary_is_one_line(source: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("unchecked")
 def test_full_disk_is_one_line_and_leaves_nothing(options: ReleaseOptions, tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(UsageError, match=rf"^{tmp_path}/staged: ") as caught:
-            release(replace(options, dry_run=tmp_path / "staged"), QUICK)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with file_size_limit(100_000), pytest.raises(UsageError, match=rf"^{tmp_path}/staged: ") as caught:
+        release(replace(options, dry_run=tmp_path / "staged"), QUICK)
     assert "\n" not in str(caught.value)
     assert [path for path in tmp_path.iterdir() if "staged" in path.name] == []
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from file_limits import file_size_limit
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from releases import NAME, QUICK, write_source
@@ -326,17 +324,6 @@ def test_token_in_a_message_of_the_hub_is_masked(hub: LoopbackHub, api: HfApi, s
     shown = str(caught.value)
     assert not any(part in shown for part in (token, hub.token, "\x1b", "\n"))
     assert len(shown) < 500
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Makes larger files fail to be written, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_full_disk_is_named_and_nothing_stays(hub: LoopbackHub, api: HfApi, staged: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_check_fits_compares_vocabulary_size_and_special_ids(small: LlmJpTokeniz
 def test_stand_in_needs_text_and_a_large_enough_vocabulary() -> None:
     with pytest.raises(ValueError, match="leaves no room for pieces"):
         train_stand_in(["あ"], vocab_size=264)
-    with pytest.raises(ValueError, match="no text to train"):
+    with pytest.raises(ValueError, match="No text to train"):
         train_stand_in(["", " \n　"])
 
 

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 import datasets
 import pytest
 import runs
+from file_limits import file_size_limit
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError, is_failed_write
@@ -184,17 +184,6 @@ def test_second_process_is_refused_and_the_first_one_finishes(many: Data, tmp_pa
     assert contents(out) == contents(tmp_path / "alone")
     shards = [shard["file"] for source in manifest["sources"] for shard in source["shards"]]
     assert sorted(shards) == sorted(contents(out))
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Writing beyond a size fails like writing to a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("share", [0.5, 1.5])
