@@ -48,7 +48,7 @@ def train_stand_in(texts: Iterable[str], vocab_size: int = 8000) -> LlmJpTokeniz
     sentences = sentences[:: sum(map(len, sentences)) // _TRAINING_CHARACTERS + 1]
     sentences = _without_rare_characters(sentences, most=(vocab_size - LEADING_IDS) // 2)
     if not sentences:
-        raise ValueError("There is no text to train a tokenizer on: all texts are empty or blank.")
+        raise ValueError("No text to train a tokenizer on: all texts are empty or blank.")
     import sentencepiece
 
     model = io.BytesIO()

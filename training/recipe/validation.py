@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin, parse_flag_from_env
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import HFValidationError, StrictDataclassFieldValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames, trainer_log_levels
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
 from .arguments import SPECIAL_TOKENS_PER_PIECE, PretrainingArguments
@@ -129,11 +129,8 @@ _CHOICES: dict[str, list[str]] = {
 
 
 def _is_repository(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    # Without an organization, the user's is meant.
+    return is_repository(name if "/" in name else f"user/{name}")
 
 
 def _is_interval(value: float) -> bool:
