@@ -15,6 +15,7 @@ from rich.console import Console
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.progress import progress_bar
+from llm_jp_modernbert.core.results import Results, Row, Run, model_folder, read_instances
 from llm_jp_modernbert.core.terminal import console
 
 from .data.options import Data, Options
@@ -22,7 +23,6 @@ from .encoders.models import EvaluatedModel, ModelName
 from .interrupts import Interrupts
 from .options import EvaluateOptions
 from .report.failures import Failures
-from .report.results import Results, Row, Run, model_folder, read_instances
 from .tasks.ranks import rank, work_alone
 from .tasks.registry import select, selectors
 from .tasks.task import Task

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .data.options import Options, current_protocol
+from llm_jp_modernbert.core.results import current_protocol
+
+from .data.options import Options
 
 DEFAULT_TASKS = "fill-mask, pseudo-perplexity, retrieval, alignment-uniformity, similarity"
 

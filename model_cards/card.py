@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llm_jp_modernbert.core.references import is_repository
-from llm_jp_modernbert.evaluation.report.results import READ_OFF, dataset_slug
+from llm_jp_modernbert.core.results import READ_OFF, dataset_slug
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 
@@ -23,7 +23,7 @@ from .facts import count_parameters
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 
-    from llm_jp_modernbert.evaluation.report.results import Row
+    from llm_jp_modernbert.core.results import Row
 
     from .facts import ModelFacts
 

@@ -14,7 +14,7 @@ from llm_jp_modernbert.evaluation.tasks.task import Task
 from .formatting import Markdown, fence
 
 if TYPE_CHECKING:
-    from llm_jp_modernbert.evaluation.report.results import Row
+    from llm_jp_modernbert.core.results import Row
 
     from .facts import ModelFacts
 

@@ -11,7 +11,7 @@ from llm_jp_modernbert.core.references import is_repository
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.hub import Checkpoint
-    from llm_jp_modernbert.evaluation.report.results import Row
+    from llm_jp_modernbert.core.results import Row
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
 

@@ -10,8 +10,8 @@ import yaml
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import is_local_path
+from llm_jp_modernbert.core.results import READ_OFF
 from llm_jp_modernbert.evaluation.report.leaderboard import Column, column_of, leaderboard
-from llm_jp_modernbert.evaluation.report.results import READ_OFF
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.tasks.registry import task_classes
 
@@ -19,7 +19,7 @@ from .facts import count_parameters, read_config
 from .formatting import Markdown, code, duration, fence, in_words, number, percent, table
 
 if TYPE_CHECKING:
-    from llm_jp_modernbert.evaluation.report.results import Row
+    from llm_jp_modernbert.core.results import Row
 
     from .facts import Finding, ModelFacts
 

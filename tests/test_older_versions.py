@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.files import sha256
-from llm_jp_modernbert.evaluation.report.results import Results
+from llm_jp_modernbert.core.results import Results
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "written-by-0.1.0.tar.xz"
 

@@ -7,14 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMER_DEFAULT_PROTOCOL = "improved"
-"""Name of the protocol `default` in earlier versions."""
-
-
-def current_protocol(name: str) -> str:
-    """The present name of a protocol."""
-    return "default" if name == FORMER_DEFAULT_PROTOCOL else name
-
 
 @dataclass(frozen=True)
 class Options:
@@ -49,7 +41,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Data:
-    """Examples and their origin; attributes as in `report.results.Run`."""
+    """Examples and their origin; attributes as in `core.results.Run`."""
 
     name: str
     revision: str

@@ -11,9 +11,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.results import Row, comparable_settings, differing_settings, trajectories
 from llm_jp_modernbert.core.terminal import printable
-
-from .results import Row, comparable_settings, differing_settings, trajectories
 
 if TYPE_CHECKING:
     import pandas

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.results import Row
 from llm_jp_modernbert.core.terminal import printable
-
-from .results import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

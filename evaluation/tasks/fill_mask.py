@@ -28,6 +28,7 @@ import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
+from llm_jp_modernbert.core.results import Measurement
 from llm_jp_modernbert.inference.fill_mask import readable
 from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_form
@@ -36,7 +37,6 @@ from ..data.options import Data
 from ..data.readers import fingerprint, hub_rows, json_lines, sample
 from ..report.leaderboard import markdown_line
 from ..report.plots import Measured, literal, panels_of, short_labels
-from ..report.results import Measurement
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.results import GridPoint, Measurement
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
 
 from ..data.options import Data, Options
-from ..report.results import GridPoint, Measurement
 from .grid import Point, Trial, best, points, search
 from .ranks import rank
 from .task import Outcome, Progress, Task

@@ -15,10 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.results import Measurement
 
 from ..data.options import Data, Options
 from ..encoders.embeddings import NOT_FINITE, embedder_of
-from ..report.results import Measurement
 from .task import Outcome, Progress, Task
 
 if TYPE_CHECKING:

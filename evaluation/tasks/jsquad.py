@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.tokenization.spans import Span, strip, with_spans
 
 from ..data.readers import squad
-from ..data.spans import Span, strip, with_spans
 from .finetuning import Row, Splits
 from .jglue import PublicSplits
 

@@ -21,9 +21,9 @@ from typing_extensions import NotRequired, TypedDict
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import parse_json
 from llm_jp_modernbert.core.text_files import read_text
+from llm_jp_modernbert.tokenization.spans import Span, special_tokens, with_spans
 
 from ..data.readers import find, fingerprint, hub_files
-from ..data.spans import Span, special_tokens, with_spans
 from .finetuning import FineTuning, Row, Splits, bucket
 
 if TYPE_CHECKING:

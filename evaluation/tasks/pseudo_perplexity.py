@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.intervals import bootstrap
+from llm_jp_modernbert.core.results import Measurement
 from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
+from llm_jp_modernbert.tokenization.spans import special_tokens, with_characters
 
 from ..data import readers
 from ..data.options import Data, Options
-from ..data.spans import special_tokens, with_characters
-from ..metrics.intervals import bootstrap
 from ..report.plots import Measured, legend_below, panels_of, short_labels, use_log_scale_if_wide
-from ..report.results import Measurement
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:

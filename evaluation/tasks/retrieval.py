@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.results import Measurement
 
 from ..data import readers
 from ..data.options import Data, Options
 from ..data.readers import SOURCES, Search, SearchData
 from ..encoders.embeddings import Embedder, embedder_of
-from ..report.results import Measurement
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:

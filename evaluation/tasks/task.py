@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.results import Measurement, Row
 
 from ..data.options import Data, Options
-from ..report.results import Measurement, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

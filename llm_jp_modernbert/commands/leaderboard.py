@@ -24,9 +24,9 @@ def leaderboard(options: LeaderboardOptions) -> None:
 
     * `llm-jp-modernbert leaderboard --plots plots`
     """
+    from llm_jp_modernbert.core.results import Results
     from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard as build
     from llm_jp_modernbert.evaluation.report.leaderboard import render, show
-    from llm_jp_modernbert.evaluation.report.results import Results
 
     results = Results(options.results)
     rows = list(results.rows())

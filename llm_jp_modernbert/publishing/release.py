@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llm_jp_modernbert.core.hub import Checkpoint, Patience
-    from llm_jp_modernbert.evaluation.report.results import Row
+    from llm_jp_modernbert.core.results import Row
     from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 logger = logging.getLogger(__name__)
@@ -299,8 +299,8 @@ def check(
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
     if options.results is None:
         return []
+    from llm_jp_modernbert.core.results import Results
     from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-    from llm_jp_modernbert.evaluation.report.results import Results
 
     revision = EvaluatedModel(ModelName(str(options.source))).revision
     return staging.stage_results(Results(options.results), {revision}, options.repository, folder)

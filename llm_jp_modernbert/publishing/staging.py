@@ -25,9 +25,9 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import files_by_path, read_config, read_json, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
 from llm_jp_modernbert.core.references import is_local_path, is_repository
+from llm_jp_modernbert.core.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.core.terminal import ACCESS_TOKEN
 from llm_jp_modernbert.core.yaml_files import read_yaml
-from llm_jp_modernbert.evaluation.report.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot, is_continued

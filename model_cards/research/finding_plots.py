@@ -13,7 +13,7 @@ from llm_jp_modernbert.evaluation.report.plots import legend_below, panels_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from llm_jp_modernbert.evaluation.report.results import Row
+    from llm_jp_modernbert.core.results import Row
 
     from ..facts import Estimate
 

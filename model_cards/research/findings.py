@@ -18,7 +18,7 @@ from scipy import stats
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_json
-from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
+from llm_jp_modernbert.core.intervals import bootstrap
 from llm_jp_modernbert.evaluation.report.plots import Measured
 from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import redrawn
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask, FillMaskPublishedTokenizer

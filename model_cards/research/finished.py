@@ -15,7 +15,7 @@ from typing import Any
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_json, write_whole
 from llm_jp_modernbert.core.hub import Checkpoint
-from llm_jp_modernbert.evaluation.report.results import Results, Row
+from llm_jp_modernbert.core.results import Results, Row
 from llm_jp_modernbert.publishing.staging import ASSETS, RECIPE, RESULTS
 
 from ..card import model_card

@@ -36,15 +36,7 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.evaluation.data.options import Options
-from llm_jp_modernbert.evaluation.data.readers import SearchData
-from llm_jp_modernbert.evaluation.encoders.embeddings import sentence_transformer
-from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-from llm_jp_modernbert.evaluation.interrupts import Interrupts
-from llm_jp_modernbert.evaluation.plots import plot_all
-from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
-from llm_jp_modernbert.evaluation.report.plots import japanese_font
-from llm_jp_modernbert.evaluation.report.results import (
+from llm_jp_modernbert.core.results import (
     Measurement,
     Results,
     Row,
@@ -53,6 +45,14 @@ from llm_jp_modernbert.evaluation.report.results import (
     read_rows,
     trajectories,
 )
+from llm_jp_modernbert.evaluation.data.options import Options
+from llm_jp_modernbert.evaluation.data.readers import SearchData
+from llm_jp_modernbert.evaluation.encoders.embeddings import sentence_transformer
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.evaluation.interrupts import Interrupts
+from llm_jp_modernbert.evaluation.plots import plot_all
+from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
+from llm_jp_modernbert.evaluation.report.plots import japanese_font
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask
 from llm_jp_modernbert.evaluation.tasks.task import Outcome
 

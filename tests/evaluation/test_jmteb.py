@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
-from llm_jp_modernbert.evaluation.report.results import Results
+from llm_jp_modernbert.core.results import Results
 
 PAIRS = [
     (f"{one}が{place}に行く。", f"{other}が{place}に着く。")

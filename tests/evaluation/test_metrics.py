@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
+from llm_jp_modernbert.core.intervals import bootstrap
 from llm_jp_modernbert.evaluation import metrics
-from llm_jp_modernbert.evaluation.metrics.intervals import bootstrap
 from llm_jp_modernbert.evaluation.metrics.pseudo_perplexity.pseudo_perplexity import pseudo_perplexity
 from llm_jp_modernbert.evaluation.tasks.retrieval import Position, ranking_metrics
 

@@ -17,7 +17,7 @@ TASK = '''
 from dataclasses import dataclass
 
 from llm_jp_modernbert.evaluation.data.options import Data
-from llm_jp_modernbert.evaluation.report.results import Measurement
+from llm_jp_modernbert.core.results import Measurement
 from llm_jp_modernbert.evaluation.tasks.task import Outcome, Task
 
 

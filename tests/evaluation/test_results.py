@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Row, Run, read_rows, write_rows
+from llm_jp_modernbert.core.results import Measurement, Results, Row, Run, read_rows, write_rows
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "written-by-0.1.0.tar.xz"
 

@@ -12,11 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm_jp_modernbert.evaluation.data.options import Options
-from llm_jp_modernbert.evaluation.data.spans import find_pieces, with_characters, with_spans
 from llm_jp_modernbert.evaluation.tasks.finetuning import Splits
 from llm_jp_modernbert.evaluation.tasks.jsquad import Jsquad, Question, best_span, character_f1, normalized
 from llm_jp_modernbert.evaluation.tasks.ner import Ner, Sentence, character_tags, entities, token_tags
 from llm_jp_modernbert.tokenization import LlmJpTokenizer
+from llm_jp_modernbert.tokenization.spans import find_pieces, with_characters, with_spans
 
 
 def test_spans_cover_all_characters_but_whitespace(modernbert: Path) -> None:

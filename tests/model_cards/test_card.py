@@ -24,7 +24,7 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM
 from llm_jp_modernbert import LlmJpModernBertConfig
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub import Checkpoint
-from llm_jp_modernbert.evaluation.report.results import Row
+from llm_jp_modernbert.core.results import Row
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import (

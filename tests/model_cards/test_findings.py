@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.results import Measurement, Results, Run
 from llm_jp_modernbert.evaluation.report.plots import Measured
-from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Run
 from llm_jp_modernbert.model_cards import commands
 from llm_jp_modernbert.model_cards.facts import Finding
 from llm_jp_modernbert.model_cards.research.findings import (

@@ -13,7 +13,7 @@ from checkpoints import write_checkpoint
 from loopback_hub import LoopbackHub
 
 from llm_jp_modernbert.core.hub import Patience
-from llm_jp_modernbert.evaluation.report.results import Measurement, Results, Run
+from llm_jp_modernbert.core.results import Measurement, Results, Run
 
 NAME = "org/name"
 QUICK = Patience(waits=(0.01, 0.01, 0.01))

@@ -19,13 +19,20 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from llm_jp_modernbert.core.checkpoint_names import CheckpointName
-from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import parse_json, read_json, write_whole
-from llm_jp_modernbert.core.versions import library_versions
+from .checkpoint_names import CheckpointName
+from .errors import UsageError
+from .files import parse_json, read_json, write_whole
+from .results_schema_1 import upgrade
+from .versions import library_versions
 
-from ..data.options import FORMER_DEFAULT_PROTOCOL, current_protocol
-from .schema_1 import upgrade
+FORMER_DEFAULT_PROTOCOL = "improved"
+"""Name of the protocol `default` in earlier versions."""
+
+
+def current_protocol(name: str) -> str:
+    """The present name of a protocol."""
+    return "default" if name == FORMER_DEFAULT_PROTOCOL else name
+
 
 READ_OFF = "read_off_a_plot"
 """Setting that marks a value read off a published plot."""

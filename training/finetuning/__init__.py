@@ -1,0 +1,1 @@
+"""Fine-tuning: one module per type of task, the trainer, and the command."""
