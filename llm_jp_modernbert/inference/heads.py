@@ -1,0 +1,58 @@
+"""The heads of ModernBERT models, as named in `architectures` of config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llm_jp_modernbert.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model computes from the encoder's output.
+
+    Attributes:
+        suffix: end of its class name in transformers and in this package.
+        auto_class: class of transformers that loads it.
+        pipeline_tag: its task on the Hub (huggingface.co/tasks).
+        outputs: fields of the model's output, apart from the loss.
+    """
+
+    suffix: str
+    auto_class: str
+    pipeline_tag: str
+    outputs: tuple[str, ...] = ("logits",)
+
+
+MASKED_LM = Head("ForMaskedLM", "AutoModelForMaskedLM", "fill-mask")
+SEQUENCE_CLASSIFICATION = Head(
+    "ForSequenceClassification", "AutoModelForSequenceClassification", "text-classification"
+)
+TOKEN_CLASSIFICATION = Head("ForTokenClassification", "AutoModelForTokenClassification", "token-classification")
+QUESTION_ANSWERING = Head(
+    "ForQuestionAnswering", "AutoModelForQuestionAnswering", "question-answering", ("start_logits", "end_logits")
+)
+MULTIPLE_CHOICE = Head("ForMultipleChoice", "AutoModelForMultipleChoice", "multiple-choice")
+ENCODER = Head("Model", "AutoModel", "feature-extraction", ("last_hidden_state",))
+
+HEADS = (MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING, MULTIPLE_CHOICE, ENCODER)
+
+
+def head_of(config: Mapping[str, Any]) -> Head:
+    """The head of a model.
+
+    Args:
+        config: content of its config.json.
+
+    Raises:
+        UsageError: `architectures` is missing or names no head of a ModernBERT model.
+    """
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    for head in HEADS:
+        if isinstance(name, str) and name.endswith(head.suffix):
+            return head
+    known = ", ".join(f"ModernBert{head.suffix}" for head in HEADS)
+    raise UsageError(f"config.json: architectures {names!r} names no known head. Known: {known}.")
