@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkpoints import TEXTS, write_checkpoint
+from evaluation_data import WORDS, write_data
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 
@@ -28,6 +30,19 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"{DATA_VARIABLE}={folder} is not a directory")
     return path
+
+
+@pytest.fixture(scope="session")
+def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny `modernbert` checkpoint, which transformers' own class loads as well."""
+    words = ["".join(WORDS[number:] + WORDS[:number]) for number in range(len(WORDS))]
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "modernbert", texts=[*TEXTS, *words])
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small datasets in their official layouts."""
+    return write_data(tmp_path_factory.mktemp("small-data"))
 
 
 @pytest.fixture

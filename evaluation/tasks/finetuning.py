@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.results import GridPoint, Measurement
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
+from llm_jp_modernbert.training.finetuning.head_task import HeadTask, ModelInput
 
 from ..data.options import Data, Options
 from .grid import Point, Trial, best, points, search
@@ -53,27 +53,13 @@ class Splits(Data):
     Attributes:
         train: training examples.
         dev: examples that select the grid point; empty to select on the reported split.
-        labels: label names of the head, if it has any.
+        head_task: how the examples are learned and scored.
     """
 
     train: Sequence[Any] = field(default=(), repr=False)
     dev: Sequence[Any] = field(default=(), repr=False)
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model input.
-
-    Attributes:
-        inputs: ids and optionally labels, for the collator.
-        example: index of its example.
-        offsets: span of each token in the example's text; None for other tokens.
-    """
-
-    inputs: dict[str, Any]
-    example: int
-    offsets: tuple[tuple[int, int] | None, ...] = ()
+    # Always given; a default is required after fields with defaults.
+    head_task: HeadTask[Any] = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -98,14 +84,11 @@ class FineTuning(Task):
 
     shared: ClassVar[bool] = True
 
-    head: ClassVar[str]
-    """Auto class of the model."""
-
     metric: ClassVar[str]
     """Metric that selects the grid point."""
 
-    collator: ClassVar[str] = "DataCollatorWithPadding"
-    """Class of transformers that collates inputs into a batch."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Reported metrics."""
 
     majority_baseline: ClassVar[bool] = False
     """Whether results include the scores of predicting the most frequent answer."""
@@ -116,41 +99,6 @@ class FineTuning(Task):
         rates, epochs = _PAPER_GRID if paper else _JGLUE_GRID
         task = cls(options, learning_rates=options.learning_rates or rates, epochs=options.epochs or epochs)
         return replace(task, max_length=512, warmup=0.0, held_out=0) if paper else task
-
-    @abstractmethod
-    def rows(
-        self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
-    ) -> list[Row]:
-        """Inputs of some examples of the data, each of at most `length` tokens."""
-
-    @abstractmethod
-    def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
-        """The prediction for each example, as plain values.
-
-        Args:
-            rows: the inputs.
-            logits: the model's output for the rows: an array, or a tuple of arrays, padded to the longest input.
-            data: all of the data.
-            examples: the examples of the rows.
-        """
-
-    @abstractmethod
-    def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
-        """Metrics by name; None for an undefined metric."""
-
-    def gold(self, example: Any) -> Any:
-        """The correct answer, as a plain value."""
-        return example.label
-
-    def head_settings(self, data: Splits) -> dict[str, Any]:
-        """Configuration of the head: its labels, if it has any."""
-        if not data.labels:
-            return {}
-        return {
-            "num_labels": len(data.labels),
-            "id2label": dict(enumerate(data.labels)),
-            "label2id": {label: index for index, label in enumerate(data.labels)},
-        }
 
     def diagnostics(self, tokenizer: PreTrainedTokenizerBase, data: Splits, length: int) -> dict[str, float | None]:
         """Further metrics of the reported split that do not depend on training."""
@@ -180,8 +128,8 @@ class FineTuning(Task):
         for part, examples in parts.items():
             baselines: dict[str, float | None] = {}
             if self.majority_baseline:
-                majority, _ = Counter(map(self.gold, examples)).most_common(1)[0]
-                baselines = self.scores(examples, [majority] * len(examples))
+                majority, _ = Counter(map(data.head_task.gold, examples)).most_common(1)[0]
+                baselines = data.head_task.scores(examples, [majority] * len(examples))
             for metric, value in chosen.scores[part].items():
                 is_main = part == data.split and metric == self.metric and not data.train_files
                 measurements.append(
@@ -204,7 +152,7 @@ class FineTuning(Task):
             for metric, value in self.diagnostics(model.tokenizer, data, training.length).items()
         ]
         instances = [
-            {"example": number, "prediction": prediction, "label": self.gold(example)}
+            {"example": number, "prediction": prediction, "label": data.head_task.gold(example)}
             for number, (example, prediction) in enumerate(zip(data.examples, chosen.predictions, strict=True))
         ]
         return Outcome(measurements, instances)
@@ -229,11 +177,11 @@ class _Training:
         return min(self.task.max_length, self.model.max_length)
 
     @cached_property
-    def rows(self) -> dict[str, list[Row]]:
+    def rows(self) -> dict[str, list[ModelInput]]:
         """Inputs of each part."""
         parts = {"train": self.data.train, **self.parts}
-        tokenizer = self.model.tokenizer
-        return {part: self.task.rows(tokenizer, self.data, parts[part], self.length) for part in parts}
+        tokenizer, head_task = self.model.tokenizer, self.data.head_task
+        return {part: head_task.encode(tokenizer, parts[part], self.length) for part in parts}
 
     def run(self, point: Point, progress: Progress) -> Trial:
         """Trains from the pre-trained weights, and scores every split."""
@@ -247,6 +195,7 @@ class _Training:
                 progress(state.global_step / state.max_steps)
 
         task, model, rows = self.task, self.model, self.rows
+        head_task = self.data.head_task
         transformers.set_seed(task.options.seed)
         with TemporaryDirectory() as unused:
             arguments = transformers.TrainingArguments(
@@ -271,9 +220,9 @@ class _Training:
                 # Keep the batch size: a Trainer uses all visible GPUs.
                 arguments._n_gpu = 1
             trainer = transformers.Trainer(
-                model=load_head(model, task.head, task.head_settings(self.data)),
+                model=load_head(model, head_task.head.auto_class, head_task.head_settings()),
                 args=arguments,
-                data_collator=getattr(transformers, task.collator)(model.tokenizer),
+                data_collator=getattr(transformers, head_task.collator)(model.tokenizer),
                 train_dataset=[row.inputs for row in rows["train"]],
                 callbacks=[ProgressCallback()],
             )
@@ -282,8 +231,9 @@ class _Training:
             predicted = {part: self._predict(trainer, part) for part in self.parts}
         scores = {
             part: {
-                name: float(value) if finite and value is not None and math.isfinite(value) else None
-                for name, value in task.scores(self.parts[part], predictions).items()
+                name: value if finite and value is not None and math.isfinite(value) else None
+                for name, value in head_task.scores(self.parts[part], predictions).items()
+                if name in task.metrics
             }
             for part, (predictions, finite) in predicted.items()
         }
@@ -292,17 +242,19 @@ class _Training:
     def _predict(self, trainer: Any, part: str) -> tuple[list[Any], bool]:
         """Predictions, and whether the logits are numbers: a diverged training has none."""
 
-        def length(row: Row) -> int:
+        def length(row: ModelInput) -> int:
             ids = row.inputs["input_ids"]
             return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
 
         # Similar lengths share a batch.
         rows = sorted(self.rows[part], key=length, reverse=True)
-        logits = trainer.predict([row.inputs for row in rows]).predictions
-        predictions = self.task.predictions(rows, logits, self.data, self.parts[part])
-        return predictions, not any(
-            np.isnan(array).any() for array in (logits if isinstance(logits, tuple) else (logits,))
-        )
+        output = trainer.predict([row.inputs for row in rows]).predictions
+        padded = np.stack(output, -1) if isinstance(output, tuple) else output
+        logits = [
+            scores[: len(row.offsets)] if row.offsets else scores for row, scores in zip(rows, padded, strict=True)
+        ]
+        predictions = self.data.head_task.predict(rows, logits, self.parts[part])
+        return [prediction.value for prediction in predictions], not np.isnan(padded).any()
 
 
 def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> PreTrainedModel:

@@ -6,22 +6,20 @@ JSTS predicts a similarity grade from 0 to 5; the other tasks predict a label.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
+from typing import Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.finetuning.head_task import HeadTask
+from llm_jp_modernbert.training.finetuning.multiple_choice import MultipleChoice
+from llm_jp_modernbert.training.finetuning.text import Classification, Regression, Texts
 
 from ..data.labelled import read_split
 from ..data.readers import json_lines
-from .finetuning import FineTuning, Row, Splits, hold_out
+from .finetuning import FineTuning, Splits, hold_out
 from .task import Highlight
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _PAPER_MEAN = ("jsts", "jnli", "jcola")
 """Tasks of the paper's mean."""
@@ -41,6 +39,10 @@ class PublicSplits(FineTuning):
 
     labels: ClassVar[tuple[str, ...]] = ()
     """Label names; empty for grades and spans."""
+
+    @abstractmethod
+    def head_task(self) -> HeadTask[Any]:
+        """How the examples are learned and scored."""
 
     @abstractmethod
     def parse(self, row: dict[str, Any]) -> Any:
@@ -87,42 +89,32 @@ class PublicSplits(FineTuning):
             train_files=tuple(path.name for path in self.options.train_files),
             train=train[:limit],
             dev=dev[:limit],
-            labels=self.labels,
+            head_task=self.head_task(),
         )
 
 
 @dataclass(frozen=True)
-class Example:
-    """Texts and their label.
-
-    Attributes:
-        texts: one text, a pair, or a question with its choices.
-        label: name of the label, or a grade.
-    """
-
-    texts: tuple[str, ...]
-    label: str | float
-
-
-@dataclass(frozen=True)
-class Classification(PublicSplits):
+class LabelledTexts(PublicSplits):
     """Base of the tasks that predict a label: a subclass names its files, columns and labels."""
 
     hub_task = "text-classification"
-    head = "AutoModelForSequenceClassification"
     metric = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     majority_baseline = True
 
     text_keys: ClassVar[tuple[str, ...]]
     """Columns of the texts."""
 
-    def parse(self, row: dict[str, Any]) -> Example:
+    def head_task(self) -> HeadTask[Any]:
+        return Classification(self.labels)
+
+    def parse(self, row: dict[str, Any]) -> Texts:
         """Checks texts and label."""
         texts = tuple(row[key] for key in self.text_keys)
         for key, text in zip(self.text_keys, texts, strict=True):
             if not isinstance(text, str):
                 raise ValueError(f"{key} is not a text")
-        return Example(texts, self.label(row["label"]))
+        return Texts(texts, self.label(row["label"]))
 
     def label(self, value: Any) -> str | float:
         """Name of a label given by name or index.
@@ -139,30 +131,9 @@ class Classification(PublicSplits):
     def group(self, example: Any) -> str:
         return "\t".join(example.texts)
 
-    def rows(
-        self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
-    ) -> list[Row]:
-        """One input per example; the longest text of an input is truncated."""
-        columns = [[example.texts[side] for example in examples] for side in range(len(self.text_keys))]
-        encoded = tokenizer(*columns, truncation=True, max_length=length)
-        rows = []
-        for place, example in enumerate(examples):
-            label = self.labels.index(example.label) if self.labels else example.label
-            rows.append(Row({**{key: encoded[key][place] for key in encoded}, "labels": label}, place))
-        return rows
-
-    def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
-        """A label name per example."""
-        return [self.labels[index] for index in in_order(rows, logits.argmax(-1))]
-
-    def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
-        from sklearn.metrics import accuracy_score
-
-        return {"accuracy": accuracy_score([example.label for example in examples], list(predictions))}
-
 
 @dataclass(frozen=True)
-class Jsts(Classification):
+class Jsts(LabelledTexts):
     """Semantic similarity of two captions, as a grade from 0 to 5."""
 
     name = "jsts"
@@ -173,6 +144,7 @@ class Jsts(Classification):
     )
     averaged_with = _PAPER_MEAN
     metric = "pearson"
+    metrics = ("pearson", "spearman")
     majority_baseline = False
     config = "JSTS"
     files = "jsts-v1.*/{split}-v1.*.json"
@@ -183,28 +155,12 @@ class Jsts(Classification):
             return float(value)
         raise ValueError(f"label {value!r} is not a grade from 0 to 5")
 
-    def head_settings(self, data: Splits) -> dict[str, Any]:
-        """Regression with the squared error."""
-        return {"num_labels": 1, "problem_type": "regression"}
-
-    def predictions(self, rows: Sequence[Row], logits: Any, data: Splits, examples: Sequence[Any]) -> list[Any]:
-        return in_order(rows, logits.reshape(-1))
-
-    def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
-        """Pearson's and Spearman's correlation; undefined if all predictions are equal."""
-        from scipy.stats import pearsonr, spearmanr
-
-        gold = [example.label for example in examples]
-        if len(set(gold)) < 2 or len(set(predictions)) < 2:
-            return {"pearson": None, "spearman": None}
-        return {
-            "pearson": pearsonr(gold, list(predictions)).statistic,
-            "spearman": spearmanr(gold, list(predictions)).statistic,
-        }
+    def head_task(self) -> HeadTask[Any]:
+        return Regression()
 
 
 @dataclass(frozen=True)
-class Jnli(Classification):
+class Jnli(LabelledTexts):
     """Whether one caption entails another."""
 
     name = "jnli"
@@ -214,7 +170,7 @@ class Jnli(Classification):
     text_keys = ("sentence1", "sentence2")
     labels = ("entailment", "contradiction", "neutral")
 
-    def parse(self, row: dict[str, Any]) -> Example:
+    def parse(self, row: dict[str, Any]) -> Texts:
         """Rows of JNLI, and of JNLI-Neg, which nests its sentences in objects and names its label `gold_label`."""
         if "gold_label" in row:
             row = {"label": row["gold_label"], **{key: row[key]["sentence"] for key in self.text_keys}}
@@ -222,7 +178,7 @@ class Jnli(Classification):
 
 
 @dataclass(frozen=True)
-class Jcola(Classification):
+class Jcola(LabelledTexts):
     """Whether a sentence is acceptable Japanese; most are, so Matthews' correlation is reported as well."""
 
     name = "jcola"
@@ -230,19 +186,13 @@ class Jcola(Classification):
     config = "JCoLA"
     files = "in_domain_{split}-v1.*.json"
     publisher = "github.com/osekilab/JCoLA"
+    metrics = ("accuracy", "mcc")
     text_keys = ("sentence",)
     labels = ("unacceptable", "acceptable")
 
-    def scores(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | None]:
-        """Accuracy and Matthews' correlation coefficient."""
-        from sklearn.metrics import matthews_corrcoef
-
-        gold = [example.label for example in examples]
-        return {**super().scores(examples, predictions), "mcc": matthews_corrcoef(gold, list(predictions))}
-
 
 @dataclass(frozen=True)
-class Marc(Classification):
+class Marc(LabelledTexts):
     """Whether a review is positive; the data are withdrawn, so users must have their own copy."""
 
     name = "marc-ja"
@@ -253,35 +203,15 @@ class Marc(Classification):
 
 
 @dataclass(frozen=True)
-class JcommonsenseQA(Classification):
+class JcommonsenseQA(LabelledTexts):
     """Which of five choices answers a question."""
 
     name = "jcommonsenseqa"
     hub_task = "multiple-choice"
-    head = "AutoModelForMultipleChoice"
-    collator = "DataCollatorForMultipleChoice"
     config = "JCommonsenseQA"
     files = "jcommonsenseqa-v1.*/{split}-v1.*.json"
     labels = ("choice0", "choice1", "choice2", "choice3", "choice4")
     text_keys = ("question", *labels)
 
-    def head_settings(self, data: Splits) -> dict[str, Any]:
-        """None: the head scores each choice."""
-        return {}
-
-    def rows(
-        self, tokenizer: PreTrainedTokenizerBase, data: Splits, examples: Sequence[Any], length: int
-    ) -> list[Row]:
-        """One input of five question-choice pairs per example."""
-        rows = []
-        for place, example in enumerate(examples):
-            question, *choices = example.texts
-            encoded = tokenizer([question] * len(choices), choices, truncation=True, max_length=length)
-            rows.append(Row({**encoded, "labels": self.labels.index(example.label)}, place))
-        return rows
-
-
-def in_order(rows: Sequence[Row], values: np.ndarray) -> list[Any]:
-    """One value per row, in the order of the rows' examples."""
-    ordered: list[Any] = values[np.argsort([row.example for row in rows])].tolist()
-    return ordered
+    def head_task(self) -> HeadTask[Any]:
+        return MultipleChoice(self.labels)

@@ -1,4 +1,4 @@
-"""Tiny models of several families, and small data."""
+"""Tiny models of several families."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import TEXTS, write_checkpoint
-from evaluation_data import WORDS, write_data
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-
-
-@pytest.fixture(scope="session")
-def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `modernbert` checkpoint, which transformers' own class loads as well."""
-    words = ["".join(WORDS[number:] + WORDS[:number]) for number in range(len(WORDS))]
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "modernbert", texts=[*TEXTS, *words])
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +36,3 @@ def bert(modernbert: Path) -> Path:
 def any_model(request: pytest.FixtureRequest) -> EvaluatedModel:
     """Each family in turn."""
     return EvaluatedModel(ModelName(str(request.getfixturevalue(request.param)), device="cpu"))
-
-
-@pytest.fixture(scope="session")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data."""
-    return write_data(tmp_path_factory.mktemp("small-data"))

@@ -11,12 +11,11 @@ from seqeval.metrics import f1_score
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from llm_jp_modernbert.evaluation.data.options import Options
-from llm_jp_modernbert.evaluation.tasks.finetuning import Splits
-from llm_jp_modernbert.evaluation.tasks.jsquad import Jsquad, Question, best_span, character_f1, normalized
-from llm_jp_modernbert.evaluation.tasks.ner import Ner, Sentence, character_tags, entities, token_tags
+from llm_jp_modernbert.inference.question_answering import best_span
 from llm_jp_modernbert.tokenization import LlmJpTokenizer
 from llm_jp_modernbert.tokenization.spans import find_pieces, with_characters, with_spans
+from llm_jp_modernbert.training.finetuning.ner import Ner, Sentence, character_tags, entities, tags_of, token_tags
+from llm_jp_modernbert.training.finetuning.qa import Question, QuestionAnswering, character_f1, normalized
 
 
 def test_spans_cover_all_characters_but_whitespace(modernbert: Path) -> None:
@@ -61,7 +60,7 @@ def test_answers_of_bytes_and_blanks_are_learned(
     context: str, answer: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     question = Question("何か。", context, (answer,), context.index(answer))
-    (row,) = Jsquad(Options()).rows(tokenizer, Splits("", "", "", []), [question], 64)
+    (row,) = QuestionAnswering().encode(tokenizer, [question], 64)
     first, last = (row.offsets[row.inputs[key]] for key in ("start_positions", "end_positions"))
     assert first
     assert last
@@ -73,9 +72,9 @@ def test_answers_of_bytes_and_blanks_are_learned(
 
 def test_neighboring_entities_of_bytes_keep_their_labels(tokenizer: PreTrainedTokenizerBase) -> None:
     text, marked = "𠮷𩸽🦆だ", ((0, 1, "人名"), (1, 3, "地名"))
-    data = Splits("", "", "", [], labels=("O", "B-人名", "I-人名", "B-地名", "I-地名"))
-    (row,) = Ner(Options()).rows(tokenizer, data, [Sentence(text, marked)], 64)
-    tags = [None if label < 0 else data.labels[label] for label in row.inputs["labels"]]
+    task = Ner(tags_of(["人名", "地名"]))
+    (row,) = task.encode(tokenizer, [Sentence(text, marked)], 64)
+    tags = [None if label < 0 else task.labels[label] for label in row.inputs["labels"]]
     assert tags[:14] == [None, None, "B-人名", *["I-人名"] * 3, "B-地名", *["I-地名"] * 7]
     assert set(tags[14:-1]) == {"O"}
     assert entities(row.offsets, tags) == list(marked)
@@ -167,9 +166,9 @@ def test_answer_scores_equal_hand_computation() -> None:
     # With multiplicity: ああい and あいい share one あ and one い.
     assert character_f1("ああい", "あいい") == pytest.approx(2 / 3)
     asked = [Question("", "", ("東京", "東京都"), 0), Question("", "", ("猫",), 0), Question("", "", ("A B",), 0)]
-    results = Jsquad(Options()).scores(asked, ["東京都。", "犬", "a\nb"])
+    results = QuestionAnswering().scores(asked, ["東京都。", "犬", "a\nb"])
     assert results == pytest.approx({"exact_match": 2 / 3, "f1": 2 / 3}, abs=1e-9)
-    results = Jsquad(Options()).scores(asked[:1], ["京都"])
+    results = QuestionAnswering().scores(asked[:1], ["京都"])
     # 京都 against 東京: 1 of 2 and 1 of 2; against 東京都: 2 of 2 and 2 of 3, the better one.
     assert results == pytest.approx({"exact_match": 0.0, "f1": 0.8}, abs=1e-9)
 
@@ -179,9 +178,7 @@ def test_windows_cover_the_paragraph_and_the_answer(modernbert: Path, length: in
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     context = "今日のご飯はカレーである。明日の朝は早く起きて、駅まで歩いて行きます。吾輩は猫である。" * 3
     question = Question("吾輩は何か。", context, ("猫",), context.index("猫"))
-    task = Jsquad(Options(), stride=8)
-    data = Splits("", "", "", [question])
-    rows = task.rows(tokenizer, data, [question], length)
+    rows = QuestionAnswering(stride=8).encode(tokenizer, [question], length)
     assert len(rows) > 1
     seen = {span for row in rows for span in row.offsets if span}
     assert seen == {span for span in with_spans(tokenizer, context)[1] if span}
@@ -198,7 +195,7 @@ def test_windows_cover_the_paragraph_and_the_answer(modernbert: Path, length: in
 def test_short_paragraph_has_one_window(modernbert: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     question = Question("誰か。", "吾輩は猫である。", ("猫",), 3)
-    (row,) = Jsquad(Options()).rows(tokenizer, Splits("", "", "", []), [question], 64)
+    (row,) = QuestionAnswering().encode(tokenizer, [question], 64)
     assert row.inputs["input_ids"] == tokenizer(question.question, question.context)["input_ids"]
 
 
@@ -231,14 +228,14 @@ def test_ner_scores_equal_share_of_equal_entities() -> None:
     total = sum(map(len, gold))
     assert 0 < right < total
     examples = [Sentence("あ" * 30, tuple(one)) for one in gold]
-    scores = Ner(Options()).scores(examples, results)
+    scores = Ner().scores(examples, results)
     assert scores == pytest.approx(dict.fromkeys(("f1", "precision", "recall"), right / total), abs=1e-6)
 
 
 def test_ner_scores_count_whole_entities() -> None:
     examples = [Sentence("田中は東京へ", ((0, 2, "人名"), (3, 5, "地名"))), Sentence("猫", ())]
     predictions = [[[0, 2, "人名"], [3, 4, "地名"]], []]
-    results = Ner(Options()).scores(examples, predictions)
+    results = Ner().scores(examples, predictions)
     # One of two entities is predicted correctly, and one of two predictions is correct.
     assert results == {"f1": 0.5, "precision": 0.5, "recall": 0.5}
     assert f1_score([["B-x", "I-x"]], [["B-x", "O"]], zero_division=0) == 0
