@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.core.hub import Checkpoint
     from llm_jp_modernbert.core.results import Row
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
+    from llm_jp_modernbert.training.finetuning.record import Record
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class ModelFacts:
         remarks: notes on this model, one or two sentences each.
         evaluated_checkpoints: checkpoints in training order.
         commands: commands that produced the model and its results; if empty, the card derives them.
+        record: content of finetuning.json, if the model was fine-tuned by this package.
+        outputs: real output of the usage code, by the title of its snippet (see `usage.snippets`).
     """
 
     name: str
@@ -162,6 +165,8 @@ class ModelFacts:
     evaluated_checkpoints: Sequence[EvaluatedCheckpoint] = ()
     findings: Sequence[Finding] = ()
     commands: Sequence[str] = ()
+    record: Record | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stages(self) -> Sequence[Mapping[str, Any]]:

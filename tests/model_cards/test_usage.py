@@ -1,0 +1,263 @@
+"""Usage code of model cards runs as it is and prints what the model says."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import TEXTS
+from tiny_models import tiny_config
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+import llm_jp_modernbert
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.heads import HEADS
+from llm_jp_modernbert.model_cards.usage import snippets
+from llm_jp_modernbert.tokenization import build_tokenizer, train_stand_in
+from llm_jp_modernbert.training.finetuning.record import Record
+
+
+def record(**changes: Any) -> Record:
+    """Record of a fine-tuned classifier."""
+    defaults: dict[str, Any] = {
+        "schema": 1,
+        "kind": "classification",
+        "multi_label": False,
+        "base": "org/base",
+        "base_revision": "sha256:0011",
+        "columns": {"text": "sentence", "label": "label"},
+        "labels": [],
+        "metric": "macro_f1",
+        "parts": {},
+        "best_seed": 0,
+        "seeds": [],
+        "confusion": None,
+        "unanswerable": False,
+        "max_length": 48,
+        "lora": False,
+        "seconds": 1.0,
+        "device": "CPU",
+        "versions": {},
+    }
+    return Record(**{**defaults, **changes})
+
+
+PAIRS = record(columns={"text": "a", "text_pair": "b", "label": "label"})
+
+
+def save(folder: Path, head: str, tokenizer: PreTrainedTokenizerBase | None = None, **settings: Any) -> Any:
+    """Saves a small model with a head and random weights; returns it."""
+    tokenizer = tokenizer or train_stand_in(TEXTS * 20, vocab_size=305)
+    torch.manual_seed(0)
+    labels = settings.pop("labels", ())
+    if labels:
+        settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
+    config = tiny_config(vocab_size=len(tokenizer), initializer_range=0.3, **settings)
+    model = getattr(llm_jp_modernbert, f"LlmJpModernBert{head}")(config).eval()
+    model.save_pretrained(folder, format="plain")
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def run(folder: Path, capsys: pytest.CaptureFixture[str], **facts: Any) -> dict[str, str]:
+    """Output of each snippet for a saved model, by title."""
+    config = json.loads((folder / "config.json").read_text())
+    outputs = {}
+    for snippet in snippets(str(folder), config, **facts):
+        exec(snippet.code, {})
+        outputs[snippet.title] = capsys.readouterr().out
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("head", "settings", "facts", "titles"),
+    [
+        ("ForMaskedLM", {}, {"tokenizer": {"mask_token": "<MASK|LLM-jp>"}}, ["Fill-mask"]),
+        ("ForSequenceClassification", {"labels": ("良い", "悪い")}, {}, ["Classification"]),
+        ("ForSequenceClassification", {"labels": [*"abcdefgh"]}, {"record": PAIRS}, ["Classification of pairs"]),
+        (
+            "ForSequenceClassification",
+            {"labels": ("entailment", "neutral", "contradiction")},
+            {},
+            ["Classification of pairs", "Zero-shot classification"],
+        ),
+        (
+            "ForSequenceClassification",
+            {"labels": ("a", "b"), "problem_type": "multi_label_classification"},
+            {},
+            ["Classification with several labels"],
+        ),
+        ("ForSequenceClassification", {"labels": ("score",), "problem_type": "regression"}, {}, ["Scores"]),
+        (
+            "ForSequenceClassification",
+            {"labels": ("score",), "problem_type": "regression"},
+            {"record": PAIRS},
+            ["Scores of pairs"],
+        ),
+        ("ForSequenceClassification", {"labels": ("score",)}, {"sentence_transformers": True}, ["Reranking"]),
+        ("ForTokenClassification", {"labels": ("O", "B-人名", "I-人名")}, {}, ["Named entities"]),
+        ("ForQuestionAnswering", {}, {}, ["Question answering"]),
+        ("ForMultipleChoice", {}, {}, ["Multiple choice"]),
+        ("Model", {}, {}, ["Hidden states"]),
+        ("Model", {}, {"sentence_transformers": True}, ["Sentence embeddings"]),
+    ],
+)
+def test_snippets_of_every_head_run(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    head: str,
+    settings: dict[str, Any],
+    facts: dict[str, Any],
+    titles: list[str],
+) -> None:
+    if facts.get("sentence_transformers"):
+        pytest.importorskip("sentence_transformers")
+    save(tmp_path, head, **settings)
+    outputs = run(tmp_path, capsys, **facts)
+    assert list(outputs) == titles
+    assert outputs == run(tmp_path, capsys, **facts)
+    assert all(output.strip() for output in outputs.values()) or head in ("ForTokenClassification",)
+
+
+def test_every_head_has_snippets() -> None:
+    for head in HEADS:
+        config = {"architectures": [f"ModernBert{head.suffix}"], "max_position_embeddings": 128}
+        assert snippets("org/model", config)
+    with pytest.raises(UsageError, match="no known head"):
+        snippets("org/model", {"architectures": ["ModernBertForNextSentencePrediction"]})
+
+
+def test_classification_prints_the_probabilities_of_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save(tmp_path, "ForSequenceClassification", labels=("良い", "悪い"))
+    (output,) = run(tmp_path, capsys).values()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for line, text in zip(output.splitlines(), texts_of(tmp_path), strict=True):
+        expected = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+        printed = ast.literal_eval(line)
+        assert [printed[label] for label in ("良い", "悪い")] == pytest.approx(expected.tolist(), abs=0.006)
+
+
+def texts_of(folder: Path) -> list[str]:
+    """The texts that the usage code classifies."""
+    (snippet,) = snippets(str(folder), json.loads((folder / "config.json").read_text()))
+    tree = ast.parse(snippet.code)
+    assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}  # type: ignore[attr-defined]
+    texts: list[str] = ast.literal_eval(assigned["inputs"])
+    return texts
+
+
+def test_thresholds_of_the_record_decide_which_labels_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"label {number}" for number in range(8)]
+    save(tmp_path, "ForSequenceClassification", labels=names, problem_type="multi_label_classification")
+    labels = [{"name": name, "counts": {}, "threshold": float(n >= 5)} for n, name in enumerate(names)]
+    (output,) = run(tmp_path, capsys, record=record(labels=labels)).values()
+    assert [sorted(ast.literal_eval(line)) for line in output.splitlines()] == [names[:5]] * 2
+
+
+def answer_function(folder: Path, **facts: Any) -> Any:
+    (snippet,) = snippets(str(folder), json.loads((folder / "config.json").read_text()), **facts)
+    variables: dict[str, Any] = {}
+    exec(snippet.code, variables)
+    return variables["answer"]
+
+
+def test_answer_is_the_best_span_of_the_passage(tmp_path: Path) -> None:
+    """Compared with all pairs of first and last token."""
+    model = save(tmp_path, "ForQuestionAnswering", max_position_embeddings=64)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    answer = answer_function(tmp_path)
+    answers = set()
+    for number in range(20):
+        question, passage = TEXTS[number % 3], f"{'早く' * number}、{TEXTS[(number + 1) % 3]} 猫である。"
+        encoded = tokenizer(
+            question,
+            passage,
+            truncation="only_second",
+            max_length=64,
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        )
+        spans = encoded.pop("offset_mapping")[0].tolist()
+        output = model(**encoded)
+        start, end = output.start_logits[0].tolist(), output.end_logits[0].tolist()
+        inside = [place for place, part in enumerate(encoded.sequence_ids()) if part == 1]
+        pairs = [(start[i] + end[j], i, j) for i in inside for j in inside if i <= j]
+        _, first, last = max(pairs)
+        assert answer(question, passage) == passage[spans[first][0] : spans[last][1]].strip()
+        answers.add(answer(question, passage))
+    assert len(answers) > 3
+    assert all(answers)
+
+
+def test_questions_without_answer_give_an_empty_answer(tmp_path: Path) -> None:
+    """Only if the model has been trained on such questions."""
+    model = save(tmp_path, "ForQuestionAnswering")
+    encoded = AutoTokenizer.from_pretrained(tmp_path)("誰？", "猫。", return_tensors="pt")
+    features = head_features(model, encoded)
+    for first_token, is_empty in ((5.0, True), (-5.0, False)):
+        targets = torch.zeros(len(features), 2)
+        targets[0] = first_token
+        interpolate(model, features, targets)
+        model.save_pretrained(tmp_path, format="plain")
+        trained_on_both = answer_function(tmp_path, record=record(kind="qa", unanswerable=True))
+        assert (trained_on_both("誰？", "猫。") == "") == is_empty
+        assert answer_function(tmp_path, record=record(kind="qa"))("誰？", "猫。") != ""
+
+
+def head_features(model: Any, encoded: Any) -> torch.Tensor:
+    """Inputs of the last layer, `(tokens, hidden)`."""
+    kept: list[torch.Tensor] = []
+    handle = model.classifier.register_forward_hook(lambda _, inputs, __: kept.append(inputs[0]))
+    with torch.inference_mode():
+        model(**encoded)
+    handle.remove()
+    return kept[0].reshape(-1, kept[0].shape[-1]).clone()
+
+
+def interpolate(model: Any, features: torch.Tensor, targets: torch.Tensor) -> None:
+    """Sets the last layer so that it gives the targets."""
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.linalg.lstsq(features, targets).solution.T)
+        model.classifier.bias.zero_()
+
+
+SENTENCES = [
+    ("山田花子さんは四月から京都市役所で働き、休日は嵐山の美術館に通っている。", ["山田花子", "京都市役所", "嵐山"]),
+    ("NHK の 山田さんと、ｱﾅｳﾝｻｰの佐藤さん。", ["NHK", "山田", "佐藤"]),
+    ("𩸽を食べる𠮷田さんは、大阪に住む。", ["𠮷田", "大阪"]),
+    ("㈱山本は\n東京都港区にある。", ["㈱山本", "東京都港区"]),
+]
+
+
+@pytest.mark.parametrize(("text", "names"), SENTENCES)
+def test_entities_are_substrings_of_japanese_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data_dir: Path, text: str, names: Sequence[str]
+) -> None:
+    """With the real vocabulary; the last layer is solved so that the model tags this text correctly."""
+    tokenizer = build_tokenizer(data_dir / "tokenizer" / "llm-jp-tokenizer-100k.ver3.0b1.model")
+    model = save(tmp_path, "ForTokenClassification", tokenizer, hidden_size=64, labels=("O", "B-名", "I-名"))
+    encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
+    spans = encoded.pop("offset_mapping")[0].tolist()
+    tags = np.zeros(len(spans), dtype=int)
+    for name in names:
+        begin = text.index(name)
+        inside = [n for n, (first, last) in enumerate(spans) if last > begin and first < begin + len(name)]
+        tags[inside] = 2
+        tags[inside[0]] = 1
+    interpolate(model, head_features(model, encoded), 20 * torch.eye(3)[tags])
+    model.save_pretrained(tmp_path, format="plain")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (snippet,) = snippets(str(tmp_path), config)
+    exec(snippet.code.replace(snippet.code.split("text = ")[1].split("\n")[0], repr(text)), {})
+    printed = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == list(names)
