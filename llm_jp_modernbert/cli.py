@@ -17,6 +17,7 @@ from .commands.average import average
 from .commands.checkpoints import checkpoints
 from .commands.evaluate import evaluate
 from .commands.fill_mask import fill_mask
+from .commands.finetune import finetune
 from .commands.leaderboard import leaderboard
 from .commands.options import fit_help
 from .commands.pretrain import pretrain
@@ -43,6 +44,7 @@ _DEBUG_VARIABLE = "LLM_JP_MODERNBERT_DEBUG"
 for job in (
     quickstart,
     pretrain,
+    finetune,
     tokenize_corpus,
     average,
     evaluate,

@@ -17,7 +17,17 @@ from llm_jp_modernbert import __version__
 from llm_jp_modernbert.cli import app
 
 COMMANDS = [
-    *("quickstart", "pretrain", "tokenize-corpus", "average", "tokenizer", "fill-mask", "evaluate", "leaderboard"),
+    *(
+        "quickstart",
+        "pretrain",
+        "finetune",
+        "tokenize-corpus",
+        "average",
+        "tokenizer",
+        "fill-mask",
+        "evaluate",
+        "leaderboard",
+    ),
     *("release", "release-dataset", "pull", "checkpoints"),
 ]
 

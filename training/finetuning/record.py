@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.files import read_json, write_whole
+
+from .options import Kind
 
 RECORD = "finetuning.json"
 """File name of the record, in the directory of a fine-tuned model."""
 
 ERRORS = "errors.jsonl"
 """File of the most confidently wrong predictions. It quotes the data, so it is not published."""
-
-Kind = Literal["classification", "regression", "pair-classification", "ner", "qa", "multiple-choice"]
-"""Types of task that `finetune` accepts."""
 
 
 class Part(TypedDict):
