@@ -6,9 +6,10 @@ import logging
 import textwrap
 from pathlib import Path
 
+from llm_jp_modernbert.core.plots import literal, save, style
 from llm_jp_modernbert.core.results import Results, comparable_settings, differing_settings
 
-from .report.plots import Measured, literal, save, style
+from .report.plots import Measured
 from .tasks.registry import task_class
 from .tasks.task import Task
 

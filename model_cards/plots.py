@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.evaluation.report.plots import save
+from llm_jp_modernbert.core.plots import save
 
 PATH = "assets/training.png"
 

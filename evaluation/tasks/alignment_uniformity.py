@@ -19,12 +19,13 @@ import numpy as np
 
 from llm_jp_modernbert.core.checkpoint_names import CheckpointName
 from llm_jp_modernbert.core.intervals import bootstrap
+from llm_jp_modernbert.core.plots import legend_below, literal, panels_of
 from llm_jp_modernbert.core.results import Measurement, trajectories
 
 from ..data import readers
 from ..data.options import Data, Options
 from ..encoders.embeddings import embedder_of
-from ..report.plots import Measured, legend_below, literal, panels_of
+from ..report.plots import Measured
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.plots import literal, panels_of
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.core.results import Measurement
 from llm_jp_modernbert.inference.fill_mask import readable
@@ -36,7 +37,7 @@ from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_
 from ..data.options import Data
 from ..data.readers import fingerprint, hub_rows, json_lines, sample
 from ..report.leaderboard import markdown_line
-from ..report.plots import Measured, literal, panels_of, short_labels
+from ..report.plots import Measured, short_labels
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:

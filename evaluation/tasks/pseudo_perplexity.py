@@ -21,13 +21,14 @@ import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.intervals import bootstrap
+from llm_jp_modernbert.core.plots import legend_below, panels_of, use_log_scale_if_wide
 from llm_jp_modernbert.core.results import Measurement
 from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 from llm_jp_modernbert.tokenization.spans import special_tokens, with_characters
 
 from ..data import readers
 from ..data.options import Data, Options
-from ..report.plots import Measured, legend_below, panels_of, short_labels, use_log_scale_if_wide
+from ..report.plots import Measured, short_labels
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:

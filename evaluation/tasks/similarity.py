@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.plots import legend_below, panels_of
 from llm_jp_modernbert.core.results import Measurement
 
 from ..data import readers
 from ..data.options import Data, Options
 from ..encoders.embeddings import embedder_of
-from ..report.plots import Measured, legend_below, panels_of, short_labels
+from ..report.plots import Measured, short_labels
 from .task import Highlight, Outcome, Progress, Task
 
 if TYPE_CHECKING:

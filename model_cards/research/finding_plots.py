@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_jp_modernbert.evaluation.report.plots import legend_below, panels_of
+from llm_jp_modernbert.core.plots import legend_below, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -28,9 +28,10 @@ from llm_jp_modernbert.core.checkpoint_names import CheckpointName
 from llm_jp_modernbert.core.clean_process import reload_alone
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import atomic_directory, read_json, write_whole
+from llm_jp_modernbert.core.plots import save, style
 from llm_jp_modernbert.core.results import Results, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.evaluation.plots import plot_all
-from llm_jp_modernbert.evaluation.report.plots import Measured, save, style
+from llm_jp_modernbert.evaluation.report.plots import Measured
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.publishing.staging import ASSETS, RECIPE, RESULTS, everyday_masks
 

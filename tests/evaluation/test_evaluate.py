@@ -36,6 +36,7 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.plots import japanese_font
 from llm_jp_modernbert.core.results import (
     Measurement,
     Results,
@@ -52,7 +53,6 @@ from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelNa
 from llm_jp_modernbert.evaluation.interrupts import Interrupts
 from llm_jp_modernbert.evaluation.plots import plot_all
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
-from llm_jp_modernbert.evaluation.report.plots import japanese_font
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask
 from llm_jp_modernbert.evaluation.tasks.task import Outcome
 

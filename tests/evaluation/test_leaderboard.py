@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.plots import style
 from llm_jp_modernbert.core.results import Measurement, Results, Row, Run, read_rows, write_rows
 from llm_jp_modernbert.evaluation.plots import plot_all
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render, show
-from llm_jp_modernbert.evaluation.report.plots import style
 
 ROW = Row(
     task="similarity",
