@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +12,11 @@ from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.inference.loading import (
     check_vocabulary,
     context_length,
+    hash_of,
     load_masked_lm,
     load_tokenizer,
     loading_errors,
+    model_revision,
     usable_device,
 )
 
@@ -94,23 +94,7 @@ class EvaluatedModel:
     @cached_property
     def revision(self) -> str:
         """The commit of a repository, or `sha256:…` over the weights and configuration of a directory."""
-        if self._reference.is_local:
-            folder = self._reference.path
-            # If both formats exist, transformers reads safetensors.
-            weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-            if not weights:
-                raise UsageError(f"{folder} holds no weights (*.safetensors or *.bin), so it is not a model.")
-            files = (folder / "config.json", folder / "tokenizer.json", *weights)
-            return _hash(path for path in files if path.is_file())
-        from transformers.utils.hub import cached_file, extract_commit_hash
-
-        try:
-            config = cached_file(self.name, "config.json", revision=self.requested)
-        except OSError as error:
-            raise UsageError(
-                f"{self.name}: neither a directory nor an available repository. {first_line(error)}"
-            ) from error
-        return extract_commit_hash(config, None) or self.requested or "main"
+        return model_revision(self._reference)
 
     @cached_property
     def embedding_files(self) -> str | None:
@@ -120,7 +104,7 @@ class EvaluatedModel:
             return None
         further = sorted(path for pattern in _FURTHER_EMBEDDING_FILES for path in folder.glob(pattern))
         files = dict.fromkeys([*(folder / name for name in _EMBEDDING_FILES), *further])
-        return _hash(path for path in files if path.is_file())
+        return hash_of(path for path in files if path.is_file())
 
     @cached_property
     def dtype(self) -> str:
@@ -188,13 +172,3 @@ class EvaluatedModel:
     def max_length(self) -> int:
         """Maximum number of input tokens, including special tokens."""
         return context_length(self._config, self.tokenizer)
-
-
-def _hash(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            for part in iter(lambda: file.read(1 << 22), b""):
-                digest.update(part)
-    return f"sha256:{digest.hexdigest()[:16]}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,42 @@ def checkpoint_folder(name: str) -> Path:
             f"{name}: no such directory, and the repository cannot be downloaded. {first_line(error)}"
         ) from error
     return Path(folder)
+
+
+def model_revision(reference: ModelReference) -> str:
+    """The commit of a repository, or `sha256:…` over the weights and configuration of a directory.
+
+    Raises:
+        UsageError: the directory holds no weights, or the repository is not available.
+    """
+    if reference.is_local:
+        folder = reference.path
+        # If both formats exist, transformers reads safetensors.
+        weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        if not weights:
+            raise UsageError(f"{folder} holds no weights (*.safetensors or *.bin), so it is not a model.")
+        files = (folder / "config.json", folder / "tokenizer.json", *weights)
+        return hash_of(path for path in files if path.is_file())
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        config = cached_file(reference.name, "config.json", revision=reference.revision)
+    except OSError as error:
+        raise UsageError(
+            f"{reference.name}: neither a directory nor an available repository. {first_line(error)}"
+        ) from error
+    return extract_commit_hash(config, None) or reference.revision or "main"
+
+
+def hash_of(paths: Iterable[Path]) -> str:
+    """`sha256:…` over the names and contents of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            for part in iter(lambda: file.read(1 << 22), b""):
+                digest.update(part)
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def load_masked_lm(
