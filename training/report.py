@@ -36,7 +36,7 @@ def start_lines(trainer: PretrainingTrainer) -> list[str]:
     data = [f"  train_data: {describe_data(trainer.stream.maker.sources)}"]
     if trainer.validation is not None:
         corpus = trainer.validation.corpus
-        data.append(f"  validation_data: {_count(len(corpus), 'document')}, {len(corpus.ids):,} tokens")
+        data.append(f"  validation_data: {counted(len(corpus), 'document')}, {len(corpus.ids):,} tokens")
     limits = {
         "steps": recipe.max_steps if recipe.max_steps > 0 else None,
         "tokens": recipe.max_tokens,
@@ -44,11 +44,11 @@ def start_lines(trainer: PretrainingTrainer) -> list[str]:
     }
     ends = " or ".join(f"{value:,} {name}" for name, value in limits.items() if value is not None)
     return [
-        f"{recipe.stage}: {model.num_parameters():,} parameters, {_count(config.num_hidden_layers, 'layer')} of width "
-        f"{config.hidden_size}, {str(dtype).removeprefix('torch.')}",
-        f"  {_device(recipe.device, recipe.world_size)}, attention: {attention}",
+        f"{recipe.stage}: {model.num_parameters():,} parameters, {counted(config.num_hidden_layers, 'layer')} "
+        f"of width {config.hidden_size}, {str(dtype).removeprefix('torch.')}",
+        f"  {device_line(recipe.device, recipe.world_size)}, attention: {attention}",
         *data,
-        f"  {_count(recipe.rows_per_step, 'row')} of {recipe.sequence_length:,} tokens per step, until {ends}",
+        f"  {counted(recipe.rows_per_step, 'row')} of {recipe.sequence_length:,} tokens per step, until {ends}",
     ]
 
 
@@ -72,8 +72,8 @@ def end_lines(trainer: PretrainingTrainer, run: Path) -> list[str]:
         "skipped: ": ", ".join(f"{count:,.0f} {name}" for name, count in skipped.items() if count),
     }
     return [
-        f"{trainer.recipe.stage}: {_count(trainer.state.global_step, 'step')}, {totals.tokens:,.0f} tokens of "
-        f"{_count(int(totals.documents), 'document')} in {timedelta(seconds=round(totals.seconds))}",
+        f"{trainer.recipe.stage}: {counted(trainer.state.global_step, 'step')}, {totals.tokens:,.0f} tokens of "
+        f"{counted(int(totals.documents), 'document')} in {timedelta(seconds=round(totals.seconds))}",
         f"  {rate:,.0f} tokens/s, packing efficiency {totals.packing_efficiency:.1%}",
         *(f"  {start}{text}" for start, text in lines.items() if text),
         f"  The model is in {run}",
@@ -87,7 +87,7 @@ def describe_data(sources: Sequence[Source]) -> str:
     """
     pairs = [(source, shard) for source in sources for shard in source.shards]
     files = [Path(shard.name) for _, shard in pairs if isinstance(shard, FileShard)]
-    text = _count(len(pairs), "file")
+    text = counted(len(pairs), "file")
     if len(files) < len(pairs):
         return text
     if all(file.suffix == ".arrow" for file in files):
@@ -95,25 +95,26 @@ def describe_data(sources: Sequence[Source]) -> str:
         if all(path.is_file() for path in manifests):
             totals = [read_json(path, dict[str, Any])["totals"] for path in manifests]
             documents, tokens = (sum(total[name] for total in totals) for name in ("documents", "tokens"))
-            return f"{text}, {_count(documents, 'document')}, {tokens:,} tokens"
+            return f"{text}, {counted(documents, 'document')}, {tokens:,} tokens"
     size = sum(file.stat().st_size for file in files)
     text = f"{text}, {_size(size)}"
     if size > _MAX_COUNTED:
         return text
     rows = ((source, row) for source, shard in pairs for row in shard.read(0))
-    return (
-        f"{text}, {_count(sum(isinstance(row, Document) and source.accepts(row) for source, row in rows), 'document')}"
-    )
+    documents = sum(isinstance(row, Document) and source.accepts(row) for source, row in rows)
+    return f"{text}, {counted(documents, 'document')}"
 
 
-def _device(device: torch.device, processes: int) -> str:
+def device_line(device: torch.device, processes: int) -> str:
+    """Number of processes and the device of each, for example `1 process on CPU (2 cores)`."""
     if device.type == "cpu":
-        return f"{_count(processes, 'process')} on CPU ({_count(os.cpu_count() or 1, 'core')})"
+        return f"{counted(processes, 'process')} on CPU ({counted(os.cpu_count() or 1, 'core')})"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{_count(processes, 'process')} on {name}"
+    return f"{counted(processes, 'process')} on {name}"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural, for example `1,024 tokens`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
