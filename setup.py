@@ -26,15 +26,16 @@ def packages() -> list[str]:
 EXTRAS = {
     "flash": ["flash-attn>=2.8.3"],
     "onnx": ["onnx>=1.19", "onnxscript>=0.5.6", "onnxruntime>=1.23"],
-    "eval": [
-        "sentence-transformers>=5.4",
+    "finetune": [
         "scikit-learn>=1.7",
         "scipy>=1.15",
         "seqeval>=1.2.2",
         "matplotlib>=3.10",
         "matplotlib-fontja>=1.1",
+        "peft>=0.21",
     ],
 }
+EXTRAS["eval"] = ["sentence-transformers>=5.4", *EXTRAS["finetune"]]
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
 # mteb is not included: the tests of JMTEB are skipped if it is missing.
 EXTRAS["test"] = [
