@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import fingerprint
 
 from .options import Options
-from .readers import find, fingerprint, hub_files, json_lines
+from .readers import find, hub_files, json_lines
 
 _REPOSITORY = "shunk031/JGLUE"
 _PARQUET = "refs/convert/parquet"

@@ -10,7 +10,6 @@ Local files are searched for anywhere below the folder, by the names that their 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import parse_json, sha256
+from llm_jp_modernbert.core.files import fingerprint
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
-from llm_jp_modernbert.core.text_files import read_json_lines, read_lines, read_text
+from llm_jp_modernbert.core.text_files import read_json_lines, read_lines
+from llm_jp_modernbert.training.finetuning.data.squad import squad
 
 from .options import Data, Options
 
@@ -39,7 +38,6 @@ _JAQUAD_ORIGIN = "JaQuAD (github.com/SkelterLabsInc/JaQuAD)"
 _DATA_DIR = "Set --data-dir to a folder that contains it."
 # The first articles of Wikipedia are enough for every task.
 _MAX_ARTICLES = 20_000
-_MAX_JSON_BYTES = 2**29
 _INTEGER = re.compile(r" *-?[0-9]+ *")
 
 
@@ -56,32 +54,6 @@ class Search:
     corpus: dict[str, str]
     queries: dict[str, str]
     relevant: dict[str, dict[str, int]] = field(repr=False)
-
-
-class SquadQuestion(TypedDict):
-    """A question in SQuAD's JSON layout."""
-
-    question: str
-    id: NotRequired[str | int]
-    answers: NotRequired[list[dict[str, Any]]]
-
-
-class Paragraph(TypedDict):
-    """A paragraph in SQuAD's JSON layout."""
-
-    context: str
-    qas: list[SquadQuestion]
-
-
-class Article(TypedDict):
-    """An article in SQuAD's JSON layout."""
-
-    title: NotRequired[str]
-    paragraphs: list[Paragraph]
-
-
-class _Squad(TypedDict):
-    data: list[Article]
 
 
 SOURCES = {
@@ -262,17 +234,6 @@ def _squad_articles(files: Iterable[Path]) -> dict[str, list[str]]:
     return articles
 
 
-def squad(path: Path) -> list[Article]:
-    """The articles of a file in SQuAD's JSON layout.
-
-    Raises:
-        UsageError: another layout.
-    """
-    layout = f"{path}: not in SQuAD's JSON layout (data, paragraphs, context, qas)"
-    articles: list[Article] = parse_json(read_text(path), layout, _Squad, max_bytes=_MAX_JSON_BYTES)["data"]
-    return articles
-
-
 def find(folder: Path, pattern: str, what: str = "") -> list[Path]:
     """Like `files_below`; raises a UsageError that names `what` if there is no such file."""
     files = files_below(folder, pattern)
@@ -299,14 +260,6 @@ def _single(folder: Path, pattern: str, what: str = "") -> Path:
     if len(files) > 1:
         raise UsageError(f"--data-dir {folder} contains {len(files)} files {pattern}. Use a folder that has one.")
     return files[0]
-
-
-def fingerprint(files: Sequence[Path]) -> str:
-    """`sha256:` and 16 digits over the contents of files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(bytes.fromhex(sha256(path)))
-    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def json_lines(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import fingerprint
 from llm_jp_modernbert.core.plots import literal, panels_of
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.core.results import Measurement
@@ -35,7 +36,7 @@ from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_form
 
 from ..data.options import Data
-from ..data.readers import fingerprint, hub_rows, json_lines, sample
+from ..data.readers import hub_rows, json_lines, sample
 from ..report.leaderboard import markdown_line
 from ..report.plots import Measured, short_labels
 from .task import Highlight, Outcome, Progress, Task

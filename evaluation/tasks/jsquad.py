@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_jp_modernbert.training.finetuning.data.squad import squad_rows
 from llm_jp_modernbert.training.finetuning.qa import Question, QuestionAnswering
 
-from ..data.readers import squad
 from .jglue import PublicSplits
 
 
@@ -39,13 +39,7 @@ class Jsquad(PublicSplits):
 
     def read(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """Questions of a file in the layout of the Hub's rows."""
-        for article in squad(path):
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    answers = question.get("answers", [])
-                    columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
-                    row = {"question": question["question"], "context": paragraph["context"], "answers": columns}
-                    yield f"{path}, question {question.get('id')}", row
+        return squad_rows(path)
 
     def parse(self, row: dict[str, Any]) -> Question:
         """Checks the question, and finds its first answer in the paragraph."""

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import parse_json
+from llm_jp_modernbert.core.files import fingerprint, parse_json
 from llm_jp_modernbert.core.text_files import read_text
 from llm_jp_modernbert.training.finetuning.ner import Ner, Sentence, entities, tags_of, token_tags
 
-from ..data.readers import find, fingerprint, hub_files
+from ..data.readers import find, hub_files
 from .finetuning import FineTuning, Splits, bucket
 
 if TYPE_CHECKING:

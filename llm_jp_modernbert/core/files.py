@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -199,3 +199,11 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """`sha256:` and 16 digits over the contents of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(bytes.fromhex(sha256(path)))
+    return f"sha256:{digest.hexdigest()[:16]}"
