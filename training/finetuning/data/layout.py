@@ -1,0 +1,145 @@
+"""Interface of the layouts: how rows of the user's data become examples of one type of task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from llm_jp_modernbert.core.errors import UsageError
+
+from ..head_task import HeadTask
+from ..options import FinetuneOptions
+from .tables import Row, Table, cell, listed
+
+TEXT_NAMES = ("text", "sentence", "content", "document", "review", "comment")
+PAIR_NAMES = (
+    ("sentence1.sentence", "sentence2.sentence"),
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("premise", "hypothesis"),
+    ("sentence_a", "sentence_b"),
+    ("text_a", "text_b"),
+    ("question1", "question2"),
+    ("query", "passage"),
+    ("question", "context"),
+    ("text", "text_pair"),
+)
+
+
+class Layout(ABC):
+    """Columns of the user's data, and how each row becomes an example.
+
+    Attributes:
+        columns: role → column.
+    """
+
+    roles: ClassVar[tuple[str, ...]]
+    """Column options that apply, without `_column`."""
+
+    stratified: ClassVar[bool] = False
+    """Whether each example has one label, whose share the held-out examples keep."""
+
+    def __init__(self, options: FinetuneOptions, option: str, table: Table) -> None:
+        """Finds the columns of the training examples.
+
+        Raises:
+            UsageError: a column is missing.
+        """
+        self.options, self.option, self.table = options, option, table
+        self.columns: dict[str, str] = {}
+        for role in ("text", "text_pair", "label", "question", "context", "choice"):
+            if getattr(options, f"{role}_column") and role not in self.roles:
+                raise UsageError(f"{_option_name(role)} does not apply to {options.kind}.")
+        self.find_columns()
+
+    @abstractmethod
+    def find_columns(self) -> None:
+        """Fills `columns`."""
+
+    @abstractmethod
+    def parse(self, row: Row) -> Any:
+        """Makes an example of a row.
+
+        Raises:
+            ValueError: a value is invalid; the message says which one.
+        """
+
+    @abstractmethod
+    def task(self, examples: Sequence[Any]) -> HeadTask[Any]:
+        """The type of task with the labels of the training examples.
+
+        Raises:
+            ValueError: nothing can be learned from the examples.
+        """
+
+    def labels(self, example: Any) -> tuple[str, ...]:
+        """Names of the labels of an example, which training must contain."""
+        return ()
+
+    @abstractmethod
+    def key(self, example: Any) -> Hashable:
+        """The input of an example without its label; equal ones are the same example twice."""
+
+    def used_columns(self) -> list[str]:
+        """Columns that all parts must have."""
+        return list(self.columns.values())
+
+    def group(self, example: Any) -> Hashable:
+        """Examples of one group are held out together."""
+        return self.key(example)
+
+    def remarks(self, examples: Mapping[str, Sequence[Any]]) -> list[str]:
+        """Lines for the user about the examples of each part."""
+        return []
+
+    def find(self, role: str, names: Sequence[str]) -> str | None:
+        """The column of a role: the one that its option names, or the first of `names` that exists."""
+        given = getattr(self.options, f"{role}_column")
+        if isinstance(given, str):
+            self.check(given, _option_name(role))
+            return given
+        by_name = {column.lower(): column for column in reversed(self.table.columns)}
+        return next((by_name[name] for name in names if name in by_name), None)
+
+    def require(self, role: str, names: Sequence[str]) -> str:
+        """Like `find`; raises a `UsageError` that lists the columns if there is none."""
+        column = self.find(role, names)
+        if column is None:
+            raise self.missing(f"no column {' or '.join(map(repr, names))}", f"Set {_option_name(role)}.")
+        return column
+
+    def missing(self, what: str, way_out: str) -> UsageError:
+        """The error for a column that is not found by its name."""
+        columns = listed(self.table.columns)
+        return UsageError(f"{self.option} {self.table.name} has {what}; its columns are {columns}. {way_out}")
+
+    def check(self, column: str, option: str) -> None:
+        """Raises a `UsageError` if a column that an option names does not exist."""
+        if column not in self.table.columns:
+            raise self.missing(f"no column {column!r}", f"Correct {option}.")
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text of a column; raises a `ValueError` if it is empty or not a text."""
+    value = cell(row, column)
+    if is_blank(value):
+        raise ValueError(f"{column!r} is empty. Remove the row, or write its text")
+    if not isinstance(value, str):
+        raise ValueError(f"{column!r} is {shortened(value)}, not a text")
+    return value
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell is empty or white space."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def shortened(value: Any) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _option_name(role: str) -> str:
+    return f"--{role.replace('_', '-')}-column"

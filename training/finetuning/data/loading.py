@@ -1,0 +1,174 @@
+"""Load the user's data: read, check, and hold out a tenth of the training examples if none validate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+from llm_jp_modernbert.core.errors import UsageError
+
+from ..options import FinetuneOptions
+from .dataset import TEST, TRAIN, VALIDATION, Dataset, Examples
+from .layout import Layout, is_blank
+from .tables import Table, listed, read_table
+from .texts import ClassificationLayout, RegressionLayout
+
+_LAYOUTS: dict[str, type[Layout]] = {
+    "classification": ClassificationLayout,
+    "pair-classification": ClassificationLayout,
+    "regression": RegressionLayout,
+}
+_FEWEST_HELD_OUT = 2
+"""Correlations need two examples."""
+
+
+def load_dataset(options: FinetuneOptions) -> Dataset:
+    """Reads and checks all parts of the data.
+
+    Blank rows are skipped and counted. A row with a label but without a text, or the reverse, is an error: it is a
+    mistake that nobody wants to train on. Without `--validation`, a seeded tenth of the training examples is held
+    out; it has the label shares of the whole, and equal texts are never on both sides.
+
+    Raises:
+        UsageError: the data are missing or invalid; the message names the file and the row.
+
+    Example:
+        >>> dataset = load_dataset(FinetuneOptions("classification", "ORG/NAME", train=["reviews.csv"]))
+        >>> len(dataset.parts["train"].examples), dataset.task.labels
+        (1800, ('negative', 'positive'))
+    """
+    if not options.train:
+        raise UsageError("--train is missing. Name the file of the training examples.")
+    tables: dict[str, Table] = {}
+    for part in (TRAIN, VALIDATION, TEST):
+        sources = getattr(options, part)
+        if sources:
+            split = getattr(options, f"{part}_split")
+            tables[part] = read_table(f"--{part}", sources, options.kind, split, options.config_name)
+    layout = _LAYOUTS[options.kind](options, f"--{TRAIN}", tables[TRAIN])
+    remarks = [remark for table in tables.values() for remark in table.remarks]
+    parts = {part: _examples(layout, part, table, remarks) for part, table in tables.items()}
+    try:
+        task = layout.task(parts[TRAIN].examples)
+    except ValueError as error:
+        raise UsageError(f"--train {parts[TRAIN].name}: {error}.") from None
+    for part in (VALIDATION, TEST):
+        if part in parts:
+            _check_labels(layout, part, parts)
+            remarks += _leaks(layout, part, parts)
+    if VALIDATION not in parts:
+        train, validation = _hold_out(layout, parts[TRAIN], options.seed, remarks)
+        parts = {**parts, TRAIN: train, VALIDATION: validation}
+    remarks += layout.remarks({part: examples.examples for part, examples in parts.items()})
+    multi_label = isinstance(layout, ClassificationLayout) and layout.multi_label
+    ordered = {part: parts[part] for part in (TRAIN, VALIDATION, TEST) if part in parts}
+    return Dataset(task, ordered, layout.columns, multi_label, tuple(remarks))
+
+
+def _examples(layout: Layout, part: str, table: Table, remarks: list[str]) -> Examples:
+    """Parses all rows that are not blank."""
+    for column in layout.used_columns():
+        if column not in table.columns:
+            raise UsageError(
+                f"--{part} {table.name} has no column {column!r}, unlike the training examples; its columns are "
+                f"{listed(table.columns)}."
+            )
+    examples, places = [], []
+    for place, row in table.rows:
+        if all(is_blank(value) for value in row.values()):
+            continue
+        try:
+            examples.append(layout.parse(row))
+        except ValueError as error:
+            raise UsageError(f"{place}: {error}.") from None
+        places.append(place)
+    if not examples:
+        raise UsageError(f"--{part} {table.name}: all rows are blank.")
+    if blank := len(table.rows) - len(examples):
+        remarks.append(f"--{part} {table.name}: {blank:,} blank row{'s' if blank > 1 else ''} skipped.")
+    return Examples(table.name, table.revision, examples, places)
+
+
+def _check_labels(layout: Layout, part: str, parts: dict[str, Examples]) -> None:
+    known = {label for example in parts[TRAIN].examples for label in layout.labels(example)}
+    unknown: dict[str, str] = {}
+    for example, place in zip(parts[part].examples, parts[part].places, strict=True):
+        for label in layout.labels(example):
+            if label not in known:
+                unknown.setdefault(label, place)
+    if unknown:
+        names = ", ".join(repr(label) for label in list(unknown)[:5]) + (" and more" if len(unknown) > 5 else "")
+        raise UsageError(
+            f"{next(iter(unknown.values()))}: the training examples lack {len(unknown)} of the labels of --{part}: "
+            f"{names}."
+        )
+
+
+def _leaks(layout: Layout, part: str, parts: dict[str, Examples]) -> list[str]:
+    """Remarks about examples that also occur in an earlier part."""
+    remarks = []
+    for earlier in (TRAIN, VALIDATION):
+        if earlier not in parts or earlier == part:
+            continue
+        seen = {layout.key(example) for example in parts[earlier].examples}
+        examples, places = parts[part].examples, parts[part].places
+        repeated = [place for example, place in zip(examples, places, strict=True) if layout.key(example) in seen]
+        if repeated:
+            remarks.append(
+                f"{len(repeated):,} of {len(examples):,} {part} examples are also {earlier} examples (the first is "
+                f"{repeated[0]}), so scores on them are too high."
+            )
+    return remarks
+
+
+def _hold_out(layout: Layout, data: Examples, seed: int, remarks: list[str]) -> tuple[Examples, Examples]:
+    """Splits off a tenth of the groups; training keeps an example of every label."""
+    from sklearn.model_selection import train_test_split
+
+    groups: dict[Hashable, list[int]] = {}
+    for index, example in enumerate(data.examples):
+        groups.setdefault(layout.group(example), []).append(index)
+    members = list(groups.values())
+    labels = [{label for index in indices for label in layout.labels(data.examples[index])} for indices in members]
+    if layout.stratified:
+        strata = ["\t".join(sorted(names)) for names in labels]
+        counts = Counter(strata)
+        kept = {number for number, stratum in enumerate(strata) if counts[stratum] < 2}
+        remarks += _rare(layout, data)
+    else:
+        strata = [""] * len(members)
+        # Reversed, so that the first group of each label remains.
+        kept = set({label: number for number, names in reversed([*enumerate(labels)]) for label in names}.values())
+    pool = [number for number in range(len(members)) if number not in kept]
+    stratify = [strata[number] for number in pool]
+    size = max(-(-len(pool) // 10), len(set(stratify)), _FEWEST_HELD_OUT)
+    if len(pool) < 2 * size:
+        raise UsageError(
+            f"--train {data.name}: {len(members):,} different examples are too few to hold some out for validation; "
+            f"{2 * size + len(kept):,} are needed, and two or more of a label. Name a --validation file."
+        )
+    _, held_out = train_test_split(pool, test_size=size, random_state=seed, stratify=stratify)
+    chosen = {index for number in held_out for index in members[number]}
+    remaining = [index for index in range(len(data.examples)) if index not in chosen]
+    return _selected(data, remaining), _selected(data, sorted(chosen))
+
+
+def _selected(data: Examples, indices: Sequence[int]) -> Examples:
+    examples, places = ([values[index] for index in indices] for values in (data.examples, data.places))
+    return replace(data, examples=examples, places=places)
+
+
+def _rare(layout: Layout, data: Examples) -> list[str]:
+    """Remarks about labels with one example, which cannot be held out."""
+    counts = Counter(label for example in data.examples for label in layout.labels(example))
+    rare = [label for label, count in counts.items() if count < 2]
+    if not rare:
+        return []
+    place = next(
+        place for example, place in zip(data.examples, data.places, strict=True) if rare[0] in layout.labels(example)
+    )
+    return [
+        f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} only one example, so the validation part lacks "
+        f"{'them' if len(rare) > 1 else 'it'}: {listed(rare)} (the first is {place})."
+    ]
