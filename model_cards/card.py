@@ -1,4 +1,6 @@
-"""Model cards: YAML metadata and a body rendered from `templates/model_card.md`.
+"""Model cards: YAML metadata and a body rendered from templates.
+
+`templates/model_card.md` holds what all cards share; `masked_lm.md` and `finetuned.md` fill in its blocks.
 
 A card states the given facts and nothing else; equal facts give equal bytes.
 """
@@ -17,8 +19,9 @@ from llm_jp_modernbert.core.results import READ_OFF, dataset_slug
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 
-from . import commands, formatting, tables
+from . import commands, finetuned, formatting, tables
 from .facts import count_parameters
+from .usage import snippets
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
@@ -26,6 +29,21 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.core.results import Row
 
     from .facts import ModelFacts
+
+
+# Tasks of sentence-transformers models on the Hub.
+_PIPELINE_TAGS = {"embedding": "sentence-similarity", "reranking": "text-ranking"}
+_TAGS: dict[str, tuple[str, ...]] = {
+    "classification": ("text-classification",),
+    "multi-label-classification": ("text-classification", "multi-label-classification"),
+    "regression": ("text-classification", "regression"),
+    "reranking": ("cross-encoder", "reranker"),
+    "ner": ("token-classification", "named-entity-recognition"),
+    "qa": ("question-answering", "extractive-qa"),
+    "multiple-choice": ("multiple-choice",),
+    "embedding": ("feature-extraction",),
+    "encoder": ("feature-extraction",),
+}
 
 
 def model_card(facts: ModelFacts) -> ModelCard:
@@ -38,6 +56,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
     from huggingface_hub import ModelCard
 
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
         # Everything that a template prints is escaped unless it is `Markdown`.
         finalize=formatting.text,
         undefined=jinja2.StrictUndefined,
@@ -45,23 +64,31 @@ def model_card(facts: ModelFacts) -> ModelCard:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("code", "html_text", "in_japanese", "in_words", "literal", "number", "percent", "target"):
+    for name in ("code", "fence", "html_text", "in_japanese", "in_words", "literal", "number", "percent", "target"):
         environment.filters[name] = getattr(formatting, name)
-    environment.filters["markdown"] = formatting.Markdown
+    environment.filters |= {"markdown": formatting.Markdown, "share": finetuned.share}
     positions = int(facts.config.get("max_position_embeddings", 0))
-    template = files("llm_jp_modernbert.model_cards").joinpath("templates", "model_card.md").read_text("utf-8")
-    body = environment.from_string(template).render(
+    name = "masked_lm.md" if facts.task == "fill-mask" else "finetuned.md"
+    body = environment.get_template(name).render(
         facts=facts,
         tables=tables,
-        parameters=sum(count_parameters(facts.config).values()),
+        finetuned=finetuned,
+        scores=finetuned.scores(facts),
+        snippets=snippets(
+            facts.name, facts.config, facts.tokenizer, facts.record, facts.exports.sentence_transformers
+        ),
+        parameters=sum(count_parameters(facts.config, facts.head).values()),
         positions=positions,
         usable_length=min(positions, facts.longest_row or positions),
-        mask=facts.tokenizer.get("mask_token") or "[MASK]",
         trust_remote_code=formatting.Markdown(", trust_remote_code=True" if facts.format == "native" else ""),
         has_read_off_values=any(row.settings.get(READ_OFF) for row in facts.rows),
         reproduction=commands.reproduction(facts),
     )
     return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}")
+
+
+def _template(name: str) -> str:
+    return files("llm_jp_modernbert.model_cards").joinpath("templates", name).read_text("utf-8")
 
 
 def eval_result_files(facts: ModelFacts) -> dict[str, str]:
@@ -70,7 +97,7 @@ def eval_result_files(facts: ModelFacts) -> dict[str, str]:
     from huggingface_hub.file_download import REGEX_COMMIT_HASH
 
     entries: dict[str, list[EvalResultEntry]] = {}
-    for row in facts.rows:
+    for row in finetuned.published(facts):
         repository, _ = _hub_dataset(row.dataset)
         if (
             not _has_value(row)
@@ -100,14 +127,17 @@ def eval_result_files(facts: ModelFacts) -> dict[str, str]:
 def _metadata(facts: ModelFacts) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
+    task, st = facts.task, facts.exports.sentence_transformers
     tags = {
         "modernbert": True,
-        "fill-mask": True,
-        "masked-lm": True,
+        "fill-mask": task == "fill-mask",
+        "masked-lm": task == "fill-mask",
+        **dict.fromkeys(_TAGS.get(task, ()), True),
+        "zero-shot-classification": facts.is_nli and facts.takes_pairs,
         "japanese": "ja" in facts.languages,
         "long-context": int(facts.config.get("max_position_embeddings", 0)) > 4096,
-        "sentence-transformers": facts.exports.sentence_transformers,
-        "sentence-similarity": facts.exports.sentence_transformers,
+        "sentence-transformers": st,
+        "sentence-similarity": st and task != "reranking",
         "onnx": bool(facts.exports.onnx),
         "custom_code": facts.format == "native",
     }
@@ -116,14 +146,15 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         "license": facts.license,
         "license_name": facts.license_name,
         "license_link": facts.license_link,
-        "library_name": "transformers",
+        "library_name": "sentence-transformers" if task in _PIPELINE_TAGS else "transformers",
         "tags": [tag for tag, applies in tags.items() if applies],
         "datasets": list(facts.datasets) or None,
         "base_model": facts.base_model,
-        "pipeline_tag": "fill-mask",
+        "base_model_relation": "finetune" if facts.base_model else None,
+        "pipeline_tag": _PIPELINE_TAGS.get(task, facts.head.pipeline_tag),
     }
     mask = facts.tokenizer.get("mask_token")
-    if mask and "ja" in facts.languages:
+    if mask and task == "fill-mask" and "ja" in facts.languages:
         metadata["mask_token"] = mask
         metadata["widget"] = [{"text": f"今日のご飯は{mask}である。"}]
     emissions = [stage.get("emissions_kg") for stage in facts.stages]
@@ -137,7 +168,7 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
             "training_type": "fine-tuning" if facts.is_continued else "pre-training",
             **({"hardware_used": ", ".join(hardware)} if hardware else {}),
         }
-    results = [_eval_result(row, facts) for row in _headlines(facts.rows)]
+    results = [_eval_result(row, facts) for row in _headlines(finetuned.published(facts))]
     return ModelCardData(**metadata, model_name=facts.name if results else None, eval_results=results or None)
 
 
@@ -167,7 +198,7 @@ def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
     task = task_class(row.selector or row.task)
     _, config = _hub_dataset(row.dataset)
     return EvalResult(
-        task_type=task.hub_task if task else row.task,
+        task_type=task.hub_task if task else facts.head.pipeline_tag if facts.is_own(row) else row.task,
         dataset_type=dataset_slug(row.dataset),
         dataset_name=row.dataset,
         dataset_config=config,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 from llm_jp_modernbert.evaluation.tasks.task import Task
+from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
 
 from .formatting import Markdown, fence
 
@@ -20,17 +22,20 @@ if TYPE_CHECKING:
 
 # Placeholder for the folder of evaluation data, whose path differs between machines.
 _DATA = "DATA"
+_COLUMNS = {field.name for field in fields(FinetuneOptions)}
 
 
 def reproduction(facts: ModelFacts) -> Markdown | None:
     """The recorded commands, or commands derived from recipes and results; None if there are neither."""
     lines = list(facts.commands)
     if not lines:
-        measured = [replace(row, model=facts.name) for row in facts.rows if row.value is not None]
-        lines = [*_pretraining(facts), *evaluations(measured)]
+        others = [row for row in facts.rows if row.value is not None and not facts.is_own(row)]
+        measured = evaluations(replace(row, model=facts.name) for row in others)
+        lines = [*_pretraining(facts), *_finetuning(facts), *measured]
     if any(f" {_DATA}" in line for line in lines):
-        lines.insert(0, f"# {_DATA}: folder with the evaluation data")
-    return fence("\n".join(["pip install 'llm-jp-modernbert[eval]'", *lines]), "bash") if lines else None
+        lines.insert(0, f"# {_DATA}: folder with the {'' if facts.record else 'evaluation '}data")
+    extras = "eval,finetune" if facts.record else "eval"
+    return fence("\n".join([f"pip install 'llm-jp-modernbert[{extras}]'", *lines]), "bash") if lines else None
 
 
 def evaluations(rows: Iterable[Row]) -> list[str]:
@@ -69,6 +74,31 @@ def _pretraining(facts: ModelFacts) -> list[str]:
         lines.append(f"llm-jp-modernbert pretrain {recipe}{start} \\")
         lines.append(f"    train_data=YOUR_TEXTS tokenizer={name} output_dir={previous}")
     return lines
+
+
+def _finetuning(facts: ModelFacts) -> list[str]:
+    record = facts.record
+    if record is None:
+        return []
+    parts = {part: record["parts"][part]["name"] for part in record["parts"]}
+    if parts.get("validation") == parts.get("train"):
+        # Held out from the training examples.
+        del parts["validation"]
+    data = [
+        f"--{part} {quote(name if is_repository(names) else f'{_DATA}/{name}')}"
+        for part, names in parts.items()
+        for name in names.split("+")
+    ]
+    columns = [
+        f"--{role.replace('_', '-')}-column {quote(column)}"
+        for role, column in record["columns"].items()
+        if f"{role}_column" in _COLUMNS
+    ]
+    settings = [f"--seed {record['seeds'][0]['seed']}", f"--seeds {len(record['seeds'])}"] if record["seeds"] else []
+    settings += [f"--max-length {record['max_length']}", *(["--lora"] if record["lora"] else [])]
+    lines = [f"llm-jp-modernbert finetune {record['kind']} {quote(facts.base_model or record['base'])}"]
+    lines += [" ".join(options) for options in (data, columns, settings) if options]
+    return [" \\\n    ".join(lines)]
 
 
 def _options(row: Row) -> list[str]:

@@ -4,16 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import is_repository
+from llm_jp_modernbert.inference.heads import (
+    ENCODER,
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    Head,
+    head_of,
+)
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.hub import Checkpoint
     from llm_jp_modernbert.core.results import Row
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
     from llm_jp_modernbert.training.finetuning.record import Record
+
+TaskType = Literal[
+    "fill-mask",
+    "classification",
+    "multi-label-classification",
+    "regression",
+    "reranking",
+    "ner",
+    "qa",
+    "multiple-choice",
+    "embedding",
+    "encoder",
+]
+_TASKS: dict[str, TaskType] = {
+    MASKED_LM.suffix: "fill-mask",
+    TOKEN_CLASSIFICATION.suffix: "ner",
+    QUESTION_ANSWERING.suffix: "qa",
+    MULTIPLE_CHOICE.suffix: "multiple-choice",
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +166,7 @@ class ModelFacts:
         evaluated_checkpoints: checkpoints in training order.
         commands: commands that produced the model and its results; if empty, the card derives them.
         record: content of finetuning.json, if the model was fine-tuned by this package.
+        recipe: content of recipe.yaml of a fine-tuned model.
         outputs: real output of the usage code, by the title of its snippet (see `usage.snippets`).
     """
 
@@ -166,7 +196,44 @@ class ModelFacts:
     findings: Sequence[Finding] = ()
     commands: Sequence[str] = ()
     record: Record | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Head:
+        """The head of the model; that of a masked language model if config.json names none."""
+        return head_of(self.config) if self.config.get("architectures") else MASKED_LM
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the model's outputs in config.json, where transformers omits its default of two."""
+        return [str(label) for label in self.config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()]
+
+    @property
+    def is_nli(self) -> bool:
+        """Whether the model recognizes entailment, as zero-shot classification needs."""
+        return any(label.lower().startswith("entail") for label in self.labels)
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether a classifier reads two texts."""
+        return "text_pair" in self.record["columns"] if self.record else self.is_nli
+
+    @property
+    def task(self) -> TaskType:
+        """The type of task that the model solves."""
+        if self.head is ENCODER:
+            return "embedding" if self.exports.sentence_transformers else "encoder"
+        if self.head is not SEQUENCE_CLASSIFICATION:
+            return _TASKS[self.head.suffix]
+        if self.config.get("problem_type") == "regression" or len(self.labels) == 1:
+            return "reranking" if self.exports.sentence_transformers else "regression"
+        is_multi_label = self.config.get("problem_type") == "multi_label_classification"
+        return "multi-label-classification" if is_multi_label else "classification"
+
+    def is_own(self, row: Row) -> bool:
+        """Whether a result was measured by the fine-tuning itself, not by `evaluate`."""
+        return self.record is not None and row.task == f"finetune-{self.record['kind']}"
 
     @property
     def stages(self) -> Sequence[Mapping[str, Any]]:
@@ -234,24 +301,24 @@ def read_config(config: Mapping[str, Any]) -> LlmJpModernBertConfig:
     return parsed
 
 
-def count_parameters(config: Mapping[str, Any]) -> dict[str, int]:
-    """Count the parameters of the masked language model by component; tied parameters count once.
+def count_parameters(config: Mapping[str, Any], head: Head = MASKED_LM) -> dict[str, int]:
+    """Count the parameters of a model by component; tied parameters count once.
 
     Raises:
         UsageError: the configuration is not that of a ModernBERT model.
     """
     import torch
 
-    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+    from llm_jp_modernbert.modeling import modeling_llm_jp_modernbert as modeling
 
     parsed = read_config(config)
     try:
         with torch.device("meta"):
-            model = LlmJpModernBertForMaskedLM(parsed)
+            model = getattr(modeling, f"LlmJpModernBert{head.suffix}")(parsed)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"config.json: {' '.join(str(error).split())[:200]}") from error
     counts = {"Token embeddings": 0, "Encoder": 0, "Head": 0}
     for name, parameter in model.named_parameters():
-        component = "Encoder" if name.startswith("model.") else "Head"
+        component = "Encoder" if head is ENCODER or name.startswith("model.") else "Head"
         counts["Token embeddings" if "tok_embeddings" in name else component] += parameter.numel()
-    return counts
+    return {component: count for component, count in counts.items() if count}

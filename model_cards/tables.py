@@ -40,7 +40,7 @@ _COUNTS = {
 
 def architecture(facts: ModelFacts) -> Markdown:
     """Shape and parameter counts."""
-    config, parameters = read_config(facts.config), count_parameters(facts.config)
+    config, parameters = read_config(facts.config), count_parameters(facts.config, facts.head)
     layer_types = config.layer_types or []
     full = layer_types.count("full_attention")
     head_size = config.hidden_size // config.num_attention_heads
@@ -159,7 +159,7 @@ def public_settings(row: Row) -> dict[str, Any]:
     """Settings and selected grid point of a result, without empty values and local directories."""
     selection = {name: getattr(row, name) for name in _SELECTION if getattr(row, name)}
     settings = {**row.settings, **selection}
-    return {key: _without_directories(value) for key, value in settings.items() if value not in (None, [])}
+    return {key: without_directories(value) for key, value in settings.items() if value not in (None, [])}
 
 
 def checkpoints(facts: ModelFacts) -> Markdown | None:
@@ -235,7 +235,7 @@ def _result_rows(facts: ModelFacts, by_subset: bool) -> list[Row]:
     for row in facts.rows:
         # Subsets of a comparison with another tokenizer would repeat those of fill-mask.
         repeated = by_subset and row.task == FillMaskPublishedTokenizer.name
-        if row.value is None or bool(row.subset) != by_subset or repeated:
+        if row.value is None or bool(row.subset) != by_subset or repeated or facts.is_own(row):
             continue
         task = f"{row.task}, {row.subset}" if by_subset else row.task
         public = replace(row, model=facts.name, revision="", task=task, subset="")
@@ -321,11 +321,12 @@ def _optimizer(recipe: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _without_directories(value: Any) -> Any:
+def without_directories(value: Any) -> Any:
+    """Settings with the last part of each local path."""
     if isinstance(value, Mapping):
-        return {key: _without_directories(item) for key, item in value.items()}
+        return {key: without_directories(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_directories(item) for item in value]
+        return [without_directories(item) for item in value]
     if isinstance(value, str) and is_local_path(value):
         return value.rstrip("/").rpartition("/")[2]
     return value

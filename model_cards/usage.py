@@ -1,4 +1,4 @@
-"""Usage code of a model card, by head.
+"""Usage code of a model card, by type of task.
 
 Each snippet runs as it is, with transformers and the packages in `Snippet.requires`, so that a release can execute it
 and the card can show its real output.
@@ -10,16 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.inference.heads import (
-    ENCODER,
-    MASKED_LM,
-    MULTIPLE_CHOICE,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    head_of,
-)
+from llm_jp_modernbert.training.finetuning.qa import QuestionAnswering
 
+from .facts import Exports, ModelFacts, TaskType
 from .formatting import literal
 
 if TYPE_CHECKING:
@@ -37,6 +30,8 @@ _CHOICES = ("雨の日に外を歩くとき、ぬれないように差すもの�
 _SEARCH = ("駅から近い宿を探しています。", "駅の近くに泊まりたい。", "今夜は星がよく見える。")
 # Models with more labels print their most probable ones.
 _FEW_LABELS = 6
+# Characters of a list or dictionary on one line.
+_LINE = 60
 
 
 @dataclass(frozen=True)
@@ -52,28 +47,6 @@ class Snippet:
     title: str
     code: str
     requires: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Model:
-    """The model that the code uses; attributes as in `snippets`."""
-
-    name: str
-    config: Mapping[str, Any]
-    tokenizer: Mapping[str, Any]
-    record: Record | None
-    sentence_transformers: bool
-
-    @property
-    def custom_code(self) -> str:
-        return "" if self.config.get("model_type") == "modernbert" else ", trust_remote_code=True"
-
-    @property
-    def labels(self) -> list[str]:
-        return [str(label) for label in (self.config.get("id2label") or {}).values()]
-
-    def pipeline(self, task: str, arguments: str = "") -> str:
-        return f'pipeline("{task}", model={literal(self.name)}{arguments}{self.custom_code})'
 
 
 def snippets(
@@ -95,196 +68,199 @@ def snippets(
     Raises:
         UsageError: the model has no known head.
     """
-    head = head_of(config)
-    return _BY_HEAD[head.suffix](_Model(name, config, tokenizer or {}, record, sentence_transformers))
+    exports = Exports(sentence_transformers=sentence_transformers)
+    facts = ModelFacts(name, config, tokenizer=tokenizer or {}, record=record, exports=exports)
+    examples = [_BY_TASK[facts.task](facts)]
+    return [*examples, _zero_shot(facts)] if facts.is_nli and facts.takes_pairs else examples
 
 
-def _fill_mask(model: _Model) -> list[Snippet]:
+def _fill_mask(model: ModelFacts) -> Snippet:
     mask = model.tokenizer.get("mask_token") or "[MASK]"
     code = f"""\
 from transformers import pipeline
 
-fill = {model.pipeline("fill-mask")}
+fill = {_pipeline(model, "fill-mask")}
 for answer in fill({literal(f"今日のご飯は{mask}である。")}):
     print(answer["token_str"], round(answer["score"], 3))"""
-    return [Snippet("Fill-mask", code)]
+    return Snippet("Fill-mask", code)
 
 
-def _text_classification(model: _Model) -> list[Snippet]:
-    is_nli = any(label.lower().startswith("entail") for label in model.labels)
-    columns = model.record["columns"] if model.record else {}
-    is_pair = "text_pair" in columns or (is_nli and not columns)
-    if model.config.get("problem_type") == "regression" or len(model.labels) == 1:
-        if model.sentence_transformers:
-            return [_cross_encoder(model)]
-        return [_regression(model, is_pair)]
-    found = [_classification(model, is_pair)]
-    return [*found, _zero_shot(model)] if is_nli and is_pair else found
-
-
-def _inputs(is_pair: bool) -> str:
-    texts = [f'{{"text": {literal(text)}, "text_pair": {literal(pair)}}}' for text, pair in _PAIRS]
-    return _list(texts if is_pair else map(literal, _TEXTS))
-
-
-def _classification(model: _Model, is_pair: bool) -> Snippet:
-    top = "None" if len(model.labels) <= _FEW_LABELS else "3"
-    begin = f"""\
+def _classification(model: ModelFacts) -> Snippet:
+    top = None if len(model.labels) <= _FEW_LABELS else 3
+    code = f"""\
 from transformers import pipeline
 
-classify = {model.pipeline("text-classification", f", top_k={top}")}
-"""
-    if model.config.get("problem_type") != "multi_label_classification":
-        code = f"""{begin}inputs = {_inputs(is_pair)}
+classify = {_pipeline(model, "text-classification", f"top_k={top}")}
+inputs = {_inputs(model)}
 for scores in classify(inputs):
     print({{score["label"]: round(score["score"], 2) for score in scores}})"""
-        return Snippet("Classification of pairs" if is_pair else "Classification", code)
+    return Snippet("Classification of pairs" if model.takes_pairs else "Classification", code)
+
+
+def _multi_label_classification(model: ModelFacts) -> Snippet:
     labels = model.record["labels"] if model.record else []
     chosen = {label["name"]: label.get("threshold", 0.5) for label in labels} or dict.fromkeys(model.labels, 0.5)
-    thresholds = _dict(f"{literal(label)}: {threshold:.4g}" for label, threshold in chosen.items())
-    code = f"""{begin.replace(f"top_k={top}", "top_k=None")}thresholds = {thresholds}
-inputs = {_inputs(is_pair)}
+    thresholds = [f"{literal(label)}: {threshold:.4g}" for label, threshold in chosen.items()]
+    code = f"""\
+from transformers import pipeline
+
+classify = {_pipeline(model, "text-classification", "top_k=None")}
+thresholds = {_bracketed("{", thresholds, "}")}
+inputs = {_inputs(model)}
 for scores in classify(inputs):
     print([score["label"] for score in scores if score["score"] >= thresholds[score["label"]]])"""
     return Snippet("Classification with several labels", code)
 
 
-def _regression(model: _Model, is_pair: bool) -> Snippet:
+def _regression(model: ModelFacts) -> Snippet:
     code = f"""\
 from transformers import pipeline
 
-score = {model.pipeline("text-classification", ', function_to_apply="none"')}
-inputs = {_inputs(is_pair)}
+score = {_pipeline(model, "text-classification", 'function_to_apply="none"')}
+inputs = {_inputs(model)}
 print([round(result["score"], 2) for result in score(inputs)])"""
-    return Snippet("Scores of pairs" if is_pair else "Scores", code)
+    return Snippet("Scores of pairs" if model.takes_pairs else "Scores", code)
 
 
-def _cross_encoder(model: _Model) -> Snippet:
+def _reranking(model: ModelFacts) -> Snippet:
     query, *passages = _SEARCH
     code = f"""\
 from sentence_transformers import CrossEncoder
 
-model = CrossEncoder({literal(model.name)}{model.custom_code})
-passages = {_list(map(literal, passages))}
+model = CrossEncoder({_loaded(model)})
+passages = {_strings(passages)}
 for result in model.rank({literal(query)}, passages):
     print(passages[result["corpus_id"]], round(float(result["score"]), 2))"""
     return Snippet("Reranking", code, ("sentence-transformers",))
 
 
-def _zero_shot(model: _Model) -> Snippet:
+def _zero_shot(model: ModelFacts) -> Snippet:
     code = f"""\
 from transformers import pipeline
 
-classify = {model.pipeline("zero-shot-classification")}
+classify = {_pipeline(model, "zero-shot-classification")}
 topics = ["料理", "スポーツ", "天気"]
 result = classify({literal(_TEXTS[0])}, topics, hypothesis_template="話題は{{}}である。")
 print({{topic: round(score, 2) for topic, score in zip(result["labels"], result["scores"])}})"""
     return Snippet("Zero-shot classification", code)
 
 
-def _token_classification(model: _Model) -> list[Snippet]:
+def _named_entities(model: ModelFacts) -> Snippet:
     code = f"""\
 from transformers import pipeline
 
-tag = {model.pipeline("token-classification", ', aggregation_strategy="simple"')}
+tag = {_pipeline(model, "token-classification", 'aggregation_strategy="simple"')}
 text = {literal(_ENTITIES)}
 for entity in tag(text):
-    span = text[entity["start"] : entity["end"]]
-    print(span.strip(), entity["entity_group"], round(float(entity["score"]), 2))"""
-    return [Snippet("Named entities", code)]
+    span = text[entity["start"] : entity["end"]].strip()
+    print(span, entity["entity_group"], round(float(entity["score"]), 2))"""
+    return Snippet("Named entities", code)
 
 
-def _question_answering(model: _Model) -> list[Snippet]:
+def _question_answering(model: ModelFacts) -> Snippet:
     record = model.record
     length = record["max_length"] if record else model.config["max_position_embeddings"]
     unanswerable = """
-    if output.start_logits[0, 0] + output.end_logits[0, 0] > score:
-        return ""  # no answer in the passage"""
+    if scores[0, 0] > scores[first, last]:
+        return ""  # the passage has no answer"""
     code = f"""\
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-name = {literal(model.name)}
-tokenizer = AutoTokenizer.from_pretrained(name{model.custom_code})
-model = AutoModelForQuestionAnswering.from_pretrained(name{model.custom_code})
+tokenizer = AutoTokenizer.from_pretrained({_loaded(model)})
+model = AutoModelForQuestionAnswering.from_pretrained({_loaded(model)})
 
-def answer(question, passage):
+def answer(question, passage, longest={QuestionAnswering.longest_answer}):
     options = {{"truncation": "only_second", "max_length": {length}, "return_offsets_mapping": True}}
     inputs = tokenizer(question, passage, return_tensors="pt", **options)
     spans = inputs.pop("offset_mapping")[0].tolist()
-    outside = torch.tensor([part != 1 for part in inputs.sequence_ids()])
+    inside = torch.tensor([part == 1 for part in inputs.sequence_ids()])
     with torch.inference_mode():
-        output = model(**inputs)
-    # The best first token up to each token, then the best last token.
-    best, first = output.start_logits[0].masked_fill(outside, -torch.inf).cummax(0)
-    score, last = (best + output.end_logits[0].masked_fill(outside, -torch.inf)).max(0)\
+        logits = model(**inputs)
+    scores = logits.start_logits[0][:, None] + logits.end_logits[0]
+    allowed = (inside[:, None] & inside).triu().tril(longest - 1)
+    first, last = divmod(int(scores.masked_fill(~allowed, -torch.inf).argmax()), len(spans))\
 {unanswerable if record and record["unanswerable"] else ""}
-    return passage[spans[first[last]][0] : spans[last][1]].strip()
+    return passage[spans[first][0] : spans[last][1]].strip()
 
 passage = {literal(_PASSAGE)}
-for question in {_list(map(literal, _QUESTIONS))}:
+for question in {_strings(_QUESTIONS)}:
     print(question, answer(question, passage))"""
-    return [Snippet("Question answering", code)]
+    return Snippet("Question answering", code)
 
 
-def _multiple_choice(model: _Model) -> list[Snippet]:
+def _multiple_choice(model: ModelFacts) -> Snippet:
     question, choices = _CHOICES
     code = f"""\
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
-name = {literal(model.name)}
-tokenizer = AutoTokenizer.from_pretrained(name{model.custom_code})
-model = AutoModelForMultipleChoice.from_pretrained(name{model.custom_code})
-question, choices = {literal(question)}, {_list(map(literal, choices))}
+tokenizer = AutoTokenizer.from_pretrained({_loaded(model)})
+model = AutoModelForMultipleChoice.from_pretrained({_loaded(model)})
+question, choices = {literal(question)}, {_strings(choices)}
 inputs = tokenizer([question] * len(choices), choices, padding=True, return_tensors="pt")
 scores = model(**{{key: value[None] for key, value in inputs.items()}}).logits[0].softmax(-1).tolist()
 print({{choice: round(score, 2) for choice, score in zip(choices, scores)}})"""
-    return [Snippet("Multiple choice", code)]
+    return Snippet("Multiple choice", code)
 
 
-def _encoder(model: _Model) -> list[Snippet]:
-    texts = _list(map(literal, _SEARCH))
-    if model.sentence_transformers:
-        code = f"""\
+def _embedding(model: ModelFacts) -> Snippet:
+    code = f"""\
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer({literal(model.name)}{model.custom_code})
-embeddings = model.encode({texts})
+model = SentenceTransformer({_loaded(model)})
+texts = {_strings(_SEARCH)}
+embeddings = model.encode(texts)
 print(model.similarity(embeddings, embeddings).numpy().round(2))"""
-        return [Snippet("Sentence embeddings", code, ("sentence-transformers",))]
+    return Snippet("Sentence embeddings", code, ("sentence-transformers",))
+
+
+def _encoder(model: ModelFacts) -> Snippet:
     code = f"""\
 from transformers import AutoModel, AutoTokenizer
 
-name = {literal(model.name)}
-tokenizer = AutoTokenizer.from_pretrained(name{model.custom_code})
-model = AutoModel.from_pretrained(name{model.custom_code})
+tokenizer = AutoTokenizer.from_pretrained({_loaded(model)})
+model = AutoModel.from_pretrained({_loaded(model)})
 inputs = tokenizer({literal(_SEARCH[0])}, return_tensors="pt")
 print(model(**inputs).last_hidden_state.shape)  # (texts, tokens, hidden size)"""
-    return [Snippet("Hidden states", code)]
+    return Snippet("Hidden states", code)
 
 
-def _list(items: Iterable[str]) -> str:
-    return _in_brackets("[", items, "]")
-
-
-def _dict(items: Iterable[str]) -> str:
-    return _in_brackets("{", items, "}")
-
-
-def _in_brackets(opening: str, items: Iterable[str], closing: str) -> str:
-    """A literal on one line, or one item a line if that is long."""
-    parts = list(items)
-    line = f"{opening}{', '.join(parts)}{closing}"
-    if len(line) <= 60:
-        return line
-    return "\n".join([opening, *(f"    {part}," for part in parts), closing])
-
-
-_BY_HEAD: dict[str, Callable[[_Model], list[Snippet]]] = {
-    MASKED_LM.suffix: _fill_mask,
-    SEQUENCE_CLASSIFICATION.suffix: _text_classification,
-    TOKEN_CLASSIFICATION.suffix: _token_classification,
-    QUESTION_ANSWERING.suffix: _question_answering,
-    MULTIPLE_CHOICE.suffix: _multiple_choice,
-    ENCODER.suffix: _encoder,
+_BY_TASK: dict[TaskType, Callable[[ModelFacts], Snippet]] = {
+    "fill-mask": _fill_mask,
+    "classification": _classification,
+    "multi-label-classification": _multi_label_classification,
+    "regression": _regression,
+    "reranking": _reranking,
+    "ner": _named_entities,
+    "qa": _question_answering,
+    "multiple-choice": _multiple_choice,
+    "embedding": _embedding,
+    "encoder": _encoder,
 }
+
+
+def _loaded(model: ModelFacts) -> str:
+    """Arguments of `from_pretrained`; native checkpoints carry their code."""
+    return literal(model.name) + ("" if model.config.get("model_type") == "modernbert" else ", trust_remote_code=True")
+
+
+def _pipeline(model: ModelFacts, task: str, argument: str = "") -> str:
+    return f'pipeline("{task}", model={_loaded(model)}{f", {argument}" if argument else ""})'
+
+
+def _inputs(model: ModelFacts) -> str:
+    """Texts, or pairs of texts."""
+    if not model.takes_pairs:
+        return _strings(_TEXTS)
+    pairs = [f'{{"text": {literal(text)}, "text_pair": {literal(pair)}}}' for text, pair in _PAIRS]
+    return _bracketed("[", pairs, "]")
+
+
+def _strings(texts: Iterable[str]) -> str:
+    return _bracketed("[", [literal(text) for text in texts], "]")
+
+
+def _bracketed(opening: str, items: list[str], closing: str) -> str:
+    """A list or dictionary on one line, or one item per line if that is long."""
+    line = f"{opening}{', '.join(items)}{closing}"
+    return line if len(line) <= _LINE else "\n".join([opening, *(f"    {item}," for item in items), closing])

@@ -33,7 +33,6 @@ from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot, is_continued
 from llm_jp_modernbert.model_cards.plots import PATH as TRAINING_PLOT
 from llm_jp_modernbert.model_cards.plots import plot_training
-from llm_jp_modernbert.training.finetuning.record import RECORD, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,7 +99,7 @@ def stage_training(source: Path, folder: Path, base: str | None = None) -> None:
 
     if (source / PROVENANCE).is_file():
         _read_averaged(source / PROVENANCE)
-    for name in (TRAINING, PROVENANCE, RECIPE, RECORD):
+    for name in (TRAINING, PROVENANCE, RECIPE):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     make_public(folder, base)
@@ -264,7 +263,6 @@ def write_card(
             if path != folder / TRAINING_PLOT
         ],
         remarks=remarks,
-        record=read_record(folder),
         **fields,
     )
     card = model_card(facts)

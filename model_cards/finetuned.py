@@ -1,0 +1,317 @@
+"""Tables and statements about a fine-tuned model: from its record, its recipe and its result rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from . import tables
+from .formatting import Markdown, code, duration, fence, number, table
+
+if TYPE_CHECKING:
+    from llm_jp_modernbert.core.results import Row
+
+    from .facts import ModelFacts
+
+_METRICS = {
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "f1": "F1",
+    "mcc": "Matthews correlation",
+    "exact_match": "exact match",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+_SETTINGS = {
+    "Learning rate": "learning_rate",
+    "Schedule": "lr_scheduler_type",
+    "Epochs, at most": "num_train_epochs",
+    "Early stopping after epochs without improvement": "patience",
+    "Batch size": "per_device_train_batch_size",
+    "Gradient accumulation steps": "gradient_accumulation_steps",
+    "Tokens computed at once": "tokens_per_batch",
+    "Weight decay": "weight_decay",
+    "Warmup steps": "warmup_steps",
+    "Class weights": "class_weights",
+    "Learning rate of a layer relative to the next one": "layer_decay",
+}
+# Labels with fewer training examples are named among the limits.
+_FEW_EXAMPLES = 20
+# Training and test parts with fewer examples are called small.
+_SMALL_TRAINING, _SMALL_TEST = 1000, 200
+# Labels up to which a confusion matrix fits a page.
+_CONFUSION = 12
+# Names listed in a sentence.
+_NAMES = 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of the published model on one part of the data.
+
+    Attributes:
+        metric: readable name.
+        low, high: 95 % confidence interval, if known.
+        baseline: value of the simplest guess, if known.
+        seeds: values of all trainings.
+    """
+
+    part: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    baseline: float | None
+    seeds: Sequence[float]
+
+    @property
+    def is_above_baseline(self) -> bool:
+        """Whether the interval, or else the value, lies above the baseline."""
+        return self.baseline is None or (self.value if self.low is None else self.low) > self.baseline
+
+
+def scores(facts: ModelFacts) -> list[Score]:
+    """All metrics of the published model, the selecting metric of the last part first."""
+    record = facts.record
+    if record is None:
+        return []
+    rows = {
+        (row.split, row.metric): row for row in facts.rows if facts.is_own(row) and row.seed == record["best_seed"]
+    }
+    kept = next((seed for seed in record["seeds"] if seed["seed"] == record["best_seed"]), None)
+    found = []
+    for part in reversed(list(record["parts"])):
+        values = kept["metrics"].get(part, {}) if kept else {}
+        for metric in sorted(values, key=lambda name: name != record["metric"]):
+            value, row = values[metric], rows.get((part, metric))
+            if value is None:
+                continue
+            others = [seed["metrics"].get(part, {}).get(metric) for seed in record["seeds"]]
+            found.append(
+                Score(
+                    part,
+                    metric_name(metric),
+                    value,
+                    *((row.low, row.high, row.baseline) if row else (None, None, None)),
+                    [other for other in others if other is not None],
+                )
+            )
+    return found
+
+
+def published(facts: ModelFacts) -> list[Row]:
+    """Results for the metadata: of the fine-tuning's own, those of the published model on the last part."""
+    record = facts.record
+    return [
+        row
+        for row in facts.rows
+        if record is None
+        or not facts.is_own(row)
+        or (row.seed == record["best_seed"] and row.split == list(record["parts"])[-1])
+    ]
+
+
+def metric_name(name: str) -> str:
+    """A metric as written in a sentence."""
+    return _METRICS.get(name, name.replace("_", " "))
+
+
+def share(value: float | None) -> str:
+    """A share or correlation as tables show it, multiplied by 100; empty if unknown."""
+    return "" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"
+
+
+def metrics(facts: ModelFacts) -> Markdown | None:
+    """Metrics with their intervals, baselines and variation over seeds."""
+    lines = [
+        [
+            score.part,
+            score.metric,
+            share(score.value),
+            "" if score.low is None else f"{share(score.low)} to {share(score.high)}",
+            share(score.baseline),
+            f"{share(statistics.mean(score.seeds))} ± {share(statistics.stdev(score.seeds))}"
+            if len(score.seeds) > 1
+            else "",
+        ]
+        for score in scores(facts)
+    ]
+    seeds = len(facts.record["seeds"]) if facts.record else 0
+    heads = ["Part", "Metric", "This model", "95% interval", "Baseline", f"Mean ± sd, {seeds} seeds"]
+    return table(heads, lines, numbers=4) if lines else None
+
+
+def label_names(facts: ModelFacts) -> list[str]:
+    """Labels, or types of entities; empty for other heads."""
+    if facts.record is not None:
+        return [label["name"] for label in facts.record["labels"]]
+    if facts.task == "ner":
+        return list(dict.fromkeys(label[2:] for label in facts.labels if label[:2] in ("B-", "I-")))
+    return facts.labels if facts.task in ("classification", "multi-label-classification") else []
+
+
+def labels(facts: ModelFacts) -> Markdown | None:
+    """Labels with their counts and scores."""
+    if facts.record is None:
+        names = label_names(facts)
+        return table(["Label"], [[code(name)] for name in names]) if names else None
+    parts = list(facts.record["parts"])
+    lines = [
+        [
+            code(label["name"]),
+            *(f"{label['counts'].get(part, 0):,}" for part in parts),
+            *(share(label.get(name)) for name in ("precision", "recall", "f1")),
+            f"{label['threshold']:.4g}" if "threshold" in label else "",
+        ]
+        for label in facts.record["labels"]
+    ]
+    counts = [f"In {part}" for part in parts]
+    heads = ["Label", *counts, "Precision", "Recall", "F1", "Threshold"]
+    return table(heads, lines, numbers=len(heads) - 1) if lines else None
+
+
+def confusion(facts: ModelFacts) -> Markdown | None:
+    """Confusion matrix; None if it does not fit a page."""
+    matrix = facts.record["confusion"] if facts.record else None
+    if facts.record is None or not matrix or len(matrix) > _CONFUSION:
+        return None
+    names = [code(label["name"]) for label in facts.record["labels"]]
+    lines = [[name, *map(str, line)] for name, line in zip(names, matrix, strict=False)]
+    return table(["Correct ╲ predicted", *names], lines, numbers=len(names))
+
+
+def data(facts: ModelFacts) -> Markdown | None:
+    """Parts of the data."""
+    if facts.record is None:
+        return None
+    lines = [
+        [
+            name,
+            code(part["name"]),
+            code(part["revision"][:15]),
+            f"{part['rows']:,}",
+            f"{part['tokens']:,}",
+            f"{part['longest']:,}",
+            f"{part['truncated']:,}",
+        ]
+        for name, part in facts.record["parts"].items()
+    ]
+    heads = ["Part", "Dataset", "Revision", "Examples", "Tokens", "Longest, tokens", "Truncated"]
+    return table(heads, lines, numbers=4)
+
+
+def settings(facts: ModelFacts) -> Markdown | None:
+    """Hyperparameters and compute."""
+    record = facts.record
+    if record is None:
+        return None
+    seeds = ", ".join(str(seed["seed"]) for seed in record["seeds"])
+    epoch = next((seed["epoch"] for seed in record["seeds"] if seed["seed"] == record["best_seed"]), None)
+    rank = facts.recipe.get("lora_rank")
+    lines: list[list[Any]] = [
+        ["Base model", code(f"{record['base']}@{record['base_revision'][:15]}")],
+        [
+            "Trained parameters",
+            f"low-rank adapters{f' of rank {rank}' if rank else ''}, merged" if record["lora"] else "all",
+        ],
+        *([name, number(facts.recipe[key])] for name, key in _SETTINGS.items() if facts.recipe.get(key) is not None),
+        ["Maximum input length", f"{record['max_length']:,} tokens"],
+        ["Seeds", f"{seeds}; published: {record['best_seed']}"],
+        ["Epoch of the published model", "" if epoch is None else f"{epoch:g}"],
+        ["Selected by", f"{metric_name(record['metric'])} on the validation part"],
+        ["Hardware", record["device"]],
+        ["Training time", duration(record["seconds"])],
+        ["Software", ", ".join(f"{name} {version}" for name, version in record["versions"].items())],
+    ]
+    return table(["", ""], [line for line in lines if line[1]], numbers=1)
+
+
+def recipe(facts: ModelFacts) -> Markdown | None:
+    """All resolved options."""
+    if not facts.recipe:
+        return None
+    public = tables.without_directories(facts.recipe)
+    return fence(yaml.safe_dump(public, allow_unicode=True, sort_keys=False), "yaml")
+
+
+def limits(facts: ModelFacts) -> list[str]:
+    """Limits of the model that its record shows."""
+    return [] if facts.record is None else [*_weak_scores(facts), *_weak_labels(facts), *_data_limits(facts)]
+
+
+def _weak_scores(facts: ModelFacts) -> list[str]:
+    assert facts.record is not None
+    measured = scores(facts)
+    if not measured:
+        return []
+    part, seeds = measured[0].part, len(facts.record["seeds"])
+    lines = []
+    weak = [score for score in measured if score.part == part and not score.is_above_baseline]
+    if weak:
+        values = ", ".join(f"{score.metric} {share(score.value)} (baseline {share(score.baseline)})" for score in weak)
+        lines.append(f"On the {part} part, the model is not clearly better than the simplest guess: {values}.")
+    if part == "validation":
+        lines.append(
+            "The data have no test part. The validation part also selected the model, so its values are optimistic."
+        )
+    if seeds == 1:
+        lines.append("The model was trained with one seed, so the variation between trainings is unknown.")
+    first = measured[0]
+    if len(first.seeds) > 1 and first.low is not None and first.high is not None:
+        spread = max(first.seeds) - min(first.seeds)
+        if spread > first.high - first.low:
+            lines.append(
+                f"The seeds disagree: {first.metric} on the {part} part is between {share(min(first.seeds))} and "
+                f"{share(max(first.seeds))}, a wider range than the interval of this model."
+            )
+    return lines
+
+
+def _weak_labels(facts: ModelFacts) -> list[str]:
+    assert facts.record is not None
+    known = facts.record["labels"]
+    lines = []
+    rare = [label["name"] for label in known if 0 < label["counts"].get("train", 0) < _FEW_EXAMPLES]
+    if rare:
+        lines.append(
+            f"Labels with fewer than {_FEW_EXAMPLES} training examples: {_listed(rare)}. Do not rely on them."
+        )
+    missed = [label["name"] for label in known if label.get("f1") == 0]
+    if missed:
+        lines.append(f"Labels that the model never predicted correctly when it was measured: {_listed(missed)}.")
+    if any("threshold" in label for label in known):
+        lines.append("The thresholds were tuned on the validation part. Tune them again for data of another kind.")
+    return lines
+
+
+def _data_limits(facts: ModelFacts) -> list[str]:
+    record = facts.record
+    assert record is not None
+    lines = []
+    training, measured = record["parts"].get("train"), list(record["parts"].items())[-1]
+    if training and training["rows"] < _SMALL_TRAINING:
+        lines.append(f"The model was trained on {training['rows']:,} examples, which is few.")
+    if measured[0] != "train" and measured[1]["rows"] < _SMALL_TEST:
+        lines.append(f"The {measured[0]} part has {measured[1]['rows']:,} examples, so its intervals are wide.")
+    cut = [
+        f"{part['truncated']:,} of {part['rows']:,} in {name}"
+        for name, part in record["parts"].items()
+        if part["truncated"]
+    ]
+    if cut:
+        lines.append(f"Examples longer than {record['max_length']:,} tokens were truncated: {', '.join(cut)}.")
+    longest = max((min(part["longest"], record["max_length"]) for part in record["parts"].values()), default=0)
+    if longest and longest < int(facts.config.get("max_position_embeddings", 0)):
+        lines.append(f"Inputs in the data have at most {longest:,} tokens. Longer ones have not been tested.")
+    if record["kind"] == "qa" and not record["unanswerable"]:
+        lines.append("All training questions have an answer, so the model gives one to every question.")
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more
