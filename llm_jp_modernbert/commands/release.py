@@ -16,8 +16,9 @@ from .options import takes
 def release(options: ReleaseOptions) -> None:
     """Checks a model and publishes it on the Hub with a model card, in one commit.
 
-    Before the upload, transformers loads the release without this package, its logits are compared with the source's,
-    and the card's metadata is validated. After a broken connection, run the same command again to resume. An unchanged
+    The model has any head of ModernBERT, or is one of sentence-transformers. Before the upload, transformers loads the
+    release without this package, its outputs are compared with the source's, the examples of the card are run, and the
+    card's metadata is validated. After a broken connection, run the same command again to resume. An unchanged
     release makes no new commit.
 
     Examples:
@@ -25,23 +26,31 @@ def release(options: ReleaseOptions) -> None:
     * `llm-jp-modernbert release runs/stage2 --repo ORG/NAME --results results --private`
 
     * `llm-jp-modernbert release runs/stage2 --repo ORG/NAME --dry-run staged --onnx --sentence-transformers`
+
+    * `llm-jp-modernbert release my-classifier --repo ORG/NAME`
     """
     from llm_jp_modernbert.publishing.release import release as run
 
     quiet_libraries()
     released, console = run(options), Console()
+    checked = released.checked
     masks = Table("masked text", "filled by the release", box=None)
-    for example in released.examples:
+    for example in checked.examples:
         answers = (f"{answer} {probability:.0%}" for answer, probability in example.answers)
         masks.add_row(Text(printable(example.text)), Text(printable("  ".join(answers))))
-    console.print(masks)
+    if checked.examples:
+        console.print(masks)
+    else:
+        for title, printed in checked.outputs.items():
+            lines = "\n".join(map(printable, printed.splitlines()))
+            console.print(Text(title, style="bold"), Text(lines), sep="\n", soft_wrap=True)
     files = Table("file", "size", box=None)
     for path, size in released.files.items():
         shown = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
         files.add_row(Text(printable(path)), Text(shown, justify="right"))
     console.print(files)
     console.print(
-        f"With transformers alone, the logits equal the source's within {released.difference:.1e}.", highlight=False
+        f"With transformers alone, the outputs equal the source's within {checked.difference:.1e}.", highlight=False
     )
     if released.commit is None:
         message = f"Dry run: the release is in {options.dry_run}. Nothing was uploaded."

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,52 @@ from .errors import UsageError
 
 def reload_alone(
     directory: Path,
-    texts: Sequence[str],
+    masked_texts: Sequence[str] = (),
     top_k: int = 5,
-    rows: Sequence[Sequence[int]] = (),
-    logits: Path | None = None,
+    *,
+    auto_class: str = "AutoModelForMaskedLM",
     custom_code: bool = False,
+    rows: Sequence[Mapping[str, Any]] = (),
+    fields: Sequence[str] = (),
+    embedder: str | None = None,
+    texts: Sequence[str] = (),
+    tensors: Path | None = None,
+    programs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Loads a masked language model with plain transformers, fills masks and computes logits (`plain_reload.py`).
+    """Loads a model with plain transformers and computes its outputs (`plain_reload.py`).
 
     Args:
         directory: the saved model with its tokenizer.
-        texts: texts with one `[MASK]` each.
-        rows: token ids of the sequences to compute logits of.
-        logits: safetensors file to write the logits to, float32 `(tokens, vocabulary)`, as `row-0`, `row-1`, ….
+        masked_texts: texts with one `[MASK]` each, to fill by a masked language model.
+        top_k: number of candidates per mask.
+        auto_class: class of transformers that loads the model.
         custom_code: whether code in the directory may run; native checkpoints need it.
+        rows: inputs of the model, as nested lists by name.
+        fields: fields of the model's output.
+        embedder: class of sentence-transformers that loads the directory too, if any.
+        texts: texts to split into tokens, and to embed.
+        tensors: safetensors file to write the outputs and embeddings to, by the names in `plain_reload`.
+        programs: programs to run in the same process, by title.
 
     Returns:
-        `class` and `module` of the model, and `answers`: the output of the fill-mask pipeline for each text.
+        `class` and `module` of the model; `answers`, the output of the fill-mask pipeline for each masked text;
+        `token_ids` of each text; and `printed`, the output of each program by its title.
 
     Raises:
-        UsageError: transformers cannot load the model.
+        UsageError: transformers cannot load the model, or a program fails.
     """
     request = {
         "model": str(directory),
-        "texts": list(texts),
+        "masked_texts": list(masked_texts),
         "top_k": top_k,
+        "auto_class": auto_class,
         "custom_code": custom_code,
-        "rows": [list(row) for row in rows],
-        "logits": None if logits is None else str(logits),
+        "rows": list(rows),
+        "fields": list(fields),
+        "embedder": embedder,
+        "texts": list(texts),
+        "tensors": None if tensors is None else str(tensors),
+        "programs": dict(programs or {}),
     }
     return run_alone("plain_reload.py", request, f"{directory}: transformers alone cannot use the saved model")
 

@@ -14,28 +14,44 @@ class Head:
     """What a model computes from the encoder's output.
 
     Attributes:
+        name: what a model with this head is called in messages.
         suffix: end of its class name in transformers and in this package.
         auto_class: class of transformers that loads it.
         pipeline_tag: its task on the Hub (huggingface.co/tasks).
         outputs: fields of the model's output, apart from the loss.
+        pools: whether the outputs are per text instead of per token.
     """
 
+    name: str
     suffix: str
     auto_class: str
     pipeline_tag: str
     outputs: tuple[str, ...] = ("logits",)
+    pools: bool = False
 
 
-MASKED_LM = Head("ForMaskedLM", "AutoModelForMaskedLM", "fill-mask")
+MASKED_LM = Head("masked language model", "ForMaskedLM", "AutoModelForMaskedLM", "fill-mask")
 SEQUENCE_CLASSIFICATION = Head(
-    "ForSequenceClassification", "AutoModelForSequenceClassification", "text-classification"
+    "sequence classification model",
+    "ForSequenceClassification",
+    "AutoModelForSequenceClassification",
+    "text-classification",
+    pools=True,
 )
-TOKEN_CLASSIFICATION = Head("ForTokenClassification", "AutoModelForTokenClassification", "token-classification")
+TOKEN_CLASSIFICATION = Head(
+    "token classification model", "ForTokenClassification", "AutoModelForTokenClassification", "token-classification"
+)
 QUESTION_ANSWERING = Head(
-    "ForQuestionAnswering", "AutoModelForQuestionAnswering", "question-answering", ("start_logits", "end_logits")
+    "question answering model",
+    "ForQuestionAnswering",
+    "AutoModelForQuestionAnswering",
+    "question-answering",
+    ("start_logits", "end_logits"),
 )
-MULTIPLE_CHOICE = Head("ForMultipleChoice", "AutoModelForMultipleChoice", "multiple-choice")
-ENCODER = Head("Model", "AutoModel", "feature-extraction", ("last_hidden_state",))
+MULTIPLE_CHOICE = Head(
+    "multiple choice model", "ForMultipleChoice", "AutoModelForMultipleChoice", "multiple-choice", pools=True
+)
+ENCODER = Head("encoder", "Model", "AutoModel", "feature-extraction", ("last_hidden_state",))
 
 HEADS = (MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING, MULTIPLE_CHOICE, ENCODER)
 

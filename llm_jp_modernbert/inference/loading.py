@@ -1,4 +1,4 @@
-"""Loads masked language models and tokenizers from a local path, a repository, or a repository at a revision."""
+"""Loads models and tokenizers from a local path, a repository, or a repository at a revision."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.hub_errors import limit_waiting
 from llm_jp_modernbert.core.references import ModelReference
+
+from .heads import MASKED_LM, Head, head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,46 +82,66 @@ def hash_of(paths: Iterable[Path]) -> str:
 def load_masked_lm(
     name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None
 ) -> PreTrainedModel:
-    """Loads a masked language model for inference.
+    """Loads a masked language model for inference; see `load_model`."""
+    return load_model(name, MASKED_LM, revision, dtype, device)
 
-    `modernbert` and `llm-jp-modernbert` checkpoints are loaded as this package's class, others through
-    `AutoModelForMaskedLM`.
+
+def load_model(
+    name: str,
+    head: Head | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> PreTrainedModel:
+    """Loads a model with a head for inference.
+
+    `modernbert` and `llm-jp-modernbert` checkpoints are loaded as this package's class, others through transformers'
+    Auto class.
 
     Args:
         name: local path, repository, or `ORG/NAME@REVISION`.
+        head: head of the model; by default that named in its config.json.
         revision: branch, tag or commit of the repository, if the name does not have one.
         dtype: `"auto"` (as saved), `"float32"`, `"bfloat16"` or `"float16"`.
         device: such as `"cpu"` or `"cuda"`; by default a GPU if there is one.
 
     Raises:
-        UsageError: the model is missing, has no masked language modeling head, or two different revisions are given.
+        UsageError: the model is missing, its head is unknown or has no weights, or two different revisions are given.
+
+    Example:
+        >>> load_model("ORG/CLASSIFIER").config.id2label
+        {0: 'negative', 1: 'positive'}
     """
     import torch
-    from transformers import AutoConfig, AutoModelForMaskedLM
+    import transformers
 
-    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+    from llm_jp_modernbert.modeling import modeling_llm_jp_modernbert
 
     reference = _parse(name, revision)
     reference.check_model()
     device = usable_device(device)
+    kind = "model" if head is None else head.name
     try:
-        config = AutoConfig.from_pretrained(reference.name, revision=reference.revision)
-        model_class: Any = LlmJpModernBertForMaskedLM
-        if config.model_type not in OUR_MODEL_TYPES:
-            model_class = AutoModelForMaskedLM
+        config = transformers.AutoConfig.from_pretrained(reference.name, revision=reference.revision)
+        head = head or head_of(config.to_dict())
+        model_class: Any = getattr(transformers, head.auto_class)
+        if config.model_type in OUR_MODEL_TYPES:
+            model_class = getattr(modeling_llm_jp_modernbert, f"LlmJpModernBert{head.suffix}")
         model, info = model_class.from_pretrained(
             reference.name,
             revision=reference.revision,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             output_loading_info=True,
         )
+    except UsageError as error:
+        raise UsageError(f"{reference}: {error}") from error
     except loading_errors() as error:
-        raise UsageError(f"{reference}: cannot be loaded as a masked language model. {first_line(error)}") from error
+        raise UsageError(f"{reference}: cannot be loaded as a {kind}. {first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise UsageError(
-            f"{reference}: the checkpoint lacks {len(missing)} weights of a masked language model "
-            f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}). Give a checkpoint with a vocabulary head."
+            f"{reference}: the checkpoint lacks {len(missing)} weights of a {head.name} "
+            f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}). Give a checkpoint that has this head."
         )
     return model.eval().to(device)
 

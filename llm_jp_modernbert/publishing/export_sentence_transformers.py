@@ -1,14 +1,33 @@
-"""Adds the files that sentence-transformers needs to a saved model."""
+"""sentence-transformers models: the files that make a saved model one, and releases of existing ones."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
-from llm_jp_modernbert.core.files import write_whole
+from llm_jp_modernbert.core.files import files_by_path, read_json, write_whole
+from llm_jp_modernbert.inference.loading import loading_errors
+
+from . import staging
 
 POOLINGS = ("mean", "cls")
+MODULES = "modules.json"
+"""File that lists the modules of a sentence-transformers model."""
+
+_SETTINGS = "config_sentence_transformers.json"
+_CLASSES = ("SentenceTransformer", "CrossEncoder")
+
+
+class _Module(TypedDict):
+    """A module in `modules.json`: its directory, which is empty for the encoder, and its class."""
+
+    path: str
+    type: str
 
 
 def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
@@ -29,23 +48,18 @@ def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
     """
     if pooling not in POOLINGS:
         raise UsageError(f"pooling {pooling!r}: choose {' or '.join(POOLINGS)}.")
-    try:
-        from sentence_transformers import sentence_transformer
-    except ImportError as error:
-        raise UsageError(
-            "the export needs sentence-transformers 5.4 or later: pip install 'llm-jp-modernbert[eval]'."
-        ) from error
+    sentence_transformer = _library().sentence_transformer
     try:
         transformer = sentence_transformer.modules.Transformer(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder}: cannot be loaded as an encoder. {first_line(error)}") from error
     # Versions before 5.4 read only this layout, and later ones read it too. `save_pretrained` writes another.
     files = {
-        "modules.json": [
+        MODULES: [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
             {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
         ],
-        "config_sentence_transformers.json": {
+        _SETTINGS: {
             "prompts": {"query": "", "document": ""},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
@@ -63,3 +77,84 @@ def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
         (folder / name).parent.mkdir(exist_ok=True)
         write_whole(folder / name, json.dumps(content, indent=2) + "\n")
     return list(files)
+
+
+def embedder_class(source: Path) -> str | None:
+    """The class of sentence-transformers that loads a model directory; None if there is none.
+
+    Raises:
+        UsageError: its files are damaged, or it is of another kind than SentenceTransformer and CrossEncoder.
+    """
+    if not (source / MODULES).is_file():
+        return None
+    settings = read_json(source / _SETTINGS, dict[str, Any]) if (source / _SETTINGS).is_file() else {}
+    name = settings.get("model_type", "SentenceTransformer")
+    if name not in _CLASSES:
+        raise UsageError(f"{source} is a {name} of sentence-transformers. Released are {' and '.join(_CLASSES)}.")
+    return str(name)
+
+
+def load_embedder(source: Path, dtype: str) -> Any:
+    """Loads a directory with sentence-transformers, in float32 after rounding its encoder to a data type.
+
+    Returns:
+        A `SentenceTransformer` or `CrossEncoder`; None if the directory is not a model of that library.
+
+    Raises:
+        UsageError: it cannot be loaded, or sentence-transformers is missing.
+    """
+    name = embedder_class(source)
+    if name is None:
+        return None
+    library = _library()
+    try:
+        return getattr(library, name)(str(source), device="cpu", model_kwargs={"dtype": dtype}).float()
+    except loading_errors() as error:
+        raise UsageError(f"{source}: sentence-transformers cannot load it. {first_line(error)}") from error
+
+
+def pooling_of(embedder: Any) -> str:
+    """The pooling of a SentenceTransformer, such as `mean`; empty for a CrossEncoder, which has none."""
+    modes = [getattr(module, "pooling_mode", None) for module in embedder]
+    return "+".join(mode if isinstance(mode, str) else "+".join(mode) for mode in modes if mode)
+
+
+def stage_modules(source: Path, folder: Path) -> None:
+    """Copies the modules and settings of a sentence-transformers model, apart from its encoder and tokenizer.
+
+    Raises:
+        UsageError: the encoder is not in the directory itself, or a module has files that cannot be published.
+    """
+    if not (source / MODULES).is_file():
+        return
+    encoder, *others = read_json(source / MODULES, list[_Module]) or [{"path": None}]
+    if encoder["path"] != "" or not all(_is_name(module["path"]) for module in others):
+        raise UsageError(f"{source / MODULES}: expected an encoder with the path '', and modules in directories.")
+    staging.check_links(source, [f"{module['path']}/**/*" for module in others])
+    for path in (source / MODULES, source / _SETTINGS, *source.glob("sentence_*_config.json")):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    for module in others:
+        for name, path in files_by_path(source / module["path"]).items():
+            if path.suffix not in (".json", ".safetensors"):
+                raise UsageError(
+                    f"{path}: not in safetensors format. Save the model again with sentence-transformers."
+                )
+            copy = folder / module["path"] / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def _is_name(path: str) -> bool:
+    return Path(path).name == path and path not in ("", "..")
+
+
+def _library() -> Any:
+    try:
+        import sentence_transformers
+        from sentence_transformers import sentence_transformer  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "sentence-transformers 5.4 or later is needed: pip install 'llm-jp-modernbert[eval]'."
+        ) from error
+    return sentence_transformers

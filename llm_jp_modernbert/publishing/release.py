@@ -1,13 +1,13 @@
 """Releases of ModernBERT models: staged in a directory, checked, and uploaded in one commit.
 
 Nothing is uploaded before the staged model has passed its checks: transformers loads it in a process without this
-package, its logits equal the source's, it fills masks, and the Hub accepts its card's metadata.
+package, its outputs equal the source's, the examples of its card run, and the Hub accepts its card's metadata.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,32 +16,33 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core import hub
-from llm_jp_modernbert.core.clean_process import reload_alone
 from llm_jp_modernbert.core.errors import UsageError, describe, is_failed_write
 from llm_jp_modernbert.core.files import atomic_directory, files_by_path, lock, read_config
 from llm_jp_modernbert.core.hub_errors import one_line_errors
-from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_masked_lm, load_tokenizer
-from llm_jp_modernbert.model_cards.facts import Example, Exports
+from llm_jp_modernbert.inference.heads import (
+    ENCODER,
+    MASKED_LM,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    Head,
+    head_of,
+)
+from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_model, load_tokenizer
+from llm_jp_modernbert.model_cards.facts import Exports
 
 from . import staging
+from .check import Checked, Source, check
+from .export_sentence_transformers import embedder_class, load_embedder, pooling_of, stage_modules
 from .options import ReleaseOptions
 from .origin import Cards, unknown, with_origin
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from transformers import PreTrainedTokenizerBase
 
     from llm_jp_modernbert.core.hub import Checkpoint, Patience
     from llm_jp_modernbert.core.results import Row
-    from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 logger = logging.getLogger(__name__)
-
-# Allowed difference of logits, as a share of the largest logit: floating-point sums in another order.
-_TOLERANCE = 1e-3
-# Tokens in the longest row on which logits are compared.
-_LONG_ROW = 1024
-_TOP = 3
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,13 @@ class Released:
         files: sizes in bytes by path.
         commit: commit on the Hub; None for a dry run.
         is_new: whether the commit is new; an unchanged release makes none.
-        examples, difference: results of `check`.
+        checked: result of the check.
     """
 
     files: dict[str, int]
     commit: str | None
     is_new: bool
-    examples: Sequence[Example]
-    difference: float
+    checked: Checked
 
 
 def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfApi | None = None) -> Released:
@@ -79,15 +79,15 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         logger.warning("The model card leaves out what is unknown. Give %s.", ", ".join(missing))
     with _directory(options) as folder:
         logger.info("%s: staging the release in the %s format", options.source, options.format)
-        model, tokenizer = _stage_model(options, folder)
-        exports = _export(options, folder)
-        logger.info("Loading the release with transformers alone and comparing logits")
-        examples, difference = check(model, tokenizer, folder, options.format)
+        source = _stage_model(options, folder)
+        exports = _export(options, source, folder)
+        logger.info("Loading the release with transformers alone and comparing its outputs")
+        checked = check(source, folder, options.format)
         rows = _stage_results(options, folder)
         staging.write_card(
             folder,
             options.repository,
-            tokenizer,
+            source.tokenizer,
             license=options.license,
             license_name=options.license_name,
             languages=tuple(options.languages),
@@ -96,16 +96,17 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
             rows=rows,
             checkpoints=_known_checkpoints(api, options, patience),
             exports=exports,
-            examples=examples,
+            examples=checked.examples,
+            outputs=checked.outputs,
         )
         staging.check_secrets(folder)
         staging.write_manifest(folder, _name(options))
         files = {path: file.stat().st_size for path, file in files_by_path(folder).items()}
         if options.dry_run is not None:
-            return Released(files, None, True, examples, difference)
+            return Released(files, None, True, checked)
         logger.info("Uploading %.1f MB to %s", sum(files.values()) / 1e6, options.repository)
         committed = send(api, folder, options.repository, options.revision, options.private, patience)
-    return Released(files, str(committed.info.oid), committed.is_new, examples, difference)
+    return Released(files, str(committed.info.oid), committed.is_new, checked)
 
 
 def send(
@@ -197,46 +198,75 @@ def _check_replaced(target: Path, name: str) -> None:
 
 def _check_options(options: ReleaseOptions) -> None:
     hub.check_name(options.repository)
-    if not options.source.is_dir():
-        raise UsageError(
-            f"{options.source}: no such directory. Name the directory of a run, a checkpoint or a saved model."
-        )
-    if not (options.source / "config.json").is_file():
-        checkpoints = sorted(options.source.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
-        hint = f" Its last checkpoint is {checkpoints[-1]}." if checkpoints else ""
-        raise UsageError(f"{options.source} holds no config.json, so it is not a model.{hint}")
-    if not any(options.source.glob("*.safetensors")):
-        raise UsageError(f"{options.source} holds no weights in safetensors format. Other formats are not supported.")
-    staging.check_links(options.source)
-    model_type = read_config(options.source).get("model_type")
-    if model_type not in OUR_MODEL_TYPES:
-        raise UsageError(f"{options.source} is a {model_type} model. Only ModernBERT models can be released.")
-    if options.format == "native" and (options.onnx or options.sentence_transformers):
-        raise UsageError("--format native has no exports. Drop --onnx and --sentence-transformers, or use plain.")
     if options.license_name and options.license != "other":
         raise UsageError("--license-name needs --license other: add it.")
     if options.int8 and not options.onnx:
         raise UsageError("--int8 needs --onnx: add --onnx.")
+    source = options.source
+    if not source.is_dir():
+        raise UsageError(f"{source}: no such directory. Name the directory of a run, a checkpoint or a saved model.")
+    if (source / "adapter_config.json").is_file():
+        raise UsageError(f"{source} holds a LoRA adapter. Merge it into its model (merge_and_unload) and save that.")
+    if not (source / "config.json").is_file():
+        checkpoints = sorted(source.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        hint = f" Its last checkpoint is {checkpoints[-1]}." if checkpoints else ""
+        raise UsageError(f"{source} holds no config.json, so it is not a model.{hint}")
+    if not any(source.glob("*.safetensors")):
+        raise UsageError(f"{source} holds no weights in safetensors format. Other formats are not supported.")
+    staging.check_links(source)
+    config = read_config(source)
+    if config.get("model_type") not in OUR_MODEL_TYPES:
+        raise UsageError(f"{source} is a {config.get('model_type')} model. Only ModernBERT models can be released.")
+    is_embedder = embedder_class(source) is not None
+    if options.format == "native" and (options.onnx or options.sentence_transformers or is_embedder):
+        raise UsageError(
+            "--format native has neither ONNX nor sentence-transformers files. Drop --onnx and "
+            "--sentence-transformers, or use plain."
+        )
+    if options.sentence_transformers and is_embedder:
+        raise UsageError(f"{source} already is a sentence-transformers model. Drop --sentence-transformers.")
+    try:
+        head = head_of(config)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+    if options.sentence_transformers and head not in (MASKED_LM, ENCODER):
+        raise UsageError(f"{source} is a {head.name}, which gives no embeddings. Drop --sentence-transformers.")
+    _check_labels(source, head, config)
 
 
-def _stage_model(options: ReleaseOptions, folder: Path) -> tuple[LlmJpModernBertForMaskedLM, PreTrainedTokenizerBase]:
+def _check_labels(source: Path, head: Head, config: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for a classifier without labels, and warns about labels without names."""
+    # transformers does not save its default of two labels.
+    labels = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    if head not in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) or not isinstance(labels, dict):
+        return
+    if not labels:
+        raise UsageError(f"{source}: id2label in config.json is empty. A {head.name} needs at least one label.")
+    if len(labels) > 1 and all(name == f"LABEL_{number}" for number, name in labels.items()):
+        logger.warning("%s: its labels have no names. Set id2label and label2id in config.json.", source)
+
+
+def _stage_model(options: ReleaseOptions, folder: Path) -> Source:
     """Writes weights, configuration, tokenizer and training files; returns the source in float32."""
     from llm_jp_modernbert.tokenization import match_length
 
-    source = str(options.source)
-    model: Any = load_masked_lm(source, dtype=options.dtype, device="cpu")
-    tokenizer = load_tokenizer(source)
-    if tokenizer.mask_token_id is None:
-        raise UsageError(f"{source}: its tokenizer has no mask token.")
-    match_length(tokenizer, model.config)
+    name = str(options.source)
+    model: Any = load_model(name, dtype=options.dtype, device="cpu")
+    head, tokenizer = head_of(model.config.to_dict()), load_tokenizer(name)
+    if head is MASKED_LM and tokenizer.mask_token_id is None:
+        raise UsageError(f"{name}: its tokenizer has no mask token.")
+    embedder = load_embedder(options.source, options.dtype)
+    if embedder is None:
+        match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
     tokenizer.save_pretrained(folder)
+    stage_modules(options.source, folder)
     staging.stage_training(options.source, folder, options.base_model)
     staging.stage_license(options.license, options.source, folder)
-    return model.float(), tokenizer
+    return Source(head, model.float(), tokenizer, embedder)
 
 
-def _export(options: ReleaseOptions, folder: Path) -> Exports:
+def _export(options: ReleaseOptions, source: Source, folder: Path) -> Exports:
     onnx: list[Path] = []
     if options.onnx:
         from .export_onnx import export_onnx
@@ -248,52 +278,9 @@ def _export(options: ReleaseOptions, folder: Path) -> Exports:
 
         add_sentence_transformers(folder, options.pooling)
     paths = tuple(path.relative_to(folder).as_posix() for path in onnx)
+    if source.embedder is not None:
+        return Exports(paths, True, pooling_of(source.embedder))
     return Exports(paths, options.sentence_transformers, options.pooling)
-
-
-def check(
-    model: LlmJpModernBertForMaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path, format: str
-) -> tuple[list[Example], float]:
-    """Loads a staged model in a process without this package, fills masks, and compares logits with the source's.
-
-    Returns:
-        The filled masks, and the largest absolute difference of logits.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    texts = staging.everyday_masks()
-    rows = [tokenizer(text.replace("[MASK]", str(tokenizer.mask_token)))["input_ids"] for text in texts]
-    longest = min(_LONG_ROW, tokenizer.model_max_length, model.config.max_position_embeddings)
-    inner = [token for row in rows for token in row[1:-1]]
-    repeated = inner * (longest // len(inner) + 1)
-    rows.append([rows[0][0], *repeated[: longest - 2], rows[0][-1]])
-    with TemporaryDirectory() as temporary:
-        file = Path(temporary) / "logits.safetensors"
-        answers = reload_alone(folder, texts, _TOP, rows, file, custom_code=format == "native")["answers"]
-        released = load_file(file)
-    largest = 0.0
-    for number, row in enumerate(rows):
-        with torch.inference_mode():
-            expected = model(input_ids=torch.tensor([row])).logits[0].float()
-        logits = released[f"row-{number}"]
-        if logits.shape != expected.shape:
-            raise UsageError(
-                f"{folder}: the release has logits of shape {tuple(logits.shape)}, not {tuple(expected.shape)}."
-            )
-        difference = float((logits - expected).abs().max())
-        if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
-            raise UsageError(
-                f"{folder}: on {len(row):,} tokens the release's logits are up to {difference:.3g} off the source's. "
-                "Nothing was uploaded."
-            )
-        largest = max(largest, difference)
-    examples = [
-        # A token of whitespace is shown as in the vocabulary.
-        Example(text, [(candidate["token_str"].strip() or "▁", candidate["score"]) for candidate in candidates])
-        for text, candidates in zip(texts, answers, strict=True)
-    ]
-    return examples, largest
 
 
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:

@@ -33,6 +33,7 @@ from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot, is_continued
 from llm_jp_modernbert.model_cards.plots import PATH as TRAINING_PLOT
 from llm_jp_modernbert.model_cards.plots import plot_training
+from llm_jp_modernbert.training.finetuning.record import RECORD, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,7 +100,7 @@ def stage_training(source: Path, folder: Path, base: str | None = None) -> None:
 
     if (source / PROVENANCE).is_file():
         _read_averaged(source / PROVENANCE)
-    for name in (TRAINING, PROVENANCE, RECIPE):
+    for name in (TRAINING, PROVENANCE, RECIPE, RECORD):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     make_public(folder, base)
@@ -263,6 +264,7 @@ def write_card(
             if path != folder / TRAINING_PLOT
         ],
         remarks=remarks,
+        record=read_record(folder),
         **fields,
     )
     card = model_card(facts)

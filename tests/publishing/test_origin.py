@@ -19,6 +19,7 @@ from releases import NAME, QUICK, write_source
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.publishing import push
 from llm_jp_modernbert.publishing import release as module
+from llm_jp_modernbert.publishing.check import Checked
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 from llm_jp_modernbert.publishing.release import prepare_checkpoint, release
 from llm_jp_modernbert.training.recipe.loading import load_recipe
@@ -32,7 +33,7 @@ TRAINED, CONTINUED = "It was trained on 98,253 tokens", "It continues the traini
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips the check in a separate process, which is slow."""
-    monkeypatch.setattr(module, "check", lambda model, tokenizer, folder, format: ([], 0.0))
+    monkeypatch.setattr(module, "check", lambda source, folder, format: Checked())
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from llm_jp_modernbert import (
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.publishing import push
 from llm_jp_modernbert.publishing import release as module
+from llm_jp_modernbert.publishing.check import Checked
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 from llm_jp_modernbert.publishing.release import release
 
@@ -28,7 +29,7 @@ from llm_jp_modernbert.publishing.release import release
 @pytest.fixture(autouse=True)
 def use_loopback_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     # The check of a release in a separate process is slow.
-    monkeypatch.setattr(module, "check", lambda model, tokenizer, folder, format: ([], 0.0))
+    monkeypatch.setattr(module, "check", lambda source, folder, format: Checked())
     monkeypatch.setattr("huggingface_hub.HfApi", lambda token=None: HfApi(hub.url, token or hub.token))
     monkeypatch.setattr(push, "PATIENT", QUICK)
 

@@ -26,6 +26,7 @@ from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.hub import checkpoints
 from llm_jp_modernbert.publishing import release as module
 from llm_jp_modernbert.publishing import staging
+from llm_jp_modernbert.publishing.check import Checked
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 from llm_jp_modernbert.publishing.release import release
 
@@ -48,7 +49,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips the check in a separate process, which is slow."""
-    monkeypatch.setattr(module, "check", lambda model, tokenizer, folder, format: ([], 0.0))
+    monkeypatch.setattr(module, "check", lambda source, folder, format: Checked())
 
 
 @pytest.fixture
@@ -334,7 +335,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(options: ReleaseOptions, tmp_p
         ({"repository": "./name"}, "--repo ./name: not the name of a repository"),
         ({"source": Path("missing")}, "no such directory"),
         ({"int8": True}, "add --onnx"),
-        ({"format": "native", "onnx": True}, "has no exports"),
+        ({"format": "native", "onnx": True}, "--format native has neither ONNX nor"),
         ({"results": Path("missing")}, "no such folder of results"),
         ({"license": "my-own"}, "my-own"),
         ({"license": "mit", "license_name": "my-own"}, "--license-name needs --license other"),
@@ -382,7 +383,7 @@ def test_commands(hub: LoopbackHub, source: Path, tmp_path: Path) -> None:
     run = command(["release", str(source), "--repo", NAME, "--revision", "stage1-step-7"], environment)
     assert run.returncode == 0, run.stderr
     assert f"Released as {NAME}@stage1-step-7" in run.stdout
-    assert "comparing logits" in run.stderr
+    assert "comparing its outputs" in run.stderr
     assert hub.token not in run.stdout + run.stderr
     run = command(["checkpoints", NAME, "--json"], environment)
     assert [checkpoint["step"] for checkpoint in json.loads(run.stdout)] == [7]
