@@ -105,6 +105,18 @@ class HeadTask(ABC, Generic[E]):
     def error(self, example: E, prediction: Prediction) -> float:
         """How confidently wrong a prediction is: 0 if it is right, and larger for worse errors."""
 
+    def tuned(self, inputs: Sequence[ModelInput], logits: Sequence[np.ndarray], examples: Sequence[E]) -> HeadTask[E]:
+        """The task with the thresholds that are best for a model on some examples; itself, if it has no thresholds.
+
+        Args:
+            inputs, logits, examples: as in `predict`.
+        """
+        return self
+
+    def decision_settings(self) -> dict[str, Any]:
+        """Thresholds, as entries of the model's config.json that transformers does not know."""
+        return {}
+
     def head_settings(self) -> dict[str, Any]:
         """Configuration of the head: its labels, if it has any."""
         if not self.labels:

@@ -11,7 +11,7 @@ from seqeval.metrics import f1_score
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from llm_jp_modernbert.inference.question_answering import best_span
+from llm_jp_modernbert.inference.question_answering import span_scores
 from llm_jp_modernbert.tokenization import LlmJpTokenizer
 from llm_jp_modernbert.tokenization.spans import find_pieces, with_characters, with_spans
 from llm_jp_modernbert.training.finetuning.ner import Ner, Sentence, character_tags, entities, tags_of, token_tags
@@ -135,7 +135,7 @@ def test_best_span_equals_exhaustive_search() -> None:
             for a, b in product(range(9), range(9))
             if a <= b < a + 3 and offsets[a] and offsets[b]
         )
-        score, span = best_span(start, end, offsets, longest=3)
+        ((span, score),) = span_scores([(np.stack([start, end], -1), offsets)], longest=3).best(1)
         first, last = offsets[wanted[1]], offsets[wanted[2]]
         assert first
         assert last

@@ -1,0 +1,191 @@
+"""Answers equal an exhaustive search with transformers' own model, and their places are right for Japanese."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer, ModernBertForQuestionAnswering
+from typer.testing import CliRunner, Result
+
+from llm_jp_modernbert import LlmJpModernBertForQuestionAnswering
+from llm_jp_modernbert.cli import app
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.heads import QUESTION_ANSWERING
+from llm_jp_modernbert.inference.loading import load_model, load_tokenizer
+from llm_jp_modernbert.inference.question_answering import Answer, answer, render, span_scores, windows
+from llm_jp_modernbert.tokenization.spans import with_spans
+
+QUESTION = "名前は何か。"
+CONTEXTS = [
+    "吾輩は猫である。名前はまだ無い。",
+    "今日のご飯は𠮷野家の牛丼🍚👨‍👩‍👧である。😀",
+    "　全角の　空白で始まり、 半角の 空白もある。　",
+    "一行目は\n二行目は\r\n\r\n四行目は\r終わり。\n",
+    "か\u3099行の濁点と㍿とﾊﾟｿｺﾝと①とＡＢＣ。",
+    "猫",
+]
+
+
+@pytest.fixture(scope="module")
+def reader(modernbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A question answering model with random weights, of 64 tokens."""
+    torch.manual_seed(1)
+    model = LlmJpModernBertForQuestionAnswering.from_pretrained(modernbert)
+    torch.nn.init.normal_(model.classifier.weight, std=0.3)
+    folder = tmp_path_factory.mktemp("reader")
+    model.save_pretrained(folder, format="plain")
+    AutoTokenizer.from_pretrained(modernbert).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(reader: Path) -> tuple[Any, Any]:
+    return load_model(str(reader), QUESTION_ANSWERING), load_tokenizer(str(reader))
+
+
+def exhaustive(
+    reader: Path, rows: list[tuple[list[int], Any]], longest: int
+) -> tuple[dict[tuple[int, int], float], float]:
+    """Best score of each span over some inputs and their offsets, and the lowest of no answer, by transformers."""
+    model = ModernBertForQuestionAnswering.from_pretrained(reader)
+    best: dict[tuple[int, int], float] = {}
+    empty = []
+    for ids, offsets in rows:
+        with torch.no_grad():
+            output = model(torch.tensor([ids]))
+        start, end = output.start_logits[0].tolist(), output.end_logits[0].tolist()
+        empty.append(start[0] + end[0])
+        for first, last in product(range(len(ids)), range(len(ids))):
+            if first <= last < first + longest and offsets[first] and offsets[last]:
+                span = offsets[first][0], offsets[last][1]
+                best[span] = max(best.get(span, -np.inf), start[first] + end[last])
+    return best, min(empty)
+
+
+def assert_equal_answers(
+    answers: list[Answer], scores: dict[tuple[int, int], float], no_answer: float, context: str
+) -> None:
+    ranked = sorted([*scores.items(), ((0, 0), no_answer)], key=lambda pair: -pair[1])
+    total = sum(np.exp(score) for _, score in ranked)
+    for found, (span, score) in zip(answers, ranked, strict=False):
+        assert (found.start, found.end) == span
+        assert found.text == context[found.start : found.end]
+        assert found.score == pytest.approx(np.exp(score) / total, rel=1e-3)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_answers_equal_exhaustive_search_with_transformers(
+    context: str, reader: Path, loaded: tuple[Any, Any]
+) -> None:
+    model, tokenizer = loaded
+    model.config.max_position_embeddings = 512
+    ids = tokenizer(QUESTION, context)["input_ids"]
+    # The passage is between its own tokens and the final special token.
+    _, spans = with_spans(tokenizer, context)
+    offsets = [*[None] * (len(ids) - 1 - len(spans)), *spans, None]
+    # Tokens of one character, such as its bytes, are one place: spans of characters are compared.
+    scores, no_answer = exhaustive(reader, [(ids, offsets)], longest=len(ids))
+    answers = answer(model, tokenizer, QUESTION, context, top_k=30, longest_answer=len(ids))
+    model.config.max_position_embeddings = 64
+    assert len(answers) == min(30, len(scores) + 1)
+    assert_equal_answers(answers, scores, no_answer, context)
+
+
+def test_probabilities_of_all_answers_sum_to_one(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    answers = answer(model, tokenizer, QUESTION, CONTEXTS[0], top_k=10_000)
+    assert sum(found.score for found in answers) == pytest.approx(1)
+    assert [found.score for found in answers] == sorted((found.score for found in answers), reverse=True)
+    assert len({(found.start, found.end) for found in answers}) == len(answers)
+
+
+def test_long_passages_equal_exhaustive_search_over_windows(reader: Path, loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    context = "\n".join([*CONTEXTS[:2], *reversed(CONTEXTS)]) * 2
+    inputs = list(windows(tokenizer, QUESTION, context, 64))
+    assert len(inputs) > 3
+    scores, no_answer = exhaustive(
+        reader, [(row.inputs["input_ids"], row.offsets) for row in inputs], longest=len(tokenizer)
+    )
+    assert_equal_answers(answer(model, tokenizer, QUESTION, context, 50), scores, no_answer, context)
+
+
+def test_longest_answer_limits_the_tokens(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    context = "今日のご飯はカレーである。"
+    _, spans = with_spans(tokenizer, context)
+    answers = answer(model, tokenizer, QUESTION, context, top_k=1000, longest_answer=2)
+    # Byte tokens of one character share a span.
+    covered = [{span for span in spans if span and one.start <= span[0] < span[1] <= one.end} for one in answers]
+    assert {len(one) for one in covered} == {0, 1, 2}
+
+
+class Marking(torch.nn.Module):
+    """Gives `score` to the first token, and 1 to each token of some ids as the first and the last one."""
+
+    def __init__(self, config: Any, ids: list[int], score: float) -> None:
+        super().__init__()
+        self.config, self.ids, self.score = config, ids, score
+        self.device = torch.device("cpu")
+
+    def forward(self, input_ids: torch.Tensor, **unused: Any) -> Any:
+        logits = 10.0 * torch.isin(input_ids, torch.tensor(self.ids)) - 5
+        logits[:, 0] = self.score
+        return SimpleNamespace(start_logits=logits, end_logits=logits)
+
+
+@pytest.mark.parametrize("threshold", ["missing", 0.0, 3.0, -3.0, None])
+@pytest.mark.parametrize("score", [4.0, 5.0, 6.0, 8.0])
+def test_passage_has_no_answer_above_the_threshold(score: float, threshold: Any, loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    config = SimpleNamespace(**{**model.config.to_dict(), "name_or_path": "marking"})
+    if threshold != "missing":
+        config.no_answer_threshold = threshold
+    marking: Any = Marking(config, tokenizer.convert_tokens_to_ids(["猫"]), score)
+    (found,) = answer(marking, tokenizer, QUESTION, CONTEXTS[0])
+    # By hand: the span 猫 scores 5 + 5, and no answer twice the score.
+    limit = 0.0 if threshold == "missing" else threshold
+    expected = "" if limit is not None and 2 * score - 10 > limit else "猫"
+    assert found.text == expected
+    assert (found.start, found.end) == ((0, 0) if not expected else (3, 4))
+    two = answer(marking, tokenizer, QUESTION, CONTEXTS[0], top_k=2)
+    assert any(not one.text for one in two) == (limit is not None)
+
+
+def test_spans_of_8192_tokens_need_little_memory() -> None:
+    offsets = [(place, place + 1) for place in range(8192)]
+    logits = np.random.default_rng(0).normal(size=(8192, 2)).astype(np.float32)
+    tracemalloc.start()
+    (_, probability), *_ = span_scores([(logits, offsets)], longest=64).ranked(3, 0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < probability < 1
+    # All pairs of tokens would need 512 MiB.
+    assert peak < 32 << 20
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "reason"),
+    [
+        ("", "猫", "question is empty"),
+        (" \u3000\n", "猫", "question is empty"),
+        (QUESTION, "", "passage is empty"),
+        (QUESTION, " \r\n\u3000", "passage is empty"),
+        ("\ud83d", "猫", "surrogate"),
+        (QUESTION, "猫\udc00", "surrogate"),
+        ("吾輩は猫である。" * 20, "吾輩は猫である。" * 20, "too long"),
+    ],
+)
+def test_unusable_texts_are_errors(question: str, context: str, reason: str, loaded: tuple[Any, Any]) -> None:
+    with pytest.raises(UsageError, match=reason):
+        answer(*loaded, question, context)
