@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.answer import answer
 from .commands.average import average
 from .commands.checkpoints import checkpoints
 from .commands.evaluate import evaluate
@@ -50,6 +51,7 @@ for job in (
     evaluate,
     leaderboard,
     fill_mask,
+    answer,
     tokenizer,
     release_dataset,
     release,

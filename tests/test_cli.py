@@ -25,6 +25,7 @@ COMMANDS = [
         "average",
         "tokenizer",
         "fill-mask",
+        "answer",
         "evaluate",
         "leaderboard",
     ),

@@ -189,3 +189,85 @@ def test_spans_of_8192_tokens_need_little_memory() -> None:
 def test_unusable_texts_are_errors(question: str, context: str, reason: str, loaded: tuple[Any, Any]) -> None:
     with pytest.raises(UsageError, match=reason):
         answer(*loaded, question, context)
+
+
+def call(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(app, ["answer", *arguments], **options)
+
+
+def test_command_prints_the_answers(reader: Path, loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = loaded
+    model.config.no_answer_threshold = None
+    (tmp_path / "passage.txt").write_bytes("\ufeff吾輩は猫である。\r\n名前はまだ無い。\r\n".encode())
+    context = "吾輩は猫である。\n名前はまだ無い。"
+    expected = answer(model, tokenizer, QUESTION, context, top_k=3)
+    del model.config.no_answer_threshold
+    config = json.loads((reader / "config.json").read_text())
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    for file in reader.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, "no_answer_threshold": None}))
+    options = ("--question", QUESTION, "--top-k", "3")
+    result = call(str(folder), *options, "--context", str(tmp_path / "passage.txt"))
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.stdout
+    *lines, excerpt = result.stdout.splitlines()
+    for line, found in zip(lines, expected, strict=True):
+        assert f"{found.score:.2%}" in line
+        assert found.text.replace("\n", " ") in line
+        assert f"{found.start}–{found.end}" in line
+    assert excerpt == context.replace("\n", " ")
+    for more in (["--text", context], ["--context", "-"]):
+        result = call(str(folder), *options, "--question", "誰か。", *more, "--json", input=context)
+        first, second = json.loads(result.stdout)
+        assert (first["question"], second["question"]) == (QUESTION, "誰か。")
+        assert [Answer(**one) for one in first["answers"]] == pytest.approx(expected)
+
+
+def test_answer_is_highlighted_on_a_terminal_only() -> None:
+    context = "前" * 100 + "\r\n答え\x1b[31m" + "後" * 100
+    shown = render(context, [Answer("答え", 102, 104, 0.5), Answer("", 0, 0, 0.25)])
+    output = {}
+    for terminal in (True, False):
+        file = io.StringIO()
+        colors: Any = "standard" if terminal else None
+        Console(file=file, width=400, color_system=colors).print(shown)
+        output[terminal] = file.getvalue()
+    assert "\x1b[1;7;32m答え\x1b[0m" in output[True]
+    assert output[False].splitlines() == [
+        " 50.00%  答え  (characters 102–104)",
+        " 25.00%  The passage has no answer.",
+        # Line breaks become one space; control sequences are dropped.
+        f"…{'前' * 58} 答え{'後' * 55}…",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--text", "猫"], "--question"),
+        (["--question", "何か。"], "--context FILE or --text TEXT"),
+        (["--question", "何か。", "--text", "猫", "--context", "-"], "--context FILE or --text TEXT"),
+        (["--question", "何か。", "--context", "missing.txt"], "missing.txt: no such file"),
+        (["--question", "何か。", "--context", "sjis.txt"], "iconv -f SHIFT_JIS"),
+        (["--question", "何か。", "--context", "empty.txt"], "passage is empty"),
+        (["--question", " ", "--text", "猫"], "question is empty"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], reason: str, reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sjis.txt").write_bytes("吾輩は猫である。".encode("cp932"))
+    Path("empty.txt").write_text("\n \n")
+    result = call(str(reader), *arguments)
+    message = str(result.exception) if isinstance(result.exception, UsageError) else result.output
+    assert result.exit_code
+    assert reason in message
+
+
+def test_models_without_the_head_are_refused(modernbert: Path) -> None:
+    result = call(str(modernbert), "--question", "何か。", "--text", "猫")
+    assert isinstance(result.exception, UsageError)
+    assert "of a question answering model" in str(result.exception)
