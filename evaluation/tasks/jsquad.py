@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_jp_modernbert.training.finetuning.data.squad import squad_rows
+from llm_jp_modernbert.training.finetuning.data.squad import answer_start, squad_rows
 from llm_jp_modernbert.training.finetuning.qa import Question, QuestionAnswering
 
 from .jglue import PublicSplits
@@ -47,11 +47,7 @@ class Jsquad(PublicSplits):
         texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
         if not isinstance(question, str) or not texts or not all(isinstance(text, str) and text for text in texts):
             raise ValueError("expected a question, and answers that are texts")
-        start = starts[0]
-        if not isinstance(start, int) or not context.startswith(texts[0], start):
-            start = context.find(texts[0])
-        if start < 0:
-            raise ValueError(f"answer {texts[0]!r} does not occur in its paragraph")
+        start = answer_start(context, texts[0], starts[0])
         return Question(question, context, tuple(texts), start)
 
     def group(self, example: Any) -> str:

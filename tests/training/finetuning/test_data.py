@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -229,3 +230,158 @@ def test_real_files_are_read_without_options(data_dir: Path) -> None:
         ("pair-classification", "jnli-neg/jnli-neg-train-v1.1.jsonl", 5_494),
     ):
         assert len(examples(load(kind, data_dir / path))) == size  # type: ignore[arg-type]
+
+
+TEXT = "山田 太郎は東京都の大学に通う。"
+SPANS = ((0, 5, "人名"), (6, 9, "地名"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": TEXT, "entities": [{"start": 0, "end": 5, "label": "人名"}, {"start": 6, "end": 9, "label": "地名"}]},
+        {
+            "text": TEXT,
+            "entities": [{"span": [0, 5], "type": "人名", "name": "山田 太郎"}, {"span": [6, 9], "type": "地名"}],
+        },
+        {"text": TEXT, "entities": [[6, 9, "地名"], [0, 5, "人名"]]},
+        {"id": 3, "text": TEXT, "label": [[0, 5, "人名"], [6, 9, "地名"]], "Comments": []},
+        {
+            "text": TEXT,
+            "relations": [],
+            "entities": [
+                {"id": 1, "label": "人名", "start_offset": 0, "end_offset": 5},
+                {"id": 2, "label": "地名", "start_offset": 6, "end_offset": 9},
+            ],
+        },
+    ],
+)
+def test_all_forms_of_spans_give_the_same_entities(tmp_path: Path, row: dict[str, Any]) -> None:
+    others = [{**row, "text": f"{TEXT}{number}"} for number in range(9)]
+    dataset = load("ner", json_lines(tmp_path / "a.jsonl", [row, *others]))
+    assert (examples(dataset)[0].text, examples(dataset)[0].entities) == (TEXT, SPANS)
+    assert dataset.task.labels == ("O", "B-人名", "I-人名", "B-地名", "I-地名")
+
+
+TAGS = {
+    "BIO": "B-人名 I-人名 O B-地名 B-地名 I-地名 O",
+    "IOB1": "I-人名 I-人名 O I-地名 B-地名 I-地名 O",
+    "BIOES": "B-人名 E-人名 O S-地名 B-地名 E-地名 O",
+    "BILOU": "B-人名 L-人名 O U-地名 B-地名 L-地名 O",
+}
+TOKENS = ["John", "Smith", "は", "東京", "New", "York", "。"]
+
+
+@pytest.mark.parametrize("scheme", TAGS)
+@pytest.mark.parametrize("name", ["a.conll", "a.bio", "a.txt", "a.tsv", "a.jsonl", "a.parquet"])
+def test_all_tagging_schemes_give_the_same_entities(tmp_path: Path, scheme: str, name: str) -> None:
+    tags = TAGS[scheme].split()
+    path = tmp_path / name
+    if name.endswith((".jsonl", ".parquet")):
+        write(path, [{"tokens": [*TOKENS, *"x" * number], "ner_tags": tags + ["O"] * number} for number in range(8)])
+    else:
+        lines = [f"{token}\tN\t{tag}" for token, tag in zip(TOKENS, tags, strict=True)]
+        sentences = [["-DOCSTART-\t-X-\tO"], ["# a comment", *lines]]
+        sentences += [[*lines, f"{number}\tN\tO"] for number in range(8)]
+        path.write_text("\r\n\r\n".join("\r\n".join(lines) for lines in sentences), encoding="utf-8")
+    sentence = examples(load("ner", path))[0]
+    assert sentence.text == "John Smithは東京New York。"
+    found = [(sentence.text[begin:end], kind) for begin, end, kind in sentence.entities]
+    assert found == [("John Smith", "人名"), ("東京", "地名"), ("New York", "地名")]
+
+
+def test_wikipedia_entities_are_complete(data_dir: Path) -> None:
+    with gzip.open(data_dir / "ner/ner-wikipedia.json.gz") as file:
+        rows = json.load(file)
+    read = examples(load("ner", data_dir / "ner/ner-wikipedia.json.gz"))
+    assert [sentence.text for sentence in read] == [row["text"] for row in rows]
+    names = Counter((entity["name"], entity["type"]) for row in rows for entity in row["entities"])
+    assert Counter((s.text[begin:end], kind) for s in read for begin, end, kind in s.entities) == names
+
+
+CONTEXT = "東京は日本の首都である。京都は昔の首都である。"
+
+
+@pytest.mark.parametrize(
+    ("row", "answers", "start"),
+    [
+        ({"answers": {"text": ["首都", "東京"], "answer_start": [17, 0]}}, ("首都", "東京"), 17),
+        ({"answers": [{"text": "首都", "answer_start": 17}]}, ("首都",), 17),
+        ({"answers": {"text": "首都", "answer_start": 17}}, ("首都",), 17),
+        ({"answers": ["京都"]}, ("京都",), 12),
+        ({"answer": "京都"}, ("京都",), 12),
+        ({"answer": "首都", "answer_start": 17}, ("首都",), 17),
+        ({"answer": "首都", "answer_start": "16"}, ("首都",), 17),
+        ({"answer": "首都"}, ("首都",), 6),
+        ({"answers": {"text": [], "answer_start": []}}, (), 0),
+        ({"answers": []}, (), 0),
+        ({"answer": ""}, (), 0),
+        ({"answer": None}, (), 0),
+        ({"answers": ["京都"], "is_impossible": True}, (), 0),
+    ],
+)
+def test_all_forms_of_answers_are_read(
+    tmp_path: Path, row: dict[str, Any], answers: tuple[str, ...], start: int
+) -> None:
+    blank = {key: value if key in ("is_impossible", "answer_start") else "" for key, value in row.items()}
+    rows = [{"question": "どこ?", "context": CONTEXT, **row}]
+    rows += [{"question": "何?", "context": f"{number}{CONTEXT}", **blank} for number in range(6)]
+    answered = {**rows[0], "answers": "京都", "answer": "京都", "is_impossible": False}
+    rows.append({key: answered[key] for key in rows[0]} | {"context": f"7{CONTEXT}"})
+    rows[-1].pop("answer_start", None)
+    question = examples(load("qa", json_lines(tmp_path / "a.jsonl", rows)))[0]
+    assert (question.context, question.answers, question.start) == (CONTEXT, answers, start)
+
+
+def test_wrong_starts_and_missing_answers_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": f"{number}?",
+            "context": f"{CONTEXT}{number}",
+            "answers": {"text": ["首都"], "answer_start": [begin]},
+        }
+        for number, begin in enumerate([6, 17, 18, 5, 6, 6, 6, 6])
+    ]
+    rows.append({"question": "?", "context": "無い", "answers": {"text": [], "answer_start": []}})
+    dataset = load("qa", json_lines(tmp_path / "a.jsonl", rows))
+    assert [question.start for question in examples(dataset)] == [6, 17, 17, 6, 6, 6, 6, 6, 0]
+    assert any("2 starts of answers were wrong" in remark for remark in dataset.remarks)
+    assert any("Questions without an answer in their passage: 1 of " in remark for remark in dataset.remarks)
+
+
+def test_jaquad_is_read_and_its_passages_are_not_divided(data_dir: Path) -> None:
+    dataset = load("qa", data_dir / "jaquad")
+    train, validation = (dataset.parts[part].examples for part in ("train", "validation"))
+    assert len(train) + len(validation) == 31_748
+    assert not {question.context for question in train} & {question.context for question in validation}
+    for question in [*train, *validation]:
+        assert question.context.startswith(question.answers[0], question.start)
+
+
+@pytest.mark.parametrize("form", ["position", "text", "column", "list"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_all_forms_of_choices_give_the_same_examples(tmp_path: Path, form: str, name: str) -> None:
+    rows: list[dict[str, Any]] = []
+    for number in range(12):
+        choices = [f"{place}の{number}" for place in ("東", "西", "南")]
+        label = {"text": choices[number % 3], "column": f"choice{number % 3}"}.get(form, number % 3)
+        columns: dict[str, Any] = {f"choice{place}": choice for place, choice in enumerate(choices)}
+        rows.append(
+            {"question": f"問{number}", **({"choices": choices} if form == "list" else columns), "label": label}
+        )
+    dataset = load("multiple-choice", write(tmp_path / name, rows))
+    assert dataset.task.labels == ("choice0", "choice1", "choice2")
+    assert [(example.texts, example.label) for example in examples(dataset)] == [
+        ((f"問{number}", f"東の{number}", f"西の{number}", f"南の{number}"), f"choice{number % 3}")
+        for number in range(12)
+    ]
+
+
+def test_choices_of_jcommonsenseqa_are_found(data_dir: Path) -> None:
+    path = data_dir / "jglue/jcommonsenseqa-v1.3/train-v1.3.json"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    read = examples(load("multiple-choice", path))
+    assert len(read) == len(rows) == 8_939
+    for example, row in zip(read, rows, strict=True):
+        assert example.texts[0] == row["question"]
+        assert example.texts[1 + int(example.label[-1])] == row[f"choice{row['label']}"]

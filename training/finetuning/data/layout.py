@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -132,7 +134,19 @@ def text_of(row: Row, column: str) -> str:
 
 def is_blank(value: Any) -> bool:
     """Whether a cell is empty or white space."""
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def as_list(value: Any) -> list[Any] | None:
+    """A list, which CSV files have as text in the form of JSON or of Python; None for other values."""
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(value.strip())
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return value if isinstance(value, list) else None
 
 
 def shortened(value: Any) -> str:

@@ -9,8 +9,11 @@ from dataclasses import replace
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..options import FinetuneOptions
+from .choices import ChoiceLayout
 from .dataset import TEST, TRAIN, VALIDATION, Dataset, Examples
+from .entities import EntityLayout
 from .layout import Layout, is_blank
+from .questions import QuestionLayout
 from .tables import Table, listed, read_table
 from .texts import ClassificationLayout, RegressionLayout
 
@@ -18,6 +21,9 @@ _LAYOUTS: dict[str, type[Layout]] = {
     "classification": ClassificationLayout,
     "pair-classification": ClassificationLayout,
     "regression": RegressionLayout,
+    "ner": EntityLayout,
+    "qa": QuestionLayout,
+    "multiple-choice": ChoiceLayout,
 }
 _FEWEST_HELD_OUT = 2
 """Correlations need two examples."""
@@ -145,8 +151,9 @@ def _hold_out(layout: Layout, data: Examples, seed: int, remarks: list[str]) -> 
     size = max(-(-len(pool) // 10), len(set(stratify)), _FEWEST_HELD_OUT)
     if len(pool) < 2 * size:
         raise UsageError(
-            f"--train {data.name}: {len(members):,} different examples are too few to hold some out for validation; "
-            f"{2 * size + len(kept):,} are needed, and two or more of a label. Name a --validation file."
+            f"--train {data.name}: {len(members):,} different texts are too few to hold some out for validation; "
+            f"{2 * size + len(kept):,} are needed{', two of each label' if layout.stratified else ''}. Name a "
+            "--validation file, or add examples."
         )
     _, held_out = train_test_split(pool, test_size=size, random_state=seed, stratify=stratify)
     chosen = {index for number in held_out for index in members[number]}

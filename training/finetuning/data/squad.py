@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,19 @@ def squad_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
                 row = {"question": question["question"], "context": paragraph["context"], "answers": columns}
                 yield f"{path}, question {question.get('id')}", row
+
+
+def answer_start(context: str, answer: str, start: Any) -> int:
+    """Start of the occurrence of an answer that is nearest to `start`, or of the first one.
+
+    Raises:
+        ValueError: the answer does not occur in the passage.
+    """
+    if not isinstance(start, int):
+        start = 0
+    if start >= 0 and context.startswith(answer, start):
+        return start
+    places = [match.start() for match in re.finditer(f"(?={re.escape(answer)})", context)]
+    if not places:
+        raise ValueError(f"answer {answer[:60]!r} does not occur in its passage")
+    return min(places, key=lambda place: abs(place - start))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ..head_task import HeadTask
 from ..text import Classification, MultiLabelClassification, Regression, Texts
-from .layout import PAIR_NAMES, TEXT_NAMES, Layout, shortened, text_of
+from .layout import PAIR_NAMES, TEXT_NAMES, Layout, as_list, shortened, text_of
 from .tables import Row, cell
 
 _LABEL_NAMES = ("label", "labels", "gold_label", "category", "class", "target")
@@ -81,7 +79,7 @@ class ClassificationLayout(TextLayout):
     def find_columns(self) -> None:
         super().find_columns()
         column = self.columns["label"]
-        lists = [_as_list(cell(row, column)) for _, row in self.table.rows if row]
+        lists = [as_list(cell(row, column)) for _, row in self.table.rows if row]
         self.are_lists = any(names is not None for names in lists)
         self.multi_label = any(names is not None and len(names) != 1 for names in lists)
 
@@ -92,7 +90,7 @@ class ClassificationLayout(TextLayout):
     def parse(self, row: Row) -> Texts:
         column = self.columns["label"]
         value = cell(row, column)
-        names = _as_list(value)
+        names = as_list(value)
         if self.are_lists:
             if names is None:
                 raise ValueError(f"{column!r} is {shortened(value)}, but other rows have lists of labels")
@@ -139,14 +137,3 @@ def sorted_labels(labels: set[str]) -> tuple[str, ...]:
         return tuple(sorted(labels, key=lambda label: (float(label), label)))
     except ValueError:
         return tuple(sorted(labels))
-
-
-def _as_list(value: Any) -> list[Any] | None:
-    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                value = parse(value.strip())
-                break
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-    return value if isinstance(value, list) else None
