@@ -39,6 +39,13 @@ _SETTINGS = {
     "Class weights": "class_weights",
     "Learning rate of a layer relative to the next one": "layer_decay",
 }
+CAPTIONS = {
+    "confusion": "Confusion matrix",
+    "per-class": "Precision, recall and F1 by label",
+    "training": "Training loss, and validation metric by epoch",
+}
+"""Captions of the plots of a fine-tuning, by file name."""
+
 # Labels with fewer training examples are named among the limits.
 _FEW_EXAMPLES = 20
 # Training and test parts with fewer examples are called small.
@@ -146,9 +153,7 @@ def metrics(facts: ModelFacts) -> Markdown | None:
 
 
 def label_names(facts: ModelFacts) -> list[str]:
-    """Labels, or types of entities; empty for other heads."""
-    if facts.record is not None:
-        return [label["name"] for label in facts.record["labels"]]
+    """Labels of a classifier, or types of entities; empty for other heads."""
     if facts.task == "ner":
         return list(dict.fromkeys(label[2:] for label in facts.labels if label[:2] in ("B-", "I-")))
     return facts.labels if facts.task in ("classification", "multi-label-classification") else []
@@ -180,7 +185,9 @@ def confusion(facts: ModelFacts) -> Markdown | None:
     if facts.record is None or not matrix or len(matrix) > _CONFUSION:
         return None
     names = [code(label["name"]) for label in facts.record["labels"]]
-    lines = [[name, *map(str, line)] for name, line in zip(names, matrix, strict=False)]
+    # Entities without a counterpart.
+    names += ["none"] * (len(matrix) - len(names))
+    lines = [[name, *map(str, line)] for name, line in zip(names, matrix, strict=True)]
     return table(["Correct ╲ predicted", *names], lines, numbers=len(names))
 
 

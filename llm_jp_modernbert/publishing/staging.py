@@ -31,7 +31,7 @@ from llm_jp_modernbert.core.yaml_files import read_yaml
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot, is_continued
-from llm_jp_modernbert.model_cards.plots import PATH as TRAINING_PLOT
+from llm_jp_modernbert.model_cards.finetuned import CAPTIONS
 from llm_jp_modernbert.model_cards.plots import plot_training
 from llm_jp_modernbert.training.finetuning.record import RECORD, read_record
 
@@ -247,6 +247,7 @@ def write_card(
         parts = _read_averaged(folder / PROVENANCE)
         names = ", ".join(f"{part['name']} (step {part['step']})" for part in parts)
         remarks = (f"The weights are the mean of {len(parts)} checkpoints: {names}.",)
+    curve = plot_training({"stages": stages}, folder) if stages and can_plot else None
     facts = ModelFacts(
         name=name,
         config=config,
@@ -257,14 +258,15 @@ def write_card(
         is_continued=is_continued(stages, read_recipe(folder)),
         license_link=LICENSE if fields.get("license") == "other" and (folder / LICENSE).is_file() else None,
         recipe_file=RECIPE if (folder / RECIPE).is_file() else None,
-        curve=plot_training({"stages": stages}, folder) if stages and can_plot else None,
+        curve=curve,
         plots=[
-            Plot(path.relative_to(folder).as_posix(), path.stem.replace("-", " "))
+            Plot(f"{ASSETS}/{path.name}", CAPTIONS.get(path.stem, path.stem.replace("-", " ")))
             for path in sorted((folder / ASSETS).glob("*.png"))
-            if path != folder / TRAINING_PLOT
+            if f"{ASSETS}/{path.name}" != curve
         ],
         remarks=remarks,
         record=read_record(folder),
+        recipe=read_recipe(folder),
         **fields,
     )
     card = model_card(facts)

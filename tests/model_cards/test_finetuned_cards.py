@@ -309,6 +309,18 @@ def test_limits_follow_from_the_record(changes: dict[str, Any], sentence: str) -
     assert sentence not in model_card(classifier(record=healthy)).text
 
 
+def test_confusion_matrix_of_entities_counts_those_without_counterpart() -> None:
+    finetuned = {"kind": "ner", "labels": [label("人名", 900), label("地名", 900)]}
+    facts = classifier(
+        config=config("ForTokenClassification", ("O", "B-人名", "I-人名", "B-地名", "I-地名")),
+        record={**finetuned, "confusion": [[5, 1, 2], [0, 6, 3], [7, 8, 0]]},
+    )
+    text = model_card(facts).text
+    for line in ("| `人名` | 5 | 1 | 2 |", "| none | 7 | 8 | 0 |", "## Entity types"):
+        assert line in text
+    assert "Its types are `人名` and `地名`." in text
+
+
 def with_markup() -> Iterator[ModelFacts]:
     """Facts whose names contain Markdown, HTML, YAML and template syntax."""
     for text in (MARKUP, f"x\n```\n{MARKUP}", "x: [y\n---\nlicense: other", "'\"\\|``"):
