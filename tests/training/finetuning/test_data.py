@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback_hub import LoopbackHub
 
 from llm_jp_modernbert.training.finetuning.data.dataset import Dataset
 from llm_jp_modernbert.training.finetuning.data.loading import load_dataset
@@ -204,17 +209,15 @@ def test_only_example_of_a_label_stays_in_training_with_a_remark(tmp_path: Path)
     path = write(tmp_path / "a.csv", [*rows, {"text": "x", "label": "rare"}])
     dataset = load("classification", path)
     assert "rare" in {example.label for example in dataset.parts["train"].examples}
-    assert dataset.remarks == (
-        f"1 label has only one example, so the validation part lacks it: 'rare' (the first is {path}, row 32).",
-    )
+    assert dataset.remarks == ("The validation examples lack the labels 'rare', so scores ignore them.",)
 
 
 def test_repeated_examples_between_the_parts_are_named(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", ROWS)
-    dataset = load("classification", train, test=write(tmp_path / "test.csv", ROWS[3:5]))
+    test = write(tmp_path / "test.csv", [*ROWS[3:5], {"text": "新", "label": "良い"}])
+    dataset = load("classification", train, test=test)
     assert dataset.remarks == (
-        f"2 of 2 test examples are also train examples (the first is {tmp_path}/test.csv, row 2), so scores on them "
-        "are too high.",
+        f"2 of 3 test examples are also train examples (the first is {test}, row 2), so scores on them are too high.",
     )
 
 
@@ -385,3 +388,45 @@ def test_choices_of_jcommonsenseqa_are_found(data_dir: Path) -> None:
     for example, row in zip(read, rows, strict=True):
         assert example.texts[0] == row["question"]
         assert example.texts[1 + int(example.label[-1])] == row[f"choice{row['label']}"]
+
+
+HUB_DATASET = """
+import sys
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.finetuning.data.loading import load_dataset
+from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
+
+tags = ["O", "B-人名", "I-人名"]
+features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=tags))})
+rows = {"tokens": [["山", "田", f"{number}"] for number in range(9)], "ner_tags": [[1, 2, 0]] * 9}
+data = Dataset.from_dict(rows, features=features)
+commit = DatasetDict(train=data, dev=data.select([0])).push_to_hub("org/data", "few").oid
+loaded = load_dataset(FinetuneOptions("ner", "base", train=["org/data"], validation=["org/data@main"],
+                                      config_name="few", validation_split="dev"))
+train, validation = loaded.parts["train"], loaded.parts["validation"]
+assert (train.name, train.revision, validation.revision) == ("org/data", commit, commit)
+assert (len(train.examples), train.examples[0].entities) == (9, ((0, 2, "人名"),)), train
+assert validation.places == ["org/data, dev row 1"]
+data.push_to_hub("org/data", "other")
+for name, options in (("org/data", {}), ("org/none", {}), ("org/data", {"config_name": "few", "train_split": "x"})):
+    try:
+        load_dataset(FinetuneOptions("ner", "base", train=[name], **options))
+    except UsageError as error:
+        print(error)
+"""
+
+
+def test_datasets_of_the_hub_are_read(hub: LoopbackHub, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HUB_DATASET],
+        env={**os.environ, **hub.environment(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    errors = ended.stdout.splitlines()
+    assert len(errors) == 3
+    assert re.search("--train org/data, split train: .*'other'.* Check --config-name", errors[0])
+    assert re.search("--train org/none, split train: no such repository", errors[1])
+    assert re.search("--train org/data, split x: .*dev.* Check --config-name and --train-split", errors[2])

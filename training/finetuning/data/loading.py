@@ -9,6 +9,7 @@ from dataclasses import replace
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..options import FinetuneOptions
+from ..text import MultiLabelClassification
 from .choices import ChoiceLayout
 from .dataset import TEST, TRAIN, VALIDATION, Dataset, Examples
 from .entities import EntityLayout
@@ -64,12 +65,13 @@ def load_dataset(options: FinetuneOptions) -> Dataset:
             _check_labels(layout, part, parts)
             remarks += _leaks(layout, part, parts)
     if VALIDATION not in parts:
-        train, validation = _hold_out(layout, parts[TRAIN], options.seed, remarks)
+        train, validation = _hold_out(layout, parts[TRAIN], options.seed)
         parts = {**parts, TRAIN: train, VALIDATION: validation}
-    remarks += layout.remarks({part: examples.examples for part, examples in parts.items()})
-    multi_label = isinstance(layout, ClassificationLayout) and layout.multi_label
-    ordered = {part: parts[part] for part in (TRAIN, VALIDATION, TEST) if part in parts}
-    return Dataset(task, ordered, layout.columns, multi_label, tuple(remarks))
+    parts = {part: parts[part] for part in (TRAIN, VALIDATION, TEST) if part in parts}
+    for part in list(parts)[1:]:
+        remarks += _missing_labels(layout, part, parts)
+    remarks += layout.remarks({part: data.examples for part, data in parts.items()})
+    return Dataset(task, parts, layout.columns, isinstance(task, MultiLabelClassification), tuple(remarks))
 
 
 def _examples(layout: Layout, part: str, table: Table, remarks: list[str]) -> Examples:
@@ -128,7 +130,16 @@ def _leaks(layout: Layout, part: str, parts: dict[str, Examples]) -> list[str]:
     return remarks
 
 
-def _hold_out(layout: Layout, data: Examples, seed: int, remarks: list[str]) -> tuple[Examples, Examples]:
+def _missing_labels(layout: Layout, part: str, parts: dict[str, Examples]) -> list[str]:
+    """A remark about labels of the training examples that another part lacks."""
+    known, present = (
+        {label for example in parts[name].examples for label in layout.labels(example)} for name in (TRAIN, part)
+    )
+    missing = sorted(known - present)
+    return [f"The {part} examples lack the labels {listed(missing)}, so scores ignore them."] if missing else []
+
+
+def _hold_out(layout: Layout, data: Examples, seed: int) -> tuple[Examples, Examples]:
     """Splits off a tenth of the groups; training keeps an example of every label."""
     from sklearn.model_selection import train_test_split
 
@@ -141,7 +152,6 @@ def _hold_out(layout: Layout, data: Examples, seed: int, remarks: list[str]) -> 
         strata = ["\t".join(sorted(names)) for names in labels]
         counts = Counter(strata)
         kept = {number for number, stratum in enumerate(strata) if counts[stratum] < 2}
-        remarks += _rare(layout, data)
     else:
         strata = [""] * len(members)
         # Reversed, so that the first group of each label remains.
@@ -164,18 +174,3 @@ def _hold_out(layout: Layout, data: Examples, seed: int, remarks: list[str]) -> 
 def _selected(data: Examples, indices: Sequence[int]) -> Examples:
     examples, places = ([values[index] for index in indices] for values in (data.examples, data.places))
     return replace(data, examples=examples, places=places)
-
-
-def _rare(layout: Layout, data: Examples) -> list[str]:
-    """Remarks about labels with one example, which cannot be held out."""
-    counts = Counter(label for example in data.examples for label in layout.labels(example))
-    rare = [label for label, count in counts.items() if count < 2]
-    if not rare:
-        return []
-    place = next(
-        place for example, place in zip(data.examples, data.places, strict=True) if rare[0] in layout.labels(example)
-    )
-    return [
-        f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} only one example, so the validation part lacks "
-        f"{'them' if len(rare) > 1 else 'it'}: {listed(rare)} (the first is {place})."
-    ]

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, describe
 from llm_jp_modernbert.core.files import fingerprint, parse_json
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.core.references import ModelReference, is_repository
+from llm_jp_modernbert.core.terminal import printable
 from llm_jp_modernbert.core.text_files import MAX_ROW_BYTES, read_json_lines, read_rows, read_text
 
 from ..options import Kind
@@ -38,6 +39,7 @@ _SPLITS = {
 }
 """Words in file names that assign the files of a folder to a split, like those of `datasets`."""
 _SHOWN_COLUMNS = 20
+_SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _find(option: str, source: str, kind: Kind, remarks: list[str]) -> Source:
     """Finds the files of a source; a name that is neither a path nor a pattern is a repository."""
     path = Path(os.path.expanduser(source))
     supported = _suffixes(kind)
-    if path.is_dir():
+    if source and path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in supported)
         files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not files:
@@ -267,10 +269,15 @@ def _hub_rows(
     import datasets
     from huggingface_hub import HfApi
 
-    name = reference.name
-    with one_line_errors(f"{option} {reference}, split {split}"):
+    name, place = reference.name, f"{option} {reference}, split {split}"
+    with one_line_errors(place):
         commit = str(HfApi().dataset_info(name, revision=reference.revision).sha)
-        data = datasets.load_dataset(name, config_name, split=split, revision=commit)
+        try:
+            data = datasets.load_dataset(name, config_name, split=split, revision=commit)
+        except (ValueError, datasets.exceptions.DatasetsError) as error:
+            # An unknown configuration or split, or files of another layout.
+            reason = printable(describe(error))[:_SHOWN_CHARACTERS]
+            raise UsageError(f"{place}: {reason} Check --config-name and {option}-split.") from None
         rows = [
             (f"{name}, {split} row {number}", _named(row, data.features)) for number, row in enumerate(data, start=1)
         ]
