@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints import TEXTS, write_checkpoint
 from evaluation_data import WORDS, write_data
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 DATA_VARIABLE = "LLM_JP_MODERNBERT_TEST_DATA"
 
@@ -37,6 +39,27 @@ def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny `modernbert` checkpoint, which transformers' own class loads as well."""
     words = ["".join(WORDS[number:] + WORDS[:number]) for number in range(len(WORDS))]
     return write_checkpoint(tmp_path_factory.mktemp("models") / "modernbert", texts=[*TEXTS, *words])
+
+
+@pytest.fixture(scope="session")
+def bert(modernbert: Path) -> Path:
+    """A BERT with the same tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(modernbert)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
+    path = modernbert.with_name("bert")
+    BertForMaskedLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +97,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
-    import torch
-
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

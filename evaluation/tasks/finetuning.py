@@ -1,4 +1,4 @@
-"""Base of the tasks that fine-tune a model: splits, grid search, training by `transformers.Trainer`, selection.
+"""Base of the tasks that fine-tune a model: splits, grid search, training, selection.
 
 Paper's protocol: 36 points (6 learning rates × 6 numbers of epochs, batch 32, 512 tokens, linear decay), reporting the
 best score on the validation split; results say `selected_on: validation`. Default protocol: the six points of JGLUE's
@@ -34,6 +34,8 @@ from .task import Outcome, Progress, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llm_jp_modernbert.training.finetuning.trainer import FinetuningTrainer
 
     from ..encoders.models import EvaluatedModel
 
@@ -188,6 +190,8 @@ class _Training:
         import torch
         import transformers
 
+        from llm_jp_modernbert.training.finetuning.trainer import TrainerSettings, tokens_at_once, train_model
+
         class ProgressCallback(transformers.TrainerCallback):
             """Reports the completed share of the steps."""
 
@@ -219,15 +223,17 @@ class _Training:
             if arguments.n_gpu > 1:
                 # Keep the batch size: a Trainer uses all visible GPUs.
                 arguments._n_gpu = 1
-            trainer = transformers.Trainer(
-                model=load_head(model, head_task.head.auto_class, head_task.head_settings()),
-                args=arguments,
-                data_collator=getattr(transformers, head_task.collator)(model.tokenizer),
-                train_dataset=[row.inputs for row in rows["train"]],
+            trainer = train_model(
+                load_head(model, head_task.head.auto_class, head_task.head_settings()),
+                head_task,
+                model.tokenizer,
+                rows["train"],
+                (),
+                (),
+                arguments,
+                TrainerSettings(tokens_at_once(arguments.device)),
                 callbacks=[ProgressCallback()],
             )
-            trainer.remove_callback(transformers.PrinterCallback)
-            trainer.train()
             predicted = {part: self._predict(trainer, part) for part in self.parts}
         scores = {
             part: {
@@ -239,22 +245,12 @@ class _Training:
         }
         return Trial(point, scores, predicted[self.data.split][0])
 
-    def _predict(self, trainer: Any, part: str) -> tuple[list[Any], bool]:
+    def _predict(self, trainer: FinetuningTrainer, part: str) -> tuple[list[Any], bool]:
         """Predictions, and whether the logits are numbers: a diverged training has none."""
-
-        def length(row: ModelInput) -> int:
-            ids = row.inputs["input_ids"]
-            return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
-
-        # Similar lengths share a batch.
-        rows = sorted(self.rows[part], key=length, reverse=True)
-        output = trainer.predict([row.inputs for row in rows]).predictions
-        padded = np.stack(output, -1) if isinstance(output, tuple) else output
-        logits = [
-            scores[: len(row.offsets)] if row.offsets else scores for row, scores in zip(rows, padded, strict=True)
-        ]
+        rows = self.rows[part]
+        logits = trainer.predict_logits(rows)
         predictions = self.data.head_task.predict(rows, logits, self.parts[part])
-        return [prediction.value for prediction in predictions], not np.isnan(padded).any()
+        return [prediction.value for prediction in predictions], not any(np.isnan(row).any() for row in logits)
 
 
 def load_head(model: EvaluatedModel, head: str, settings: Mapping[str, Any]) -> PreTrainedModel:

@@ -38,6 +38,14 @@ class Batches:
     packed: bool
     tokens_per_batch: int
 
+    @classmethod
+    def of(
+        cls, model: torch.nn.Module, task: HeadTask[Any], tokenizer: PreTrainedTokenizerBase, tokens_per_batch: int
+    ) -> Batches:
+        """Batches for a model, which are packed if it reads packed rows."""
+        packed = any(isinstance(module, LlmJpModernBertPreTrainedModel) for module in model.modules())
+        return cls(task, tokenizer, packed, tokens_per_batch)
+
     def pieces(self, rows: Sequence[ModelInput]) -> list[list[int]]:
         """Divides inputs into pieces of similar lengths, given by their places; the longest come first."""
         sizes = [[len(document["input_ids"]) for document in documents(row)] for row in rows]
@@ -116,11 +124,6 @@ class StepSampler(Sampler[list[int]]):
         order = torch.randperm(self.examples, generator=generator).tolist()
         for start in range(0, len(self) * self.size, self.size):
             yield order[start : start + self.size][self.rank :: self.ranks]
-
-
-def reads_packed(model: torch.nn.Module) -> bool:
-    """Whether a model, possibly with adapters, reads packed rows."""
-    return any(isinstance(module, LlmJpModernBertPreTrainedModel) for module in model.modules())
 
 
 def labels_tokens(task: HeadTask[Any]) -> bool:

@@ -28,7 +28,7 @@ class ModelInput:
     """One model input.
 
     Attributes:
-        inputs: token ids and labels, for the collator.
+        inputs: token ids and labels.
         example: index of its example.
         tokens: number of tokens before truncation, special tokens included.
         offsets: span of each token in the example's text; None for other tokens. Empty if not needed.
@@ -64,9 +64,6 @@ class HeadTask(ABC, Generic[E]):
     labels: tuple[str, ...] = ()
 
     head: ClassVar[Head]
-
-    collator: ClassVar[str] = "DataCollatorWithPadding"
-    """Class of transformers that makes padded batches for models that do not read packed ones."""
 
     metric: ClassVar[str]
     """Metric that selects a model."""

@@ -25,7 +25,6 @@ class MultipleChoice(HeadTask[Texts]):
     """
 
     head = MULTIPLE_CHOICE
-    collator = "DataCollatorForMultipleChoice"
     metric = "accuracy"
 
     def head_settings(self) -> dict[str, Any]:

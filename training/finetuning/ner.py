@@ -37,7 +37,6 @@ class Ner(HeadTask[Sentence]):
     """Entities in texts; `labels` are IOB2 tags, see `tags_of`."""
 
     head = TOKEN_CLASSIFICATION
-    collator = "DataCollatorForTokenClassification"
     metric = "f1"
 
     def encode(

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from .batches import Batches, StepSampler, documents, labels_tokens, reads_packed
+from .batches import Batches, StepSampler, documents, labels_tokens
 from .head_task import HeadTask, ModelInput
 from .losses import items_of, summed_loss, targets_of
 
@@ -79,13 +79,13 @@ class FinetuningTrainer(Trainer):
     ) -> None:
         self.task, self.settings = task, settings
         self.validation, self.validation_examples = validation, validation_examples
-        self.batches = Batches(task, tokenizer, reads_packed(model), settings.tokens_per_batch)
+        self.batches = Batches.of(model, task, tokenizer, settings.tokens_per_batch)
         self.weights = torch.tensor(settings.class_weights) if settings.class_weights else None
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=list(train),  # type: ignore[arg-type]
-            eval_dataset=list(validation) or None,  # type: ignore[arg-type]
+            train_dataset=list(train),
+            eval_dataset=list(validation) or None,
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
@@ -222,6 +222,11 @@ class FinetuningTrainer(Trainer):
         parts: list[np.ndarray] = gather_object(own)
         order = [place for share in shares for place in share]
         return [parts[place] for place in np.argsort(order)]
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Default of `TrainerSettings.tokens_per_batch`: enough to use a device well, without need for much memory."""
+    return 4096 if device.type == "cpu" else 16384
 
 
 def train_model(
