@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import fingerprint, parse_json
 from llm_jp_modernbert.core.text_files import read_text
+from llm_jp_modernbert.training.finetuning.data.entities import sentence_of
 from llm_jp_modernbert.training.finetuning.ner import Ner, Sentence, entities, tags_of, token_tags
 
 from ..data.readers import find, hub_files
@@ -69,14 +69,9 @@ class WikipediaNer(FineTuning):
         return {"f1_ceiling": data.head_task.scores(data.examples, perfect)["f1"]}
 
 
-class _Entity(TypedDict):
-    span: tuple[int, int]
-    type: str
-
-
 class _Row(TypedDict):
     text: str
-    entities: list[_Entity]
+    entities: list[dict[str, Any]]
     curid: NotRequired[str | int | None]
 
 
@@ -84,10 +79,8 @@ def _sentences(path: Path) -> Iterator[tuple[str, Sentence]]:
     """Sentences of a file, each with the key of its split."""
     rows: list[_Row] = parse_json(read_text(path), f"{path}: not a JSON list of sentences", list[_Row])
     for number, row in enumerate(rows, start=1):
-        text = row["text"]
-        spans = sorted((*entity["span"], entity["type"]) for entity in row["entities"])
-        if any(not 0 <= begin < end <= len(text) for begin, end, _ in spans):
-            raise UsageError(f"{path}, sentence {number}: a span exceeds its text.")
-        if any(before[1] > after[0] for before, after in pairwise(spans)):
-            raise UsageError(f"{path}, sentence {number}: two entities overlap.")
-        yield f"{row.get('curid', '')}{text}", Sentence(text, tuple(spans))
+        try:
+            sentence = sentence_of(row["text"], row["entities"])
+        except ValueError as error:
+            raise UsageError(f"{path}, sentence {number}: {error}.") from None
+        yield f"{row.get('curid', '')}{sentence.text}", sentence

@@ -25,7 +25,8 @@ def conll_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     first, tokens, tags = 0, list[str](), list[str]()
     for number, line in read_lines(path):
-        columns = line.rstrip().split("\t") if "\t" in line else line.split()
+        # Ideographic spaces are tokens.
+        columns = line.rstrip().split("\t") if "\t" in line else line.strip(" ").split(" ")
         if not line.strip():
             if tokens:
                 yield f"{path}, row {first}", {"tokens": tokens, "ner_tags": tags}

@@ -46,12 +46,7 @@ class EntityLayout(Layout):
             raise ValueError(f"{column!r} is {shortened(cell(row, column))}, not a list. Write [] for no entity")
         if self.are_tags:
             return _tagged(row, self.columns["text"], items)
-        text = text_of(row, self.columns["text"])
-        entities = sorted(_entity(item, text) for item in items)
-        for before, after in pairwise(entities):
-            if before[1] > after[0]:
-                raise ValueError(f"the entities {list(before)} and {list(after)} overlap")
-        return Sentence(text, tuple(entities))
+        return sentence_of(text_of(row, self.columns["text"]), items)
 
     def task(self, examples: Sequence[Sentence]) -> Ner:
         types = {label for example in examples for label in self.labels(example)}
@@ -64,6 +59,19 @@ class EntityLayout(Layout):
 
     def key(self, example: Sentence) -> Hashable:
         return example.text
+
+
+def sentence_of(text: str, spans: list[Any]) -> Sentence:
+    """A text with entities.
+
+    Raises:
+        ValueError: a span is in none of the forms of `EntityLayout`, exceeds the text, or overlaps another one.
+    """
+    entities = sorted(_entity(item, text) for item in spans)
+    for before, after in pairwise(entities):
+        if before[1] > after[0]:
+            raise ValueError(f"the entities {list(before)} and {list(after)} overlap")
+    return Sentence(text, tuple(entities))
 
 
 def _entity(item: Any, text: str) -> Entity:

@@ -39,7 +39,7 @@ class Layout(ABC):
     roles: ClassVar[tuple[str, ...]]
     """Column options that apply, without `_column`."""
 
-    stratified: ClassVar[bool] = False
+    stratified: bool = False
     """Whether each example has one label, whose share the held-out examples keep."""
 
     def __init__(self, options: FinetuneOptions, option: str, table: Table) -> None:

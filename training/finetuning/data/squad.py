@@ -56,14 +56,16 @@ def squad(path: Path) -> list[Article]:
 
 def squad_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Questions of a file in the layout of the Hub's rows, each with its place."""
+    number = 0
     for article in squad(path):
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
+                number += 1
                 # Version 2 marks questions that the passage does not answer.
                 answers = [] if question.get("is_impossible") else question.get("answers", [])
                 columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
                 row = {"question": question["question"], "context": paragraph["context"], "answers": columns}
-                yield f"{path}, question {question.get('id')}", row
+                yield f"{path}, question {question.get('id', number)}", row
 
 
 def answer_start(context: str, answer: str, start: Any) -> int:

@@ -82,10 +82,7 @@ class ClassificationLayout(TextLayout):
         lists = [as_list(cell(row, column)) for _, row in self.table.rows if row]
         self.are_lists = any(names is not None for names in lists)
         self.multi_label = any(names is not None and len(names) != 1 for names in lists)
-
-    @property
-    def stratified(self) -> bool:  # type: ignore[override]
-        return not self.multi_label
+        self.stratified = not self.multi_label
 
     def parse(self, row: Row) -> Texts:
         column = self.columns["label"]
