@@ -37,7 +37,12 @@ TSV_TAGS = "東京\tB-地名\nに\tO\n\n"
 
 CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
     # Name: type of task, files, further arguments, expected error.
-    "no file": ("classification", {}, [], r"--train train\.csv: no such file, and not a dataset of the Hub"),
+    "no file": (
+        "classification",
+        {},
+        [],
+        r"--train train\.csv: no such file, and not the name of a dataset of the Hub",
+    ),
     "no name": ("classification", {}, ["--train", ""], r"--train : no such file"),
     "empty file": ("classification", {"train.csv": ""}, [], r"--train train\.csv: contains no rows"),
     "only a header": ("classification", {"train.csv": "text,label\n"}, [], r"--train train\.csv: contains no rows"),
@@ -59,7 +64,7 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         "classification",
         {"train.csv": GOOD.replace("label", "kind")},
         [],
-        r"train\.csv has no column 'label' or .*; its columns are 'text', 'kind'\. Set --label-column",
+        r"train\.csv has no column 'label', 'labels', .*; its columns are 'text', 'kind'\. Set --label-column",
     ),
     "no pair": (
         "pair-classification",
@@ -151,7 +156,12 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         r"train\.csv: not UTF-8\. .*iconv -f UTF-16",
     ),
     "broken JSON": ("classification", {"train.jsonl": '{"text": "文"'}, [], r"train\.jsonl, row 1: not JSON"),
-    "broken list": ("classification", {"train.json": '[{"text": "文"}'}, [], r"train\.json: cannot be read"),
+    "broken list": (
+        "classification",
+        {"train.json": '[{"text": "文"}'},
+        [],
+        r"train\.json: not a JSON list of objects: cannot be read",
+    ),
     "broken gzip": (
         "classification",
         {"train.csv.gz": gzip.compress(GOOD.encode() * 999, mtime=0)[:-50]},
@@ -278,7 +288,12 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         [],
         r"--train train\.jsonl: two choices or more are needed",
     ),
-    "unknown dataset": ("qa", {}, ["--train", "org/none"], r"--train org/none, split train: .*HF_HUB_OFFLINE"),
+    "unknown dataset": (
+        "qa",
+        {},
+        ["--train", "org/none"],
+        r"--train org/none .*the Hub, split train\): .*HF_HUB_OFFLINE",
+    ),
 }
 
 

@@ -209,7 +209,9 @@ def test_only_example_of_a_label_stays_in_training_with_a_remark(tmp_path: Path)
     path = write(tmp_path / "a.csv", [*rows, {"text": "x", "label": "rare"}])
     dataset = load("classification", path)
     assert "rare" in {example.label for example in dataset.parts["train"].examples}
-    assert dataset.remarks == ("The validation examples lack the labels 'rare', so scores ignore them.",)
+    assert dataset.remarks == (
+        "The validation examples lack the labels 'rare', so its scores say nothing about them.",
+    )
 
 
 def test_repeated_examples_between_the_parts_are_named(tmp_path: Path) -> None:
@@ -427,6 +429,6 @@ def test_datasets_of_the_hub_are_read(hub: LoopbackHub, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     errors = ended.stdout.splitlines()
     assert len(errors) == 3
-    assert re.search("--train org/data, split train: .*'other'.* Check --config-name", errors[0])
-    assert re.search("--train org/none, split train: no such repository", errors[1])
-    assert re.search("--train org/data, split x: .*dev.* Check --config-name and --train-split", errors[2])
+    assert re.search(r"--train org/data .*split train\): .*'other'.* Check --config-name", errors[0])
+    assert re.search(r"--train org/none .*split train\): no such repository", errors[1])
+    assert re.search(r"--train org/data .*split x\): .*dev.* Check --config-name and --train-split", errors[2])

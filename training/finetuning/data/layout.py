@@ -108,7 +108,7 @@ class Layout(ABC):
         """Like `find`; raises a `UsageError` that lists the columns if there is none."""
         column = self.find(role, names)
         if column is None:
-            raise self.missing(f"no column {' or '.join(map(repr, names))}", f"Set {_option_name(role)}.")
+            raise self.missing(f"no column {listed(names)}", f"Set {_option_name(role)}.")
         return column
 
     def missing(self, what: str, way_out: str) -> UsageError:

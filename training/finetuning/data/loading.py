@@ -136,7 +136,11 @@ def _missing_labels(layout: Layout, part: str, parts: dict[str, Examples]) -> li
         {label for example in parts[name].examples for label in layout.labels(example)} for name in (TRAIN, part)
     )
     missing = sorted(known - present)
-    return [f"The {part} examples lack the labels {listed(missing)}, so scores ignore them."] if missing else []
+    return (
+        [f"The {part} examples lack the labels {listed(missing)}, so its scores say nothing about them."]
+        if missing
+        else []
+    )
 
 
 def _hold_out(layout: Layout, data: Examples, seed: int) -> tuple[Examples, Examples]:

@@ -161,7 +161,7 @@ def _find(option: str, source: str, kind: Kind, remarks: list[str]) -> Source:
     files = [file for file in files if file.is_file()]
     if not files:
         if _suffix(source) in supported or not is_repository(source.partition("@")[0]):
-            raise UsageError(f"{option} {source}: no such file, and not a dataset of the Hub (ORG/NAME).")
+            raise UsageError(f"{option} {source}: no such file, and not the name of a dataset of the Hub (ORG/NAME).")
         reference = ModelReference.parse(source)
         return Source(reference.name, repository=reference)
     for file in files:
@@ -231,7 +231,9 @@ def _json_rows(path: Path, kind: Kind) -> Rows:
     """Objects of JSON lines or of a JSON list, or the questions of a SQuAD file."""
     first = next((line for _, line in read_rows(path) if isinstance(line, str) and line.strip()), "")
     if first.lstrip().startswith("["):
-        rows = parse_json(read_text(path), str(path), list[dict[str, Any]], max_bytes=MAX_JSON_BYTES)
+        rows = parse_json(
+            read_text(path), f"{path}: not a JSON list of objects", list[dict[str, Any]], max_bytes=MAX_JSON_BYTES
+        )
         return ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
     if kind == "qa" and _is_squad(first):
         return squad_rows(path)
@@ -269,7 +271,7 @@ def _hub_rows(
     import datasets
     from huggingface_hub import HfApi
 
-    name, place = reference.name, f"{option} {reference}, split {split}"
+    name, place = reference.name, f"{option} {reference} (not a local path, so a dataset of the Hub, split {split})"
     with one_line_errors(place):
         commit = str(HfApi().dataset_info(name, revision=reference.revision).sha)
         try:
