@@ -25,7 +25,45 @@ _NO_LIMIT = 10**12
 
 
 @dataclass
-class PretrainingArguments(TrainingArguments):
+class LaunchedArguments(TrainingArguments):
+    """`TrainingArguments` with one device per process, as `accelerate launch` and torchrun start processes."""
+
+    def __post_init__(self) -> None:
+        launched = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
+        rank = get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"], -1)
+        # accelerate's launcher for CPUs sets these two if several processes are requested, but starts one.
+        if rank < 0 and (launched > 1 or {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()):
+            raise UsageError(
+                "Several processes were requested, but only this one was started (RANK is not set). Use torchrun, or "
+                "accelerate launch with cpu-2.yaml; for one process, unset WORLD_SIZE and MASTER_ADDR."
+            )
+        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            # Only with this variable or use_cpu does accelerate connect processes on CPUs.
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+        super().__post_init__()
+        # These keys decide: transformers would use the launcher's precision if they set none.
+        self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+        if launched != self.world_size:
+            raise UsageError(
+                f"{launched} processes were launched, but accelerate connects {self.world_size}: they would be "
+                "separate runs in one output_dir. Set use_cpu=true to train on CPUs, or launch one process per GPU."
+            )
+
+    @property
+    def n_gpu(self) -> int:
+        """At most 1: with more, Trainer would split packed rows with DataParallel."""
+        return min(1, super().n_gpu)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process. A CPU has no index: torch rejects `cpu:0` when transformers 5.17 loads the
+        optimizer."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+
+@dataclass
+class PretrainingArguments(LaunchedArguments):
     """A pre-training recipe. It is frozen: assigning to a key after construction raises `FrozenInstanceError`.
 
     Keys of transformers' `TrainingArguments` keep their meaning. `to_training_arguments` makes the arguments that
@@ -124,25 +162,7 @@ class PretrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        launched = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
-        rank = get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"], -1)
-        # accelerate's launcher for CPUs sets these two if several processes are requested, but starts one.
-        if rank < 0 and (launched > 1 or {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()):
-            raise UsageError(
-                "Several processes were requested, but only this one was started (RANK is not set). Use torchrun, or "
-                "accelerate launch with cpu-2.yaml; for one process, unset WORLD_SIZE and MASTER_ADDR."
-            )
-        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
-            # Only with this variable or use_cpu does accelerate connect processes on CPUs.
-            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
         super().__post_init__()
-        # The recipe decides: transformers would use the launcher's precision if the recipe sets none.
-        self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
-        if launched != self.world_size:
-            raise UsageError(
-                f"{launched} processes were launched, but accelerate connects {self.world_size}: they would be "
-                "separate runs in one output_dir. Set use_cpu=true to train on CPUs, or launch one process per GPU."
-            )
         self._frozen = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -161,18 +181,6 @@ class PretrainingArguments(TrainingArguments):
     def rows_per_step(self) -> int:
         """Number of rows in a full optimizer step, over all devices."""
         return self.rows_per_device_batch * self.gradient_accumulation_steps * self.world_size
-
-    @property
-    def n_gpu(self) -> int:
-        """At most 1: with more, Trainer would split packed rows with DataParallel."""
-        return min(1, super().n_gpu)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of this process. A CPU has no index: torch rejects `cpu:0` when transformers 5.17 loads the
-        optimizer."""
-        device = super().device
-        return torch.device("cpu") if device.type == "cpu" else device
 
     def schedule(self, tokens: Callable[[], int] = lambda: 0, seconds: Callable[[], float] = lambda: 0.0) -> Schedule:
         """The schedule of the run; see `Schedule` for the arguments."""

@@ -6,10 +6,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -17,9 +17,11 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.terminal import ACCESS_TOKEN
 from llm_jp_modernbert.core.yaml_files import parse_yaml, read_yaml
 
-from .arguments import PretrainingArguments
+from .arguments import LaunchedArguments, PretrainingArguments
 from .shapes import SHAPE, check_known
 from .validation import check, check_launchable, default_values, plain_value, short, without_effect
+
+Arguments = TypeVar("Arguments", bound=LaunchedArguments)
 
 RECIPE = "recipe.yaml"
 """File name of the resolved recipe, in the run directory and in every checkpoint."""
@@ -46,8 +48,6 @@ _NOT_DECISIVE = {
 }
 # How the rows of a step are divided among devices and batches; only their product affects the result.
 _DIVISION = {"tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"}
-# A secret, and a key that recipes do not support.
-_UNWRITTEN = {"hub_token", "num_train_epochs"}
 
 
 def shipped() -> list[str]:
@@ -74,20 +74,35 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> PretrainingArgume
     """
     keys = {key: value for key, value in _read(recipe, []).items() if value is not None}
     for override in overrides:
-        _override(keys, override)
+        apply_override(keys, override, _KEYS)
     check(keys)
-    try:
-        arguments = PretrainingArguments(**keys)
-    except UsageError:
-        raise
-    except (ValueError, TypeError, ImportError, KeyError, OSError) as error:
-        # Raised by transformers, such as for an unsupported accelerator_config.
-        raise UsageError(f"{recipe}: {' '.join(str(error).split())}") from error
-    check_launchable(arguments)
+    arguments = construct(PretrainingArguments, keys, recipe)
     if arguments.process_index == 0:
         for line in without_effect(keys):
             logger.warning("%s", line)
     return arguments
+
+
+def construct(arguments: type[Arguments], keys: Mapping[str, Any], place: str) -> Arguments:
+    """Makes arguments of checked keys.
+
+    Args:
+        arguments: their class.
+        keys: keys and their values.
+        place: where the keys were given, for messages.
+
+    Raises:
+        UsageError: transformers rejects a value, or a package is missing.
+    """
+    try:
+        constructed = arguments(**keys)
+    except UsageError:
+        raise
+    except (ValueError, TypeError, ImportError, KeyError, OSError) as error:
+        # Raised by transformers, such as for an unsupported accelerator_config.
+        raise UsageError(f"{place}: {' '.join(str(error).split())}") from error
+    check_launchable(constructed)
+    return constructed
 
 
 def render(recipe: PretrainingArguments) -> str:
@@ -95,8 +110,8 @@ def render(recipe: PretrainingArguments) -> str:
 
     Our own keys and changed keys come first, then transformers' defaults.
     """
-    values = _values(recipe)
-    defaults, own = default_values(), PretrainingArguments.__annotations__
+    values = plain_values(recipe)
+    defaults, own = default_values(PretrainingArguments), PretrainingArguments.__annotations__
     first = {key: value for key, value in values.items() if key in own or value != plain_value(defaults[key])}
     rest = {key: value for key, value in values.items() if key not in first}
     return f"{_to_yaml(first)}{_DEFAULTS}{_to_yaml(rest)}"
@@ -109,7 +124,7 @@ def is_rendered(path: Path) -> bool:
 
 def decisive(recipe: PretrainingArguments) -> dict[str, Any]:
     """The keys that affect the trained weights, as JSON values."""
-    return {key: value for key, value in _values(recipe).items() if key not in _NOT_DECISIVE}
+    return {key: value for key, value in plain_values(recipe).items() if key not in _NOT_DECISIVE}
 
 
 def fingerprint(recipe: PretrainingArguments) -> dict[str, Any]:
@@ -156,14 +171,23 @@ def _read(recipe: str, extending: list[str]) -> dict[str, Any]:
     return {**_read(str(sibling) if sibling.is_file() else str(base), [*extending, str(path)]), **content}
 
 
-def _override(keys: dict[str, Any], override: str) -> None:
-    """Applies `key=value` or `key.inner=value` to the keys."""
+def apply_override(keys: dict[str, Any], override: str, known: Sequence[str]) -> None:
+    """Applies `key=value` or `key.inner=value` to the keys.
+
+    Args:
+        keys: keys and their values; changed in place.
+        override: the text; its value is YAML, and null restores the default.
+        known: all keys.
+
+    Raises:
+        UsageError: it has no value, or the key is unknown.
+    """
     name, equals, text = override.partition("=")
     if not equals:
         raise UsageError(f"{override}: give key=value.")
     value = parse_yaml(text, name)
     key, *inner = name.split(".")
-    check_known(key, _KEYS, override)
+    check_known(key, known, override)
     if not inner:
         keys[key] = value
         if value is None:
@@ -178,12 +202,17 @@ def _override(keys: dict[str, Any], override: str) -> None:
     target[inner[-1]] = value
 
 
-def _values(recipe: PretrainingArguments) -> dict[str, Any]:
-    """The keys as JSON values, without access tokens."""
-    plain = {key: getattr(recipe, key) for key in _KEYS if key not in _UNWRITTEN}
-    # The number of rows follows from tokens_per_batch; a recipe must not set both.
-    if recipe.tokens_per_batch is not None:
-        del plain["per_device_train_batch_size"]
+def plain_values(arguments: LaunchedArguments) -> dict[str, Any]:
+    """The keys of arguments as JSON values, without access tokens."""
+    plain = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.init}
+    # A secret.
+    del plain["hub_token"]
+    if isinstance(arguments, PretrainingArguments):
+        # A recipe has no epochs.
+        del plain["num_train_epochs"]
+        # The number of rows follows from tokens_per_batch; a recipe must not set both.
+        if arguments.tokens_per_batch is not None:
+            del plain["per_device_train_batch_size"]
     text = json.dumps(plain, ensure_ascii=False, default=_to_json)
     values: dict[str, Any] = json.loads(re.sub(ACCESS_TOKEN, "hf_***", text))
     return values

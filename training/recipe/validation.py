@@ -1,6 +1,7 @@
 """Checks of a recipe's keys, before any data or model is loaded.
 
-Types come from the annotations of `PretrainingArguments`; `RANGES` and `CONFLICTS` list all other rules.
+Types come from the annotations of the arguments; `RANGES`, `CONFLICTS` and `SHARED_CONFLICTS` list all other rules.
+`check_keys` is for the keys of any training, `check` for those of pre-training.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, make_dataclass
 from enum import Enum
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +31,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
-from .arguments import SPECIAL_TOKENS_PER_PIECE, PretrainingArguments
+from .arguments import SPECIAL_TOKENS_PER_PIECE, LaunchedArguments, PretrainingArguments
 from .schedule import Schedule
 from .shapes import SHAPE, change_config, check_known, model_config
 
@@ -116,15 +116,19 @@ def plain_value(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-# Transformers accepts more strategies, but a stream of batches has no epochs and no best checkpoint.
+# Values of keys whose type is not precise.
 _CHOICES: dict[str, list[str]] = {
-    **{key: ["no", "steps"] for key in ("eval_strategy", "logging_strategy", "save_strategy")},
     "optim": [member.value for member in OptimizerNames],
     "lr_scheduler_type": [member.value for member in SchedulerType],
     "hub_strategy": [member.value for member in HubStrategy],
     **{key: list(trainer_log_levels) for key in ("log_level", "log_level_replica")},
-    "metric_for_best_model": ["loss", "eval_loss", "masked_accuracy", "eval_masked_accuracy"],
     "torch_compile_mode": ["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
+}
+
+# Transformers accepts more strategies, but a stream of batches has no epochs and no best checkpoint.
+_PRETRAINING_CHOICES: dict[str, list[str]] = {
+    **{key: ["no", "steps"] for key in ("eval_strategy", "logging_strategy", "save_strategy")},
+    "metric_for_best_model": ["loss", "eval_loss", "masked_accuracy", "eval_masked_accuracy"],
 }
 
 
@@ -207,7 +211,32 @@ def _is_fraction_of_unknown(key: str) -> Callable[[Any], object]:
 
 # Rules for several values: the key at fault, whether the values violate the rule, and the message, a format string of
 # the values. Values are attributes; `given` holds the keys that the recipe sets.
-CONFLICTS: tuple[tuple[str, Callable[[Any], object], str], ...] = (
+Conflicts = tuple[tuple[str, Callable[[Any], object], str], ...]
+
+SHARED_CONFLICTS: Conflicts = (
+    ("fp16", lambda v: v.bf16 and v.fp16, "bf16 is set as well. Set one of them."),
+    (
+        "bf16",
+        lambda v: v.bf16 and not v.use_cpu and not is_torch_bf16_gpu_available(),
+        "no GPU here supports it. Set bf16=false, or use_cpu=true.",
+    ),
+    (
+        "fp16",
+        lambda v: (
+            v.fp16 and (v.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+        ),
+        "it needs a GPU. On a CPU, set bf16=true and use_cpu=true, or fp16=false.",
+    ),
+    (
+        "torch_compile_backend",
+        lambda v: (
+            v.torch_compile_backend and v.torch_compile_backend not in torch.compiler.list_backends(exclude_tags=())
+        ),
+        "unknown backend {torch_compile_backend!r}. torch.compiler.list_backends() lists them.",
+    ),
+)
+
+CONFLICTS: Conflicts = (
     ("output_dir", lambda v: not v.output_dir, "missing. Name the directory to write the run to."),
     ("train_data", lambda v: not v.train_data, "missing. Name files, directories, patterns or datasets of text."),
     (
@@ -288,19 +317,6 @@ CONFLICTS: tuple[tuple[str, Callable[[Any], object], str], ...] = (
         lambda v: v.publish_steps is not None and not v.push_to_hub,
         "it requires push_to_hub=true.",
     ),
-    ("fp16", lambda v: v.bf16 and v.fp16, "bf16 is set as well. Set one of them."),
-    (
-        "bf16",
-        lambda v: v.bf16 and not v.use_cpu and not is_torch_bf16_gpu_available(),
-        "no GPU here supports it. Set bf16=false, or use_cpu=true.",
-    ),
-    (
-        "fp16",
-        lambda v: (
-            v.fp16 and (v.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-        ),
-        "it needs a GPU. On a CPU, set bf16=true and use_cpu=true, or fp16=false.",
-    ),
     (
         "validation_data",
         lambda v: plain_value(v.eval_strategy) != "no" and not v.validation_data,
@@ -315,13 +331,6 @@ CONFLICTS: tuple[tuple[str, Callable[[Any], object], str], ...] = (
         "ignore_data_skip",
         lambda v: not v.ignore_data_skip,
         "false is not supported: a resumed run already continues at the right batch. Set it to null.",
-    ),
-    (
-        "torch_compile_backend",
-        lambda v: (
-            v.torch_compile_backend and v.torch_compile_backend not in torch.compiler.list_backends(exclude_tags=())
-        ),
-        "unknown backend {torch_compile_backend!r}. torch.compiler.list_backends() lists them.",
     ),
     (
         "whole_word",
@@ -340,29 +349,58 @@ def check(given: dict[str, Any]) -> None:
     Raises:
         UsageError: the first mistake, as one line that names the key.
     """
-    for key, value in given.items():
-        if value == _PLACEHOLDER:
-            raise UsageError(f"{key}: missing. This recipe has no default for it. Give {key}=….")
-        _check_type(key, value, _types()[key])
-        if value and key in _UNSUPPORTED:
-            raise UsageError(f"{key}: not supported in a recipe; {_UNSUPPORTED[key]}.")
-        _check_finite(key, value)
-    _check_ranges(given)
-    values = SimpleNamespace(**{**default_values(), **given, "given": given.keys()})
-    for key, choices in _CHOICES.items():
-        if (value := plain_value(getattr(values, key))) is not None:
-            check_known(value, choices, key, "value")
-    for key, is_violated, message in CONFLICTS:
-        if is_violated(values):
-            raise UsageError(f"{key}: {message.format(**vars(values))}")
+    values = check_keys(
+        given, PretrainingArguments, _UNSUPPORTED, _PRETRAINING_CHOICES, (*CONFLICTS, *SHARED_CONFLICTS)
+    )
     for key in ("train_data", "validation_data"):
         _check_data(key, given.get(key) or [])
-    _check_schedule(values)
+    check_schedule(values)
     if values.model is not None:
         _check_model(values)
 
 
-def check_launchable(arguments: PretrainingArguments) -> None:
+def check_keys(
+    given: Mapping[str, Any],
+    arguments: type[LaunchedArguments],
+    unsupported: Mapping[str, str],
+    choices: Mapping[str, list[str]],
+    conflicts: Conflicts = SHARED_CONFLICTS,
+) -> SimpleNamespace:
+    """Checks keys of arguments, each by itself and together.
+
+    Args:
+        given: keys and their values.
+        arguments: class of the arguments; all keys are its fields.
+        unsupported: keys that cannot be set, and what to do instead.
+        choices: keys, and the values that they accept.
+        conflicts: rules for several values.
+
+    Returns:
+        The values of all keys as attributes, and `given`, the keys that are set.
+
+    Raises:
+        UsageError: the first mistake, as one line that names the key.
+    """
+    expected = typing.get_type_hints(arguments)
+    for key, value in given.items():
+        if value == _PLACEHOLDER:
+            raise UsageError(f"{key}: missing. This recipe has no default for it. Give {key}=….")
+        _check_type(key, value, expected[key])
+        if value and key in unsupported:
+            raise UsageError(f"{key}: not supported; {unsupported[key]}.")
+        _check_finite(key, value)
+    _check_ranges(given)
+    values = SimpleNamespace(**{**default_values(arguments), **given, "given": given.keys()})
+    for key, accepted in {**_CHOICES, **choices}.items():
+        if (value := plain_value(getattr(values, key))) is not None:
+            check_known(value, accepted, key, "value")
+    for key, is_violated, message in conflicts:
+        if is_violated(values):
+            raise UsageError(f"{key}: {message.format(**vars(values))}")
+    return values
+
+
+def check_launchable(arguments: LaunchedArguments) -> None:
     """Checks what transformers would check only after data and model are loaded.
 
     Raises:
@@ -383,7 +421,7 @@ def check_launchable(arguments: PretrainingArguments) -> None:
     except (TypeError, ValueError) as error:
         raise UsageError(f"{key}: {error}.") from error
     if accumulated != 1:
-        raise UsageError(f"{key}.num_steps: not supported in a recipe; set gradient_accumulation_steps.")
+        raise UsageError(f"{key}.num_steps: not supported; set gradient_accumulation_steps.")
     if arguments.fsdp and arguments.world_size == 1:
         raise UsageError("fsdp: needs several processes. Use accelerate launch, or set fsdp=null.")
     if isinstance(arguments.fsdp_config, dict):
@@ -398,7 +436,7 @@ def without_effect(given: dict[str, Any]) -> list[str]:
     Args:
         given: the keys that the recipe sets, valid by `check`.
     """
-    defaults = default_values()
+    defaults = default_values(PretrainingArguments)
     values = SimpleNamespace(**{**defaults, **given})
     changed = {key for key, value in given.items() if value != plain_value(defaults[key])}
     return [
@@ -434,7 +472,7 @@ def _check_finite(key: str, value: Any) -> None:
         _check_finite(key, inner)
 
 
-def _check_ranges(values: dict[str, Any], where: str = "{key}") -> None:
+def _check_ranges(values: Mapping[str, Any], where: str = "{key}") -> None:
     for keys, is_valid, rule in RANGES:
         for key in keys.split():
             value = values.get(key)
@@ -442,16 +480,11 @@ def _check_ranges(values: dict[str, Any], where: str = "{key}") -> None:
                 raise UsageError(f"{where.format(key=key)}: {value!r} is invalid; {rule}.")
 
 
-@cache
-def _types() -> dict[str, Any]:
-    return typing.get_type_hints(PretrainingArguments)
-
-
-def default_values() -> dict[str, Any]:
+def default_values(arguments: type[LaunchedArguments]) -> dict[str, Any]:
     """The default of every key."""
     return {
         field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in fields(PretrainingArguments)
+        for field in fields(arguments)
     }
 
 
@@ -489,7 +522,7 @@ def _check_data(key: str, data: Any) -> None:
             raise UsageError(f"{key}: {entry['path']} has a weight, but held-out text is not weighted. Remove it.")
 
 
-def _check_schedule(values: SimpleNamespace) -> None:
+def check_schedule(values: SimpleNamespace) -> None:
     """Builds the learning-rate schedule, which transformers would check only after the data is loaded."""
     settings = values.lr_scheduler_kwargs or {}
     name = plain_value(values.lr_scheduler_type)

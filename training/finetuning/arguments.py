@@ -1,0 +1,110 @@
+"""The `TrainingArguments` of fine-tuning: defaults, and the keys that a user gives as `key=value`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_jp_modernbert.core.errors import UsageError
+
+from ..recipe.arguments import LaunchedArguments
+from ..recipe.loading import apply_override, construct
+from ..recipe.validation import check_keys, check_schedule
+from .options import FinetuneOptions
+
+logger = logging.getLogger(__name__)
+
+# Adapters have few parameters, which start from zero.
+_LORA_LEARNING_RATE = 3e-4
+
+# Keys that an option of the command replaces.
+_OPTIONS = {"output_dir": "--out", "seed": "--seed"}
+
+_UNSUPPORTED = {
+    "load_best_model_at_end": "the best epoch is always kept",
+    "resume_from_checkpoint": "a rerun of the same command continues",
+    "ignore_data_skip": "a rerun continues at the right example",
+    "save_only_model": "a rerun could not continue",
+    "save_on_each_node": "a checkpoint is on a disk that all nodes share",
+    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 always save a checkpoint",
+    "auto_find_batch_size": "--tokens-per-batch limits the memory without changing the result",
+    "push_to_hub": "publish the finished model with llm-jp-modernbert release",
+    "deepspeed": "accelerate launch trains on several GPUs",
+    "fsdp": "accelerate launch trains on several GPUs",
+    "torch_compile": "batches have documents of changing lengths",
+    "use_liger_kernel": "the loss is computed from the logits of the head",
+    "remove_unused_columns": "columns are chosen by options such as --text-column",
+}
+
+_CHOICES = {
+    **{key: ["no", "steps", "epoch"] for key in ("eval_strategy", "logging_strategy", "save_strategy")},
+    "train_sampling_strategy": ["random"],
+}
+
+# Keys of evaluation by `Trainer`, whose place `HeadTask.scores` takes, and of what `FinetuningTrainer` decides.
+_WITHOUT_EFFECT = {
+    *("per_device_eval_batch_size", "prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object"),
+    *("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
+    *("label_names", "length_column_name", "average_tokens_across_devices", "do_train", "do_eval", "do_predict"),
+    *("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"),
+}
+
+
+@dataclass
+class FinetuningArguments(LaunchedArguments):
+    """`TrainingArguments` with the defaults of fine-tuning."""
+
+    learning_rate: float = 5e-5
+    num_train_epochs: float = 5
+    per_device_train_batch_size: int = 32
+    warmup_steps: float = 0.1
+    weight_decay: float = 0.01
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 1
+    logging_steps: float = 0.02
+    logging_nan_inf_filter: bool = False
+    remove_unused_columns: bool = False
+    report_to: str | list[str] | None = "none"
+    disable_tqdm: bool | None = True
+    # Every parameter has a gradient in every batch; searching for unused ones costs a pass over the graph.
+    ddp_find_unused_parameters: bool | None = False
+
+
+def finetuning_arguments(options: FinetuneOptions, output_dir: Path, seed: int) -> FinetuningArguments:
+    """The arguments of one training.
+
+    bfloat16 is used on GPUs that support it, with weights in float32, unless `bf16` or `fp16` is given.
+
+    Args:
+        options: options of the command; `overrides` are `key=value` with YAML values.
+        output_dir: directory of the checkpoints.
+        seed: seed of this training.
+
+    Raises:
+        UsageError: a key is unknown, not supported or invalid.
+
+    Example:
+        >>> finetuning_arguments(FinetuneOptions("ner", "my-model", ["learning_rate=3e-5"]), Path("run"), seed=42)
+    """
+    given: dict[str, Any] = {"learning_rate": _LORA_LEARNING_RATE} if options.lora else {}
+    names = [field.name for field in fields(FinetuningArguments) if field.init]
+    for override in options.overrides:
+        apply_override(given, override, names)
+    for key, option in _OPTIONS.items():
+        if key in given:
+            raise UsageError(f"{key}: use {option} instead.")
+    check_schedule(check_keys(given, FinetuningArguments, _UNSUPPORTED, _CHOICES))
+    if not {"bf16", "fp16"} & given.keys():
+        has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        given["bf16"] = has_bfloat16 and not given.get("use_cpu")
+    keys = {**given, "output_dir": str(output_dir), "seed": seed}
+    arguments = construct(FinetuningArguments, keys, "key=value")
+    if arguments.process_index == 0:
+        for key in sorted(_WITHOUT_EFFECT & given.keys()):
+            logger.warning("%s has no effect in fine-tuning.", key)
+    return arguments
