@@ -18,6 +18,7 @@ from llm_jp_modernbert.inference.heads import (
     Head,
     head_of,
 )
+from llm_jp_modernbert.inference.question_answering import THRESHOLD
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.hub import Checkpoint
@@ -218,6 +219,12 @@ class ModelFacts:
     def takes_pairs(self) -> bool:
         """Whether a classifier reads two texts."""
         return "text_pair" in self.record["columns"] if self.record else self.is_nli
+
+    @property
+    def no_answer_threshold(self) -> float | None:
+        """See `inference.question_answering.THRESHOLD`."""
+        threshold: float | None = self.config.get(THRESHOLD, 0.0)
+        return threshold
 
     @property
     def task(self) -> TaskType:

@@ -23,6 +23,8 @@ _METRICS = {
     "f1": "F1",
     "mcc": "Matthews correlation",
     "exact_match": "exact match",
+    "has_answer_f1": "F1 of questions with an answer",
+    "no_answer_accuracy": "accuracy of questions without an answer",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
 }
@@ -186,7 +188,7 @@ def confusion(facts: ModelFacts) -> Markdown | None:
         return None
     names = [code(label["name"]) for label in facts.record["labels"]]
     # Entities without a counterpart.
-    names += ["none"] * (len(matrix) - len(names))
+    names += [Markdown("none")] * (len(matrix) - len(names))
     lines = [[name, *map(str, line)] for name, line in zip(names, matrix, strict=True)]
     return table(["Correct ╲ predicted", *names], lines, numbers=len(names))
 
@@ -314,7 +316,7 @@ def _data_limits(facts: ModelFacts) -> list[str]:
     longest = max((min(part["longest"], record["max_length"]) for part in record["parts"].values()), default=0)
     if longest and longest < int(facts.config.get("max_position_embeddings", 0)):
         lines.append(f"Inputs in the data have at most {longest:,} tokens. Longer ones have not been tested.")
-    if record["kind"] == "qa" and not record["unanswerable"]:
+    if facts.task == "qa" and facts.no_answer_threshold is None:
         lines.append("All training questions have an answer, so the model gives one to every question.")
     return lines
 

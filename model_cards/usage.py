@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.training.finetuning.qa import QuestionAnswering
+from llm_jp_modernbert.inference.question_answering import LONGEST_ANSWER
 
 from .facts import Exports, ModelFacts, TaskType
 from .formatting import literal
@@ -160,8 +160,8 @@ for entity in tag(text):
 def _question_answering(model: ModelFacts) -> Snippet:
     record = model.record
     length = record["max_length"] if record else model.config["max_position_embeddings"]
-    unanswerable = """
-    if scores[0, 0] > scores[first, last]:
+    unanswerable = f"""
+    if scores[0, 0] - scores[first, last] > {model.no_answer_threshold}:
         return ""  # the passage has no answer"""
     code = f"""\
 import torch
@@ -170,7 +170,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({_loaded(model)})
 model = AutoModelForQuestionAnswering.from_pretrained({_loaded(model)})
 
-def answer(question, passage, longest={QuestionAnswering.longest_answer}):
+def answer(question, passage, longest={LONGEST_ANSWER}):
     options = {{"truncation": "only_second", "max_length": {length}, "return_offsets_mapping": True}}
     inputs = tokenizer(question, passage, return_tensors="pt", **options)
     spans = inputs.pop("offset_mapping")[0].tolist()
@@ -180,7 +180,7 @@ def answer(question, passage, longest={QuestionAnswering.longest_answer}):
     scores = logits.start_logits[0][:, None] + logits.end_logits[0]
     allowed = (inside[:, None] & inside).triu().tril(longest - 1)
     first, last = divmod(int(scores.masked_fill(~allowed, -torch.inf).argmax()), len(spans))\
-{unanswerable if record and record["unanswerable"] else ""}
+{"" if model.no_answer_threshold is None else unanswerable}
     return passage[spans[first][0] : spans[last][1]].strip()
 
 passage = {literal(_PASSAGE)}

@@ -297,7 +297,10 @@ LIMITS: list[tuple[dict[str, Any], str]] = [
     ({"record": {"parts": {**PARTS, "train": part(rows=120)}}}, "trained on 120 examples, which is few"),
     ({"record": {"parts": {**PARTS, "test": part(rows=50)}}}, "The test part has 50 examples"),
     ({"record": {"labels": [label("良い", 90, threshold=0.3)]}}, "The thresholds were tuned on the validation part."),
-    ({"record": {"kind": "qa"}}, "gives one to every question"),
+    (
+        {"config": config("ForQuestionAnswering", no_answer_threshold=None), "record": {"kind": "qa", "labels": []}},
+        "gives one to every question",
+    ),
 ]
 
 
