@@ -258,6 +258,7 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
     ),
     "no answers": ("qa", {"train.jsonl": question(answers=[])}, [], r"none of the 1 questions has an answer"),
     "answer that is a number": ("qa", {"train.jsonl": question(answer=3)}, [], r"row 1: the answer 3 is not a text"),
+    "broken JSON of questions": ("qa", {"train.jsonl": '{"question": '}, [], r"train\.jsonl, row 1: not JSON"),
     "not SQuAD": (
         "qa",
         {"train.json": '{"data": [{"paragraphs": 1}]}'},

@@ -235,17 +235,17 @@ def _json_rows(path: Path, kind: Kind) -> Rows:
             read_text(path), f"{path}: not a JSON list of objects", list[dict[str, Any]], max_bytes=MAX_JSON_BYTES
         )
         return ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
-    if kind == "qa" and _is_squad(first):
+    if kind == "qa" and _is_squad(path, first):
         return squad_rows(path)
     return ((f"{path}, row {number}", row) for number, row in read_json_lines(path))
 
 
-def _is_squad(first: str) -> bool:
+def _is_squad(path: Path, first: str) -> bool:
     """Whether a JSON file with this first line is one object instead of one per line."""
     try:
         row = json.loads(first)
     except (ValueError, RecursionError):
-        return first.lstrip().startswith("{")
+        return _suffix(path) == ".json"
     return isinstance(row, dict) and "data" in row and "question" not in row
 
 
