@@ -193,6 +193,12 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         [],
         r"train\.csv, row 22: .*'inf', not a finite",
     ),
+    "huge score": (
+        "regression",
+        {"train.jsonl": lines({"text": "文", "score": 10**400})},
+        [],
+        r"row 1: .* not a finite",
+    ),
     "one score only": (
         "regression",
         {"train.csv": "text,score\n甲,1\n乙,1.0\n"},
@@ -276,6 +282,18 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         {"train.jsonl": lines(choices("東", "西", label=2))},
         [],
         r"train\.jsonl, row 1: 'label' is 2, not a position from 0 to 1",
+    ),
+    "NaN position": (
+        "multiple-choice",
+        {"train.jsonl": lines(choices("東", "西"), choices("東", "西", label=1), choices("東", "西", label=None))},
+        [],
+        r"train\.jsonl, row 3: 'label' is empty or NaN",
+    ),
+    "huge position": (
+        "multiple-choice",
+        {"train.jsonl": lines(choices("東", "西"), choices("東", "西", label=1), choices("東", "西", label=10**400))},
+        [],
+        r"train\.jsonl, row 3: 'label' is 10+….*not a position from 0 to 1",
     ),
     "text of no choice": (
         "multiple-choice",

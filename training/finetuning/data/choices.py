@@ -39,7 +39,8 @@ class ChoiceLayout(Layout):
         question, label = self.require("question", _QUESTION_NAMES), self.require("label", _LABEL_NAMES)
         self.columns = {"question": question, "choice": ", ".join(self.choices), "label": label}
         rows = [row for _, row in self.table.rows if row]
-        self.are_numbers = all(_number(cell(row, label)) is not None for row in rows)
+        # Most of them, so that the error for another value names its row.
+        self.are_numbers = sum(_number(cell(row, label)) is not None for row in rows) * 2 > len(rows)
         self.names = tuple(self.choices)
         if len(self.choices) == 1:
             count = len(as_list(cell(rows[0], self.choices[0])) or ())
@@ -93,6 +94,6 @@ class ChoiceLayout(Layout):
 
 def _number(value: Any) -> int | None:
     """A position from 0, which CSV files have as text."""
-    if isinstance(value, bool) or not re.fullmatch(r"\d+(\.0)?", str(value).strip(), re.ASCII):
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,9}(\.0)?", str(value).strip(), re.ASCII):
         return None
     return int(float(value))

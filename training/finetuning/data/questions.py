@@ -95,6 +95,6 @@ def _answers(value: Any, start: Any) -> list[tuple[str, int | None]]:
         start = start[0] if start else None
     if is_blank(start):
         return [(value, None)]
-    if isinstance(start, bool) or not re.fullmatch(r"-?\d+", str(start).strip(), re.ASCII):
+    if isinstance(start, bool) or not re.fullmatch(r"-?\d{1,9}", str(start).strip(), re.ASCII):
         raise ValueError(f"the start {shortened(start)} of an answer is not an integer")
     return [(value, int(start))]

@@ -57,7 +57,7 @@ class RegressionLayout(TextLayout):
         value = cell(row, self.columns["label"])
         try:
             score = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             score = math.nan
         if not math.isfinite(score):
             raise ValueError(f"{self.columns['label']!r} is {shortened(value)}, not a finite number")
