@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 # Placeholder for the folder of evaluation data, whose path differs between machines.
 _DATA = "DATA"
-_COLUMNS = {field.name for field in fields(FinetuneOptions)}
+_DEFAULTS = {field.name: field.default for field in fields(FinetuneOptions)}
+# Options and arguments of fine-tuning that affect the model.
+_OPTIONS = ("patience", "class_weights", "layer_decay", "lora_rank")
+_ARGUMENTS = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+)
 
 
 def reproduction(facts: ModelFacts) -> Markdown | None:
@@ -92,12 +98,19 @@ def _finetuning(facts: ModelFacts) -> list[str]:
     columns = [
         f"--{role.replace('_', '-')}-column {quote(column)}"
         for role, column in record["columns"].items()
-        if f"{role}_column" in _COLUMNS
+        if f"{role}_column" in _DEFAULTS
     ]
     settings = [f"--seed {record['seeds'][0]['seed']}", f"--seeds {len(record['seeds'])}"] if record["seeds"] else []
     settings += [f"--max-length {record['max_length']}", *(["--lora"] if record["lora"] else [])]
+    settings += [
+        f"--{name.replace('_', '-')} {quote(str(facts.recipe[name]))}"
+        for name in _OPTIONS
+        if facts.recipe.get(name, _DEFAULTS[name]) != _DEFAULTS[name]
+    ]
+    arguments = facts.recipe.get("arguments") or {}
+    overrides = [quote(f"{name}={arguments[name]}") for name in _ARGUMENTS if name in arguments]
     lines = [f"llm-jp-modernbert finetune {record['kind']} {quote(facts.base_model or record['base'])}"]
-    lines += [" ".join(options) for options in (data, columns, settings) if options]
+    lines += [" ".join(options) for options in (overrides, data, columns, settings) if options]
     return [" \\\n    ".join(lines)]
 
 

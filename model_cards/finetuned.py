@@ -29,15 +29,10 @@ _METRICS = {
     "spearman": "Spearman correlation",
 }
 _SETTINGS = {
-    "Learning rate": "learning_rate",
-    "Schedule": "lr_scheduler_type",
-    "Epochs, at most": "num_train_epochs",
-    "Early stopping after epochs without improvement": "patience",
     "Batch size": "per_device_train_batch_size",
     "Gradient accumulation steps": "gradient_accumulation_steps",
-    "Tokens computed at once": "tokens_per_batch",
-    "Weight decay": "weight_decay",
-    "Warmup steps": "warmup_steps",
+    "Epochs, at most": "num_train_epochs",
+    "Early stopping after epochs without improvement": "patience",
     "Class weights": "class_weights",
     "Learning rate of a layer relative to the next one": "layer_decay",
 }
@@ -220,14 +215,17 @@ def settings(facts: ModelFacts) -> Markdown | None:
         return None
     seeds = ", ".join(str(seed["seed"]) for seed in record["seeds"])
     epoch = next((seed["epoch"] for seed in record["seeds"] if seed["seed"] == record["best_seed"]), None)
-    rank = facts.recipe.get("lora_rank")
+    options = {**facts.recipe, **(facts.recipe.get("arguments") or {})}
+    rank = options.get("lora_rank")
     lines: list[list[Any]] = [
         ["Base model", code(f"{record['base']}@{record['base_revision'][:15]}")],
         [
             "Trained parameters",
             f"low-rank adapters{f' of rank {rank}' if rank else ''}, merged" if record["lora"] else "all",
         ],
-        *([name, number(facts.recipe[key])] for name, key in _SETTINGS.items() if facts.recipe.get(key) is not None),
+        ["Learning rate", tables.learning_rate(options)],
+        ["Optimizer", tables.optimizer(options)],
+        *([name, number(options[key])] for name, key in _SETTINGS.items() if options.get(key) is not None),
         ["Maximum input length", f"{record['max_length']:,} tokens"],
         ["Seeds", f"{seeds}; published: {record['best_seed']}"],
         ["Epoch of the published model", "" if epoch is None else f"{epoch:g}"],
@@ -269,13 +267,13 @@ def _weak_scores(facts: ModelFacts) -> list[str]:
         )
     if seeds == 1:
         lines.append("The model was trained with one seed, so the variation between trainings is unknown.")
-    first = measured[0]
-    if len(first.seeds) > 1 and first.low is not None and first.high is not None:
-        spread = max(first.seeds) - min(first.seeds)
-        if spread > first.high - first.low:
+    spread = next((score for score in measured if len(score.seeds) > 1 and score.low is not None), None)
+    if spread and spread.low is not None and spread.high is not None:
+        lowest, highest = min(spread.seeds), max(spread.seeds)
+        if highest - lowest > spread.high - spread.low:
             lines.append(
-                f"The seeds disagree: {first.metric} on the {part} part is between {share(min(first.seeds))} and "
-                f"{share(max(first.seeds))}, a wider range than the interval of this model."
+                f"The seeds disagree: {spread.metric} on the {spread.part} part is between {share(lowest)} and "
+                f"{share(highest)}, a wider range than the interval of this model."
             )
     return lines
 

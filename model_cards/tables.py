@@ -267,8 +267,8 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, str]:
         "Embedding initialization": "co-occurrence counts" if recipe.get("init_embeddings") == "counted" else "",
         "Masking": _masking(recipe),
         "Sequence packing": ", ".join(filter(None, packing)),
-        "Learning rate": _learning_rate(recipe),
-        "Optimizer": _optimizer(recipe),
+        "Learning rate": learning_rate(recipe),
+        "Optimizer": optimizer(recipe),
         "Precision": f"{precision} mixed precision" if precision else "float32" if "bf16" in recipe else "",
         **{name: _count(stage.get(key)) for name, key in _COUNTS.items()},
         "Hardware": devices,
@@ -296,7 +296,8 @@ def _masking(recipe: Mapping[str, Any]) -> str:
     return f"{share} ({percent(masked)} mask, {percent(random)} random, {percent(kept)} unchanged)"
 
 
-def _learning_rate(recipe: Mapping[str, Any]) -> str:
+def learning_rate(recipe: Mapping[str, Any]) -> str:
+    """Learning rate with its schedule; empty if unknown."""
     if "learning_rate" not in recipe:
         return ""
     parts = [number(recipe["learning_rate"]), str(recipe.get("lr_scheduler_type") or "")]
@@ -307,7 +308,8 @@ def _learning_rate(recipe: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _optimizer(recipe: Mapping[str, Any]) -> str:
+def optimizer(recipe: Mapping[str, Any]) -> str:
+    """Optimizer with its settings; empty if unknown."""
     parts = [str(recipe["optim"])] if "optim" in recipe else []
     if "adam_beta1" in recipe and "adam_beta2" in recipe:
         parts.append(f"betas {number(recipe['adam_beta1'])} and {number(recipe['adam_beta2'])}")

@@ -51,8 +51,10 @@ def label(name: str, count: int, **changes: Any) -> dict[str, Any]:
 
 
 def seed(number: int, value: float) -> dict[str, Any]:
+    """A training; only the published model, of seed 43, was measured on the test part."""
     metrics = {"macro_f1": value, "accuracy": value + 0.1}
-    return {"seed": number, "epoch": 2.0, "metrics": {"validation": metrics, "test": metrics}}
+    parts = ("validation", "test") if number == 43 else ("validation",)
+    return {"seed": number, "epoch": 2.0, "metrics": dict.fromkeys(parts, metrics)}
 
 
 def own_row(**changes: Any) -> Row:
@@ -96,8 +98,13 @@ def classifier(**changes: Any) -> ModelFacts:
         "base_model": "org/base",
         "tokenizer": {"mask_token": "<MASK|LLM-jp>"},
         "record": record(**finetuned),
-        "recipe": {"learning_rate": 3e-5, "num_train_epochs": 4, "train": ["/private/train.csv"]},
-        "rows": [own_row(), own_row(split="validation", low=None, high=None)],
+        "recipe": {
+            "train": ["/private/train.csv"],
+            "patience": 3,
+            "class_weights": "auto",
+            "arguments": {"learning_rate": 3e-5, "num_train_epochs": 4, "warmup_steps": 0.1, "bf16": False},
+        },
+        "rows": [own_row(), own_row(split="validation", low=0.66, high=0.74)],
         "plots": [Plot("assets/confusion.png", "confusion matrix")],
         "outputs": {"Classification": "{'良い': 0.93}\n"},
     }
@@ -123,7 +130,7 @@ Output:
 | train | `train.csv` | `sha256:0011` | 5,000 | 90,000 | 400 | 12 |
 Columns: text from `sentence`, label from `label`.
 The validation part was held out from the training examples.
-| Learning rate | 3e-05 |
+| Learning rate | 3e-05, warmup 10% of steps |
 | Epochs, at most | 4 |
 | Maximum input length | 512 tokens |
 | Seeds | 42, 43, 44; published: 43 |
@@ -131,21 +138,23 @@ The validation part was held out from the training examples.
 - train.csv
 ## Evaluation
 | Part | Metric | This model | 95% interval | Baseline | Mean ± sd, 3 seeds |
-| test | macro F1 | 70.0 | 65.0 to 75.0 | 30.0 | 60.0 ± 10.0 |
-| test | accuracy | 80.0 |  |  | 70.0 ± 10.0 |
-| validation | macro F1 | 70.0 |  | 30.0 | 60.0 ± 10.0 |
+| test | macro F1 | 70.0 | 65.0 to 75.0 | 30.0 |  |
+| test | accuracy | 80.0 |  |  |  |
+| validation | macro F1 | 70.0 | 66.0 to 74.0 | 30.0 | 60.0 ± 10.0 |
 | `普通` | 2 | 6 | 0 |
 ![confusion matrix](assets/confusion.png)
 ## Limitations and biases
+* The seeds disagree: macro F1 on the validation part is between 50.0 and 70.0, a wider range than the interval of this model.
 * Labels with fewer than 20 training examples: 悪い. Do not rely on them.
 * Labels that the model never predicted correctly when it was measured: 悪い.
 * Examples longer than 512 tokens were truncated: 12 of 5,000 in train.
 * Inputs in the data have at most 400 tokens. Longer ones have not been tested.
 ## Reproduction
 llm-jp-modernbert finetune classification org/base \
+    learning_rate=3e-05 warmup_steps=0.1 num_train_epochs=4 \
     --train DATA/train.csv --test DATA/test.csv \
     --text-column sentence --label-column label \
-    --seed 42 --seeds 3 --max-length 512
+    --seed 42 --seeds 3 --max-length 512 --patience 3
 ## License and citation
 """  # noqa: E501
 
@@ -170,7 +179,7 @@ def test_mean_and_deviation_over_seeds_are_those_of_the_standard_library() -> No
     values = [0.512, 0.734, 0.688]
     facts = classifier(record={"seeds": [seed(42 + n, value) for n, value in enumerate(values)]})
     mean, deviation = 100 * statistics.mean(values), 100 * statistics.stdev(values)
-    assert f"| 73.4 | 65.0 to 75.0 | 30.0 | {mean:.1f} ± {deviation:.1f} |" in model_card(facts).text
+    assert f"| 73.4 | 66.0 to 74.0 | 30.0 | {mean:.1f} ± {deviation:.1f} |" in model_card(facts).text
 
 
 def test_metadata_contain_results_of_the_last_part_only() -> None:
@@ -292,7 +301,10 @@ LIMITS: list[tuple[dict[str, Any], str]] = [
         "is not clearly better than the simplest guess: macro F1 70.0 (baseline 66.0)",
     ),
     ({"record": {"seeds": [seed(43, 0.7)]}}, "trained with one seed"),
-    ({"record": {"seeds": [seed(43, 0.7), seed(44, 0.5)]}}, "macro F1 on the test part is between 50.0 and 70.0"),
+    (
+        {"record": {"seeds": [seed(43, 0.7), seed(44, 0.5)]}},
+        "macro F1 on the validation part is between 50.0 and 70.0",
+    ),
     ({"record": {"parts": {"train": part(), "validation": part()}}}, "The data have no test part."),
     ({"record": {"parts": {**PARTS, "train": part(rows=120)}}}, "trained on 120 examples, which is few"),
     ({"record": {"parts": {**PARTS, "test": part(rows=50)}}}, "The test part has 50 examples"),
