@@ -2,6 +2,9 @@
 
 A token gets the type of the entity that it shares a character with, and predictions are converted back to characters
 before scoring, so scores are comparable across tokenizers.
+
+Tokens of whitespace, and the `▁` that a tokenizer inserts before a text, are learned as well: transformers' pipeline
+for token classification reads the tags of all tokens.
 """
 
 from __future__ import annotations
@@ -49,7 +52,11 @@ class Ner(HeadTask[Sentence]):
         for place, example in enumerate(examples):
             ids, spans = with_spans(tokenizer, example.text)
             offsets = (*[None] * len(before), *spans[:room], *[None] * len(after))
-            tags = token_tags(offsets, example.entities)
+            tags = [
+                *[None] * len(before),
+                *_with_whitespace(token_tags(spans[:room], example.entities)),
+                *[None] * len(after),
+            ]
             inputs = {
                 "input_ids": [*before, *ids[:room], *after],
                 "attention_mask": [1] * len(offsets),
@@ -64,10 +71,11 @@ class Ner(HeadTask[Sentence]):
         """Entities of each text, as lists of start, end and type; the confidence is that of the least sure token."""
         predicted = [Prediction([], 1.0)] * len(examples)
         for row, scores in zip(inputs, logits, strict=True):
-            best = scores.argmax(-1)
-            tags = [None if span is None else self.labels[tag] for span, tag in zip(row.offsets, best, strict=True)]
+            tags = [self.labels[tag] for tag in scores.argmax(-1)]
             value = [list(entity) for entity in entities(row.offsets, tags)]
-            predicted[row.example] = Prediction(value, float(softmax(scores).max(-1).min()))
+            visible = np.array([span is not None for span in row.offsets])
+            sure = softmax(scores).max(-1).min(where=visible, initial=1.0)
+            predicted[row.example] = Prediction(value, float(sure))
         return predicted
 
     def gold(self, example: Sentence) -> Any:
@@ -115,12 +123,30 @@ def token_tags(offsets: Sequence[Span | None], annotated: Sequence[Entity]) -> l
     return tags
 
 
+def _with_whitespace(tags: Sequence[str | None]) -> list[str]:
+    """Tags that include those of whitespace: it belongs to an entity that goes on after it."""
+    filled: list[str] = []
+    following = "O"
+    for tag in reversed(tags):
+        following = tag or (following if following.startswith("I") else "O")
+        filled.append(following)
+    return filled[::-1]
+
+
 def entities(offsets: Sequence[Span | None], tags: Sequence[str | None]) -> list[Entity]:
-    """The entities that IOB2 tags of tokens describe; an `I` without a predecessor starts an entity."""
+    """The entities that IOB2 tags of tokens describe; an `I` without a predecessor starts an entity.
+
+    Args:
+        offsets: spans of the tokens; None for whitespace, which only ends or continues an entity.
+        tags: their tags; None for tokens without one.
+    """
     decoded: list[Entity] = []
     continues = False
     for span, tag in zip(offsets, tags, strict=True):
-        if span is None or tag is None:
+        if tag is None:
+            continue
+        if span is None:
+            continues = continues and tag == f"I-{decoded[-1][2]}"
             continue
         if tag == "O":
             continues = False

@@ -75,7 +75,7 @@ def test_neighboring_entities_of_bytes_keep_their_labels(tokenizer: PreTrainedTo
     task = Ner(tags_of(["人名", "地名"]))
     (row,) = task.encode(tokenizer, [Sentence(text, marked)], 64)
     tags = [None if label < 0 else task.labels[label] for label in row.inputs["labels"]]
-    assert tags[:14] == [None, None, "B-人名", *["I-人名"] * 3, "B-地名", *["I-地名"] * 7]
+    assert tags[:14] == [None, "O", "B-人名", *["I-人名"] * 3, "B-地名", *["I-地名"] * 7]
     assert set(tags[14:-1]) == {"O"}
     assert entities(row.offsets, tags) == list(marked)
 
