@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.inference.question_answering import LONGEST_ANSWER
+from llm_jp_modernbert.inference.question_answering import LONGEST, LONGEST_ANSWER
 
 from .facts import Exports, ModelFacts, TaskType
 from .formatting import literal
@@ -170,7 +170,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({_loaded(model)})
 model = AutoModelForQuestionAnswering.from_pretrained({_loaded(model)})
 
-def answer(question, passage, longest={LONGEST_ANSWER}):
+def answer(question, passage, longest={model.config.get(LONGEST, LONGEST_ANSWER)}):
     options = {{"truncation": "only_second", "max_length": {length}, "return_offsets_mapping": True}}
     inputs = tokenizer(question, passage, return_tensors="pt", **options)
     spans = inputs.pop("offset_mapping")[0].tolist()

@@ -22,11 +22,19 @@ from transformers import (
     pipeline,
 )
 
-from llm_jp_modernbert import LlmJpModernBertForSequenceClassification, LlmJpModernBertForTokenClassification
+from llm_jp_modernbert import (
+    LlmJpModernBertForQuestionAnswering,
+    LlmJpModernBertForSequenceClassification,
+    LlmJpModernBertForTokenClassification,
+)
 from llm_jp_modernbert.core.text_files import read_text
+from llm_jp_modernbert.inference.question_answering import answer
+from llm_jp_modernbert.model_cards.usage import snippets
 from llm_jp_modernbert.tokenization import build_tokenizer
+from llm_jp_modernbert.training.finetuning.data.squad import squad
 from llm_jp_modernbert.training.finetuning.head_task import HeadTask, ModelInput
 from llm_jp_modernbert.training.finetuning.ner import Ner, Sentence, tags_of
+from llm_jp_modernbert.training.finetuning.qa import Question, QuestionAnswering
 from llm_jp_modernbert.training.finetuning.text import Classification, MultiLabelClassification, Regression, Texts
 
 from tiny_models import tiny_config  # isort: skip
@@ -249,3 +257,36 @@ def test_zero_shot_classification_uses_the_label_of_entailment(
     expected = logits[:, [0, 1]].softmax(-1)[:, 1] if multi_label else logits[:, 1].softmax(0)
     wanted = dict(zip(topics, expected.tolist(), strict=True))
     assert dict(zip(result["labels"], result["scores"], strict=True)) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_function_of_the_card_equals_the_command_on_jaquad(data_dir: Path, tmp_path: Path) -> None:
+    """There is no pipeline for question answering: the card has a function."""
+    articles = squad(data_dir / "jaquad/jaquad_train_0000.json.gz")
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    paragraphs.sort(key=lambda paragraph: len(paragraph["context"]))
+    asked = [
+        Question(one["question"], paragraph["context"], (first["text"],), first["answer_start"])
+        for paragraph in paragraphs
+        for one in paragraph["qas"][:2]
+        for first in one.get("answers", [])[:1]
+    ][:50]
+    # Every fifth passage does not answer its question.
+    asked = [
+        Question(one.question, asked[place - 7].context, (), 0) if place % 5 == 0 else one
+        for place, one in enumerate(asked)
+    ]
+    tokenizer = build_tokenizer(str(data_dir / "tokenizer/llm-jp-tokenizer-100k.ver3.0b1.model"))
+    task = QuestionAnswering(longest_answer=20, no_answer_threshold=0.5)
+    model = head_of(task, LlmJpModernBertForQuestionAnswering, tokenizer)
+    # Few questions are learned, so that some answers are right and others are not.
+    trained(model, task.encode(tokenizer, asked[:10], 512), tokenizer, DataCollatorWithPadding, 30)
+    for key, value in task.decision_settings().items():
+        setattr(model.config, key, value)
+    folder = save(model, tokenizer, tmp_path)
+    (snippet,) = snippets(folder, json.loads((tmp_path / "config.json").read_text()))
+    variables: dict[str, Any] = {}
+    exec(snippet.code, variables)
+    answers = [variables["answer"](one.question, one.context) for one in asked]
+    assert answers == [answer(model, tokenizer, one.question, one.context)[0].text for one in asked]
+    assert sum(text in (one.answers or ("",)) for one, text in zip(asked, answers, strict=True)) > 5
+    assert "" in answers

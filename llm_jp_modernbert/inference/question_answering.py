@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LONGEST_ANSWER = 64
 """Default maximum number of tokens of an answer."""
 
+LONGEST = "longest_answer"
+"""Key in config.json: maximum number of tokens of an answer. Models without the key use `LONGEST_ANSWER`."""
+
 STRIDE = 128
 """Default number of tokens that two windows share."""
 
@@ -65,7 +68,7 @@ def answer(
     question: str,
     context: str,
     top_k: int = 1,
-    longest_answer: int = LONGEST_ANSWER,
+    longest_answer: int | None = None,
 ) -> list[Answer]:
     """Answers a question by spans of a passage.
 
@@ -77,7 +80,7 @@ def answer(
         question: the question.
         context: the passage, of any length.
         top_k: maximum number of answers.
-        longest_answer: maximum tokens of an answer.
+        longest_answer: maximum tokens of an answer; by default that of the model's configuration, or 64.
 
     Returns:
         The most probable answers, in descending order of probability. "No answer" is one of them, with empty text,
@@ -93,8 +96,9 @@ def answer(
     import torch
 
     check_vocabulary(model.config, tokenizer)
-    if top_k < 1 or longest_answer < 1:
-        raise UsageError(f"top-k is {top_k} and longest_answer {longest_answer}; both must be 1 or more.")
+    longest = getattr(model.config, LONGEST, LONGEST_ANSWER) if longest_answer is None else longest_answer
+    if top_k < 1 or longest < 1:
+        raise UsageError(f"top-k is {top_k} and longest_answer {longest}; both must be 1 or more.")
     for name, text in (("question", question), ("passage", context)):
         check_text(name, text)
     read = []
@@ -104,7 +108,7 @@ def answer(
             output = model(**inputs)
         logits = torch.stack([output.start_logits[0], output.end_logits[0]], -1)
         read.append((logits.float().cpu().numpy(), window.offsets))
-    ranked = span_scores(read, longest_answer).ranked(top_k, getattr(model.config, THRESHOLD, 0.0))
+    ranked = span_scores(read, longest).ranked(top_k, getattr(model.config, THRESHOLD, 0.0))
     return [
         Answer(context[start:end], start, end, probability)
         for (start, end), probability in ((span or (0, 0), probability) for span, probability in ranked)

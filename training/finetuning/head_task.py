@@ -111,7 +111,7 @@ class HeadTask(ABC, Generic[E]):
         return self
 
     def decision_settings(self) -> dict[str, Any]:
-        """Thresholds, as entries of the model's config.json that transformers does not know."""
+        """How predictions are chosen, as entries of the model's config.json that transformers does not know."""
         return {}
 
     def head_settings(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from llm_jp_modernbert.inference.heads import QUESTION_ANSWERING
 from llm_jp_modernbert.inference.question_answering import (
+    LONGEST,
     LONGEST_ANSWER,
     STRIDE,
     THRESHOLD,
@@ -115,7 +116,7 @@ class QuestionAnswering(HeadTask[Question]):
         return replace(self, no_answer_threshold=_best_threshold(np.array(margins), np.array(gains)))
 
     def decision_settings(self) -> dict[str, Any]:
-        return {THRESHOLD: self.no_answer_threshold}
+        return {THRESHOLD: self.no_answer_threshold, LONGEST: self.longest_answer}
 
     def gold(self, example: Question) -> Any:
         return list(example.answers)

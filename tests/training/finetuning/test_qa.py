@@ -118,7 +118,8 @@ def test_threshold_has_the_best_f1() -> None:
         assert isinstance(tuned, QuestionAnswering)
         assert tuned.no_answer_threshold is not None
         assert f1(tuned.no_answer_threshold) == pytest.approx(max(map(f1, np.linspace(-6, 6, 61))))
-        assert tuned.decision_settings() == {"no_answer_threshold": tuned.no_answer_threshold}
+        settings = {"no_answer_threshold": tuned.no_answer_threshold, "longest_answer": tuned.longest_answer}
+        assert tuned.decision_settings() == settings
 
 
 def test_threshold_stays_0_if_that_is_best_or_nothing_is_unanswerable() -> None:
@@ -139,15 +140,16 @@ def test_errors_are_ordered_by_confidence() -> None:
     assert task.error(example(("カレー",)), Prediction("カレーで", 0.7)) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("threshold", [None, 0.0, 1.5])
-def test_predictions_equal_those_of_answer(modernbert: Path, threshold: float | None) -> None:
+@pytest.mark.parametrize(("threshold", "longest"), [(None, 64), (0.0, 2), (1.5, 10)])
+def test_predictions_equal_those_of_answer(modernbert: Path, threshold: float | None, longest: int) -> None:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     model = LlmJpModernBertForQuestionAnswering.from_pretrained(modernbert).eval()
     torch.nn.init.normal_(model.classifier.weight, std=0.3)
-    model.config.no_answer_threshold = threshold
+    task = QuestionAnswering(no_answer_threshold=threshold, longest_answer=longest)
+    for key, value in task.decision_settings().items():
+        setattr(model.config, key, value)
     asked = [Question(CONTEXT[n : n + 6], CONTEXT[n:] * 3, (), 0) for n in range(12)]
-    task = QuestionAnswering(no_answer_threshold=threshold)
     rows = task.encode(tokenizer, asked, 64)
     logits = []
     with torch.no_grad():

@@ -56,7 +56,8 @@ class QuestionLayout(Layout):
             raise ValueError(f"none of the {len(examples)} questions has an answer")
         # Few tokens are shorter than a character.
         longest = max(QuestionAnswering.longest_answer, int(np.percentile(lengths, _LONGEST)))
-        return QuestionAnswering(longest_answer=longest)
+        threshold = None if all(example.answers for example in examples) else 0.0
+        return QuestionAnswering(longest_answer=longest, no_answer_threshold=threshold)
 
     def key(self, example: Question) -> Hashable:
         return example.question, example.context
