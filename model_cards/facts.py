@@ -208,7 +208,9 @@ class ModelFacts:
     @property
     def labels(self) -> list[str]:
         """Names of the model's outputs in config.json, where transformers omits its default of two."""
-        return [str(label) for label in self.config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()]
+        labels = self.config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"})
+        # config.json sorts the numbers as text.
+        return [str(labels[number]) for number in sorted(labels, key=int)]
 
     @property
     def is_nli(self) -> bool:

@@ -258,9 +258,14 @@ def _weak_scores(facts: ModelFacts) -> list[str]:
     part, seeds = measured[0].part, len(facts.record["seeds"])
     lines = []
     weak = [score for score in measured if score.part == part and not score.is_above_baseline]
-    if weak:
-        values = ", ".join(f"{score.metric} {share(score.value)} (baseline {share(score.baseline)})" for score in weak)
-        lines.append(f"On the {part} part, the model is not clearly better than the simplest guess: {values}.")
+    for verdict, is_worse in (("not better", True), ("not clearly better", False)):
+        values = [
+            f"{score.metric} {share(score.value)} (baseline {share(score.baseline)})"
+            for score in weak
+            if (score.value <= (score.baseline or 0.0)) == is_worse
+        ]
+        if values:
+            lines.append(f"On the {part} part, the model is {verdict} than the simplest guess: {', '.join(values)}.")
     if part == "validation":
         lines.append(
             "The data have no test part. The validation part also selected the model, so its values are optimistic."

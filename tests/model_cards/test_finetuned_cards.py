@@ -294,7 +294,7 @@ def test_parameter_count_equals_that_of_transformers_for_every_head(head: Head) 
 LIMITS: list[tuple[dict[str, Any], str]] = [
     (
         {"rows": [own_row(baseline=0.72)]},
-        "is not clearly better than the simplest guess: macro F1 70.0 (baseline 72.0)",
+        "is not better than the simplest guess: macro F1 70.0 (baseline 72.0)",
     ),
     (
         {"rows": [own_row(baseline=0.66)]},
@@ -334,6 +334,13 @@ def test_confusion_matrix_of_entities_counts_those_without_counterpart() -> None
     for line in ("| `人名` | 5 | 1 | 2 |", "| none | 7 | 8 | 0 |", "## Entity types"):
         assert line in text
     assert "Its types are `人名` and `地名`." in text
+
+
+def test_labels_have_the_order_of_the_outputs() -> None:
+    names = tuple(f"label {number}" for number in range(12))
+    sorted_as_text = json.loads(json.dumps(config("ForSequenceClassification", names), sort_keys=True))
+    table = model_card(ModelFacts("org/model", sorted_as_text)).text.partition("## Labels")[2]
+    assert re.findall(r"label \d+", table) == list(names)
 
 
 def with_markup() -> Iterator[ModelFacts]:
