@@ -158,8 +158,7 @@ for entity in tag(text):
 
 
 def _question_answering(model: ModelFacts) -> Snippet:
-    record = model.record
-    length = record["max_length"] if record else model.config["max_position_embeddings"]
+    length = model.config["max_position_embeddings"]
     unanswerable = f"""
     if scores[0, 0] - scores[first, last] > {model.no_answer_threshold}:
         return ""  # the passage has no answer"""
