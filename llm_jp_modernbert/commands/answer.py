@@ -65,7 +65,9 @@ def answer(
         print(json.dumps(results, ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False)
-    for asked, found in zip(question, answers, strict=True):
+    for number, (asked, found) in enumerate(zip(question, answers, strict=True)):
+        if number:
+            console.print()
         if len(question) > 1:
             console.print(printable(asked), style="bold", markup=False)
         # Lines are not wrapped in a file or a pipe.
