@@ -87,7 +87,8 @@ def answer(
         unless `no_answer_threshold` in the model's configuration is None.
 
     Raises:
-        UsageError: the question or the passage is empty or has lone surrogates, or the question is too long.
+        UsageError: the question or the passage is empty or has lone surrogates, the question is too long, a setting
+            is invalid, or the model's weights are broken.
 
     Example:
         >>> answer(model, tokenizer, "建てられたのは何年？", "図書館は1985年に建てられた。")
@@ -97,8 +98,12 @@ def answer(
 
     check_vocabulary(model.config, tokenizer)
     longest = getattr(model.config, LONGEST, LONGEST_ANSWER) if longest_answer is None else longest_answer
-    if top_k < 1 or longest < 1:
-        raise UsageError(f"top-k is {top_k} and longest_answer {longest}; both must be 1 or more.")
+    threshold = getattr(model.config, THRESHOLD, 0.0)
+    for name, value in (("top-k", top_k), (LONGEST, longest)):
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} is {value!r}; it must be an integer from 1.")
+    if not isinstance(threshold, (int, float, type(None))):
+        raise UsageError(f"{THRESHOLD} in config.json is {threshold!r}; it must be a number or null.")
     for name, text in (("question", question), ("passage", context)):
         check_text(name, text)
     read = []
@@ -107,8 +112,10 @@ def answer(
         with torch.inference_mode():
             output = model(**inputs)
         logits = torch.stack([output.start_logits[0], output.end_logits[0]], -1)
+        if not logits.isfinite().all():
+            raise UsageError(f"the model computes numbers that are not finite in {model.dtype}. Try --dtype float32.")
         read.append((logits.float().cpu().numpy(), window.offsets))
-    ranked = span_scores(read, longest).ranked(top_k, getattr(model.config, THRESHOLD, 0.0))
+    ranked = span_scores(read, longest).ranked(top_k, threshold)
     return [
         Answer(context[start:end], start, end, probability)
         for (start, end), probability in ((span or (0, 0), probability) for span, probability in ranked)

@@ -191,6 +191,31 @@ def test_unusable_texts_are_errors(question: str, context: str, reason: str, loa
         answer(*loaded, question, context)
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"no_answer_threshold": "high"}, "no_answer_threshold in config.json is 'high'"),
+        ({"longest_answer": 0}, "longest_answer is 0"),
+        ({"longest_answer": [3]}, "longest_answer is"),
+    ],
+)
+def test_invalid_settings_of_a_configuration_are_errors(
+    settings: dict[str, Any], reason: str, reader: Path, loaded: tuple[Any, Any]
+) -> None:
+    model = ModernBertForQuestionAnswering.from_pretrained(reader)
+    for key, value in settings.items():
+        setattr(model.config, key, value)
+    with pytest.raises(UsageError, match=reason):
+        answer(model, loaded[1], QUESTION, CONTEXTS[0])
+
+
+def test_broken_weights_are_an_error(reader: Path, loaded: tuple[Any, Any]) -> None:
+    model = ModernBertForQuestionAnswering.from_pretrained(reader)
+    torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    with pytest.raises(UsageError, match="not finite"):
+        answer(model, loaded[1], QUESTION, CONTEXTS[0])
+
+
 def call(*arguments: str, **options: Any) -> Result:
     return CliRunner().invoke(app, ["answer", *arguments], **options)
 
