@@ -10,13 +10,13 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import first_line, is_failed_write
@@ -60,9 +60,9 @@ class CheckpointWriter:
     """Completes checkpoints that Trainer has written.
 
     Args:
-        recipe: the recipe.
+        arguments: arguments of the trainer.
         wait_for_everyone: barrier over all ranks.
-        earlier_stages: training stages of the model before this run, see `run.summary`.
+        resume: how to continue after an error, as the end of a message.
 
     Attributes:
         staging: directory that Trainer must write checkpoints to.
@@ -70,53 +70,30 @@ class CheckpointWriter:
 
     def __init__(
         self,
-        recipe: PretrainingArguments,
+        arguments: TrainingArguments,
         wait_for_everyone: Callable[[], None],
-        earlier_stages: Sequence[summary.Stage] = (),
+        resume: str = "resume with resume_from_checkpoint=true",
     ) -> None:
-        self._run = Path(str(recipe.output_dir))
+        self._run = Path(str(arguments.output_dir))
         self.staging = checkpoints.staging(self._run)
-        self._recipe, self._wait, self._earlier_stages = recipe, wait_for_everyone, earlier_stages
-        self._main = recipe.process_index == 0
+        self._wait, self._resume = wait_for_everyone, resume
+        self._limit, self._main = arguments.save_total_limit, arguments.process_index == 0
 
-    def complete(self, state: TrainerState, totals: Totals, rank_state: Mapping[str, Any]) -> None:
-        """Adds the missing files to the staged checkpoint, seals it, moves it into place and removes old ones.
-
-        Every rank must call it.
+    def publish(self, state: TrainerState, describe: Callable[[Path], None], kept: Collection[int] = ()) -> None:
+        """Seals the staged checkpoint, moves it into place and removes old ones. Every rank must call it.
 
         Args:
             state: state of the trainer.
-            totals: counts of the run.
-            rank_state: JSON values that this rank needs for resuming.
+            describe: adds files to the checkpoint; called on rank 0, when all ranks have written theirs.
+            kept: steps whose checkpoints are neither removed nor counted.
         """
-        partial = checkpoints.folder_of(self.staging, state.global_step)
-        name = f"data-{self._recipe.process_index:05d}.json"
-        (partial / name).write_text(json.dumps(rank_state) + "\n", encoding="utf-8")
         self._wait()
         if self._main:
-            self.describe(partial, state, totals)
+            partial = checkpoints.folder_of(self.staging, state.global_step)
+            describe(partial)
             final = checkpoints.folder_of(self._run, state.global_step)
             checkpoints.publish(partial, final)
-            checkpoints.rotate(self._run, self._recipe.save_total_limit, final, self._recipe.keep_steps or ())
-        self._wait()
-
-    def describe(self, folder: Path, state: TrainerState, totals: Totals) -> None:
-        """Writes recipe.yaml and training.json into a saved model, instead of Trainer's pickled arguments."""
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        (folder / RECIPE).write_text(render(self._recipe), encoding="utf-8")
-        stage = summary.stage_of(self._recipe, totals, state, self._recipe.schedule().max_steps)
-        summary.write([*self._earlier_stages, stage], folder)
-
-    def rehearse(self, save_model: Callable[[str], None], state: TrainerState, totals: Totals) -> None:
-        """Saves the model and removes it again, so that a run that cannot save fails before its first step.
-
-        Every rank must call it.
-        """
-        folder = checkpoints.folder_of(self.staging, state.global_step)
-        save_model(str(folder))
-        if self._main:
-            self.describe(folder, state, totals)
-            shutil.rmtree(folder)
+            checkpoints.rotate(self._run, self._limit, final, kept)
         self._wait()
 
     def _intact(self) -> str:
@@ -140,21 +117,71 @@ class CheckpointWriter:
             intact = self._intact()
             if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
                 raise CheckpointError(
-                    f"A process that prepares data was killed, perhaps for lack of memory; {intact}. Resume with "
-                    "resume_from_checkpoint=true and fewer dataloader_num_workers."
+                    f"A process that prepares data was killed, perhaps for lack of memory; {intact}. "
+                    f"{self._resume[0].upper()}{self._resume[1:]}, with fewer dataloader_num_workers."
                 ) from error
             if not self._main or not self.staging.is_dir() or not any(self.staging.iterdir()):
                 raise
             partial = checkpoints.checkpoints(self.staging)
             name = self._run / partial[-1].name if partial else f"The model in {self._run}"
-            remedy = "Free disk space and resume" if is_failed_write(error) else "Solve the problem and resume"
+            remedy = "Free disk space" if is_failed_write(error) else "Solve the problem"
             raise CheckpointError(
-                f"{name} could not be written ({first_line(error)}); {intact}. {remedy} with "
-                "resume_from_checkpoint=true."
+                f"{name} could not be written ({first_line(error)}); {intact}. {remedy} and {self._resume}."
             ) from error
         finally:
             if self._main:
                 shutil.rmtree(self.staging, ignore_errors=True)
+
+
+class PretrainingCheckpoints(CheckpointWriter):
+    """Completes checkpoints with the recipe, counts, and the position in the data.
+
+    Args:
+        recipe: the recipe.
+        wait_for_everyone: barrier over all ranks.
+        earlier_stages: training stages of the model before this run, see `run.summary`.
+    """
+
+    def __init__(
+        self,
+        recipe: PretrainingArguments,
+        wait_for_everyone: Callable[[], None],
+        earlier_stages: Sequence[summary.Stage] = (),
+    ) -> None:
+        super().__init__(recipe, wait_for_everyone)
+        self._recipe, self._earlier_stages = recipe, earlier_stages
+
+    def complete(self, state: TrainerState, totals: Totals, rank_state: Mapping[str, Any]) -> None:
+        """Adds the missing files to the staged checkpoint, and publishes it. Every rank must call it.
+
+        Args:
+            state: state of the trainer.
+            totals: counts of the run.
+            rank_state: JSON values that this rank needs for resuming.
+        """
+        partial = checkpoints.folder_of(self.staging, state.global_step)
+        name = f"data-{self._recipe.process_index:05d}.json"
+        (partial / name).write_text(json.dumps(rank_state) + "\n", encoding="utf-8")
+        self.publish(state, lambda folder: self.describe(folder, state, totals), self._recipe.keep_steps or ())
+
+    def describe(self, folder: Path, state: TrainerState, totals: Totals) -> None:
+        """Writes recipe.yaml and training.json into a saved model, instead of Trainer's pickled arguments."""
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / RECIPE).write_text(render(self._recipe), encoding="utf-8")
+        stage = summary.stage_of(self._recipe, totals, state, self._recipe.schedule().max_steps)
+        summary.write([*self._earlier_stages, stage], folder)
+
+    def rehearse(self, save_model: Callable[[str], None], state: TrainerState, totals: Totals) -> None:
+        """Saves the model and removes it again, so that a run that cannot save fails before its first step.
+
+        Every rank must call it.
+        """
+        folder = checkpoints.folder_of(self.staging, state.global_step)
+        save_model(str(folder))
+        if self._main:
+            self.describe(folder, state, totals)
+            shutil.rmtree(folder)
+        self._wait()
 
 
 def read_state(checkpoint: Path) -> TrainerState:
@@ -173,7 +200,7 @@ def read_state(checkpoint: Path) -> TrainerState:
 
 
 def read_rank_states(checkpoint: Path) -> list[RankState]:
-    """The states that `CheckpointWriter.complete` wrote into a checkpoint, by rank.
+    """The states that `PretrainingCheckpoints.complete` wrote into a checkpoint, by rank.
 
     Raises:
         CheckpointError: the checkpoint holds none, or has no optimizer state.

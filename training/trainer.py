@@ -1,7 +1,7 @@
 """Trainer for packed masked-LM pre-training.
 
 `PretrainingTrainer` connects transformers' Trainer to this package: batches come from a `BatchStream`, `Counter` sums,
-`CheckpointWriter` completes checkpoints, and validation runs on fixed masks over all ranks.
+`PretrainingCheckpoints` completes checkpoints, and validation runs on fixed masks over all ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from .callbacks import NonFiniteCallback
-from .checkpointing import CheckpointWriter, load_moments, read_rank_states, read_state
+from .checkpointing import PretrainingCheckpoints, load_moments, read_rank_states, read_state
 from .counting import Counter
 from .data.stream import BatchStream
 from .data.validation import MaskedValidation
@@ -83,7 +83,7 @@ class PretrainingTrainer(Trainer):
             eval_dataset=validation,
             callbacks=[NonFiniteCallback(recipe, self.counter, stream.maker.sources), *callbacks],
         )
-        self.checkpoints = CheckpointWriter(recipe, self.accelerator.wait_for_everyone, earlier_stages)
+        self.checkpoints = PretrainingCheckpoints(recipe, self.accelerator.wait_for_everyone, earlier_stages)
         # First, so that other callbacks find a checkpoint complete.
         self.callback_handler.callbacks.insert(0, _FlowCallback(self))
         self.remove_callback(PrinterCallback)

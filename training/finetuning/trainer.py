@@ -2,12 +2,14 @@
 
 A step has `per_device_train_batch_size` examples, whatever their lengths. It is computed in pieces of at most
 `tokens_per_batch` tokens, whose losses are weighted so that the gradient is that of the mean over the whole step, over
-all pieces, accumulated batches and ranks.
+all pieces, accumulated batches and ranks. Each evaluation may find a better model, whose weights are kept in memory
+and in the checkpoints.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback
 
+from llm_jp_modernbert.core.errors import UsageError
+
+from ..checkpointing import CheckpointWriter, read_state
+from ..run.checkpoints import StopSignals
 from .batches import Batches, StepSampler, documents, labels_tokens
 from .head_task import HeadTask, ModelInput
+from .lora import merged, with_adapters
 from .losses import items_of, summed_loss, targets_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_BEST = "best.safetensors"
+"""File of a checkpoint with the weights of the best evaluation."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,10 @@ class FinetuningTrainer(Trainer):
         arguments: arguments of transformers' Trainer.
         settings: our own settings.
         callbacks: further callbacks.
+        stop: receives signals that end training after the current step with a checkpoint.
+
+    Attributes:
+        best_weights: trained weights of the best evaluation so far, by name; empty before the first one.
     """
 
     model: PreTrainedModel
@@ -76,8 +99,12 @@ class FinetuningTrainer(Trainer):
         arguments: TrainingArguments,
         settings: TrainerSettings,
         callbacks: Sequence[TrainerCallback] = (),
+        stop: StopSignals | None = None,
     ) -> None:
         self.task, self.settings = task, settings
+        self.stop, self._stop_requested = stop or StopSignals(), False
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.metric = (arguments.metric_for_best_model or task.metric).removeprefix("eval_")
         self.validation, self.validation_examples = validation, validation_examples
         self.batches = Batches.of(model, task, tokenizer, settings.tokens_per_batch)
         self.weights = torch.tensor(settings.class_weights) if settings.class_weights else None
@@ -100,7 +127,14 @@ class FinetuningTrainer(Trainer):
         )
         # The loss is divided by the items of the whole step.
         self.model_accepts_loss_kwargs = True
+        self.checkpoints = CheckpointWriter(
+            self.args, self.accelerator.wait_for_everyone, "run the same command again"
+        )
+        # After transformers' own, whose decisions it changes; before others, which find a checkpoint complete.
+        self.callback_handler.callbacks.insert(1, _FlowCallback(self))
         self.remove_callback(PrinterCallback)
+        if arguments.metric_for_best_model:
+            self._check_metric()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this rank, each a list of pieces."""
@@ -114,6 +148,18 @@ class FinetuningTrainer(Trainer):
             persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal ends training before its end, the same on all ranks."""
+        # A single rank has no other ranks to agree with, so it stops at once.
+        requested = self._stop_requested or (self.args.world_size == 1 and self.stop.received is not None)
+        return requested and self.state.global_step < self.state.max_steps
+
+    @property
+    def epoch_is_complete(self) -> bool:
+        """Whether the last step was the last one of an epoch."""
+        return self.state.global_step % self._steps_per_epoch == 0
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -147,8 +193,11 @@ class FinetuningTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         for place, batch in enumerate(batches):
             batch["place"] = place
-        items = torch.tensor(sum(piece["items"] for batch in batches for piece in batch["pieces"]), device=device)
-        return batches, self.accelerator.reduce(items).clamp(min=1e-9)
+        items = sum(piece["items"] for batch in batches for piece in batch["pieces"])
+        sums = torch.tensor([items, float(self.stop.received is not None)], device=device)
+        sums = self.accelerator.reduce(sums, "sum")
+        self._stop_requested = bool(sums[1])
+        return batches, sums[0].clamp(min=1e-9)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward passes of the pieces of a batch; ranks synchronize in the last one.
@@ -178,6 +227,24 @@ class FinetuningTrainer(Trainer):
         loss = total * (inputs["scale"] * self.accelerator.num_processes / num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """Creates the optimizer; with `layer_decay`, lower layers get lower learning rates."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(*args)
+        if created and self.settings.layer_decay != 1.0:
+            names = {parameter: name for name, parameter in self.model.named_parameters()}
+            layers = int(self.model.config.num_hidden_layers)
+            groups: dict[tuple[int, int], dict[str, Any]] = {}
+            for place, group in enumerate(optimizer.param_groups):
+                for parameter in group["params"]:
+                    distance = _distance(names[parameter], layers)
+                    rate = group["lr"] * self.settings.layer_decay**distance
+                    part = groups.setdefault((distance, place), {**group, "params": [], "lr": rate})
+                    part["params"].append(parameter)
+            # The head's first: Trainer logs the learning rate of the first group.
+            optimizer.param_groups[:] = [groups[key] for key in sorted(groups)]
+        return optimizer
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of a batch, by transformers' estimate."""
         return sum(super(FinetuningTrainer, self).floating_point_ops(piece["inputs"]) for piece in inputs["pieces"])
@@ -187,9 +254,17 @@ class FinetuningTrainer(Trainer):
     ) -> dict[str, float]:
         """Loss and metrics on the validation examples, computed by all ranks together.
 
+        During training, the weights are kept if their score is better than all before; if the last `patience`
+        evaluations were not better, training stops.
+
         Returns:
-            `eval_loss` and `eval_METRIC`; NaN for an undefined metric.
+            `eval_loss` and `eval_METRIC`; NaN for an undefined metric, which the log leaves out.
+
+        Raises:
+            ValueError: there are no validation examples.
         """
+        if not self.validation:
+            raise ValueError("no validation examples to evaluate on.")
         logits = self.predict_logits(self.validation)
         predictions = self.task.predict(self.validation, logits, self.validation_examples)
         scores = self.task.scores(self.validation_examples, [prediction.value for prediction in predictions])
@@ -199,10 +274,84 @@ class FinetuningTrainer(Trainer):
             f"{metric_key_prefix}_{name}": float("nan") if value is None or not finite else value
             for name, value in metrics.items()
         }
+        result[f"{metric_key_prefix}_examples"] = len(self.validation_examples)
         # JSON has no NaN.
         self.log({name: value for name, value in result.items() if math.isfinite(value)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        if self.is_in_train and self._evaluations_after_best() == 0:
+            self.best_weights = {name: weight.detach().cpu().clone() for name, weight in self._trained()}
+        if self._patience_is_over():
+            self.control.should_training_stop = True
         return result
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
+
+    def _evaluations_after_best(self) -> int | None:
+        """Number of evaluations after the best one; None if no score is defined yet."""
+        lower_is_better = (
+            self.metric.endswith("loss") if self.args.greater_is_better is None else (not self.args.greater_is_better)
+        )
+        sign = -1 if lower_is_better else 1
+        undefined = -math.inf * sign
+        logs = [entry for entry in self.state.log_history if "eval_examples" in entry]
+        scores = [sign * entry.get(f"eval_{self.metric}", undefined) for entry in logs]
+        if max(scores, default=-math.inf) == -math.inf:
+            return None
+        return len(scores) - 1 - scores.index(max(scores))
+
+    def _patience_is_over(self) -> bool:
+        return 0 < self.settings.patience <= (self._evaluations_after_best() or 0)
+
+    def _check_metric(self) -> None:
+        """Raises `UsageError` if the metric that selects the model does not exist."""
+        rows = [row for row in self.validation if row.example < 2]
+        predictions = self.task.predict(rows, self.predict_logits(rows), self.validation_examples[:2])
+        scores = self.task.scores(self.validation_examples[:2], [prediction.value for prediction in predictions])
+        if self.metric not in (known := ["loss", *scores]):
+            raise UsageError(f"metric_for_best_model: unknown value {self.metric!r}; choose from {', '.join(known)}.")
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains, and puts the weights of the best evaluation into the model, unless a signal ended training before.
+
+        Args:
+            resume_from_checkpoint: a checkpoint; the result is that of an uninterrupted training.
+            args, kwargs: see `Trainer.train`.
+
+        Raises:
+            CheckpointError: a checkpoint could not be written or read.
+        """
+        if resume_from_checkpoint is not None:
+            best = Path(resume_from_checkpoint) / _BEST
+            self.best_weights = load_file(best) if best.is_file() else {}
+            self.state = read_state(Path(resume_from_checkpoint))
+        output = None
+        if not self._patience_is_over():
+            with self.checkpoints.cleanup():
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.best_weights and not self.stopping:
+            with torch.no_grad():
+                for name, weight in self._trained():
+                    weight.copy_(self.best_weights[name])
+        return output
+
+    def _get_output_dir(self, trial: Any) -> str:
+        # Trainer has no public way to choose the directory of checkpoints.
+        return str(self.checkpoints.staging)
+
+    def complete_checkpoint(self) -> None:
+        """Completes the checkpoint that Trainer has just written."""
+
+        def describe(folder: Path) -> None:
+            # Trainer's pickled arguments.
+            (folder / "training_args.bin").unlink(missing_ok=True)
+            # It names the staging directory.
+            self.state.best_model_checkpoint = None
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            if self.best_weights:
+                save_file(self.best_weights, folder / _BEST)
+
+        self.checkpoints.publish(self.state, describe)
 
     def _loss_of(self, rows: Sequence[ModelInput], logits: Sequence[np.ndarray]) -> float:
         targets = targets_of(self.task, rows)
@@ -224,6 +373,33 @@ class FinetuningTrainer(Trainer):
         return [parts[place] for place in np.argsort(order)]
 
 
+class _FlowCallback(TrainerCallback):
+    """Stops training after a signal, and completes checkpoints."""
+
+    def __init__(self, trainer: FinetuningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ends training after a signal; within an epoch, a checkpoint is saved at once."""
+        if self.trainer.stopping:
+            control.should_training_stop = True
+            if not self.trainer.epoch_is_complete:
+                control.should_save = args.save_strategy != "no"
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluates and saves complete epochs only."""
+        if self.trainer.stopping and not self.trainer.epoch_is_complete:
+            control.should_evaluate = control.should_save = control.should_log = False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Completes the checkpoint."""
+        self.trainer.complete_checkpoint()
+
+
 def tokens_at_once(device: torch.device) -> int:
     """Default of `TrainerSettings.tokens_per_batch`: enough to use a device well, without need for much memory."""
     return 4096 if device.type == "cpu" else 16384
@@ -240,6 +416,7 @@ def train_model(
     settings: TrainerSettings,
     checkpoint: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    stop: StopSignals | None = None,
 ) -> FinetuningTrainer:
     """Trains a model, and keeps the weights of the epoch with the best score of `task.metric`.
 
@@ -254,14 +431,26 @@ def train_model(
         settings: our own settings.
         checkpoint: checkpoint that training continues from, see `run.checkpoints.newest_sound`.
         callbacks: further callbacks.
+        stop: receives signals that end training after the current step with a checkpoint.
 
     Returns:
-        The trainer, with the weights of the best epoch in `model` and the epochs in `state.log_history`.
+        The trainer, with the weights of the best epoch in `model`, with adapters merged, and the epochs in
+        `state.log_history`. If a signal ended training, `stopping` is true and `model` is unfinished.
+
+    Raises:
+        UsageError: peft is not installed, or `metric_for_best_model` does not exist.
+        CheckpointError: a checkpoint could not be written or read.
     """
+    if settings.lora_rank is not None:
+        # Adapters start from random weights.
+        set_seed(arguments.seed)
+        model = with_adapters(model, settings.lora_rank)
     trainer = FinetuningTrainer(
-        model, task, tokenizer, train, validation, validation_examples, arguments, settings, callbacks
+        model, task, tokenizer, train, validation, validation_examples, arguments, settings, callbacks, stop
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if settings.lora_rank is not None and not trainer.stopping:
+        trainer.model = merged(trainer.model)
     return trainer
 
 
@@ -294,6 +483,14 @@ def predict_logits(model: nn.Module, inputs: Sequence[ModelInput], batches: Batc
     finally:
         model.train(was_training)
     return [predicted[place] for place in range(len(inputs))]
+
+
+def _distance(name: str, layers: int) -> int:
+    """Number of layers from a parameter to the head: 0 for the head, 1 for the last layer, and so on."""
+    if "embeddings." in name:
+        return layers + 1
+    layer = re.search(r"\blayers?\.(\d+)\.", name)
+    return 0 if layer is None else layers - int(layer[1])
 
 
 def _lengths(rows: Sequence[ModelInput]) -> list[int]:

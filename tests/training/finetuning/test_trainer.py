@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.training.finetuning.batches import Batches, documents
 from llm_jp_modernbert.training.finetuning.head_task import HeadTask, ModelInput
@@ -25,6 +28,7 @@ from llm_jp_modernbert.training.finetuning.trainer import (
     predict_logits,
     train_model,
 )
+from llm_jp_modernbert.training.run.checkpoints import StopSignals, newest_sound
 
 WORDS = ["今日の", "ご飯は", "カレーである。", "猫", "駅まで", "歩いて"]
 
@@ -198,3 +202,182 @@ def test_pieces_stay_within_the_budget_unless_an_input_alone_exceeds_it(modernbe
         assert inputs["input_ids"].numel() == sum(
             len(document["input_ids"]) for place in piece for document in documents(rows[place])
         )
+
+
+def with_dropout(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    return model
+
+
+class StopAt(transformers.TrainerCallback):
+    """Sends SIGTERM to this process in a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [2, 4, 7])
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_resuming_equals_uninterrupted_run(modernbert: Path, tmp_path: Path, step: int, lora_rank: int | None) -> None:
+    """Bit for bit: within and at the end of an epoch, with dropout, and with the best weights of earlier epochs."""
+    case = CASES["ner"]
+    tokenizer, rows = encode(modernbert, case)
+
+    def run(folder: Path, checkpoint: Path | None = None, stop_at: int = 0) -> FinetuningTrainer:
+        options = arguments(
+            folder, optim="adamw_torch", num_train_epochs=3, learning_rate=5e-3, save_strategy="epoch",
+            eval_strategy="epoch", logging_steps=1, save_total_limit=1,
+        )  # fmt: skip
+        settings = TrainerSettings(60, layer_decay=0.9, lora_rank=lora_rank)
+        with StopSignals().listening() as stop:
+            return train_model(
+                with_dropout(load(modernbert, case)), case.task, tokenizer, rows, rows, case.examples, options,
+                settings, checkpoint, [StopAt(stop_at)], stop,
+            )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    assert not whole.stopping
+    stopped = run(tmp_path / "run", stop_at=step)
+    assert stopped.stopping
+    assert stopped.state.global_step == step
+    checkpoint = newest_sound(tmp_path / "run")
+    assert checkpoint == tmp_path / f"run/checkpoint-{step}"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [checkpoint.name]
+    resumed = run(tmp_path / "run", checkpoint)
+    expected = whole.model.state_dict()
+    assert resumed.model.state_dict().keys() == expected.keys()
+    for name, weight in resumed.model.state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+    assert evaluations(resumed) == evaluations(whole)
+
+
+def evaluations(trainer: FinetuningTrainer) -> list[dict[str, float]]:
+    return [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+def test_best_epoch_is_kept_and_patience_ends_training(modernbert: Path, tmp_path: Path) -> None:
+    """The learning rate destroys the model, so the first epoch is the best."""
+    case = CASES["regression"]
+    tokenizer, rows = encode(modernbert, case)
+    model, weights = load(modernbert, case), []
+
+    class Record(transformers.TrainerCallback):
+        def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            weights.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    options = arguments(
+        tmp_path, num_train_epochs=9, eval_strategy="epoch", metric_for_best_model="loss", optim="adamw_torch"
+    )
+    options.learning_rate = 0.3
+    settings = TrainerSettings(patience=1)
+    trainer = train_model(model, case.task, tokenizer, rows, rows, case.examples, options, settings, None, [Record()])
+    losses = [entry["eval_loss"] for entry in evaluations(trainer)]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 2 < 9
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[best][name])
+    # The metrics are those of the task.
+    scores = evaluations(trainer)[best]
+    logits = trainer.predict_logits(rows)
+    predictions = [prediction.value for prediction in case.task.predict(rows, logits, case.examples)]
+    assert scores["eval_spearman"] == pytest.approx(case.task.scores(case.examples, predictions)["spearman"])
+    assert scores["eval_loss"] == pytest.approx(
+        np.mean([(a - e.label) ** 2 for a, e in zip(predictions, case.examples, strict=True)]), rel=1e-5
+    )
+
+
+def test_unknown_metric_is_reported_before_training(modernbert: Path, tmp_path: Path) -> None:
+    case = CASES["regression"]
+    tokenizer, rows = encode(modernbert, case)
+    options = arguments(tmp_path, eval_strategy="epoch", metric_for_best_model="f1")
+    with pytest.raises(UsageError, match=r"metric_for_best_model: unknown value 'f1'; choose from loss, pearson"):
+        train_model(
+            load(modernbert, case), case.task, tokenizer, rows, rows, case.examples, options, TrainerSettings()
+        )
+
+
+@pytest.mark.parametrize("name", ["classification", "ner", "multi-label"])
+def test_class_weights_equal_those_of_torch(modernbert: Path, tmp_path: Path, name: str) -> None:
+    """The gradient of a step in pieces is that of torch's weighted mean over the whole batch."""
+    case = CASES[name]
+    tokenizer, rows = encode(modernbert, case)
+    weights = tuple(1.0 + 2.0 * place for place in range(len(case.task.labels)))
+    model, reference = load(modernbert, case), load(modernbert, case)
+    batches = Batches.of(reference, case.task, tokenizer, 10_000)
+    inputs = batches.inputs(rows)
+    logits = batches.logits(reference(**inputs), inputs, len(rows))
+    labels = [row.inputs["labels"] for row in rows]
+    targets = torch.tensor([label for row in labels for label in row]) if name == "ner" else torch.tensor(labels)
+    if name == "multi-label":
+        loss: Any = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weights))
+    else:
+        loss = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights))
+    loss(logits, targets).backward()
+    options = arguments(
+        tmp_path, per_device_train_batch_size=len(rows), num_train_epochs=1, learning_rate=1.0, max_grad_norm=0,
+        lr_scheduler_type="constant",
+    )  # fmt: skip
+    train_model(model, case.task, tokenizer, rows, [], [], options, TrainerSettings(40, class_weights=weights))
+    with torch.no_grad():
+        for weight in reference.parameters():
+            weight -= weight.grad
+    assert_equal_weights(model, reference, 1e-5)
+
+
+def test_layer_decay_scales_learning_rates(modernbert: Path, tmp_path: Path) -> None:
+    case = CASES["classification"]
+    tokenizer, rows = encode(modernbert, case)
+    options = arguments(tmp_path, weight_decay=0.01, optim="adamw_torch")
+    settings = TrainerSettings(layer_decay=0.5)
+    trainer = FinetuningTrainer(load(modernbert, case), case.task, tokenizer, rows, [], [], options, settings)
+    optimizer = trainer.create_optimizer()
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    groups = {names[parameter]: group for group in optimizer.param_groups for parameter in group["params"]}
+    assert groups.keys() == set(names.values())
+    for name, exponent in {
+        "classifier.weight": 0,
+        "head.dense.weight": 0,
+        "model.final_norm.weight": 0,
+        "model.layers.2.attn.Wqkv.weight": 1,
+        "model.layers.0.mlp.Wi.weight": 3,
+        "model.embeddings.tok_embeddings.weight": 4,
+    }.items():
+        assert groups[name]["lr"] == pytest.approx(1e-2 * 0.5**exponent)
+        assert groups[name]["weight_decay"] == (0 if "norm" in name else 0.01)
+
+
+def test_adapters_equal_those_of_transformers_and_are_merged(modernbert: Path, tmp_path: Path) -> None:
+    """With peft on transformers' ModernBERT, trained by plain PyTorch on padded batches."""
+    from peft import LoraConfig, get_peft_model
+
+    case = CASES["classification"]
+    tokenizer, rows = encode(modernbert, case)
+    model, before = load(modernbert, case), load(modernbert, case).state_dict()
+    options = arguments(tmp_path, num_train_epochs=3, learning_rate=0.1, max_grad_norm=0)
+    settings = TrainerSettings(60, lora_rank=4)
+    trainer = train_model(model, case.task, tokenizer, rows, [], [], options, settings)
+
+    plain = load(modernbert, case, transformers_class=True)
+    transformers.set_seed(options.seed)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["Wqkv", "Wo", "Wi"], modules_to_save=["head", "classifier"])
+    reference: Any = Trainer(
+        get_peft_model(plain, config),
+        options,
+        train_dataset=[row.inputs for row in rows],
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+    )
+    reference.train()
+    expected = reference.model.merge_and_unload().state_dict()
+    trained = trainer.model.state_dict()
+    assert type(trainer.model) is type(model)
+    assert trained.keys() == expected.keys() == before.keys()
+    for name, weight in trained.items():
+        assert torch.allclose(weight, expected[name], rtol=0, atol=2e-5), name
+        changes = "head" in name or "classifier" in name or name.endswith(("Wqkv.weight", "Wo.weight", "Wi.weight"))
+        assert torch.equal(weight, before[name]) != changes, name
