@@ -23,7 +23,7 @@ _SETTINGS = "config_sentence_transformers.json"
 _CLASSES = ("SentenceTransformer", "CrossEncoder")
 
 
-class _Module(TypedDict):
+class Module(TypedDict):
     """A module in `modules.json`: its directory, which is empty for the encoder, and its class."""
 
     path: str
@@ -127,7 +127,7 @@ def stage_modules(source: Path, folder: Path) -> None:
     """
     if not (source / MODULES).is_file():
         return
-    encoder, *others = read_json(source / MODULES, list[_Module]) or [{"path": None}]
+    encoder, *others = read_json(source / MODULES, list[Module]) or [{"path": None}]
     if encoder["path"] != "" or not all(_is_name(module["path"]) for module in others):
         raise UsageError(f"{source / MODULES}: expected an encoder with the path '', and modules in directories.")
     staging.check_links(source, [f"{module['path']}/**/*" for module in others])

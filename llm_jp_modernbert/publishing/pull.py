@@ -9,19 +9,22 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.files import atomic_directory, check_vacant, lock, read_config, read_json, sha256
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, TRAINING, Patience, Training
 from llm_jp_modernbert.core.hub_errors import one_line_errors
+from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, head_of
 from llm_jp_modernbert.model_cards.check import read_metadata, text
+from llm_jp_modernbert.training.finetuning.record import RECORD, read_record
 
+from .export_sentence_transformers import MODULES, Module
 from .staging import CARD, MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ _HUB_ONLY = re.compile(r"\.gitattributes|\.eval_results/\w[\w.-]*\.yaml")
 _CODE = re.compile(r"(\w[\w-]*/)*\w+\.py")
 # The client compares every file with every name that is wanted.
 _MOST_FILES = 10_000
+# Labels in the description of a model.
+_MOST_LABELS = 12
 
 
 @dataclass(frozen=True)
@@ -187,12 +192,14 @@ def _copy(folder: Path, paths: Sequence[str], out: Path) -> None:
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """Describes a model directory: type, weights, shape, context length, training, license and results.
+    """Describes a model directory: type, head, labels, weights, shape, context length, training, license and results.
 
     A file that cannot be parsed is logged, and its facts are left out.
     """
     config = read_config(folder)
     facts = {"model type": str(config.get("model_type"))}
+    with suppress(UsageError):
+        facts |= _head(config)
     if "auto_map" in config:
         facts["code"] = "has custom code: needs trust_remote_code=True, or this package"
     facts["weights"] = _weights(folder)
@@ -201,7 +208,12 @@ def describe(folder: Path) -> dict[str, str]:
     facts["shape"] = ", ".join(f"{label} {numbers[key]:,}" for key, label in labels.items() if key in numbers)
     if "max_position_embeddings" in numbers:
         facts["context length"] = f"{numbers['max_position_embeddings']:,} tokens"
-    for name, read in ((TRAINING, _training), (CARD, _card)):
+    for name, read in (
+        (MODULES, _modules),
+        (TRAINING, _training),
+        (RECORD, lambda path: _finetuning(path.parent)),
+        (CARD, _card),
+    ):
         if (folder / name).is_file():
             try:
                 facts |= read(folder / name)
@@ -225,6 +237,29 @@ def _weights(folder: Path) -> str:
     if not parameters:
         return "no safetensors files"
     return f"{parameters.total():,} parameters, {', '.join(sorted(parameters))}"
+
+
+def _head(config: Mapping[str, Any]) -> dict[str, str]:
+    head, labels = head_of(config), config.get("id2label")
+    facts = {"head": head.name}
+    if head in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and isinstance(labels, dict) and len(labels) > 1:
+        names = [str(name) for name in labels.values()]
+        more = f", … ({len(names):,} in all)" if len(names) > _MOST_LABELS else ""
+        facts["labels"] = ", ".join(names[:_MOST_LABELS]) + more
+    return facts
+
+
+def _modules(path: Path) -> dict[str, str]:
+    kinds = [module["type"].rpartition(".")[2] for module in read_json(path, list[Module])]
+    return {"sentence-transformers": ", ".join(kinds)}
+
+
+def _finetuning(folder: Path) -> dict[str, str]:
+    record = read_record(folder)
+    if record is None:
+        return {}
+    train = record["parts"]["train"]
+    return {"fine-tuned": f"{record['kind']}, from {record['base']} on {train['rows']:,} examples of {train['name']}"}
 
 
 def _training(path: Path) -> dict[str, str]:

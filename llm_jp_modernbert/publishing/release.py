@@ -29,6 +29,7 @@ from llm_jp_modernbert.inference.heads import (
 )
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_model, load_tokenizer
 from llm_jp_modernbert.model_cards.facts import Exports
+from llm_jp_modernbert.training.finetuning.record import read_record
 
 from . import staging
 from .check import Checked, Source, check
@@ -284,13 +285,19 @@ def _export(options: ReleaseOptions, source: Source, folder: Path) -> Exports:
 
 
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
-    if options.results is None:
-        return []
+    """Copies the results that fine-tuning left in the source, and those in `--results`."""
     from llm_jp_modernbert.core.results import Results
     from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 
-    revision = EvaluatedModel(ModelName(str(options.source))).revision
-    return staging.stage_results(Results(options.results), {revision}, options.repository, folder)
+    belongs = {EvaluatedModel(ModelName(str(options.source))).revision}
+    rows: list[Row] = []
+    own, record = options.source / staging.RESULTS, read_record(options.source)
+    if record is not None and own.is_dir():
+        task = f"finetune-{record['kind']}"
+        rows += staging.stage_results(Results(own), {*belongs, task}, options.repository, folder)
+    if options.results is not None and options.results.resolve() != own.resolve():
+        rows += staging.stage_results(Results(options.results), belongs, options.repository, folder)
+    return rows
 
 
 def _known_checkpoints(api: HfApi, options: ReleaseOptions, patience: Patience) -> list[Checkpoint]:

@@ -60,6 +60,8 @@ _COPIED = (
     *("*.json", "*.yaml", "*.jinja", "*.model", "*.txt", "*.py"),
     "additional_chat_templates",
     "*/*.jinja",
+    f"{ASSETS}/*.png",
+    f"{RESULTS}/**/*.json",
 )
 
 
@@ -95,7 +97,9 @@ def check_links(source: Path, patterns: Sequence[str] = _COPIED) -> None:
 
 
 def stage_training(source: Path, folder: Path, base: str | None = None) -> None:
-    """Copies the training log, the recipe and the list of averaged checkpoints, without local paths."""
+    """Copies the training log, the recipe, the list of averaged checkpoints, and the record and the plots of a
+    fine-tuning, without local paths.
+    """
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
 
     if (source / PROVENANCE).is_file():
@@ -103,6 +107,10 @@ def stage_training(source: Path, folder: Path, base: str | None = None) -> None:
     for name in (TRAINING, PROVENANCE, RECIPE, RECORD):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    if read_record(source) is not None:
+        for plot in (source / ASSETS).glob("*.png"):
+            (folder / ASSETS).mkdir(exist_ok=True)
+            shutil.copyfile(plot, folder / ASSETS / plot.name)
     make_public(folder, base)
 
 
@@ -129,7 +137,8 @@ def read_stages(folder: Path) -> Sequence[Mapping[str, Any]]:
 def make_public(folder: Path, base: str | None = None) -> None:
     """Removes tokens from a staged recipe, if there is one, and reduces local paths to their last part.
 
-    A local `init_from` is a required key in the published recipe, unless its repository is known.
+    A local `init_from`, or `base` of a fine-tuning, is a required key in the published recipe unless its repository is
+    known.
 
     Args:
         folder: the staged model.
@@ -145,6 +154,8 @@ def make_public(folder: Path, base: str | None = None) -> None:
     logged = str(stages[-1].get("init_from", start)) if stages else start
     if start and (is_local_path(start) or not is_repository(logged.partition("@")[0])):
         settings["init_from"] = base if base and len(stages) == 1 else _REQUIRED
+    if is_local_path(str(settings.get("base") or "")):
+        settings["base"] = base or _REQUIRED
     write_whole(recipe, yaml.safe_dump(_public_value(settings), sort_keys=False, allow_unicode=True))
 
 
@@ -173,7 +184,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
 
     Args:
         measured: results of this and other models.
-        belongs: values of `Row.revision` and `Row.model` that identify the model.
+        belongs: values of `Row.revision`, `Row.model` and `Row.task` that identify the model.
         name: name of the release.
         folder: the staged release.
 
@@ -190,7 +201,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
             if not measured_rows:
                 continue
             first = measured_rows[0]
-            if not {first.revision, first.model} & set(belongs):
+            if not {first.revision, first.model, first.task} & set(belongs):
                 others.add(first.model)
                 continue
             public = [replace(row, model=name) for row in measured_rows]
@@ -203,7 +214,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
                 shutil.copyfile(instances_of(path), instances_of(Path(temporary) / copy))
         if not rows:
             known = f" It holds results of {', '.join(sorted(others))}." if others else ""
-            raise UsageError(f"--results {measured.folder}: no result of this model's weights.{known}")
+            raise UsageError(f"{measured.folder}: no result of this model's weights.{known}")
         plot_all(Results(temporary), folder / ASSETS)
     return rows
 
