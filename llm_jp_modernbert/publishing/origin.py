@@ -125,8 +125,8 @@ def _base(
 
 def _base_of_finetuned(options: ReleaseOptions, record: Record, cards: Cards) -> tuple[str | None, Mapping[str, Any]]:
     """The base of a fine-tuned model and its card; for an unpublished directory, the base of that, if any."""
-    if not record["base_revision"].startswith("sha256:"):
-        return record["base"], cards.read(record["base"], record["base_revision"])
+    if is_repository(record["base"]):
+        return record["base"], cards.read(record["base"])
     folder = Path(os.path.expanduser(str(staging.read_recipe(options.source).get("base") or "")))
     if not (folder / "config.json").is_file():
         return None, {}

@@ -11,6 +11,8 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, commit_folder, create_repository
 from llm_jp_modernbert.core.references import ModelReference, is_repository
+from llm_jp_modernbert.inference.heads import head_of
+from llm_jp_modernbert.training.finetuning.record import read_record
 
 from . import staging
 from .release import is_weights
@@ -49,7 +51,6 @@ def push(
         UsageError: `private` is set, but the repository is public; or a file contains an access token.
     """
     from huggingface_hub import HfApi
-    from transformers.utils.hub import create_and_tag_model_card
 
     api = HfApi(token=token)
     name = create_repository(api, repo_id, private)
@@ -58,14 +59,8 @@ def push(
         folder = Path(temporary)
         if is_model:
             saved.save_pretrained(folder, format=format, **saving)
-            if not type(saved).__name__.endswith("ForMaskedLM"):
-                # Only the user knows the task of a fine-tuned model: transformers' card leaves it open.
-                create_and_tag_model_card(name, tags, token=token).save(folder / staging.CARD)
-            elif not api.file_exists(name, staging.CARD, revision=revision or MAIN):
-                base = ModelReference.parse(str(saved.config.name_or_path)).name
-                staging.write_card(
-                    folder, name, tags=tags or (), base_model=base if is_repository(base) and base != name else None
-                )
+            if not api.file_exists(name, staging.CARD, revision=revision or MAIN):
+                _write_card(folder, name, str(saved.config.name_or_path), tags or [])
         else:
             _save_tokenizer(saved, api, name, revision or MAIN, folder)
         staging.check_secrets(folder)
@@ -81,6 +76,27 @@ def push(
             create_pr=create_pr,
             patience=PATIENT,
         ).info
+
+
+def _write_card(folder: Path, name: str, origin: str, tags: list[str]) -> None:
+    """Writes the card of a saved model.
+
+    Args:
+        origin: directory or repository that the model was loaded from.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    try:
+        head_of(read_config(folder))
+    except UsageError:
+        # Only the user knows the task of a class of their own: the Hub's template leaves it open.
+        metadata = ModelCardData(library_name="transformers", tags=tags)
+        ModelCard.from_template(metadata, model_id=name).save(folder / staging.CARD)
+        return
+    record = read_record(Path(origin))
+    base = ModelReference.parse(origin).name if record is None else record["base"]
+    is_base = is_repository(base) and base != name
+    staging.write_card(folder, name, tags=tags, base_model=base if is_base else None)
 
 
 def _save_tokenizer(tokenizer: Any, api: HfApi, repository: str, revision: str, folder: Path) -> None:

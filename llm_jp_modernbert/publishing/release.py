@@ -211,6 +211,8 @@ def _check_options(options: ReleaseOptions) -> None:
     if not (source / "config.json").is_file():
         checkpoints = sorted(source.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
         hint = f" Its last checkpoint is {checkpoints[-1]}." if checkpoints else ""
+        if (source / "unfinished").is_dir():
+            hint = " Its fine-tuning is not finished: run the same command again."
         raise UsageError(f"{source} holds no config.json, so it is not a model.{hint}")
     if not any(source.glob("*.safetensors")):
         raise UsageError(f"{source} holds no weights in safetensors format. Other formats are not supported.")
@@ -257,7 +259,7 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> Source:
     if head is MASKED_LM and tokenizer.mask_token_id is None:
         raise UsageError(f"{name}: its tokenizer has no mask token.")
     embedder = load_embedder(options.source, options.dtype)
-    if embedder is None:
+    if embedder is None and read_record(options.source) is None:
         match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
     tokenizer.save_pretrained(folder)

@@ -82,14 +82,31 @@ def test_existing_card_is_kept(hub: LoopbackHub, source: Path) -> None:
 
 
 def test_classification_model_tags_and_permission(hub: LoopbackHub, source: Path) -> None:
-    model = LlmJpModernBertForSequenceClassification.from_pretrained(source)
+    labels = {0: "悪い", 1: "普通", 2: "良い"}
+    model = LlmJpModernBertForSequenceClassification.from_pretrained(
+        source, id2label=labels, label2id={name: number for number, name in labels.items()}
+    )
+    model.config.name_or_path = "org/base"
     model.push_to_hub(NAME, tags=["reviews"], revision="v1")
     repository = hub.repositories["model", NAME]
     assert "model.safetensors" in repository.find("v1").files
-    assert "reviews" in ModelCard(hub.read(NAME, "README.md", "v1").decode()).data.tags
+    card = ModelCard(hub.read(NAME, "README.md", "v1").decode())
+    assert "reviews" in card.data.tags
+    assert (card.data.pipeline_tag, card.data.base_model) == ("text-classification", "org/base")
+    assert all(name in card.text for name in labels.values())
     with pytest.raises(HfHubHTTPError):
         model.push_to_hub("org/other", token=hub.guest_token)
     assert ("model", "org/other") not in hub.repositories
+
+
+def test_card_of_a_class_of_the_user_leaves_its_task_open(hub: LoopbackHub, source: Path) -> None:
+    class Scorer(LlmJpModernBertForSequenceClassification):
+        pass
+
+    Scorer.from_pretrained(source).push_to_hub(NAME, tags=["scores"])
+    card = ModelCard(hub.read(NAME, "README.md").decode())
+    assert "scores" in card.data.tags
+    assert card.data.pipeline_tag is None
 
 
 def test_pushed_files_contain_no_access_token(hub: LoopbackHub, source: Path) -> None:
