@@ -83,7 +83,8 @@ def embedder_class(source: Path) -> str | None:
     """The class of sentence-transformers that loads a model directory; None if there is none.
 
     Raises:
-        UsageError: its files are damaged, or it is of another kind than SentenceTransformer and CrossEncoder.
+        UsageError: its files are damaged; it is of another kind than SentenceTransformer and CrossEncoder; its encoder
+            is not in the directory itself; or a module has files that cannot be published.
     """
     if not (source / MODULES).is_file():
         return None
@@ -91,6 +92,13 @@ def embedder_class(source: Path) -> str | None:
     name = settings.get("model_type", "SentenceTransformer")
     if name not in _CLASSES:
         raise UsageError(f"{source} is a {name} of sentence-transformers. Released are {' and '.join(_CLASSES)}.")
+    paths = [module["path"] for module in read_json(source / MODULES, list[Module])]
+    if paths[:1] != [""] or not all(path and Path(path).name == path for path in paths[1:]):
+        raise UsageError(f"{source / MODULES}: expected an encoder with the path '', and modules in directories.")
+    staging.check_links(source, [f"{path}/**/*" for path in paths[1:]])
+    for path in _module_files(source).values():
+        if path.suffix not in (".json", ".safetensors"):
+            raise UsageError(f"{path}: not in safetensors format. Save the model again with sentence-transformers.")
     return str(name)
 
 
@@ -120,33 +128,18 @@ def pooling_of(embedder: Any) -> str:
 
 
 def stage_modules(source: Path, folder: Path) -> None:
-    """Copies the modules and settings of a sentence-transformers model, apart from its encoder and tokenizer.
-
-    Raises:
-        UsageError: the encoder is not in the directory itself, or a module has files that cannot be published.
-    """
-    if not (source / MODULES).is_file():
-        return
-    encoder, *others = read_json(source / MODULES, list[Module]) or [{"path": None}]
-    if encoder["path"] != "" or not all(_is_name(module["path"]) for module in others):
-        raise UsageError(f"{source / MODULES}: expected an encoder with the path '', and modules in directories.")
-    staging.check_links(source, [f"{module['path']}/**/*" for module in others])
-    for path in (source / MODULES, source / _SETTINGS, *source.glob("sentence_*_config.json")):
+    """Copies the modules and settings of a model that `embedder_class` accepts, apart from encoder and tokenizer."""
+    settings = [source / MODULES, source / _SETTINGS, *source.glob("sentence_*_config.json")]
+    for name, path in {**{path.name: path for path in settings}, **_module_files(source)}.items():
         if path.is_file():
-            shutil.copyfile(path, folder / path.name)
-    for module in others:
-        for name, path in files_by_path(source / module["path"]).items():
-            if path.suffix not in (".json", ".safetensors"):
-                raise UsageError(
-                    f"{path}: not in safetensors format. Save the model again with sentence-transformers."
-                )
-            copy = folder / module["path"] / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
 
 
-def _is_name(path: str) -> bool:
-    return Path(path).name == path and path not in ("", "..")
+def _module_files(source: Path) -> dict[str, Path]:
+    """The files of all modules but the encoder, by path."""
+    folders = [module["path"] for module in read_json(source / MODULES, list[Module])[1:]]
+    return {f"{name}/{path}": file for name in folders for path, file in files_by_path(source / name).items()}
 
 
 def _library() -> Any:

@@ -263,7 +263,8 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> Source:
         match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
     tokenizer.save_pretrained(folder)
-    stage_modules(options.source, folder)
+    if embedder is not None:
+        stage_modules(options.source, folder)
     staging.stage_training(options.source, folder, options.base_model)
     staging.stage_license(options.license, options.source, folder)
     return Source(head, model.float(), tokenizer, embedder)

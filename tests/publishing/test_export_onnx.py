@@ -10,10 +10,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from checkpoints import write_checkpoint
-from transformers import ModernBertForMaskedLM
+import transformers
+from checkpoints import write_checkpoint, write_model
+from transformers import AutoConfig, ModernBertForMaskedLM
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.heads import (
+    ENCODER,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    Head,
+)
 from llm_jp_modernbert.inference.loading import load_masked_lm
 from llm_jp_modernbert.publishing import export_onnx as module
 from llm_jp_modernbert.publishing.export_onnx import export_onnx
@@ -51,6 +60,37 @@ def test_outputs_equal_transformers(exported: Path) -> None:
         np.testing.assert_allclose(last[tokens], hidden.numpy()[tokens], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        (SEQUENCE_CLASSIFICATION, {"classifier_pooling": "mean", "problem_type": "multi_label_classification"}),
+        (TOKEN_CLASSIFICATION, {}),
+        (QUESTION_ANSWERING, {}),
+        (MULTIPLE_CHOICE, {}),
+        (ENCODER, {}),
+    ],
+    ids=lambda value: value.suffix if isinstance(value, Head) else "",
+)
+def test_outputs_of_other_heads_equal_transformers(tmp_path: Path, head: Head, settings: dict[str, str]) -> None:
+    folder = write_model(tmp_path / "model", head, **settings)
+    # The export of one head tests the quantization too, since it takes seconds.
+    files = export_onnx(folder, int8=head is SEQUENCE_CLASSIFICATION)
+    peer = getattr(transformers, head.auto_class).from_pretrained(folder, attn_implementation="eager").eval()
+    session = onnxruntime.InferenceSession(files[0], providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_outputs()] == list(head.outputs)
+    for batch, choices, length in [(1, 1, 5), (3, 4, 40), (2, 2, 130)]:
+        shape = (batch, choices, length) if head is MULTIPLE_CHOICE else (batch, length)
+        ids = torch.randint(AutoConfig.from_pretrained(folder).vocab_size, shape)
+        mask = torch.ones_like(ids)
+        mask[-1, ..., length // 2 + 1 :] = 0
+        with torch.no_grad():
+            expected = peer(input_ids=ids, attention_mask=mask)
+        outputs = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        for name, output in zip(head.outputs, outputs, strict=True):
+            tokens = slice(None) if head.pools else mask.bool().numpy()
+            np.testing.assert_allclose(output[tokens], expected[name].numpy()[tokens], atol=1e-4)
+
+
 def test_files_are_valid_dynamic_and_free_of_local_paths(exported: Path) -> None:
     for name in ("model.onnx", "model_int8.onnx"):
         file = exported / "onnx" / name
@@ -76,7 +116,7 @@ def test_export_is_reproducible_and_independent_of_the_format(
         (file,) = export_onnx(native)
     assert file.read_bytes() == (exported / "onnx" / "model.onnx").read_bytes()
     assert [path.name for path in native.iterdir() if path.name.startswith(".")] == []
-    assert "onnx/model.onnx: logits differ from torch's by at most" in caplog.text
+    assert "onnx/model.onnx: outputs differ from torch's by at most" in caplog.text
 
 
 def test_large_models_have_a_separate_weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +141,10 @@ def test_inaccurate_exports_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     folder = write_checkpoint(tmp_path / "model")
     before = sorted(folder.rglob("*"))
     monkeypatch.setattr(module, "agreement", lambda first, second, folder: (49, 100))
-    with pytest.raises(UsageError, match=r"onnx/model_int8\.onnx: .* 49 of 100 masks\. Export without int8\."):
+    with pytest.raises(UsageError, match=r"onnx/model_int8\.onnx: .* 49 of 100 cases\. Export without int8\."):
         export_onnx(folder, int8=True)
     monkeypatch.setattr(module, "largest_difference", lambda session, model: 0.01)
-    with pytest.raises(UsageError, match=r"onnx/model\.onnx: logits differ from torch's by 1e-02, more than 0\.001"):
+    with pytest.raises(UsageError, match=r"onnx/model\.onnx: outputs differ from torch's by 1e-02, more than 0\.001"):
         export_onnx(folder)
     assert sorted(folder.rglob("*")) == before
 
