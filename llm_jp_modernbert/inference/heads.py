@@ -11,7 +11,7 @@ from llm_jp_modernbert.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Head:
-    """What a model computes from the encoder's output.
+    """The part of a model after the encoder.
 
     Attributes:
         name: what a model with this head is called in messages.

@@ -40,7 +40,7 @@ from llm_jp_modernbert.publishing.pull import describe, pull
 from llm_jp_modernbert.publishing.release import release
 
 BASE = "org/base"
-# What the card's example prints, by head.
+# Part of the output of the card's example, by head.
 OUTPUTS = {
     SEQUENCE_CLASSIFICATION: LABELS[0],
     TOKEN_CLASSIFICATION: LABELS[1],
