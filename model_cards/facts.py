@@ -225,8 +225,8 @@ class ModelFacts:
     @property
     def no_answer_threshold(self) -> float | None:
         """See `inference.question_answering.THRESHOLD`."""
-        threshold: float | None = self.config.get(THRESHOLD, 0.0)
-        return threshold
+        threshold = self.config.get(THRESHOLD, 0.0)
+        return None if threshold is None else float(threshold)
 
     @property
     def task(self) -> TaskType:

@@ -172,9 +172,9 @@ def answer_function(folder: Path) -> Any:
     return variables["answer"]
 
 
-@pytest.mark.parametrize("threshold", [None, -4.0, 0.0])
-def test_answer_function_agrees_with_the_command(tmp_path: Path, threshold: float | None) -> None:
-    model = save(tmp_path, "ForQuestionAnswering", no_answer_threshold=threshold)
+@pytest.mark.parametrize(("threshold", "longest"), [(None, 64), (-4.0, 64), (0.0, 3)])
+def test_answer_function_agrees_with_the_command(tmp_path: Path, threshold: float | None, longest: int) -> None:
+    model = save(tmp_path, "ForQuestionAnswering", no_answer_threshold=threshold, longest_answer=longest)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     shown = answer_function(tmp_path)
     answers = []
