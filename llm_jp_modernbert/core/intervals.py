@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 _RESAMPLES = 2000
+# Values that are resampled at a time; bounds the memory.
+_BATCH = 10_000_000
 
 
 def bootstrap(
@@ -28,6 +30,13 @@ def bootstrap(
     from scipy.stats import bootstrap as scipy_bootstrap
 
     interval = scipy_bootstrap(
-        samples, statistic, paired=True, vectorized=True, n_resamples=_RESAMPLES, method="percentile", rng=seed
+        samples,
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=max(1, _BATCH // len(samples[0])),
+        method="percentile",
+        rng=seed,
     ).confidence_interval
     return float(interval.low), float(interval.high)
