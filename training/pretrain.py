@@ -17,7 +17,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainingArguments
 
     from .callbacks import Probe
     from .recipe.arguments import PretrainingArguments
@@ -89,7 +89,7 @@ def _train(
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)
         # Rank 0 compares the data with the checkpoint.
-        _on_main(recipe, partial(trainer.restore, checkpoint))
+        on_main(recipe, partial(trainer.restore, checkpoint))
         if not main:
             trainer.restore(checkpoint)
 
@@ -140,20 +140,20 @@ def _opened_run(recipe: PretrainingArguments) -> Iterator[Path | None]:
             held.enter_context(lock(run, "pretrain"))
             return open_run(recipe)
 
-        yield _on_main(recipe, open_locked)
+        yield on_main(recipe, open_locked)
 
 
-def _on_main(recipe: PretrainingArguments, job: Callable[[], T]) -> T:
+def on_main(arguments: TrainingArguments, job: Callable[[], T]) -> T:
     """Runs a job on rank 0; all ranks return its result or raise its error."""
     from accelerate.utils import broadcast_object_list
 
     outcome: list[Any] = [None, None]
-    if recipe.process_index == 0:
+    if arguments.process_index == 0:
         try:
             outcome[0] = job()
         except (ValueError, OSError) as error:
             outcome[1] = error
-    if recipe.world_size > 1:
+    if arguments.world_size > 1:
         broadcast_object_list(outcome, from_process=0)
     if outcome[1] is not None:
         raise outcome[1]

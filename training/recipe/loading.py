@@ -34,7 +34,7 @@ _FOLDER = Path(__file__).parents[1] / "recipes"
 _KEYS = [field.name for field in fields(PretrainingArguments) if field.init]
 
 # Keys that may differ between a run and its continuation: they decide where it runs and what it keeps and shows.
-_NOT_DECISIVE = {
+NOT_DECISIVE = {
     *("output_dir", "resume_from_checkpoint", "run_name", "project", "disable_tqdm", "report_to", "debug"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "log_level", "log_level_replica"),
     *("log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step", "skip_memory_metrics"),
@@ -124,7 +124,7 @@ def is_rendered(path: Path) -> bool:
 
 def decisive(recipe: PretrainingArguments) -> dict[str, Any]:
     """The keys that affect the trained weights, as JSON values."""
-    return {key: value for key, value in plain_values(recipe).items() if key not in _NOT_DECISIVE}
+    return {key: value for key, value in plain_values(recipe).items() if key not in NOT_DECISIVE}
 
 
 def fingerprint(recipe: PretrainingArguments) -> dict[str, Any]:
