@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +121,13 @@ class MultiLabelClassification(TextTask):
             for row, sure in zip(assigned, confidence, strict=True)
         ]
 
+    def tuned(
+        self, inputs: Sequence[ModelInput], logits: Sequence[np.ndarray], examples: Sequence[Texts]
+    ) -> MultiLabelClassification:
+        """The task with the thresholds of the best F1 of each label."""
+        gold = np.array([self.target(example) for example in examples])
+        return replace(self, thresholds=tuned_thresholds(self.probabilities(inputs, logits), gold))
+
     def scores(self, examples: Sequence[Texts], predictions: Sequence[Any]) -> dict[str, float | None]:
         """F1 averaged over the labels, F1 over all decisions, and the share of completely correct sets."""
         from sklearn.metrics import f1_score
@@ -170,6 +177,30 @@ class Regression(TextTask):
 
     def error(self, example: Texts, prediction: Prediction) -> float:
         return float(abs(prediction.value - self.target(example)))
+
+
+def tuned_thresholds(probabilities: np.ndarray, gold: np.ndarray) -> tuple[float, ...]:
+    """The thresholds with the highest F1 of each label, as near to 0.5 as possible; 0.5 for a label that is absent.
+
+    Args:
+        probabilities: `(examples, labels)`.
+        gold: `(examples, labels)`, 1 where an example has a label.
+    """
+    return tuple(_threshold(column, labels) for column, labels in zip(probabilities.T, gold.T, strict=True))
+
+
+def _threshold(probabilities: np.ndarray, gold: np.ndarray) -> float:
+    from sklearn.metrics import precision_recall_curve
+
+    if not gold.any():
+        return 0.5
+    precision, recall, values = precision_recall_curve(gold, probabilities)
+    f1 = 2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)
+    # All thresholds above the next lower probability assign the same labels.
+    lower = np.concatenate([[0.0], values[:-1]])
+    best = np.flatnonzero(f1 >= f1.max() - 1e-9)
+    nearest = [0.5 if lower[place] < 0.5 <= values[place] else (lower[place] + values[place]) / 2 for place in best]
+    return float(min(nearest, key=lambda value: abs(value - 0.5)))
 
 
 def encode_texts(
