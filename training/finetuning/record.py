@@ -77,10 +77,12 @@ class Record(TypedDict):
         columns: role → column of the user's data, for example `{"text": "sentence", "label": "label"}`.
         labels: classes in the order of the model's outputs; for `ner` the entity types; empty for other tasks.
         metric: metric that selected epoch and seed.
+        baseline: the constant prediction of the baseline, for example `the most frequent label`.
         parts: `train`, `validation` and, if there is one, `test`.
         best_seed: seed of the model that was kept.
         seeds: all trainings.
         confusion: `[gold][predicted]` counts in the order of `labels` on the last part measured; None if undefined.
+            For `ner`, the last row and column count entities whose span was predicted only or missed.
         unanswerable: whether questions without an answer were seen in training (`qa`).
         max_length: maximum tokens of an input.
         lora: whether low-rank adapters were trained and merged.
@@ -97,6 +99,7 @@ class Record(TypedDict):
     columns: dict[str, str]
     labels: list[Label]
     metric: str
+    baseline: NotRequired[str]
     parts: dict[str, Part]
     best_seed: int
     seeds: list[Seed]
