@@ -21,4 +21,13 @@ def finetune(options: FinetuneOptions) -> None:
     To use several processes, replace `llm-jp-modernbert finetune` by
     `accelerate launch -m llm_jp_modernbert.training.finetuning.finetune`.
     """
+    from llm_jp_modernbert.training.finetuning.finetune import finetune as run
+
     quiet_libraries()
+    run(options)
+    from accelerate import PartialState
+
+    # A rank that ends while others are connected to it can abort, and the launcher then ends the others as well.
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()

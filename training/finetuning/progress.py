@@ -1,0 +1,64 @@
+"""Progress of a fine-tuning."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rich.progress import Progress
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from llm_jp_modernbert.core.progress import progress_bar
+from llm_jp_modernbert.core.terminal import console
+
+logger = logging.getLogger(__name__)
+
+
+class EpochLines(TrainerCallback):
+    """A line per evaluation, and a progress bar on a terminal.
+
+    Args:
+        name: short name of the training.
+        metric: metric that the lines show.
+    """
+
+    def __init__(self, name: str, metric: str) -> None:
+        self.name, self.metric = name, metric
+        self._loss = "…"
+        self._bar: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Shows the bar."""
+        if state.global_step:
+            logger.info("  %s continues after step %d", self.name, state.global_step)
+        self._bar = progress_bar(console(), "{task.fields[figures]}", transient=True)
+        self._task = self._bar.add_task(self.name, total=state.max_steps, figures="")
+        self._bar.start()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Updates the bar."""
+        if self._bar is not None:
+            figures = f"step {state.global_step:,} of {state.max_steps:,}, loss {self._loss}"
+            self._bar.update(self._task, completed=state.global_step, figures=figures)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        """Remembers the latest loss."""
+        if logs and "loss" in logs:
+            self._loss = f"{logs['loss']:.3f}"
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Logs a line."""
+        score = (metrics or {}).get(f"eval_{self.metric}")
+        if score is not None:
+            logger.info(
+                "  %s, epoch %-4.3g loss %s, validation %s %.1f",
+                *(self.name, state.epoch or 0.0, self._loss, self.metric, 100 * score),
+            )
+
+    def close(self) -> None:
+        """Removes the bar; must also be called after an error."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
