@@ -58,6 +58,9 @@ class Classification(TextTask):
 
     metric = "macro_f1"
 
+    def head_settings(self) -> dict[str, Any]:
+        return {**super().head_settings(), "problem_type": "single_label_classification"}
+
     def target(self, example: Texts) -> int:
         return self.labels.index(str(example.label))
 
@@ -164,15 +167,21 @@ class Regression(TextTask):
         return [Prediction(score, float("nan")) for score in by_example(inputs, logits).reshape(-1).tolist()]
 
     def scores(self, examples: Sequence[Texts], predictions: Sequence[Any]) -> dict[str, float | None]:
-        """Pearson's and Spearman's correlation; undefined if all predictions are equal."""
+        """Pearson's and Spearman's correlation, undefined if all predictions are equal, and the explained variance R².
+
+        R² is 0 for predicting the mean.
+        """
         from scipy.stats import pearsonr, spearmanr
+        from sklearn.metrics import r2_score
 
         gold = [example.label for example in examples]
-        if len(set(gold)) < 2 or len(set(predictions)) < 2:
-            return {"pearson": None, "spearman": None}
+        if len(set(gold)) < 2:
+            return {"pearson": None, "spearman": None, "r2": None}
+        varies = len(set(predictions)) > 1
         return {
-            "pearson": float(pearsonr(gold, list(predictions)).statistic),
-            "spearman": float(spearmanr(gold, list(predictions)).statistic),
+            "pearson": float(pearsonr(gold, list(predictions)).statistic) if varies else None,
+            "spearman": float(spearmanr(gold, list(predictions)).statistic) if varies else None,
+            "r2": float(r2_score(gold, list(predictions))),
         }
 
     def error(self, example: Texts, prediction: Prediction) -> float:
