@@ -158,7 +158,7 @@ for entity in tag(text):
 
 
 def _question_answering(model: ModelFacts) -> Snippet:
-    length, longest = int(model.config["max_position_embeddings"]), int(model.config.get(LONGEST, LONGEST_ANSWER))
+    length, _longest = int(model.config["max_position_embeddings"]), int(model.config.get(LONGEST, LONGEST_ANSWER))
     unanswerable = f"""
     if scores[0, 0] - scores[first, last] > {model.no_answer_threshold}:
         return ""  # the passage has no answer"""

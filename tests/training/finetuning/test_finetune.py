@@ -20,9 +20,9 @@ from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.results import Results, instances_of
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render
 from llm_jp_modernbert.training.finetuning.finetune import finetune
-from llm_jp_modernbert.training.finetuning.keeping import Finetuned
+from llm_jp_modernbert.training.finetuning.finetune.keeping import Finetuned
+from llm_jp_modernbert.training.finetuning.finetune.progress import EpochLines
 from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
-from llm_jp_modernbert.training.finetuning.progress import EpochLines
 
 ANIMALS, FOODS, PLACES = ["猫", "犬", "鳥"], ["寿司", "うどん", "パン"], ["駅", "港", "丘"]
 OVERRIDES = ["learning_rate=3e-3", "num_train_epochs=2", "per_device_train_batch_size=8"]

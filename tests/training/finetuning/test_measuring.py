@@ -11,8 +11,7 @@ from seqeval.metrics import classification_report
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from llm_jp_modernbert.training.finetuning.data.dataset import Examples
-from llm_jp_modernbert.training.finetuning.head_task import HeadTask, Prediction
-from llm_jp_modernbert.training.finetuning.measuring import (
+from llm_jp_modernbert.training.finetuning.finetune.measuring import (
     class_counts,
     class_scores,
     confusion,
@@ -20,6 +19,7 @@ from llm_jp_modernbert.training.finetuning.measuring import (
     simplest_guess,
     worst_errors,
 )
+from llm_jp_modernbert.training.finetuning.head_task import HeadTask, Prediction
 from llm_jp_modernbert.training.finetuning.multiple_choice import MultipleChoice
 from llm_jp_modernbert.training.finetuning.ner import Ner, Sentence, character_tags, tags_of
 from llm_jp_modernbert.training.finetuning.qa import Question, QuestionAnswering
@@ -90,7 +90,7 @@ def test_resampled_statistics_equal_scores_of_the_resampled_examples(
     def statistics(samples: Sequence[np.ndarray], statistic: Callable[..., Any], seed: int) -> Any:
         return statistic(*(sample[resamples] for sample in samples), axis=-1)
 
-    monkeypatch.setattr("llm_jp_modernbert.training.finetuning.measuring.bootstrap", statistics)
+    monkeypatch.setattr("llm_jp_modernbert.training.finetuning.finetune.measuring.bootstrap", statistics)
     computed: dict[str, Any] = intervals(task, examples, predictions, seed=0)
     assert computed.keys() == task.scores(examples, predictions).keys()
     for number, rows in enumerate(resamples):

@@ -21,15 +21,15 @@ from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.results import Row
 from llm_jp_modernbert.core.terminal import console, printable
 
-from ..report import counted, device_line
-from .data.dataset import VALIDATION, Dataset, Examples
-from .head_task import HeadTask
+from ...report import counted, device_line
+from ..data.dataset import VALIDATION, Dataset, Examples
+from ..head_task import HeadTask
+from ..qa import QuestionAnswering
+from ..record import ERRORS, Record
+from ..text import Regression
 from .job import Job
 from .measuring import NONE, classes, label_counts
 from .plots import ASSETS, class_name, measured_part
-from .qa import QuestionAnswering
-from .record import ERRORS, Record
-from .text import Regression
 
 if TYPE_CHECKING:
     from .keeping import Finetuned

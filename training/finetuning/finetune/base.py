@@ -18,7 +18,7 @@ from llm_jp_modernbert.inference.loading import (
     model_revision,
 )
 
-from .head_task import HeadTask
+from ..head_task import HeadTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

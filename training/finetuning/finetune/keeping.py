@@ -16,12 +16,15 @@ from llm_jp_modernbert.core.results import Measurement, Results, Row, Run
 from llm_jp_modernbert.core.versions import library_versions
 from llm_jp_modernbert.inference.loading import model_revision
 
-from ..report import device_line
+from ...report import device_line
+from ..batches import Batches
+from ..data.dataset import TRAIN, VALIDATION
+from ..head_task import HeadTask, Prediction
+from ..record import ERRORS, RECORD, Label, Part, Record, Seed, write_record
+from ..text import MultiLabelClassification
+from ..trainer import predict_logits
 from .base import load_finetuned
-from .batches import Batches
-from .data.dataset import TRAIN, VALIDATION
 from .folder import SeedResult
-from .head_task import HeadTask, Prediction
 from .job import Job
 from .measuring import (
     class_counts,
@@ -34,10 +37,7 @@ from .measuring import (
     worst_errors,
 )
 from .plots import draw_all
-from .record import ERRORS, RECORD, Label, Part, Record, Seed, write_record
 from .report import write_report
-from .text import MultiLabelClassification
-from .trainer import predict_logits
 
 RESULTS = "results"
 

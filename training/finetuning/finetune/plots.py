@@ -9,9 +9,9 @@ import numpy as np
 
 from llm_jp_modernbert.core.plots import legend_below, literal, panels_of, save, style
 
+from ..record import Record
 from .folder import SeedResult
 from .measuring import NONE
-from .record import Record
 
 ASSETS = "assets"
 CONFUSION, PER_CLASS, TRAINING = "confusion.png", "per-class.png", "training.png"

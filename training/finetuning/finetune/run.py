@@ -1,7 +1,4 @@
-"""Fine-tuning: from the user's data and a base to a directory with the model, its scores and plots.
-
-`accelerate launch -m llm_jp_modernbert.training.finetuning.finetune TASK BASE …` trains with several processes.
-"""
+"""The course of a fine-tuning: data, trainings, and the best model."""
 
 from __future__ import annotations
 
@@ -18,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 
-from .data.dataset import TRAIN, VALIDATION
-from .options import FinetuneOptions
+from ..data.dataset import TRAIN, VALIDATION
+from ..options import FinetuneOptions
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .arguments import FinetuningArguments
+    from ..arguments import FinetuningArguments
+    from ..data.dataset import Dataset
+    from ..head_task import HeadTask
+    from ..trainer import FinetuningTrainer
     from .base import Base
-    from .data.dataset import Dataset
     from .folder import SeedResult
-    from .head_task import HeadTask
     from .job import Job
     from .keeping import Finetuned
-    from .trainer import FinetuningTrainer
 
 _PACKAGES = {"sklearn": "scikit-learn", "scipy": "scipy", "seqeval": "seqeval", "matplotlib": "matplotlib"}
 # Options that do not affect the model, and those that `arguments` contains.
@@ -70,10 +67,10 @@ def finetune(options: FinetuneOptions) -> Finetuned:
         0.91
     """
     _check_packages(options)
-    from ..pretrain import on_main
-    from .arguments import finetuning_arguments
+    from ...pretrain import on_main
+    from ..arguments import finetuning_arguments
+    from ..data.loading import load_dataset
     from .base import open_base
-    from .data.loading import load_dataset
     from .folder import Folder
     from .job import Job
     from .keeping import read_finished
@@ -112,9 +109,9 @@ def _check_packages(options: FinetuneOptions) -> None:
 
 def _recipe(options: FinetuneOptions, base: Base, dataset: Dataset, arguments: FinetuningArguments) -> dict[str, Any]:
     """Everything that the model depends on: options, revisions, and arguments unlike transformers' defaults."""
-    from ..recipe.arguments import LaunchedArguments
-    from ..recipe.loading import NOT_DECISIVE, plain_values
-    from ..recipe.validation import default_values, plain_value
+    from ...recipe.arguments import LaunchedArguments
+    from ...recipe.loading import NOT_DECISIVE, plain_values
+    from ...recipe.validation import default_values, plain_value
 
     chosen = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
     chosen["base_revision"] = base.revision
@@ -138,7 +135,7 @@ class _Training:
 
     def run(self) -> None:
         """Trains the seeds that are not finished, and keeps the best model."""
-        from ..pretrain import on_main
+        from ...pretrain import on_main
         from .keeping import keep
 
         first, count = self.job.options.seed, self.job.options.seeds
@@ -162,12 +159,12 @@ class _Training:
 
     def _train(self, seed: int) -> SeedResult:
         """The result of a seed, trained if it is not finished."""
-        from ..pretrain import on_main
-        from ..run.checkpoints import StopSignals, newest_sound
-        from .arguments import finetuning_arguments
+        from ...pretrain import on_main
+        from ...run.checkpoints import StopSignals, newest_sound
+        from ..arguments import finetuning_arguments
+        from ..trainer import train_model
         from .base import load_with_head
         from .progress import EpochLines
-        from .trainer import train_model
 
         job, directory = self.job, self.folder.seed(seed)
         arguments = finetuning_arguments(job.options, directory, seed)
@@ -232,9 +229,3 @@ class _Training:
         trainer.model.save_pretrained(target)
         self.job.base.tokenizer.save_pretrained(target)
         self.folder.keep(result)
-
-
-if __name__ == "__main__":
-    from llm_jp_modernbert.core.entry_points import run_command
-
-    run_command("finetune")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.dataset import TRAIN, Dataset, Examples
+from ..head_task import HeadTask, ModelInput
+from ..options import FinetuneOptions
+from ..trainer import TrainerSettings, tokens_at_once
 from .base import Base
-from .data.dataset import TRAIN, Dataset, Examples
 from .folder import Folder
-from .head_task import HeadTask, ModelInput
 from .measuring import class_weights
-from .options import FinetuneOptions
-from .trainer import TrainerSettings, tokens_at_once
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

@@ -13,11 +13,11 @@ from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.intervals import bootstrap
 
-from .data.dataset import Examples
-from .head_task import HeadTask, ModelInput, Prediction
-from .ner import Ner
-from .qa import QuestionAnswering
-from .text import Classification, MultiLabelClassification, Regression
+from ..data.dataset import Examples
+from ..head_task import HeadTask, ModelInput, Prediction
+from ..ner import Ner
+from ..qa import QuestionAnswering
+from ..text import Classification, MultiLabelClassification, Regression
 
 NONE = "none"
 """Class of an entity without a counterpart in the confusion matrix."""
