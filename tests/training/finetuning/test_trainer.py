@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import launched_finetuning
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
+import llm_jp_modernbert.training
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.training.finetuning.batches import Batches, documents
@@ -108,13 +114,11 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
     return TrainingArguments(output_dir=str(folder), **{**settings, **changes})
 
 
-def train(
-    path: Path, case: Case, folder: Path, model: Any = None, tokens: int = 60, **changes: Any
-) -> FinetuningTrainer:
-    tokenizer, rows = encode(path, case)
-    model = load(path, case) if model is None else model
-    options = arguments(folder, **changes)
-    return train_model(model, case.task, tokenizer, rows, [], [], options, TrainerSettings(tokens))
+def with_dropout(model: Any, probability: float = 0.1) -> Any:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
+    return model
 
 
 def assert_equal_weights(model: Any, other: Any, tolerance: float = 2e-5) -> None:
@@ -124,28 +128,23 @@ def assert_equal_weights(model: Any, other: Any, tolerance: float = 2e-5) -> Non
         assert torch.allclose(weight, expected[name], rtol=0, atol=tolerance), name
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_training_equals_transformers_with_padding(
-    modernbert: Path, tmp_path: Path, case: Case, accumulation: int
-) -> None:
+def test_training_equals_transformers_with_padding(modernbert: Path, tmp_path: Path, case: Case) -> None:
     """Steps have the same examples and losses, though they are packed and computed in pieces of 60 tokens."""
     tokenizer, rows = encode(modernbert, case)
     if isinstance(case.task, QuestionAnswering):
         # transformers' loss counts padding as possible answers, so a batch must have none.
         rows = [rows[1]] * len(rows)
-    options = {"gradient_accumulation_steps": accumulation}
     reference: Any = Trainer(
         load(modernbert, case, transformers_class=True),
         # transformers' losses are means of each batch, so accumulation is compared with a larger batch.
-        arguments(tmp_path, per_device_train_batch_size=6 * accumulation),
+        arguments(tmp_path, per_device_train_batch_size=12),
         train_dataset=[row.inputs for row in rows],
         data_collator=getattr(transformers, case.collator)(tokenizer),
     )
     reference.train()
     model = load(modernbert, case)
-    trained = train_model(
-        model, case.task, tokenizer, rows, [], [], arguments(tmp_path, **options), TrainerSettings(60)
-    )
+    options = arguments(tmp_path, gradient_accumulation_steps=2)
+    trained = train_model(model, case.task, tokenizer, rows, [], [], options, TrainerSettings(60))
     assert trained.state.global_step == reference.state.global_step
     assert trained.state.log_history[-1]["train_loss"] == pytest.approx(
         reference.state.log_history[-1]["train_loss"], rel=1e-4
@@ -153,20 +152,11 @@ def test_training_equals_transformers_with_padding(
     assert_equal_weights(model, reference.model)
 
 
-@pytest.mark.parametrize("family", ["modernbert", "bert"])
-def test_result_is_independent_of_the_token_budget(
-    family: str, request: pytest.FixtureRequest, tmp_path: Path, case: Case
-) -> None:
-    path = request.getfixturevalue(family)
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if family == "bert" else {}
-    models = [load(path, case) for _ in range(2)]
-    for model in models:
-        model.config.update(dropout)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+def test_padded_training_is_independent_of_the_token_budget(bert: Path, tmp_path: Path, case: Case) -> None:
+    models = [with_dropout(load(bert, case), 0.0) for _ in range(2)]
     for model, tokens in zip(models, (1, 10_000), strict=True):
-        train(path, case, tmp_path, model, tokens)
+        tokenizer, rows = encode(bert, case)
+        train_model(model, case.task, tokenizer, rows, [], [], arguments(tmp_path), TrainerSettings(tokens))
     assert_equal_weights(*models)
 
 
@@ -204,13 +194,6 @@ def test_pieces_stay_within_the_budget_unless_an_input_alone_exceeds_it(modernbe
         )
 
 
-def with_dropout(model: Any) -> Any:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.1
-    return model
-
-
 class StopAt(transformers.TrainerCallback):
     """Sends SIGTERM to this process in a step."""
 
@@ -222,8 +205,7 @@ class StopAt(transformers.TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("step", [2, 4, 7])
-@pytest.mark.parametrize("lora_rank", [None, 4])
+@pytest.mark.parametrize(("step", "lora_rank"), [(4, None), (7, None), (2, 4)])
 def test_resuming_equals_uninterrupted_run(modernbert: Path, tmp_path: Path, step: int, lora_rank: int | None) -> None:
     """Bit for bit: within and at the end of an epoch, with dropout, and with the best weights of earlier epochs."""
     case = CASES["ner"]
@@ -381,3 +363,23 @@ def test_adapters_equal_those_of_transformers_and_are_merged(modernbert: Path, t
         assert torch.allclose(weight, expected[name], rtol=0, atol=2e-5), name
         changes = "head" in name or "classifier" in name or name.endswith(("Wqkv.weight", "Wo.weight", "Wi.weight"))
         assert torch.equal(weight, before[name]) != changes, name
+
+
+def test_launched_training_equals_that_of_one_process(modernbert: Path, tmp_path: Path) -> None:
+    """Two processes with half the batch size; at the end of an epoch, one of them has no example."""
+    configuration = Path(llm_jp_modernbert.training.__path__[0]) / "accelerate/cpu-2.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(configuration), "--main_process_port", "0"]
+    for name in "12":
+        (tmp_path / name).mkdir()
+    launched_finetuning.finetune(modernbert, tmp_path / "1", 6)
+    command = [*launch, launched_finetuning.__file__, str(modernbert), str(tmp_path / "2"), "3"]
+    completed = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    one, two = (load_file(tmp_path / name / "trained.safetensors") for name in "12")
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], rtol=0, atol=1e-5), name
+    logs = [json.loads((tmp_path / name / "state.json").read_text())["log_history"] for name in "12"]
+    assert len(logs[0]) == len(logs[1])
+    for first, second in zip(*logs, strict=True):
+        kept = first.keys() - {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
+        assert {key: second[key] for key in kept} == pytest.approx({key: first[key] for key in kept}, rel=1e-3)
