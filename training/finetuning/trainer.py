@@ -391,9 +391,11 @@ class _FlowCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Evaluates and saves complete epochs only."""
-        if self.trainer.stopping and not self.trainer.epoch_is_complete:
-            control.should_evaluate = control.should_save = control.should_log = False
+        """After a signal, completes an epoch as usual, and skips the evaluation of an incomplete one."""
+        if self.trainer.stopping:
+            complete = self.trainer.epoch_is_complete
+            control.should_save = complete and args.save_strategy != "no"
+            control.should_evaluate = complete and control.should_evaluate
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Completes the checkpoint."""

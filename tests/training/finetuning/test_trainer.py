@@ -205,15 +205,17 @@ class StopAt(transformers.TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("step", "lora_rank"), [(4, None), (7, None), (2, 4)])
-def test_resuming_equals_uninterrupted_run(modernbert: Path, tmp_path: Path, step: int, lora_rank: int | None) -> None:
+@pytest.mark.parametrize(("step", "lora_rank", "saved"), [(4, None, "steps"), (7, None, "epoch"), (2, 4, "epoch")])
+def test_resuming_equals_uninterrupted_run(
+    modernbert: Path, tmp_path: Path, step: int, lora_rank: int | None, saved: str
+) -> None:
     """Bit for bit: within and at the end of an epoch, with dropout, and with the best weights of earlier epochs."""
     case = CASES["ner"]
     tokenizer, rows = encode(modernbert, case)
 
     def run(folder: Path, checkpoint: Path | None = None, stop_at: int = 0) -> FinetuningTrainer:
         options = arguments(
-            folder, optim="adamw_torch", num_train_epochs=3, learning_rate=5e-3, save_strategy="epoch",
+            folder, optim="adamw_torch", num_train_epochs=3, learning_rate=5e-3, save_strategy=saved,
             eval_strategy="epoch", logging_steps=1, save_total_limit=1,
         )  # fmt: skip
         settings = TrainerSettings(60, layer_decay=0.9, lora_rank=lora_rank)
