@@ -67,7 +67,6 @@ def model_card(facts: ModelFacts) -> ModelCard:
     for name in ("code", "fence", "html_text", "in_japanese", "in_words", "literal", "number", "percent", "target"):
         environment.filters[name] = getattr(formatting, name)
     environment.filters |= {"markdown": formatting.Markdown, "share": finetuned.share}
-    positions = int(facts.config.get("max_position_embeddings", 0))
     name = "masked_lm.md" if facts.task == "fill-mask" else "finetuned.md"
     body = environment.get_template(name).render(
         facts=facts,
@@ -78,8 +77,8 @@ def model_card(facts: ModelFacts) -> ModelCard:
             facts.name, facts.config, facts.tokenizer, facts.record, facts.exports.sentence_transformers
         ),
         parameters=sum(count_parameters(facts.config, facts.head).values()),
-        positions=positions,
-        usable_length=min(positions, facts.longest_row or positions),
+        positions=facts.positions,
+        usable_length=min(facts.positions, facts.longest_row or facts.positions),
         trust_remote_code=formatting.Markdown(", trust_remote_code=True" if facts.format == "native" else ""),
         has_read_off_values=any(row.settings.get(READ_OFF) for row in facts.rows),
         reproduction=commands.reproduction(facts),
@@ -135,7 +134,7 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         **dict.fromkeys(_TAGS.get(task, ()), True),
         "zero-shot-classification": facts.is_nli and facts.takes_pairs,
         "japanese": "ja" in facts.languages,
-        "long-context": int(facts.config.get("max_position_embeddings", 0)) > 4096,
+        "long-context": facts.positions > 4096,
         "sentence-transformers": st,
         "sentence-similarity": st and task != "reranking",
         "onnx": bool(facts.exports.onnx),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ from llm_jp_modernbert.inference.heads import (
     Head,
     head_of,
 )
-from llm_jp_modernbert.inference.question_answering import THRESHOLD
+from llm_jp_modernbert.inference.question_answering import LONGEST, LONGEST_ANSWER, THRESHOLD
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.hub import Checkpoint
@@ -223,10 +224,19 @@ class ModelFacts:
         return "text_pair" in self.record["columns"] if self.record else self.is_nli
 
     @property
+    def positions(self) -> int:
+        """Maximum number of tokens of an input."""
+        return int(_number(self.config, "max_position_embeddings", 0))
+
+    @property
+    def longest_answer(self) -> int:
+        """See `inference.question_answering.LONGEST`."""
+        return int(_number(self.config, LONGEST, LONGEST_ANSWER))
+
+    @property
     def no_answer_threshold(self) -> float | None:
         """See `inference.question_answering.THRESHOLD`."""
-        threshold = self.config.get(THRESHOLD, 0.0)
-        return None if threshold is None else float(threshold)
+        return None if self.config.get(THRESHOLD, 0.0) is None else _number(self.config, THRESHOLD, 0.0)
 
     @property
     def task(self) -> TaskType:
@@ -287,6 +297,14 @@ def is_continued(stages: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any])
         return bool(recipe["init_from"])
     # Logs of version 0.1: the recipe of a model with random weights has its shape.
     return bool(first.get("recipe")) and "recipe_name" not in first and "model" not in first["recipe"]
+
+
+def _number(config: Mapping[str, Any], key: str, default: float) -> float:
+    """A number in config.json, which may become part of code."""
+    value = config.get(key, default)
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UsageError(f"config.json: {key} is {str(value)[:50]!r}; expected a number.")
+    return value
 
 
 def read_config(config: Mapping[str, Any]) -> LlmJpModernBertConfig:

@@ -27,6 +27,7 @@ _METRICS = {
     "no_answer_accuracy": "accuracy of questions without an answer",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "r2": "R²",
 }
 _SETTINGS = {
     "Batch size": "per_device_train_batch_size",
@@ -317,7 +318,7 @@ def _data_limits(facts: ModelFacts) -> list[str]:
     if cut:
         lines.append(f"Examples longer than {record['max_length']:,} tokens were truncated: {', '.join(cut)}.")
     longest = max((min(part["longest"], record["max_length"]) for part in record["parts"].values()), default=0)
-    if longest and longest < int(facts.config.get("max_position_embeddings", 0)):
+    if longest and longest < facts.positions:
         lines.append(f"Inputs in the data have at most {longest:,} tokens. Longer ones have not been tested.")
     if facts.task == "qa" and facts.no_answer_threshold is None:
         lines.append("All training questions have an answer, so the model gives one to every question.")

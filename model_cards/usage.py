@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.inference.question_answering import LONGEST, LONGEST_ANSWER
-
 from .facts import Exports, ModelFacts, TaskType
 from .formatting import literal
 
@@ -158,7 +156,6 @@ for entity in tag(text):
 
 
 def _question_answering(model: ModelFacts) -> Snippet:
-    length, _longest = int(model.config["max_position_embeddings"]), int(model.config.get(LONGEST, LONGEST_ANSWER))
     unanswerable = f"""
     if scores[0, 0] - scores[first, last] > {model.no_answer_threshold}:
         return ""  # the passage has no answer"""
@@ -169,8 +166,8 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({_loaded(model)})
 model = AutoModelForQuestionAnswering.from_pretrained({_loaded(model)})
 
-def answer(question, passage, longest={model.config.get(LONGEST, LONGEST_ANSWER)}):
-    options = {{"truncation": "only_second", "max_length": {length}, "return_offsets_mapping": True}}
+def answer(question, passage, longest={model.longest_answer}):
+    options = {{"truncation": "only_second", "max_length": {model.positions}, "return_offsets_mapping": True}}
     inputs = tokenizer(question, passage, return_tensors="pt", **options)
     spans = inputs.pop("offset_mapping")[0].tolist()
     inside = torch.tensor([part == 1 for part in inputs.sequence_ids()])

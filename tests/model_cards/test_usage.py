@@ -134,6 +134,14 @@ def test_every_head_has_snippets() -> None:
         snippets("org/model", {"architectures": ["ModernBertForNextSentencePrediction"]})
 
 
+@pytest.mark.parametrize("key", ["longest_answer", "no_answer_threshold", "max_position_embeddings"])
+@pytest.mark.parametrize("value", ["0):\n    import os  #", float("nan"), [1]])
+def test_settings_that_are_no_numbers_do_not_become_code(key: str, value: Any) -> None:
+    config = {"architectures": ["ModernBertForQuestionAnswering"], "max_position_embeddings": 128, key: value}
+    with pytest.raises(UsageError, match=f"config.json: {key}"):
+        snippets("org/model", config)
+
+
 def test_classification_prints_the_probabilities_of_the_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
