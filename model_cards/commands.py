@@ -40,8 +40,9 @@ def reproduction(facts: ModelFacts) -> Markdown | None:
         lines = [*_pretraining(facts), *_finetuning(facts), *measured]
     if any(f" {_DATA}" in line for line in lines):
         lines.insert(0, f"# {_DATA}: folder with the {'' if facts.record else 'evaluation '}data")
-    extras = "eval,finetune" if facts.record else "eval"
-    return fence("\n".join([f"pip install 'llm-jp-modernbert[{extras}]'", *lines]), "bash") if lines else None
+    # The extra eval includes finetune.
+    extra = "finetune" if facts.record and all(map(facts.is_own, facts.rows)) else "eval"
+    return fence("\n".join([f"pip install 'llm-jp-modernbert[{extra}]'", *lines]), "bash") if lines else None
 
 
 def evaluations(rows: Iterable[Row]) -> list[str]:

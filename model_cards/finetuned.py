@@ -219,7 +219,7 @@ def settings(facts: ModelFacts) -> Markdown | None:
     options = {**facts.recipe, **(facts.recipe.get("arguments") or {})}
     rank = options.get("lora_rank")
     lines: list[list[Any]] = [
-        ["Base model", code(f"{record['base']}@{record['base_revision'][:15]}")],
+        ["Base model", code(f"{facts.base_model or record['base']}@{record['base_revision'][:15]}")],
         [
             "Trained parameters",
             f"low-rank adapters{f' of rank {rank}' if rank else ''}, merged" if record["lora"] else "all",
@@ -286,16 +286,16 @@ def _weak_scores(facts: ModelFacts) -> list[str]:
 
 def _weak_labels(facts: ModelFacts) -> list[str]:
     assert facts.record is not None
-    known = facts.record["labels"]
-    lines = []
+    known, lines = facts.record["labels"], []
+    classes = "Entity types" if facts.task == "ner" else "Labels"
     rare = [label["name"] for label in known if 0 < label["counts"].get("train", 0) < _FEW_EXAMPLES]
     if rare:
         lines.append(
-            f"Labels with fewer than {_FEW_EXAMPLES} training examples: {_listed(rare)}. Do not rely on them."
+            f"{classes} with fewer than {_FEW_EXAMPLES} training examples: {_listed(rare)}. Do not rely on them."
         )
     missed = [label["name"] for label in known if label.get("f1") == 0]
     if missed:
-        lines.append(f"Labels that the model never predicted correctly when it was measured: {_listed(missed)}.")
+        lines.append(f"{classes} that the model never predicted correctly when it was measured: {_listed(missed)}.")
     if any("threshold" in label for label in known):
         lines.append("The thresholds were tuned on the validation part. Tune them again for data of another kind.")
     return lines

@@ -142,10 +142,10 @@ def results(facts: ModelFacts, by_subset: bool = False) -> Markdown | None:
 
 
 def result_settings(facts: ModelFacts) -> list[str]:
-    """Dataset, protocol and settings of each evaluation."""
+    """Dataset, protocol and settings of each evaluation after the training."""
     lines: dict[str, None] = {}
     for row in facts.rows:
-        if row.value is None:
+        if row.value is None or facts.is_own(row):
             continue
         settings = {key: value for key, value in public_settings(row).items() if key not in ("context", READ_OFF)}
         revision = f" ({row.dataset_revision[:15]})" if row.dataset_revision else ""
