@@ -57,7 +57,7 @@ def test_model_snippets_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytes
     from llm_jp_modernbert import unregister_for_modernbert
 
     monkeypatch.chdir(tmp_path)
-    models, packed = blocks("python")[2:]
+    models, packed = blocks("python")[2:4]
     models = models.replace("path/to/a/modernbert/checkpoint", str(checkpoint))
     # The base model takes seconds to initialize and write; a tiny one shows the same.
     models = models.replace("LlmJpModernBertConfig()", "LlmJpModernBertConfig.from_pretrained('out')")
