@@ -1,0 +1,53 @@
+"""The data and commands in docs/finetuning.md work as printed."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from llm_jp_modernbert.cli import app
+from llm_jp_modernbert.training.finetuning.data.loading import load_dataset
+from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
+
+PAGE = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text(encoding="utf-8")
+SECTIONS = PAGE.split("\n## ")[1:]
+COMMAND = r"^(?:llm-jp-modernbert|accelerate launch -m llm_jp_modernbert\.training\.finetuning\.)(?: |)(.*)$"
+
+
+def commands(text: str) -> list[list[str]]:
+    """Arguments of each command in the code blocks of a text."""
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    return [shlex.split(line) for line in re.findall(COMMAND, lines, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("arguments", commands(PAGE), ids=" ".join)
+def test_commands_parse(arguments: list[str]) -> None:
+    name, *rest = [argument.replace("TASK", "ner") for argument in arguments]
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    command.make_context(name, rest)
+
+
+@pytest.mark.parametrize("section", [text for text in SECTIONS if re.search("```(csv|json)", text)])
+def test_data_are_read(section: str, tmp_path: Path) -> None:
+    match = re.search(r"```(csv|json)\n(.*?)```", section, re.DOTALL)
+    assert match
+    lines = match[2].splitlines()
+    name, kind = next((rest[rest.index("--train") + 1], rest[1]) for rest in commands(section) if "--train" in rest)
+    file = tmp_path / Path(name).with_suffix(".csv" if match[1] == "csv" else ".jsonl")
+    if match[1] == "csv":
+        head, *rows = lines
+        varied = [head, *(f"{number}{row}" for number in range(8) for row in rows)]
+    else:
+        row = json.loads(lines[0])
+        key = next(key for key in ("sentence1", "text", "context", "question") if key in row)
+        labels = ["entailment", "contradiction"] if kind == "pair-classification" else [row.get("label")]
+        varied = [
+            json.dumps({**row, key: f"{row[key]}{number}", "label": labels[number % len(labels)]})
+            for number in range(24)
+        ]
+    file.write_text("\n".join(varied), encoding="utf-8")
+    dataset = load_dataset(FinetuneOptions(kind, "BASE", train=[str(file)]))  # type: ignore[arg-type]
+    assert len(dataset.parts["train"].examples) > len(dataset.parts["validation"].examples) > 0
