@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.training.finetuning.data.loading import load_dataset
-from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
+from llm_jp_modernbert import cli
 
 GOOD = "text,label\n" + "".join(f"文{number},{number % 2}\n" for number in range(20))
 
@@ -37,10 +36,11 @@ TSV_TAGS = "東京\tB-地名\nに\tO\n\n"
 
 CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
     # Name: type of task, files, further arguments, expected error.
+    "no training examples": ("qa", {}, [], r"--train is missing\. Name the file"),
     "no file": (
         "classification",
         {},
-        [],
+        ["--train", "train.csv"],
         r"--train train\.csv: no such file, and not the name of a dataset of the Hub",
     ),
     "no name": ("classification", {}, ["--train", ""], r"--train : no such file"),
@@ -316,21 +316,37 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
 }
 
 
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The error line of the command, which leaves nothing in the current directory."""
+    before = sorted(Path.cwd().iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["llm-jp-modernbert", "finetune", *arguments, "--out", "out"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sorted(Path.cwd().iterdir()) == before
+    return line
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_reported_in_one_line(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_ends_in_one_line(
+    case: str, modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     kind, files, arguments, expected = CASES[case]
     monkeypatch.chdir(tmp_path)
     for name, content in files.items():
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    options: dict[str, Any] = {"train": [next(iter(files), "train.csv")]}
-    for option, value in zip(arguments[::2], arguments[1::2], strict=True):
-        name = option.removeprefix("--").replace("-", "_")
-        options[name] = (
-            ([value] if not files else [*options.get(name, []), value]) if name in ("train", "validation") else value
-        )
-    with pytest.raises(UsageError) as raised:
-        load_dataset(FinetuneOptions(kind, "base", **options))  # type: ignore[arg-type]
-    message = str(raised.value)
-    assert re.search(expected, message), message
-    assert "\n" not in message
-    assert len(message) < 500
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    train = ["--train", next(iter(files))] if files else []
+    line = fails(capsys, kind, str(modernbert), *train, *arguments)
+    assert re.search(f"^Error: .*{expected}", line), line
+    assert len(line) < 500
+
+
+def test_base_without_a_tokenizer_is_reported(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.csv").write_text(GOOD, encoding="utf-8")
+    shutil.copytree(modernbert, "base", ignore=shutil.ignore_patterns("token*"))
+    assert re.search("base.*tokenizer.*--tokenizer", fails(capsys, "classification", "base", "--train", "train.csv"))
