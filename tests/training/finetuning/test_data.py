@@ -183,18 +183,29 @@ def test_columns_are_found_by_name_or_option(
     assert examples(dataset)[0].texts == texts
 
 
-def test_held_out_tenth_has_the_label_shares_of_the_whole(data_dir: Path) -> None:
-    dataset = load("classification", data_dir / "jcola/in_domain_train-v1.0.json")
+@pytest.mark.parametrize(
+    ("kind", "path", "size"),
+    [
+        ("classification", "jcola/in_domain_train-v1.0.json", 6_919),
+        ("pair-classification", "jnli-neg/jnli-neg-train-v1.1.jsonl", 5_494),
+        ("multiple-choice", "jglue/jcommonsenseqa-v1.3/train-v1.3.json", 8_939),
+    ],
+)
+def test_held_out_tenth_has_the_label_shares_of_the_whole(data_dir: Path, kind: Kind, path: str, size: int) -> None:
+    dataset = load(kind, data_dir / path)
     train, validation = (Counter(e.label for e in dataset.parts[part].examples) for part in ("train", "validation"))
     whole = train + validation
-    assert whole.total() == 6919
-    assert abs(validation.total() - 691.9) <= 1
+    assert whole.total() == size
+    assert abs(validation.total() - size / 10) <= 1
     for label, count in whole.items():
         assert abs(validation[label] - count / 10) <= 1
-    again = load("classification", data_dir / "jcola/in_domain_train-v1.0.json")
-    other = load("classification", data_dir / "jcola/in_domain_train-v1.0.json", seed=43)
-    assert again.parts == dataset.parts
-    assert other.parts["validation"].places != dataset.parts["validation"].places
+
+
+def test_held_out_examples_depend_on_the_seed_only(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ROWS)
+    dataset = load("classification", path)
+    assert load("classification", path).parts == dataset.parts
+    assert load("classification", path, seed=43).parts["validation"].places != dataset.parts["validation"].places
 
 
 def test_equal_texts_are_held_out_together(tmp_path: Path) -> None:
@@ -228,13 +239,14 @@ def test_long_row_is_read(tmp_path: Path) -> None:
     assert len(examples(load("classification", write(tmp_path / "a.csv", rows)))[-1].texts[0]) == 1_000_000
 
 
-def test_real_files_are_read_without_options(data_dir: Path) -> None:
-    for kind, path, size in (
-        ("regression", "jglue/jsts-v1.3/train-v1.3.json", 12_451),
-        ("classification", "jcola/in_domain_train-v1.0.json", 6_919),
-        ("pair-classification", "jnli-neg/jnli-neg-train-v1.1.jsonl", 5_494),
-    ):
-        assert len(examples(load(kind, data_dir / path))) == size  # type: ignore[arg-type]
+def test_scores_of_jsts_are_read_without_options(data_dir: Path) -> None:
+    path = data_dir / "jglue/jsts-v1.3/train-v1.3.json"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    read = examples(load("regression", path))
+    assert len(read) == 12_451
+    assert [(*example.texts, example.label) for example in read] == [
+        (row["sentence1"], row["sentence2"], row["label"]) for row in rows
+    ]
 
 
 TEXT = "山田 太郎は東京都の大学に通う。"

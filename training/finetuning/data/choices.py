@@ -88,6 +88,9 @@ class ChoiceLayout(Layout):
             raise ValueError("two choices or more are needed")
         return MultipleChoice(self.names)
 
+    def stratum(self, example: Texts) -> str:
+        return str(example.label)
+
     def key(self, example: Texts) -> Hashable:
         return example.texts
 

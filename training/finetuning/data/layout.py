@@ -39,9 +39,6 @@ class Layout(ABC):
     roles: ClassVar[tuple[str, ...]]
     """Column options that apply, without `_column`."""
 
-    stratified: bool = False
-    """Whether each example has one label, whose share the held-out examples keep."""
-
     def __init__(self, options: FinetuneOptions, option: str, table: Table) -> None:
         """Finds the columns of the training examples.
 
@@ -78,6 +75,10 @@ class Layout(ABC):
     def labels(self, example: Any) -> tuple[str, ...]:
         """Names of the labels of an example, which training must contain."""
         return ()
+
+    def stratum(self, example: Any) -> str:
+        """The label whose share the held-out examples keep; empty if there is none."""
+        return ""
 
     @abstractmethod
     def key(self, example: Any) -> Hashable:

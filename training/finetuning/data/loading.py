@@ -136,11 +136,9 @@ def _missing_labels(layout: Layout, part: str, parts: dict[str, Examples]) -> li
         {label for example in parts[name].examples for label in layout.labels(example)} for name in (TRAIN, part)
     )
     missing = sorted(known - present)
-    return (
-        [f"The {part} examples lack the labels {listed(missing)}, so its scores say nothing about them."]
-        if missing
-        else []
-    )
+    if not missing:
+        return []
+    return [f"The {part} examples lack the labels {listed(missing)}, so its scores say nothing about them."]
 
 
 def _hold_out(layout: Layout, data: Examples, seed: int) -> tuple[Examples, Examples]:
@@ -151,22 +149,26 @@ def _hold_out(layout: Layout, data: Examples, seed: int) -> tuple[Examples, Exam
     for index, example in enumerate(data.examples):
         groups.setdefault(layout.group(example), []).append(index)
     members = list(groups.values())
-    labels = [{label for index in indices for label in layout.labels(data.examples[index])} for indices in members]
-    if layout.stratified:
-        strata = ["\t".join(sorted(names)) for names in labels]
+    strata = ["\t".join(sorted({layout.stratum(data.examples[index]) for index in indices})) for indices in members]
+    if is_stratified := any(strata):
         counts = Counter(strata)
         kept = {number for number, stratum in enumerate(strata) if counts[stratum] < 2}
     else:
-        strata = [""] * len(members)
+        labels = [
+            (label, number)
+            for number, indices in enumerate(members)
+            for index in indices
+            for label in layout.labels(data.examples[index])
+        ]
         # Reversed, so that the first group of each label remains.
-        kept = set({label: number for number, names in reversed([*enumerate(labels)]) for label in names}.values())
+        kept = set(dict(reversed(labels)).values())
     pool = [number for number in range(len(members)) if number not in kept]
     stratify = [strata[number] for number in pool]
     size = max(-(-len(pool) // 10), len(set(stratify)), _FEWEST_HELD_OUT)
     if len(pool) < 2 * size:
         raise UsageError(
             f"--train {data.name}: {len(members):,} different texts are too few to hold some out for validation; "
-            f"{2 * size + len(kept):,} are needed{', two of each label' if layout.stratified else ''}. Name a "
+            f"{2 * size + len(kept):,} are needed{', two of each label' if is_stratified else ''}. Name a "
             "--validation file, or add examples."
         )
     _, held_out = train_test_split(pool, test_size=size, random_state=seed, stratify=stratify)

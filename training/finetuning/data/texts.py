@@ -82,7 +82,6 @@ class ClassificationLayout(TextLayout):
         lists = [as_list(cell(row, column)) for _, row in self.table.rows if row]
         self.are_lists = any(names is not None for names in lists)
         self.multi_label = any(names is not None and len(names) != 1 for names in lists)
-        self.stratified = not self.multi_label
 
     def parse(self, row: Row) -> Texts:
         column = self.columns["label"]
@@ -108,6 +107,9 @@ class ClassificationLayout(TextLayout):
 
     def labels(self, example: Texts) -> tuple[str, ...]:
         return example.label if isinstance(example.label, tuple) else (str(example.label),)
+
+    def stratum(self, example: Texts) -> str:
+        return "" if self.multi_label else str(example.label)
 
 
 def label_name(value: Any, column: str) -> str:
