@@ -31,7 +31,7 @@ def targets_of(task: HeadTask[Any], rows: Sequence[ModelInput]) -> torch.Tensor:
 
 
 def items_of(task: HeadTask[Any], targets: torch.Tensor, weights: torch.Tensor | None) -> float:
-    """What the summed loss of a step is divided by: the number of labels, or the sum of their class weights."""
+    """Divisor of the summed loss: the number of labels, or the sum of their class weights."""
     if task.head == QUESTION_ANSWERING:
         return float(len(targets))
     if targets.is_floating_point():

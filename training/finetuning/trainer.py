@@ -261,7 +261,7 @@ class FinetuningTrainer(Trainer):
             `eval_loss` and `eval_METRIC`; NaN for an undefined metric, which the log leaves out.
 
         Raises:
-            ValueError: there are no validation examples.
+            ValueError: no validation examples were given.
         """
         if not self.validation:
             raise ValueError("no validation examples to evaluate on.")
