@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 
 if TYPE_CHECKING:
@@ -54,7 +53,9 @@ def pretrain(
     Example:
         >>> pretrain(load_recipe("nano", ["train_data=texts.jsonl", "tokenizer=my-tokenizer", "output_dir=runs/nano"]))
     """
-    _check_trackers(recipe)
+    from .recipe.validation import check_trackers
+
+    check_trackers(recipe)
     with _opened_run(recipe) as checkpoint:
         return _train(recipe, checkpoint, probes, callbacks, prepare)
 
@@ -111,19 +112,6 @@ def _train(
             # After a signal, the scheduler ends the process within seconds.
             publisher.finish(seconds=10.0 if trainer.stopping else 600.0)
     return trainer
-
-
-def _check_trackers(recipe: PretrainingArguments) -> None:
-    """Checks that experiment trackers are installed, which Trainer does only after loading model and data."""
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
-
-    for name in sorted(set(recipe.report_to or ()) - set(get_available_reporting_integrations())):
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise UsageError(f"report_to: unknown value {name!r}; choose from {', '.join(INTEGRATION_TO_CALLBACK)}.")
-        raise UsageError(f"report_to: {name} is not installed. Try pip install {name.replace('_', '-')}.")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from ..recipe.arguments import LaunchedArguments
 from ..recipe.loading import apply_override, construct
-from ..recipe.validation import check_keys, check_schedule
+from ..recipe.validation import check_keys, check_schedule, check_trackers
 from .options import FinetuneOptions
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _UNSUPPORTED = {
 
 _CHOICES = {
     **{key: ["no", "steps", "epoch"] for key in ("eval_strategy", "logging_strategy", "save_strategy")},
-    "train_sampling_strategy": ["random"],
+    "train_sampling_strategy": ["random", "sequential"],
 }
 
 # Keys of evaluation by `Trainer`, whose place `HeadTask.scores` takes, and of what `FinetuningTrainer` decides.
@@ -50,6 +50,7 @@ _WITHOUT_EFFECT = {
     *("per_device_eval_batch_size", "prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object"),
     *("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
     *("label_names", "length_column_name", "average_tokens_across_devices", "do_train", "do_eval", "do_predict"),
+    "include_num_input_tokens_seen",
     *("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"),
 }
 
@@ -104,6 +105,7 @@ def finetuning_arguments(options: FinetuneOptions, output_dir: Path, seed: int) 
         given["bf16"] = has_bfloat16 and not given.get("use_cpu")
     keys = {**given, "output_dir": str(output_dir), "seed": seed}
     arguments = construct(FinetuningArguments, keys, "key=value")
+    check_trackers(arguments)
     if arguments.process_index == 0:
         for key in sorted(_WITHOUT_EFFECT & given.keys()):
             logger.warning("%s has no effect in fine-tuning.", key)

@@ -96,7 +96,7 @@ class StepSampler(Sampler[list[int]]):
     Args:
         examples: number of examples.
         batch_size: examples per batch of a rank.
-        seed: seed of the order.
+        seed: seed of the order; None for the given order.
         rank: this rank.
         ranks: number of ranks.
         drop_last: whether to leave out the last batches if they are not full.
@@ -107,7 +107,7 @@ class StepSampler(Sampler[list[int]]):
         self,
         examples: int,
         batch_size: int,
-        seed: int,
+        seed: int | None,
         rank: int,
         ranks: int,
         drop_last: bool,
@@ -120,8 +120,10 @@ class StepSampler(Sampler[list[int]]):
         return self.examples // self.size if self.drop_last else -(-self.examples // self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch())
-        order = torch.randperm(self.examples, generator=generator).tolist()
+        order = list(range(self.examples))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch())
+            order = torch.randperm(self.examples, generator=generator).tolist()
         for start in range(0, len(self) * self.size, self.size):
             yield order[start : start + self.size][self.rank :: self.ranks]
 

@@ -116,10 +116,11 @@ class FinetuningTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
+        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
         self.sampler = StepSampler(
             len(train),
             arguments.per_device_train_batch_size,
-            arguments.seed if arguments.data_seed is None else arguments.data_seed,
+            None if arguments.train_sampling_strategy == "sequential" else seed,
             arguments.process_index,
             arguments.world_size,
             arguments.dataloader_drop_last,

@@ -430,6 +430,23 @@ def check_launchable(arguments: LaunchedArguments) -> None:
             check_known(str(name).removeprefix("fsdp_"), known, "fsdp_config")
 
 
+def check_trackers(arguments: LaunchedArguments) -> None:
+    """Checks that experiment trackers are installed, which Trainer does only after loading model and data.
+
+    Raises:
+        UsageError: one is unknown or not installed.
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    for name in sorted(set(arguments.report_to or ()) - set(get_available_reporting_integrations())):
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UsageError(f"report_to: unknown value {name!r}; choose from {', '.join(INTEGRATION_TO_CALLBACK)}.")
+        raise UsageError(f"report_to: {name} is not installed. Try pip install {name.replace('_', '-')}.")
+
+
 def without_effect(given: dict[str, Any]) -> list[str]:
     """Describes the keys of a recipe that differ from their defaults but change nothing.
 

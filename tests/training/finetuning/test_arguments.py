@@ -50,6 +50,8 @@ def test_keys_have_yaml_values() -> None:
         ("optim=adamm", "optim: "),
         ("eval_strategy=never", "eval_strategy: "),
         ("lr_scheduler_kwargs={a: 1}", "lr_scheduler_kwargs: "),
+        ("report_to=wandbb", "report_to: unknown value 'wandbb'"),
+        ("train_sampling_strategy=group_by_length", "train_sampling_strategy: "),
         ("fp16=true", "fp16: it needs a GPU"),
     ],
 )
