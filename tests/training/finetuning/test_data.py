@@ -108,7 +108,8 @@ def test_files_are_concatenated_and_folders_are_split_by_file_names(tmp_path: Pa
     assert both.parts["train"].name == "train-0.csv+train-1.csv"
     pattern = load("classification", tmp_path / "train-*.csv")
     assert pattern.parts == both.parts
-    assert "'valid.csv'" in load("classification", tmp_path).remarks[0]
+    assert dataset.remarks == ("The test examples lack the labels '悪い', so its scores say nothing about them.",)
+    assert "'test.csv', 'valid.csv' belong to other parts" in load("classification", tmp_path).remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -422,6 +423,8 @@ train, validation = loaded.parts["train"], loaded.parts["validation"]
 assert (train.name, train.revision, validation.revision) == ("org/data", commit, commit)
 assert (len(train.examples), train.examples[0].entities) == (9, ((0, 2, "人名"),)), train
 assert validation.places == ["org/data, dev row 1"]
+remark, = load_dataset(FinetuneOptions("ner", "base", train=["org/data"], config_name="few")).remarks
+assert "'dev' belong to other parts" in remark
 data.push_to_hub("org/data", "other")
 for name, options in (("org/data", {}), ("org/none", {}), ("org/data", {"config_name": "few", "train_split": "x"})):
     try:

@@ -54,7 +54,12 @@ def load_dataset(options: FinetuneOptions) -> Dataset:
             split = getattr(options, f"{part}_split")
             tables[part] = read_table(f"--{part}", sources, options.kind, split, options.config_name)
     layout = _LAYOUTS[options.kind](options, f"--{TRAIN}", tables[TRAIN])
-    remarks = [remark for table in tables.values() for remark in table.remarks]
+    remarks: list[str] = []
+    if tables[TRAIN].unused and VALIDATION not in tables:
+        remarks.append(
+            f"--train {tables[TRAIN].name}: {listed(tables[TRAIN].unused)} belong to other parts by their names. Name "
+            "it for --validation and --test as well to use them."
+        )
     parts = {part: _examples(layout, part, table, remarks) for part, table in tables.items()}
     try:
         task = layout.task(parts[TRAIN].examples)

@@ -51,14 +51,14 @@ class Table:
         revision: commit of the repository, or `sha256:…` of the files.
         columns: names of all columns; keys of nested objects follow a dot.
         rows: all rows, each with its file and row number.
-        remarks: lines for the user.
+        unused: files of folders and splits of repositories that belong to other parts by their names.
     """
 
     name: str
     revision: str
     columns: tuple[str, ...]
     rows: list[tuple[str, Row]] = field(repr=False)
-    remarks: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def read_table(option: str, sources: Sequence[str], kind: Kind, split: str, conf
     Raises:
         UsageError: a source is missing, unreadable or empty, or the columns of two files differ.
     """
-    remarks: list[str] = []
-    found = [_find(option, source, kind, remarks) for source in sources]
+    unused: list[str] = []
+    found = [_find(option, source, kind, unused) for source in sources]
     files = [path for source in found for path in source.files]
     revisions = [fingerprint(files)] if files else []
     tables = []
     for source in found:
         if source.repository is not None:
-            rows, commit = _hub_rows(option, source.repository, split, config_name)
+            rows, commit = _hub_rows(option, source.repository, split, config_name, unused)
             revisions.append(commit)
             tables.append((source.name, rows))
         else:
@@ -107,7 +107,7 @@ def read_table(option: str, sources: Sequence[str], kind: Kind, split: str, conf
             )
     rows = [row for _, rows in tables for row in rows]
     every_column = tuple(dict.fromkeys(column for part in columns for column in part))
-    return Table("+".join(source.name for source in found), "+".join(revisions), every_column, rows, tuple(remarks))
+    return Table("+".join(source.name for source in found), "+".join(revisions), every_column, rows, tuple(unused))
 
 
 def cell(row: Row, column: str) -> Any:
@@ -147,7 +147,7 @@ def _suffixes(kind: Kind) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_DELIMITED, *_JSON, _PARQUET, *(_CONLL if kind == "ner" else ()))))
 
 
-def _find(option: str, source: str, kind: Kind, remarks: list[str]) -> Source:
+def _find(option: str, source: str, kind: Kind, unused: list[str]) -> Source:
     """Finds the files of a source; a name that is neither a path nor a pattern is a repository."""
     path = Path(os.path.expanduser(source))
     supported = _suffixes(kind)
@@ -156,7 +156,7 @@ def _find(option: str, source: str, kind: Kind, remarks: list[str]) -> Source:
         files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not files:
             raise UsageError(f"{option} {source}: the folder has no file of a supported type ({' '.join(supported)}).")
-        return Source(path.resolve().name, tuple(_of_split(option, path, files, remarks)))
+        return Source(path.resolve().name, tuple(_of_split(option, path, files, unused)))
     files = [path] if path.is_file() else sorted(Path(file) for file in glob.glob(str(path), recursive=True))
     files = [file for file in files if file.is_file()]
     if not files:
@@ -170,7 +170,7 @@ def _find(option: str, source: str, kind: Kind, remarks: list[str]) -> Source:
     return Source("+".join(file.name for file in files), tuple(files))
 
 
-def _of_split(option: str, folder: Path, files: Sequence[Path], remarks: list[str]) -> list[Path]:
+def _of_split(option: str, folder: Path, files: Sequence[Path], unused: list[str]) -> list[Path]:
     """The files of a folder that belong to a split by their names; all, if no name has the word of a split."""
     words = {file: set(re.split(r"[\W\d_]+", str(file.relative_to(folder)).lower())) for file in files}
     splits = {
@@ -183,9 +183,7 @@ def _of_split(option: str, folder: Path, files: Sequence[Path], remarks: list[st
     if not chosen:
         names = ", ".join(sorted({split for split in splits.values() if split}))
         raise UsageError(f"{option} {folder}: the names of its files belong to {names}. Name the files instead.")
-    if len(chosen) < len(files):
-        others = [str(file.relative_to(folder)) for file in files if file not in chosen]
-        remarks.append(f"{option} {folder}: does not use {listed(others)}, by their names.")
+    unused += [str(file.relative_to(folder)) for file in files if file not in chosen]
     return chosen
 
 
@@ -265,7 +263,7 @@ def _parquet_rows(path: Path) -> Rows:
 
 
 def _hub_rows(
-    option: str, reference: ModelReference, split: str, config_name: str | None
+    option: str, reference: ModelReference, split: str, config_name: str | None, unused: list[str]
 ) -> tuple[list[tuple[str, Row]], str]:
     """Rows of a split of a Hub dataset, and its commit."""
     import datasets
@@ -283,6 +281,7 @@ def _hub_rows(
         rows = [
             (f"{name}, {split} row {number}", _named(row, data.features)) for number, row in enumerate(data, start=1)
         ]
+    unused += [other for other in data.info.splits or () if other != split]
     return rows, commit
 
 
