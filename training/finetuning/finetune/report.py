@@ -64,7 +64,7 @@ class Table:
             screen.add_column(Text(column), justify=justify, no_wrap=True, overflow=overflow)  # type: ignore[arg-type]
         for row in self.rows[:most]:
             screen.add_row(*(Text(printable(cell)) for cell in row))
-        canvas = Console(file=io.StringIO(), width=console().width, color_system=None, legacy_windows=False)
+        canvas = Console(file=io.StringIO(), width=console().width - 2, color_system=None, legacy_windows=False)
         with canvas.capture() as captured:
             canvas.print(screen)
         lines = [line.rstrip() for line in captured.get().splitlines()]
@@ -170,23 +170,21 @@ def _spread(part: Examples) -> tuple[str, ...]:
 
 
 def too_long_lines(job: Job, most: int) -> Iterator[str]:
-    """The examples that are longer than an input, by part.
+    """The examples that are longer than an input, each on a line, by part.
 
     Args:
         job: the fine-tuning.
         most: examples that are named.
     """
+    is_qa = isinstance(job.task, QuestionAnswering)
+    effect = "they are read in overlapping windows" if is_qa else "their end is not read"
     for part in job.parts:
         places = job.too_long(part)
-        if not places:
-            continue
-        if isinstance(job.task, QuestionAnswering):
-            effect = "read in overlapping windows"
-        else:
-            effect = "truncated: their end is not read"
-        listed = "; ".join(places[:most]) + (f"; … {len(places) - most:,} more" if len(places) > most else "")
-        rows = counted(len(places), "row")
-        yield f"{rows} of {part} longer than {job.base.max_length:,} tokens, {effect}: {listed}"
+        if places:
+            more = [f"… {len(places) - most:,} more"] if len(places) > most else []
+            listed = "".join(f"\n  {place}" for place in (*places[:most], *more))
+            rows = counted(len(places), f"{part} row")
+            yield f"{rows} longer than {job.base.max_length:,} tokens; {effect}.{listed}"
 
 
 def score_table(record: Record, rows: Iterable[Row]) -> Table:
@@ -196,8 +194,12 @@ def score_table(record: Record, rows: Iterable[Row]) -> Table:
         if not row.subset:
             by_metric.setdefault((row.metric, row.split), []).append(row)
     has_seeds = len(record["seeds"]) > 1
+    # The metric that selects the model comes first.
+    metrics = list(dict.fromkeys([record["metric"], *(metric for metric, _ in by_metric)]))
+    order = [(metric, part) for metric in metrics for part in record["parts"] if (metric, part) in by_metric]
     lines = []
-    for (metric, part), measured in by_metric.items():
+    for metric, part in order:
+        measured = by_metric[metric, part]
         kept = next(row for row in measured if row.seed == record["best_seed"])
         values = [row.value for row in measured if row.value is not None]
         spread = ""
@@ -206,7 +208,7 @@ def score_table(record: Record, rows: Iterable[Row]) -> Table:
         interval = f"{_figure(kept.low)} to {_figure(kept.high)}" if kept.low is not None else _MISSING
         cells = (_figure(kept.value), interval, _figure(kept.baseline), *([spread] if has_seeds else []))
         lines.append((metric, part, *cells))
-    seeds = [f"mean ± sd of {len(record['seeds'])} seeds"] if has_seeds else []
+    seeds = ["mean ± sd"] if has_seeds else []
     return Table("Scores × 100", ("metric", "part", "score", "95 % interval", "baseline", *seeds), lines, names=2)
 
 
@@ -246,6 +248,8 @@ def end_lines(finished: Finetuned) -> Iterator[str]:
         if table is not None:
             yield f"\n{table.text(_MOST_LABELS)}"
     yield f"\nThe baseline predicts {record.get('baseline', 'a constant')}. Intervals: bootstrap over examples."
+    if len(record["seeds"]) > 1:
+        yield f"Seed {record['best_seed']} of {len(record['seeds'])} is kept. Mean ± sd: over seeds."
     if record["multi_label"] or record["unanswerable"]:
         yield "Thresholds are tuned on validation, so its scores are slightly too high."
     yield f"The model is in {finished.folder}; {REPORT} in it has all tables and plots."
@@ -276,7 +280,7 @@ def write_report(folder: Path, job: Job, record: Record, rows: Sequence[Row]) ->
 
 
 def _escaped(text: str) -> str:
-    return printable(text).replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    return printable(text.replace("\n  ", "; ")).replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
 
 
 def _figure(value: float | None) -> str:
