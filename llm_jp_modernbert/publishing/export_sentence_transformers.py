@@ -102,8 +102,8 @@ def embedder_class(source: Path) -> str | None:
     return str(name)
 
 
-def load_embedder(source: Path, dtype: str) -> Any:
-    """Loads a directory with sentence-transformers, in float32 after rounding its encoder to a data type.
+def load_embedder(source: Path) -> Any:
+    """Loads a directory with sentence-transformers, in float32.
 
     Returns:
         A `SentenceTransformer` or `CrossEncoder`; None if the directory is not a model of that library.
@@ -116,7 +116,7 @@ def load_embedder(source: Path, dtype: str) -> Any:
         return None
     library = _library()
     try:
-        return getattr(library, name)(str(source), device="cpu", model_kwargs={"dtype": dtype}).float()
+        return getattr(library, name)(str(source), device="cpu", model_kwargs={"dtype": "float32"})
     except loading_errors() as error:
         raise UsageError(f"{source}: sentence-transformers cannot load it. {first_line(error)}") from error
 

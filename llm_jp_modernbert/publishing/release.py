@@ -258,13 +258,17 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> Source:
     head, tokenizer = head_of(model.config.to_dict()), load_tokenizer(name)
     if head is MASKED_LM and tokenizer.mask_token_id is None:
         raise UsageError(f"{name}: its tokenizer has no mask token.")
-    embedder = load_embedder(options.source, options.dtype)
+    embedder = load_embedder(options.source)
     if embedder is None and read_record(options.source) is None:
         match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
     tokenizer.save_pretrained(folder)
     if embedder is not None:
         stage_modules(options.source, folder)
+        if options.dtype != "auto":
+            # The encoder of the release is rounded, its other modules are not.
+            encoder = model.base_model if head is MASKED_LM else model
+            embedder.transformers_model.load_state_dict(encoder.state_dict())
     staging.stage_training(options.source, folder, options.base_model)
     staging.stage_license(options.license, options.source, folder)
     return Source(head, model.float(), tokenizer, embedder)

@@ -105,6 +105,13 @@ def test_reranker_keeps_its_scores(reranker: Path, tmp_path: Path) -> None:
     assert list(released.checked.outputs) == ["Reranking"]
 
 
+def test_dtype_rounds_only_the_encoder(embedder: Path, tmp_path: Path) -> None:
+    staged = tmp_path / "staged"
+    release(ReleaseOptions(embedder, NAME, dtype="bfloat16", dry_run=staged), QUICK)
+    for name, dtype in (("model.safetensors", torch.bfloat16), ("2_Dense/model.safetensors", torch.float32)):
+        assert {tensor.dtype for tensor in load_file(staged / name).values()} == {dtype}
+
+
 def test_changed_module_is_detected(copied: ReleaseOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     def damage_weights(license: str, source: Path, folder: Path) -> None:
         weights = load_file(folder / "2_Dense" / "model.safetensors")
