@@ -27,7 +27,8 @@ class ReleaseOptions:
     source: Annotated[
         Path,
         typer.Argument(
-            help="Model directory: a training run, a checkpoint, or a directory that save_pretrained wrote."
+            help="Model directory: a training run, a checkpoint, the output of finetune, or a directory that "
+            "save_pretrained wrote, also that of sentence-transformers."
         ),
     ]
     repository: Repository
@@ -42,7 +43,11 @@ class ReleaseOptions:
         ),
     ] = "plain"
     results: Annotated[
-        Path | None, typer.Option(help="Results directory of the evaluate command; adds the model's scores and plots.")
+        Path | None,
+        typer.Option(
+            help="Results directory of the evaluate command; adds the model's scores and plots. Those of finetune are "
+            "always added."
+        ),
     ] = None
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -84,7 +89,7 @@ class ReleaseOptions:
     pooling: Annotated[
         Literal["mean", "cls"], typer.Option(help="Pooling of token embeddings in SentenceTransformer.")
     ] = "mean"
-    onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX file; its logits are compared with torch's.")] = (
+    onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX file; its outputs are compared with torch's.")] = (
         False
     )
     int8: Annotated[bool, typer.Option("--int8", help="With --onnx: also add an int8 quantized ONNX file.")] = False

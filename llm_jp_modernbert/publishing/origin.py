@@ -72,7 +72,7 @@ def with_origin(options: ReleaseOptions, stages: Sequence[Mapping[str, Any]], ca
     data = [source["name"] for stage in stages for source in stage.get("data", ())]
     if record := read_record(options.source):
         # A Hub dataset may be followed by its configuration.
-        data += ["/".join(record["parts"][name]["name"].split("/")[:2]) for name in ("train", "validation")]
+        data += ["/".join(part["name"].split("/")[:2]) for name, part in record["parts"].items() if name != "test"]
     datasets = list(dict.fromkeys([*options.datasets, *filter(is_repository, data)]))
     languages = options.languages or _languages(own)
     if not languages:

@@ -20,7 +20,6 @@ from llm_jp_modernbert.inference.heads import (
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
     Head,
 )
 from llm_jp_modernbert.inference.loading import load_masked_lm
@@ -64,7 +63,6 @@ def test_outputs_equal_transformers(exported: Path) -> None:
     ("head", "settings"),
     [
         (SEQUENCE_CLASSIFICATION, {"classifier_pooling": "mean", "problem_type": "multi_label_classification"}),
-        (TOKEN_CLASSIFICATION, {}),
         (QUESTION_ANSWERING, {}),
         (MULTIPLE_CHOICE, {}),
         (ENCODER, {}),
