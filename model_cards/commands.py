@@ -98,7 +98,8 @@ def _finetuning(facts: ModelFacts) -> list[str]:
     ]
     columns = [
         f"--{role.replace('_', '-')}-column {quote(column)}"
-        for role, column in record["columns"].items()
+        for role, names in record["columns"].items()
+        for column in (names.split(", ") if role == "choice" else [names])
         if f"{role}_column" in _DEFAULTS
     ]
     settings = [f"--seed {record['seeds'][0]['seed']}", f"--seeds {len(record['seeds'])}"] if record["seeds"] else []
@@ -110,7 +111,7 @@ def _finetuning(facts: ModelFacts) -> list[str]:
     ]
     arguments = facts.recipe.get("arguments") or {}
     overrides = [quote(f"{name}={arguments[name]}") for name in _ARGUMENTS if name in arguments]
-    lines = [f"llm-jp-modernbert finetune {record['kind']} {quote(facts.base_model or record['base'])}"]
+    lines = [f"llm-jp-modernbert finetune {record['kind']} {quote(facts.base_model or 'BASE_MODEL')}"]
     lines += [" ".join(options) for options in (overrides, data, columns, settings) if options]
     return [" \\\n    ".join(lines)]
 

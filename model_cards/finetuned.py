@@ -29,6 +29,7 @@ _METRICS = {
     "spearman": "Spearman correlation",
     "r2": "R²",
 }
+_CORRELATIONS = ("pearson", "spearman")
 _SETTINGS = {
     "Batch size": "per_device_train_batch_size",
     "Gradient accumulation steps": "gradient_accumulation_steps",
@@ -95,13 +96,18 @@ def scores(facts: ModelFacts) -> list[Score]:
             value, row = values[metric], rows.get((part, metric))
             if value is None:
                 continue
+            baseline = row.baseline if row else None
+            if baseline is None and metric in _CORRELATIONS:
+                # Undefined for a constant.
+                baseline = 0.0
             others = [seed["metrics"].get(part, {}).get(metric) for seed in record["seeds"]]
             found.append(
                 Score(
                     part,
                     metric_name(metric),
                     value,
-                    *((row.low, row.high, row.baseline) if row else (None, None, None)),
+                    *((row.low, row.high) if row else (None, None)),
+                    baseline,
                     [other for other in others if other is not None],
                 )
             )
@@ -155,6 +161,11 @@ def label_names(facts: ModelFacts) -> list[str]:
     if facts.task == "ner":
         return list(dict.fromkeys(label[2:] for label in facts.labels if label[:2] in ("B-", "I-")))
     return facts.labels if facts.task in ("classification", "multi-label-classification") else []
+
+
+def class_name(facts: ModelFacts) -> str:
+    """Heading of the table of classes."""
+    return {"ner": "Entity types", "multiple-choice": "Choices"}.get(facts.task, "Labels")
 
 
 def labels(facts: ModelFacts) -> Markdown | None:
@@ -287,7 +298,7 @@ def _weak_scores(facts: ModelFacts) -> list[str]:
 def _weak_labels(facts: ModelFacts) -> list[str]:
     assert facts.record is not None
     known, lines = facts.record["labels"], []
-    classes = "Entity types" if facts.task == "ner" else "Labels"
+    classes = class_name(facts)
     rare = [label["name"] for label in known if 0 < label["counts"].get("train", 0) < _FEW_EXAMPLES]
     if rare:
         lines.append(
@@ -319,7 +330,7 @@ def _data_limits(facts: ModelFacts) -> list[str]:
         lines.append(f"Examples longer than {record['max_length']:,} tokens were truncated: {', '.join(cut)}.")
     longest = max((min(part["longest"], record["max_length"]) for part in record["parts"].values()), default=0)
     if longest and longest < facts.positions:
-        lines.append(f"Inputs in the data have at most {longest:,} tokens. Longer ones have not been tested.")
+        lines.append(f"The model has seen inputs of at most {longest:,} tokens. Longer ones have not been tested.")
     if facts.task == "qa" and facts.no_answer_threshold is None:
         lines.append("All training questions have an answer, so the model gives one to every question.")
     return lines

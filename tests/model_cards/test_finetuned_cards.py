@@ -148,7 +148,7 @@ The validation part was held out from the training examples.
 * Labels with fewer than 20 training examples: 悪い. Do not rely on them.
 * Labels that the model never predicted correctly when it was measured: 悪い.
 * Examples longer than 512 tokens were truncated: 12 of 5,000 in train.
-* Inputs in the data have at most 400 tokens. Longer ones have not been tested.
+* The model has seen inputs of at most 400 tokens. Longer ones have not been tested.
 ## Reproduction
 llm-jp-modernbert finetune classification org/base \
     learning_rate=3e-05 warmup_steps=0.1 num_train_epochs=4 \
@@ -341,6 +341,28 @@ def test_labels_have_the_order_of_the_outputs() -> None:
     sorted_as_text = json.loads(json.dumps(config("ForSequenceClassification", names), sort_keys=True))
     table = model_card(ModelFacts("org/model", sorted_as_text)).text.partition("## Labels")[2]
     assert re.findall(r"label \d+", table) == list(names)
+
+
+def test_correlations_are_compared_with_zero() -> None:
+    """The correlation with a constant is undefined."""
+    seeds = [{"seed": 43, "epoch": 1.0, "metrics": {"test": {"spearman": -0.2}}}]
+    own = own_row(task="finetune-regression", metric="spearman", value=-0.2, low=-0.3, high=0.1, baseline=None)
+    facts = classifier(
+        config=config("ForSequenceClassification", ("LABEL_0",), problem_type="regression"),
+        record={"kind": "regression", "metric": "spearman", "seeds": seeds, "labels": [], "confusion": None},
+        rows=[own],
+    )
+    assert "is not better than the simplest guess: Spearman correlation -20.0 (baseline 0.0)" in model_card(facts).text
+
+
+def test_command_repeats_the_columns_of_choices() -> None:
+    columns = {"question": "q", "choice": "a, b", "label": "answer"}
+    facts = classifier(
+        config=config("ForMultipleChoice"), base_model=None, record={"kind": "multiple-choice", "columns": columns}
+    )
+    text = model_card(facts).text
+    assert "llm-jp-modernbert finetune multiple-choice BASE_MODEL" in text
+    assert "--question-column q --choice-column a --choice-column b --label-column answer" in text
 
 
 def with_markup() -> Iterator[ModelFacts]:
