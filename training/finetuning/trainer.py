@@ -195,10 +195,11 @@ class FinetuningTrainer(Trainer):
         for place, batch in enumerate(batches):
             batch["place"] = place
         items = sum(piece["items"] for batch in batches for piece in batch["pieces"])
-        sums = torch.tensor([items, float(self.stop.received is not None)], device=device)
-        sums = self.accelerator.reduce(sums, "sum")
-        self._stop_requested = bool(sums[1])
-        return batches, sums[0].clamp(min=1e-9)
+        if self.args.world_size > 1:
+            sums = torch.tensor([items, float(self.stop.received is not None)], device=device)
+            items, stops = self.accelerator.reduce(sums, "sum").tolist()
+            self._stop_requested = stops > 0
+        return batches, torch.tensor(max(items, 1e-9), device=device)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward passes of the pieces of a batch; ranks synchronize in the last one.
@@ -267,13 +268,14 @@ class FinetuningTrainer(Trainer):
         if not self.validation:
             raise ValueError("no validation examples to evaluate on.")
         logits = self.predict_logits(self.validation)
-        predictions = self.task.predict(self.validation, logits, self.validation_examples)
-        scores = self.task.scores(self.validation_examples, [prediction.value for prediction in predictions])
-        metrics = {"loss": self._loss_of(self.validation, logits), **scores}
-        finite = all(np.isfinite(values).all() for values in logits)
+        metrics: dict[str, float | None] = {"loss": None, self.metric: None}
+        # A diverged training predicts nothing.
+        if all(np.isfinite(values).all() for values in logits):
+            predictions = self.task.predict(self.validation, logits, self.validation_examples)
+            values = [prediction.value for prediction in predictions]
+            metrics = {"loss": self._loss_of(logits), **self.task.scores(self.validation_examples, values)}
         result = {
-            f"{metric_key_prefix}_{name}": float("nan") if value is None or not finite else value
-            for name, value in metrics.items()
+            f"{metric_key_prefix}_{name}": float("nan") if value is None else value for name, value in metrics.items()
         }
         result[f"{metric_key_prefix}_examples"] = len(self.validation_examples)
         # JSON has no NaN.
@@ -354,10 +356,11 @@ class FinetuningTrainer(Trainer):
 
         self.checkpoints.publish(self.state, describe)
 
-    def _loss_of(self, rows: Sequence[ModelInput], logits: Sequence[np.ndarray]) -> float:
-        targets = targets_of(self.task, rows)
+    def _loss_of(self, logits: Sequence[np.ndarray]) -> float:
+        """The mean loss of the validation inputs."""
+        targets = targets_of(self.task, self.validation)
         joined = torch.from_numpy(np.concatenate(logits) if logits[0].ndim > 1 else np.stack(logits))
-        total = summed_loss(self.task, joined, targets, _lengths(rows), self.weights)
+        total = summed_loss(self.task, joined, targets, _lengths(self.validation), self.weights)
         return float(total) / max(items_of(self.task, targets, self.weights), 1e-9)
 
     def predict_logits(self, inputs: Sequence[ModelInput]) -> list[np.ndarray]:

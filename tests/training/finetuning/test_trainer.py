@@ -276,6 +276,18 @@ def test_best_epoch_is_kept_and_patience_ends_training(modernbert: Path, tmp_pat
     )
 
 
+@pytest.mark.parametrize("name", ["regression", "ner", "qa"])
+def test_diverged_training_has_no_scores(modernbert: Path, tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    tokenizer, rows = encode(modernbert, case)
+    options = arguments(tmp_path, eval_strategy="epoch", learning_rate=1e30, max_grad_norm=0)
+    trainer = train_model(
+        load(modernbert, case), case.task, tokenizer, rows, rows, case.examples, options, TrainerSettings(patience=1)
+    )
+    evaluated = [entry for entry in trainer.state.log_history if "eval_examples" in entry]
+    assert [entry.keys() for entry in evaluated] == [{"eval_examples", "step", "epoch"}] * 2
+
+
 def test_unknown_metric_is_reported_before_training(modernbert: Path, tmp_path: Path) -> None:
     case = CASES["regression"]
     tokenizer, rows = encode(modernbert, case)
