@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 from torch import nn
@@ -32,7 +33,10 @@ def with_adapters(model: PreTrainedModel, rank: int) -> Any:
     linear = [f"{prefix}.{name}" for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
     head = [name for name, module in model.named_children() if name != prefix and list(module.parameters())]
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear, modules_to_save=head)
-    return get_peft_model(model, settings)
+    with warnings.catch_warnings():
+        # peft reads a deprecated attribute of transformers' models.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, settings)
 
 
 def merged(model: Any) -> PreTrainedModel:
