@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.results import Results, instances_of
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render
+from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.finetuning.finetune import finetune
-from llm_jp_modernbert.training.finetuning.finetune.keeping import Finetuned
+from llm_jp_modernbert.training.finetuning.finetune.keeping import Finetuned, read_finished
 from llm_jp_modernbert.training.finetuning.finetune.progress import EpochLines
 from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
 
@@ -127,11 +130,15 @@ def predictions(finished: Finetuned, part: str) -> list[Any]:
     raise LookupError(part)
 
 
+def labels(classify: Any) -> list[str]:
+    """A pipeline's labels of the test examples."""
+    return [answer["label"] for answer in classify([row["text"] for row in texts(56, 12)])]
+
+
 def test_pipeline_of_transformers_predicts_the_same(finished: Finetuned) -> None:
     classify = pipeline("text-classification", model=str(finished.folder))
     assert type(classify.model) is transformers.ModernBertForSequenceClassification
-    test = [row["text"] for row in texts(56, 12)]
-    assert [answer["label"] for answer in classify(test)] == predictions(finished, "test")
+    assert labels(classify) == predictions(finished, "test")
 
 
 def test_model_learns_more_than_the_most_frequent_label(finished: Finetuned) -> None:
@@ -315,3 +322,51 @@ def test_base_without_tokenizer_is_one_line(modernbert: Path, data: Path, tmp_pa
     with pytest.raises(UsageError, match=r"no tokenizer found.*--tokenizer"):
         finetune(options(base, data, tmp_path / "out"))
     assert finetune(options(base, data, tmp_path / "out", tokenizer=str(modernbert), seeds=1)).folder.is_dir()
+
+
+def test_other_encoders_keep_their_format(bert: Path, data: Path, tmp_path: Path) -> None:
+    model = finetune(options(bert, data, tmp_path / "out", seeds=1))
+    classify = pipeline("text-classification", str(model.folder), tokenizer=load_tokenizer(str(model.folder)))
+    assert type(classify.model) is transformers.BertForSequenceClassification
+    assert [answer["label"] for answer in classify([row["text"] for row in texts(56, 12)])] == predictions(
+        model, "test"
+    )
+
+
+def test_adapters_are_merged_into_the_model(modernbert: Path, data: Path, tmp_path: Path) -> None:
+    model = finetune(options(modernbert, data, tmp_path / "out", seeds=1, lora=True, lora_rank=4))
+    assert model.record["lora"]
+    assert not any("lora" in name for name in weights(model.folder))
+    classify = pipeline("text-classification", model=str(model.folder))
+    assert [answer["label"] for answer in classify([row["text"] for row in texts(56, 12)])] == predictions(
+        model, "test"
+    )
+
+
+def test_truncated_rows_are_counted_and_named(
+    modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, "text": row["text"] * (9 if number == 7 else 1)} for number, row in enumerate(texts(0, 40))]
+    train = write(tmp_path / "train.jsonl", rows)
+    chosen = options(modernbert, tmp_path, tmp_path / "out", train=[train], validation=[], test=[], max_length=40)
+    with caplog.at_level(logging.INFO, "llm_jp_modernbert"):
+        model = finetune(chosen)
+    truncated = [part for part, values in model.record["parts"].items() if values["truncated"]]
+    assert len(truncated) == 1
+    assert f"1 {truncated[0]} row longer than 40 tokens" in caplog.text
+    assert f"{train}, row 8 (" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(modernbert: Path, data: Path, tmp_path: Path) -> None:
+    import llm_jp_modernbert.training as package
+
+    configuration = Path(package.__path__[0]) / "accelerate/cpu-2.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command += ["--config_file", str(configuration), "-m", "llm_jp_modernbert.training.finetuning.finetune"]
+    command += ["classification", str(modernbert), *OVERRIDES, "--out", str(tmp_path / "out")]
+    command += ["--train", str(data / "train.jsonl"), "--test", str(data / "test.jsonl")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("The model is in") == 1
+    assert "2 processes" in read_finished(tmp_path / "out").record["device"]
