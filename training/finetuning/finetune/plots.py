@@ -18,6 +18,8 @@ CONFUSION, PER_CLASS, TRAINING = "confusion.png", "per-class.png", "training.png
 
 _MOST_CLASSES = 40
 _LONGEST_NAME = 24
+_CELL = 0.4
+"""Width of a cell of the confusion matrix in inches."""
 
 
 def draw_all(folder: Path, record: Record, curves: Sequence[SeedResult]) -> None:
@@ -65,10 +67,15 @@ def _draw_training(path: Path, record: Record, curves: Sequence[SeedResult]) -> 
 
 
 def _draw_confusion(path: Path, record: Record) -> None:
+    from matplotlib.figure import Figure
+
     matrix = record["confusion"] or []
     names = [_short(label["name"]) for label in record["labels"]]
     names += [NONE] * (len(matrix) - len(names))
-    figure, (axes,) = panels_of(1, height=max(3.2, 1.6 + 0.32 * len(names)))
+    size = max(_CELL * len(names), 2.4)
+    # Saving adds the room for the names.
+    figure = Figure(figsize=(size, size))
+    axes = figure.add_axes((0, 0, 1, 1))
     # Colors show the share of each true class, so that rare classes are visible.
     shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -96,6 +103,7 @@ def _draw_classes(path: Path, record: Record) -> None:
     names = [f"{_short(label['name'])} ({label['counts'].get(part, 0):,})" for label in labels]
     axes.set_yticks(places, names, fontsize=8)
     axes.set_xlim(0, 103)
+    axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.set_title(f"{part}: scores by {class_name(record)} (× 100), with its number of {_items(record)}", fontsize=9)
     legend_below(figure, axes)
     save(figure, path)

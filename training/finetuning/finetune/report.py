@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 REPORT = "report.md"
 
 _MOST_LABELS = 20
+_LONGEST_NAME = 24
 _MOST_PLACES = 5
 _MOST_LISTED = 1000
 _MISSING = "–"
@@ -61,7 +62,8 @@ class Table:
         for place, column in enumerate(self.columns):
             is_name = place < self.names
             overflow, justify = ("ellipsis", "left") if is_name else ("fold", "right")
-            screen.add_column(Text(column), justify=justify, no_wrap=True, overflow=overflow)  # type: ignore[arg-type]
+            width = _LONGEST_NAME if is_name else None
+            screen.add_column(Text(column), justify=justify, no_wrap=True, overflow=overflow, max_width=width)  # type: ignore[arg-type]
         for row in self.rows[:most]:
             screen.add_row(*(Text(printable(cell)) for cell in row))
         canvas = Console(file=io.StringIO(), width=console().width - 2, color_system=None, legacy_windows=False)
