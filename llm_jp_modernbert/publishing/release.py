@@ -204,6 +204,27 @@ def _check_options(options: ReleaseOptions) -> None:
     if options.int8 and not options.onnx:
         raise UsageError("--int8 needs --onnx: add --onnx.")
     source = options.source
+    _check_source(source)
+    is_embedder = embedder_class(source) is not None
+    if options.format == "native" and (options.onnx or options.sentence_transformers or is_embedder):
+        raise UsageError(
+            "--format native has neither ONNX nor sentence-transformers files. Drop --onnx and "
+            "--sentence-transformers, or use plain."
+        )
+    if options.sentence_transformers and is_embedder:
+        raise UsageError(f"{source} already is a sentence-transformers model. Drop --sentence-transformers.")
+    config = read_config(source)
+    try:
+        head = head_of(config)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+    if options.sentence_transformers and head not in (MASKED_LM, ENCODER):
+        raise UsageError(f"{source} is a {head.name}, which gives no embeddings. Drop --sentence-transformers.")
+    _check_labels(source, head, config)
+
+
+def _check_source(source: Path) -> None:
+    """Raises `UsageError` unless a directory holds a ModernBERT model in safetensors format."""
     if not source.is_dir():
         raise UsageError(f"{source}: no such directory. Name the directory of a run, a checkpoint or a saved model.")
     if (source / "adapter_config.json").is_file():
@@ -217,24 +238,9 @@ def _check_options(options: ReleaseOptions) -> None:
     if not any(source.glob("*.safetensors")):
         raise UsageError(f"{source} holds no weights in safetensors format. Other formats are not supported.")
     staging.check_links(source)
-    config = read_config(source)
-    if config.get("model_type") not in OUR_MODEL_TYPES:
-        raise UsageError(f"{source} is a {config.get('model_type')} model. Only ModernBERT models can be released.")
-    is_embedder = embedder_class(source) is not None
-    if options.format == "native" and (options.onnx or options.sentence_transformers or is_embedder):
-        raise UsageError(
-            "--format native has neither ONNX nor sentence-transformers files. Drop --onnx and "
-            "--sentence-transformers, or use plain."
-        )
-    if options.sentence_transformers and is_embedder:
-        raise UsageError(f"{source} already is a sentence-transformers model. Drop --sentence-transformers.")
-    try:
-        head = head_of(config)
-    except UsageError as error:
-        raise UsageError(f"{source}: {error}") from error
-    if options.sentence_transformers and head not in (MASKED_LM, ENCODER):
-        raise UsageError(f"{source} is a {head.name}, which gives no embeddings. Drop --sentence-transformers.")
-    _check_labels(source, head, config)
+    model_type = read_config(source).get("model_type")
+    if model_type not in OUR_MODEL_TYPES:
+        raise UsageError(f"{source} is a {model_type} model. Only ModernBERT models can be released.")
 
 
 def _check_labels(source: Path, head: Head, config: Mapping[str, Any]) -> None:
