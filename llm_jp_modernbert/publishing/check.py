@@ -21,6 +21,7 @@ from llm_jp_modernbert.model_cards.usage import snippets
 from llm_jp_modernbert.training.finetuning.record import read_record
 
 from . import staging
+from .export_sentence_transformers import MODULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -144,7 +145,7 @@ def _programs(source: Source, folder: Path) -> dict[str, str]:
         read_config(folder),
         {"mask_token": source.tokenizer.mask_token},
         read_record(folder),
-        source.embedder is not None,
+        (folder / MODULES).is_file(),
     ):
         if missing := [name for name in snippet.requires if find_spec(name.replace("-", "_")) is None]:
             logger.info("The card's example %r is not run: it needs %s.", snippet.title, ", ".join(missing))

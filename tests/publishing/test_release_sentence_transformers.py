@@ -105,6 +105,12 @@ def test_reranker_keeps_its_scores(reranker: Path, tmp_path: Path) -> None:
     assert list(released.checked.outputs) == ["Reranking"]
 
 
+def test_encoder_with_added_modules_shows_its_embeddings(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "source", ENCODER)
+    released = release(ReleaseOptions(source, NAME, sentence_transformers=True, dry_run=tmp_path / "staged"), QUICK)
+    assert list(released.checked.outputs) == ["Sentence embeddings"]
+
+
 def test_dtype_rounds_only_the_encoder(embedder: Path, tmp_path: Path) -> None:
     staged = tmp_path / "staged"
     release(ReleaseOptions(embedder, NAME, dtype="bfloat16", dry_run=staged), QUICK)
