@@ -277,7 +277,7 @@ def _quantize(file: Path, quantized: Path) -> None:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Silences the exporters' warnings about optional packages."""
-    previous = logging.root.manager.disable
+    previous, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -285,3 +285,5 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+        # onnxruntime gives the root logger a handler, which would show every message twice.
+        logging.root.handlers[:] = handlers
