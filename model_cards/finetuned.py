@@ -76,8 +76,9 @@ class Score:
 
     @property
     def is_above_baseline(self) -> bool:
-        """Whether the interval, or else the value, lies above the baseline."""
-        return self.baseline is None or (self.value if self.low is None else self.low) > self.baseline
+        """Whether the interval, or else the value, lies above the baseline, if that can be exceeded."""
+        lowest = self.value if self.low is None else self.low
+        return self.baseline is None or self.baseline >= 1 or lowest > self.baseline
 
 
 def scores(facts: ModelFacts) -> list[Score]:
@@ -307,8 +308,9 @@ def _weak_labels(facts: ModelFacts) -> list[str]:
     missed = [label["name"] for label in known if label.get("f1") == 0]
     if missed:
         lines.append(f"{classes} that the model never predicted correctly when it was measured: {_listed(missed)}.")
-    if any("threshold" in label for label in known):
-        lines.append("The thresholds were tuned on the validation part. Tune them again for data of another kind.")
+    has_threshold = facts.task == "qa" and facts.no_answer_threshold is not None
+    if has_threshold or any("threshold" in label for label in known):
+        lines.append("Thresholds were tuned on the validation part. Tune them again for data of another kind.")
     return lines
 
 

@@ -156,8 +156,10 @@ for entity in tag(text):
 
 
 def _question_answering(model: ModelFacts) -> Snippet:
-    unanswerable = f"""
-    if scores[0, 0] - scores[first, last] > {model.no_answer_threshold}:
+    threshold, no_answer = model.no_answer_threshold, ""
+    if threshold is not None:
+        no_answer = f"""
+    if scores[0, 0] - scores[first, last] > {threshold:.4g}:
         return ""  # the passage has no answer"""
     code = f"""\
 import torch
@@ -176,12 +178,12 @@ def answer(question, passage, longest={model.longest_answer}):
     scores = logits.start_logits[0][:, None] + logits.end_logits[0]
     allowed = (inside[:, None] & inside).triu().tril(longest - 1)
     first, last = divmod(int(scores.masked_fill(~allowed, -torch.inf).argmax()), len(spans))\
-{"" if model.no_answer_threshold is None else unanswerable}
+{no_answer}
     return passage[spans[first][0] : spans[last][1]].strip()
 
 passage = {literal(_PASSAGE)}
 for question in {_strings(_QUESTIONS)}:
-    print(question, answer(question, passage))"""
+    print(question, answer(question, passage) or "(no answer)")"""
     return Snippet("Question answering", code)
 
 

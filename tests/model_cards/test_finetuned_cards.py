@@ -308,7 +308,7 @@ LIMITS: list[tuple[dict[str, Any], str]] = [
     ({"record": {"parts": {"train": part(), "validation": part()}}}, "The data have no test part."),
     ({"record": {"parts": {**PARTS, "train": part(rows=120)}}}, "trained on 120 examples, which is few"),
     ({"record": {"parts": {**PARTS, "test": part(rows=50)}}}, "The test part has 50 examples"),
-    ({"record": {"labels": [label("良い", 90, threshold=0.3)]}}, "The thresholds were tuned on the validation part."),
+    ({"record": {"labels": [label("良い", 90, threshold=0.3)]}}, "Thresholds were tuned on the validation part."),
     (
         {"config": config("ForQuestionAnswering", no_answer_threshold=None), "record": {"kind": "qa", "labels": []}},
         "gives one to every question",
