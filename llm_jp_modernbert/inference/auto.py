@@ -35,7 +35,7 @@ def _add_models(auto: ModuleType) -> None:
 def _add_tokenizer(auto: ModuleType) -> None:
     # As for transformers' ModernBERT, tokenizer.json is loaded whatever class tokenizer_config.json names:
     # `LlmJpTokenizer` saves a plain fast tokenizer.
-    _add_class(auto.TOKENIZER_MAPPING, "PreTrainedTokenizerFast")
+    _add_class(auto.TOKENIZER_MAPPING, "TokenizersBackend")
     auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.add(MODEL_TYPE)
 
 

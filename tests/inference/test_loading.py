@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from checkpoints import TEXTS, write_checkpoint
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
@@ -117,3 +119,11 @@ def test_maximum_length_that_is_no_number_is_reported(tmp_path: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "many"}))
     with pytest.raises(UsageError, match="model_max_length in its"):
         load_tokenizer(str(file.parent))
+
+
+def test_registration_leaves_the_tokenizers_of_other_models_alone(bert: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(bert, tmp_path / "bert")
+    file = model / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8")
+    assert AutoTokenizer.from_pretrained(model)("猫")["input_ids"] == load_tokenizer(str(bert))("猫")["input_ids"]

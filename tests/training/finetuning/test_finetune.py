@@ -21,7 +21,6 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.results import Results, instances_of
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render
-from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.finetuning.finetune import finetune
 from llm_jp_modernbert.training.finetuning.finetune.keeping import Finetuned, read_finished
 from llm_jp_modernbert.training.finetuning.finetune.progress import EpochLines
@@ -326,7 +325,7 @@ def test_base_without_tokenizer_is_one_line(modernbert: Path, data: Path, tmp_pa
 
 def test_other_encoders_keep_their_format(bert: Path, data: Path, tmp_path: Path) -> None:
     model = finetune(options(bert, data, tmp_path / "out", seeds=1))
-    classify = pipeline("text-classification", str(model.folder), tokenizer=load_tokenizer(str(model.folder)))
+    classify = pipeline("text-classification", model=str(model.folder))
     assert type(classify.model) is transformers.BertForSequenceClassification
     assert [answer["label"] for answer in classify([row["text"] for row in texts(56, 12)])] == predictions(
         model, "test"
