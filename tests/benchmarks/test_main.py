@@ -46,6 +46,7 @@ def error_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("encoder --out .", "--out"),
         ("fill-mask --tokenizer nowhere --prompts 0", "--prompts"),
         ("training-step texts.jsonl", "--tokenizer"),
+        ("finetuning --shortest 300", "--shortest"),
         ("gpu --repeats 0", "--repeats"),
         ("readme nowhere", "no such file"),
     ],
