@@ -58,7 +58,7 @@ class Table:
         Args:
             most: maximum rows.
         """
-        screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left")
+        screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
         for place, column in enumerate(self.columns):
             is_name = place < self.names
             overflow, justify = ("ellipsis", "left") if is_name else ("fold", "right")
