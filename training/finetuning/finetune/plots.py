@@ -49,15 +49,16 @@ def _draw_training(path: Path, record: Record, curves: Sequence[SeedResult]) -> 
     from matplotlib.ticker import MaxNLocator
 
     figure, (losses, scores) = panels_of(2)
+    factor = 1 if record["metric"] == "loss" else 100
     for number, curve in enumerate(curves):
         color = f"C{number}"
         label = f"seed {curve['seed']}{' (kept)' if curve['seed'] == record['best_seed'] else ''}"
         losses.plot(*np.reshape(curve["losses"], (-1, 2)).T, c=color)
         epochs, values = np.reshape(curve["scores"], (-1, 2)).T
-        scores.plot(epochs, 100 * values, c=color, marker="o", ms=3, label=label)
+        scores.plot(epochs, factor * values, c=color, marker="o", ms=3, label=label)
         kept = epochs == curve["epoch"]
-        scores.plot(epochs[kept], 100 * values[kept], c=color, marker="o", ms=7, mfc="none")
-    metric = f"{record['metric']} on validation (× 100), kept epoch circled"
+        scores.plot(epochs[kept], factor * values[kept], c=color, marker="o", ms=7, mfc="none")
+    metric = f"{record['metric']} on validation{' (× 100)' if factor > 1 else ''}, kept epoch circled"
     for axes, title in ((losses, "training loss"), (scores, metric)):
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch")
@@ -110,7 +111,7 @@ def _draw_classes(path: Path, record: Record) -> None:
 
 
 def class_name(record: Record) -> str:
-    """What the classes are called."""
+    """The word for one of the classes."""
     return {"ner": "entity type", "multiple-choice": "choice"}.get(record["kind"], "label")
 
 

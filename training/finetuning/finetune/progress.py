@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from rich.progress import Progress
@@ -11,11 +12,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from llm_jp_modernbert.core.progress import progress_bar
 from llm_jp_modernbert.core.terminal import console
 
+_SILENCE = 60.0
+"""Seconds after which a training without a terminal logs a line."""
+
 logger = logging.getLogger(__name__)
 
 
 class EpochLines(TrainerCallback):
-    """A line per evaluation, and a progress bar on a terminal.
+    """A line per evaluation; between them, a progress bar, or without a terminal a line per minute.
 
     Args:
         name: short name of the training.
@@ -26,20 +30,25 @@ class EpochLines(TrainerCallback):
         self.name, self.metric = name, metric
         self._loss = "…"
         self._bar: Progress | None = None
+        self._last_line = 0.0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Shows the bar."""
         if state.global_step:
             logger.info("  %s continues after step %d", self.name, state.global_step)
+        self._last_line = time.monotonic()
         self._bar = progress_bar(console(), "{task.fields[figures]}", transient=True)
         self._task = self._bar.add_task(self.name, total=state.max_steps, figures="")
         self._bar.start()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Updates the bar."""
-        if self._bar is not None:
-            figures = f"step {state.global_step:,} of {state.max_steps:,}, loss {self._loss}"
-            self._bar.update(self._task, completed=state.global_step, figures=figures)
+        if self._bar is None:
+            return
+        figures = f"step {state.global_step:,} of {state.max_steps:,}, loss {self._loss}"
+        self._bar.update(self._task, completed=state.global_step, figures=figures)
+        if not console().is_terminal and time.monotonic() - self._last_line > _SILENCE:
+            self._log(f"{self.name}, {figures}")
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         """Remembers the latest loss."""
@@ -52,10 +61,14 @@ class EpochLines(TrainerCallback):
         """Logs a line."""
         score = (metrics or {}).get(f"eval_{self.metric}")
         if score is not None:
-            logger.info(
-                "  %s, epoch %-4.3g loss %s, validation %s %.1f",
-                *(self.name, state.epoch or 0.0, self._loss, self.metric, 100 * score),
+            shown = f"{score:.3f}" if self.metric == "loss" else f"{100 * score:.1f}"
+            self._log(
+                f"{self.name}, epoch {state.epoch or 0.0:<4.3g} loss {self._loss}, validation {self.metric} {shown}"
             )
+
+    def _log(self, line: str) -> None:
+        logger.info("  %s", line)
+        self._last_line = time.monotonic()
 
     def close(self) -> None:
         """Removes the bar; must also be called after an error."""
