@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.heads import Head
 
 if TYPE_CHECKING:
@@ -97,6 +98,21 @@ class HeadTask(ABC, Generic[E]):
     @abstractmethod
     def gold(self, example: E) -> Any:
         """The correct answer, as a JSON value."""
+
+    def right(self, example: E) -> Any:
+        """The prediction that has the best scores."""
+        return self.gold(example)
+
+    def check_metric(self, metric: str, examples: Sequence[E]) -> None:
+        """Raises `UsageError` if a metric is unknown, or undefined for every model on the validation examples."""
+        best = {"loss": 0.0, **self.scores(examples, [self.right(example) for example in examples])}
+        if metric not in best:
+            raise UsageError(f"metric_for_best_model: unknown value {metric!r}; choose from {', '.join(best)}.")
+        if best[metric] is None:
+            raise UsageError(
+                f"{metric} is undefined on the {len(examples)} validation examples, such as if all have one score. "
+                "Name a --validation file with different ones, or set metric_for_best_model=loss."
+            )
 
     @abstractmethod
     def error(self, example: E, prediction: Prediction) -> float:

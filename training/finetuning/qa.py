@@ -121,6 +121,9 @@ class QuestionAnswering(HeadTask[Question]):
     def gold(self, example: Question) -> Any:
         return list(example.answers)
 
+    def right(self, example: Question) -> Any:
+        return (self.gold(example) or [""])[0]
+
     def scores(self, examples: Sequence[Question], predictions: Sequence[Any]) -> dict[str, float | None]:
         """Means of exact match and of F1, from 0 to 1.
 

@@ -134,8 +134,8 @@ class FinetuningTrainer(Trainer):
         # After transformers' own, whose decisions it changes; before others, which find a checkpoint complete.
         self.callback_handler.callbacks.insert(1, _FlowCallback(self))
         self.remove_callback(PrinterCallback)
-        if arguments.metric_for_best_model:
-            self._check_metric()
+        if arguments.metric_for_best_model and validation:
+            task.check_metric(self.metric, validation_examples)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this rank, each a list of pieces."""
@@ -306,14 +306,6 @@ class FinetuningTrainer(Trainer):
     def _patience_is_over(self) -> bool:
         return 0 < self.settings.patience <= (self._evaluations_after_best() or 0)
 
-    def _check_metric(self) -> None:
-        """Raises `UsageError` if the metric that selects the model does not exist."""
-        rows = [row for row in self.validation if row.example < 2]
-        predictions = self.task.predict(rows, self.predict_logits(rows), self.validation_examples[:2])
-        scores = self.task.scores(self.validation_examples[:2], [prediction.value for prediction in predictions])
-        if self.metric not in (known := ["loss", *scores]):
-            raise UsageError(f"metric_for_best_model: unknown value {self.metric!r}; choose from {', '.join(known)}.")
-
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains, and puts the weights of the best evaluation into the model, unless a signal ended training before.
 
@@ -444,7 +436,7 @@ def train_model(
         `state.log_history`. If a signal ended training, `stopping` is true and `model` is unfinished.
 
     Raises:
-        UsageError: peft is not installed, or `metric_for_best_model` does not exist.
+        UsageError: peft is not installed, or `metric_for_best_model` does not exist or is undefined.
         CheckpointError: a checkpoint could not be written or read.
     """
     if settings.lora_rank is not None:
