@@ -81,7 +81,8 @@ class Record(TypedDict):
         parts: `train`, `validation` and, if there is one, `test`.
         best_seed: seed of the model that was kept.
         seeds: all trainings.
-        confusion: `[gold][predicted]` counts in the order of `labels` on the last part measured; None if undefined.
+        confusion: `[gold][predicted]` counts in the order of `labels` on the last part measured; None if undefined
+            or if there are many.
             For `ner`, the last row and column count entities whose span was predicted only or missed.
         unanswerable: whether questions without an answer were seen in training (`qa`).
         max_length: maximum tokens of an input.

@@ -142,6 +142,12 @@ def test_confusion_matrix_equals_scikit_learn() -> None:
         assert confusion(*CASES[name]) is None
 
 
+def test_confusion_matrix_of_many_classes_is_left_out() -> None:
+    labels = tuple(f"class {number}" for number in range(5000))
+    examples = [Texts(("a",), label) for label in labels]
+    assert confusion(Classification(labels), examples, labels) is None
+
+
 def test_confusion_matrix_of_entities_has_a_class_for_missing_ones() -> None:
     task = Ner(tags_of(("人", "地")))
     sentences = [Sentence("山田は京都にいた", ((0, 2, "人"), (3, 5, "地")))]

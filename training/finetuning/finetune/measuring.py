@@ -25,6 +25,9 @@ NONE = "none"
 _ANSWERS = ("label", "entities", "answers", "start")
 """Attributes of examples that are not inputs."""
 
+_MOST_CONFUSED = 100
+"""Classes up to which a confusion matrix is kept: it has their number squared."""
+
 _SKEWED = 5
 """Ratio of label counts from which labels are weighted automatically."""
 
@@ -45,7 +48,7 @@ def simplest_guess(task: HeadTask[Any], examples: Sequence[Any]) -> tuple[Any, s
     if isinstance(task, Ner):
         return [], "no entities"
     if isinstance(task, QuestionAnswering):
-        answers = Counter((task.gold(example) or [""])[0] for example in examples)
+        answers = Counter(task.right(example) for example in examples)
         return answers.most_common(1)[0][0], "the most frequent answer"
     gold = [task.gold(example) for example in examples]
     most_frequent = Counter(tuple(value) if isinstance(value, list) else value for value in gold).most_common(1)[0][0]
@@ -219,11 +222,14 @@ def class_weights(
 
 
 def confusion(task: HeadTask[Any], examples: Sequence[Any], predictions: Sequence[Any]) -> list[list[int]] | None:
-    """`[gold][predicted]` counts in the order of `classes`; None if a text has several labels, or no class.
+    """`[gold][predicted]` counts in the order of `classes`; None if a text has several labels,
+    no class, or there are many.
 
     Entities with equal spans are compared. The last row and column count entities without a counterpart.
     """
     names = classes(task)
+    if len(names) > _MOST_CONFUSED:
+        return None
     pairs: list[tuple[str, str]] = []
     if isinstance(task, Ner):
         names = (*names, NONE)
