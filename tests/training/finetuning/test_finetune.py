@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,6 +322,15 @@ def test_base_without_tokenizer_is_one_line(modernbert: Path, data: Path, tmp_pa
     with pytest.raises(UsageError, match=r"no tokenizer found.*--tokenizer"):
         finetune(options(base, data, tmp_path / "out"))
     assert finetune(options(base, data, tmp_path / "out", tokenizer=str(modernbert), seeds=1)).folder.is_dir()
+
+
+def test_unreadable_weights_leave_no_directory(modernbert: Path, data: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(modernbert, base)
+    (base / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(UsageError, match="base: cannot be loaded as AutoModelForSequenceClassification"):
+        finetune(options(base, data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_encoders_keep_their_format(bert: Path, data: Path, tmp_path: Path) -> None:

@@ -56,9 +56,10 @@ class Folder:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.unfinished = out / _UNFINISHED
+        self._recipe: Mapping[str, Any] = {}
 
     def open(self, recipe: Mapping[str, Any]) -> bool:
-        """Creates the directory, or checks that it belongs to the same fine-tuning.
+        """Checks that the directory is empty, or belongs to the same fine-tuning.
 
         Args:
             recipe: everything that the model depends on.
@@ -85,10 +86,13 @@ class Folder:
                 # A process killed at its beginning leaves it empty.
                 self.unfinished.rmdir()
             check_vacant(self.out, "--out")
-        if not is_finished:
-            self.unfinished.mkdir(parents=True, exist_ok=True)
-            write_whole(self.unfinished / RECIPE, render(recipe))
+        self._recipe = recipe
         return is_finished
+
+    def start(self) -> None:
+        """Creates the directory, once nothing but the training can fail."""
+        self.unfinished.mkdir(parents=True, exist_ok=True)
+        write_whole(self.unfinished / RECIPE, render(self._recipe))
 
     def seed(self, seed: int) -> Path:
         """The directory of a seed's checkpoints and result."""

@@ -89,6 +89,7 @@ def finetune(options: FinetuneOptions) -> Finetuned:
             encode = partial(dataset.task.encode, base.tokenizer)
             inputs = {name: encode(part.examples, base.max_length) for name, part in parts}
             job = Job(options, base, dataset, inputs, folder, arguments)
+            job.task.check_metric(job.metric, job.parts[VALIDATION].examples)
             for line in start_lines(job) if is_main else ():
                 logger.info("%s", line)
             _Training(job).run()
@@ -175,6 +176,7 @@ class _Training:
             return before
         started = time.perf_counter()
         model = load_with_head(job.base, self.task, seed)
+        on_main(arguments, self.folder.start)
         stop = StopSignals()
         checkpoint = on_main(arguments, partial(newest_sound, directory))
         lines = EpochLines(f"seed {seed}", job.metric)
