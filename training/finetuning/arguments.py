@@ -95,6 +95,8 @@ def finetuning_arguments(options: FinetuneOptions, output_dir: Path, seed: int) 
     given: dict[str, Any] = {"learning_rate": _LORA_LEARNING_RATE} if options.lora else {}
     names = [field.name for field in fields(FinetuningArguments) if field.init]
     for override in options.overrides:
+        if "=" not in override:
+            raise UsageError(f"{override}: give key=value. For several files, repeat the option: --train A --train B.")
         apply_override(given, override, names)
     for key, option in _OPTIONS.items():
         if key in given:

@@ -32,8 +32,6 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from llm_jp_modernbert.core.errors import UsageError
-
 from ..checkpointing import CheckpointWriter, read_state
 from ..run.checkpoints import StopSignals
 from .batches import Batches, StepSampler, documents, labels_tokens

@@ -149,7 +149,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("stage", lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "use letters, digits, '.', '_' and '-'"),
     ("hub_model_id", _is_repository, "name a repository, ORG/NAME"),
     (
-        "max_tokens max_minutes learning_rate block_characters max_validation_tokens weight",
+        "max_tokens max_minutes num_train_epochs learning_rate block_characters max_validation_tokens weight",
         lambda value: value > 0,
         "it must be above 0",
     ),

@@ -205,6 +205,31 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         [],
         r"all 2 examples have the score 1",
     ),
+    "one score in validation": (
+        "regression",
+        {"train.csv": "text,score\n甲,1\n乙,2\n", "valid.csv": "text,score\n丙,3\n丁,3.0\n"},
+        ["--validation", "valid.csv"],
+        r"spearman is undefined on the 2 validation examples.* Name a --validation file",
+    ),
+    "unknown metric": (
+        "qa",
+        {"train.jsonl": question(answer="東京"), "valid.jsonl": question(answer="")},
+        ["--validation", "valid.jsonl", "metric_for_best_model=accuracy"],
+        r"metric_for_best_model: unknown value 'accuracy'; choose from loss, exact_match, f1, has_answer_f1",
+    ),
+    "undefined metric": (
+        "qa",
+        {"train.jsonl": question(answer="東京"), "valid.jsonl": question(answer="")},
+        ["--validation", "valid.jsonl", "metric_for_best_model=has_answer_f1"],
+        r"has_answer_f1 is undefined on the 1 validation examples",
+    ),
+    "two files of one option": (
+        "classification",
+        {"train.csv": GOOD},
+        ["more.csv"],
+        r"more\.csv: give key=value\. For several files, repeat the option: --train A --train B",
+    ),
+    "no epochs": ("classification", {"train.csv": GOOD}, ["num_train_epochs=0"], r"num_train_epochs: 0 is invalid"),
     "span outside": (
         "ner",
         {"train.jsonl": entities([0, 4, "地名"])},
