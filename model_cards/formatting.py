@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _SPECIAL = re.compile(r"[\\`*_\[\]|~$#]")
+_PIPE = re.compile(r"(?<!\\)\|")
 # Markdown renderers turn bare addresses into links.
 _AUTOLINK = re.compile(r"(https?|ftp)(?=:)|www(?=\.)", re.IGNORECASE)
 
@@ -36,8 +37,7 @@ def code(value: Any) -> Markdown:
         return Markdown("")
     ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if line.startswith("`") or line.endswith("`") else ""
-    # Tables split cells before code spans are parsed.
-    return Markdown(f"{ticks}{space}{line}{space}{ticks}".replace("|", "\\|"))
+    return Markdown(f"{ticks}{space}{line}{space}{ticks}")
 
 
 def literal(value: Any) -> Markdown:
@@ -66,7 +66,11 @@ def table(heads: Sequence[Any], rows: Sequence[Sequence[Any]], numbers: int = 0)
         numbers: how many of the last columns hold numbers and are right-aligned.
     """
     kept = [column for column in range(len(heads)) if any(row[column] not in (None, "") for row in rows)]
-    lines = [[text("" if line[column] is None else line[column]) for column in kept] for line in (heads, *rows)]
+    lines = [
+        # Cells are split before code spans are parsed.
+        [_PIPE.sub(r"\|", text("" if line[column] is None else line[column])) for column in kept]
+        for line in (heads, *rows)
+    ]
     lines.insert(1, [Markdown("---:" if column >= len(heads) - numbers else "---") for column in kept])
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 

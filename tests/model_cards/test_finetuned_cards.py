@@ -398,6 +398,14 @@ def test_markup_in_a_record_is_escaped(facts: ModelFacts) -> None:
     assert not any(re.search(r"https?:|www\.", stretch) for stretch in page.prose)
 
 
+def test_bars_in_names_are_shown_as_written() -> None:
+    names = ("良い|普通", "悪い")
+    finetuned = {"labels": [label(name, 90) for name in names], "columns": {"text": "a|b", "label": "label"}}
+    page = rendered(model_card(classifier(config=config("ForSequenceClassification", names), record=finetuned)))
+    for place in ("<code>良い|普通</code> and", "<td><code>良い|普通</code></td>", "text from <code>a|b</code>"):
+        assert place in page
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_with_markup_cannot_leave_the_usage_code(kind: str) -> None:
     facts = ModelFacts(**{"name": f'"); import os\n```\n{MARKUP}', **KINDS[kind][0]})
