@@ -256,9 +256,9 @@ def _modules(path: Path) -> dict[str, str]:
 
 def _finetuning(folder: Path) -> dict[str, str]:
     record = read_record(folder)
-    train = record["parts"].get("train") if record else None
-    if not record or not train:
+    if record is None:
         return {}
+    train = record["parts"]["train"]
     return {"fine-tuned": f"{record['kind']}, from {record['base']} on {train['rows']:,} examples of {train['name']}"}
 
 

@@ -274,7 +274,10 @@ def test_local_base_of_a_finetuned_model_is_named_if_it_is_published(
 @pytest.mark.usefixtures("unchecked")
 def test_damaged_record_is_one_line(finetuned: Path, tmp_path: Path) -> None:
     record = json.loads((finetuned / "finetuning.json").read_text())
-    for changes in ({"schema": "x"}, {"parts": 3}, {"kind": "other"}, {"labels": [3]}):
+    for changes in (
+        *({"schema": "x"}, {"parts": 3}, {"parts": {}}, {"kind": "other"}, {"labels": [3]}),
+        *({"confusion": [[1]]}, {"confusion": [[9, 1, 0], [], [5, 0, 5]]}),
+    ):
         (finetuned / "finetuning.json").write_text(json.dumps({**record, **changes}))
         with pytest.raises(UsageError, match=r"classifier/finetuning\.json") as caught:
             release(ReleaseOptions(finetuned, NAME, dry_run=tmp_path / "staged"), QUICK)

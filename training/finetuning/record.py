@@ -11,6 +11,7 @@ from pathlib import Path
 
 from typing_extensions import NotRequired, TypedDict
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_json, write_whole
 
 from .options import Kind
@@ -123,6 +124,11 @@ def read_record(folder: Path) -> Record | None:
     if not path.is_file():
         return None
     record: Record = read_json(path, Record)
+    if missing := {"train", "validation"} - record["parts"].keys():
+        raise UsageError(f"{path}: parts lacks {' and '.join(sorted(missing))}.")
+    confusion, size = record["confusion"], len(record["labels"]) + (record["kind"] == "ner")
+    if confusion and {len(confusion), *map(len, confusion)} != {size}:
+        raise UsageError(f"{path}: confusion is not a table of {size} × {size} counts.")
     return record
 
 
