@@ -206,7 +206,8 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
                 continue
             public = [replace(row, model=name) for row in measured_rows]
             rows += public
-            copy = Path(first.task) / model_folder(name) / path.name
+            # Not `first.task`, which a results file of others can set to a path.
+            copy = Path(path.parts[-3]) / model_folder(name) / path.name
             write_rows(folder / RESULTS / copy, public)
             write_rows(Path(temporary) / copy, public)
             if instances_of(path).is_file():

@@ -22,6 +22,7 @@ from tokenizers.models import WordLevel
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.results import Measurement, Results, Run
+from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.inference.heads import (
     ENCODER,
     HEADS,
@@ -250,6 +251,18 @@ def test_release_of_a_finetuned_model_states_its_origin_and_results(finetuned: P
     assert (score.metric_type, score.metric_value) == ("macro_f1", 0.5)
     rows = list(Results(staged / "results").rows())
     assert [(row.model, row.low, row.high, row.baseline) for row in rows] == [(NAME, 0.25, 0.75, 0.125)]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_results_cannot_be_written_outside_of_the_release(finetuned: Path, tmp_path: Path) -> None:
+    (path,) = Results(finetuned / "results").files()
+    content = json.loads(path.read_text())
+    belonging = {"task": "../../../outside", "revision": EvaluatedModel(ModelName(str(finetuned))).revision}
+    path.write_text(json.dumps({**content, "rows": [{**row, **belonging} for row in content["rows"]]}))
+    before = {*tmp_path.iterdir()}
+    released = release(ReleaseOptions(finetuned, NAME, dry_run=tmp_path / "staged"), QUICK)
+    assert {*tmp_path.iterdir()} == {*before, tmp_path / "staged"}
+    assert any(name.startswith("results/finetune-classification/") for name in released.files)
 
 
 @pytest.mark.usefixtures("unchecked")
