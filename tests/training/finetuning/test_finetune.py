@@ -23,7 +23,7 @@ from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.results import Results, instances_of
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render
 from llm_jp_modernbert.training.finetuning.finetune import finetune
-from llm_jp_modernbert.training.finetuning.finetune.keeping import Finetuned, read_finished
+from llm_jp_modernbert.training.finetuning.finetune.folder import Finetuned, read_finished
 from llm_jp_modernbert.training.finetuning.finetune.progress import EpochLines
 from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
 

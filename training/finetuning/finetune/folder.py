@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import check_vacant, read_json, write_whole
+from llm_jp_modernbert.core.results import Results, Row
 from llm_jp_modernbert.core.yaml_files import read_yaml
+
+from ..record import RECORD, Record
 
 RECIPE = "recipe.yaml"
 """File of all resolved options."""
@@ -23,11 +27,35 @@ RECIPE = "recipe.yaml"
 CONFIG = "config.json"
 """Written last: a directory that holds it is complete."""
 
+RESULTS = "results"
+"""Directory of the scores, see `core.results`."""
+
 MODEL = "model"
 """Directory of a seed's best weights."""
 
 _UNFINISHED = "unfinished"
 _RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tuning.
+
+    Attributes:
+        folder: directory of the model.
+        record: content of its `finetuning.json`.
+        rows: its scores; those on validation for every seed.
+    """
+
+    folder: Path
+    record: Record
+    rows: list[Row]
+
+
+def read_finished(folder: Path) -> Finetuned:
+    """Reads what `finetune` has written into a directory."""
+    record: Record = read_json(folder / RECORD, Record)
+    return Finetuned(folder, record, list(Results(folder / RESULTS).rows()))
 
 
 class SeedResult(TypedDict):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.core.results import Measurement, Results, Row, Run
 from llm_jp_modernbert.core.versions import library_versions
@@ -20,11 +19,11 @@ from ...report import device_line
 from ..batches import Batches
 from ..data.dataset import TRAIN, VALIDATION
 from ..head_task import HeadTask, Prediction
-from ..record import ERRORS, RECORD, Label, Part, Record, Seed, write_record
+from ..record import ERRORS, Label, Part, Record, Seed, write_record
 from ..text import MultiLabelClassification
 from ..trainer import predict_logits
 from .base import load_finetuned
-from .folder import SeedResult
+from .folder import RESULTS, SeedResult
 from .job import Job
 from .measuring import (
     class_counts,
@@ -39,30 +38,7 @@ from .measuring import (
 from .plots import draw_all
 from .report import write_report
 
-RESULTS = "results"
-
 _LIBRARIES = ("llm-jp-modernbert", "transformers", "torch", "tokenizers", "accelerate", "peft", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """A finished fine-tuning.
-
-    Attributes:
-        folder: directory of the model.
-        record: content of its `finetuning.json`.
-        rows: its scores; those on validation for every seed.
-    """
-
-    folder: Path
-    record: Record
-    rows: list[Row]
-
-
-def read_finished(folder: Path) -> Finetuned:
-    """Reads what `finetune` has written into a directory."""
-    record: Record = read_json(folder / RECORD, Record)
-    return Finetuned(folder, record, list(Results(folder / RESULTS).rows()))
 
 
 def keep(job: Job, results: Sequence[SeedResult], best: SeedResult) -> None:

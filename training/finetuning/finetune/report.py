@@ -32,7 +32,7 @@ from .measuring import NONE, classes, label_counts
 from .plots import ASSETS, class_name, measured_part
 
 if TYPE_CHECKING:
-    from .keeping import Finetuned
+    from .folder import Finetuned
 
 REPORT = "report.md"
 

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from ..head_task import HeadTask
     from ..trainer import FinetuningTrainer
     from .base import Base
-    from .folder import SeedResult
+    from .folder import Finetuned, SeedResult
     from .job import Job
-    from .keeping import Finetuned
 
 _PACKAGES = {"sklearn": "scikit-learn", "scipy": "scipy", "seqeval": "seqeval", "matplotlib": "matplotlib"}
 # Options that do not affect the model, and those that `arguments` contains.
@@ -71,9 +70,8 @@ def finetune(options: FinetuneOptions) -> Finetuned:
     from ..arguments import finetuning_arguments
     from ..data.loading import load_dataset
     from .base import open_base
-    from .folder import Folder
+    from .folder import Folder, read_finished
     from .job import Job
-    from .keeping import read_finished
     from .report import end_lines, start_lines
 
     folder = Folder(options.out)
