@@ -13,6 +13,7 @@ from llm_jp_modernbert.core.errors import UsageError
 
 from ..recipe.arguments import LaunchedArguments
 from ..recipe.loading import apply_override, construct
+from ..recipe.schedule import Schedule
 from ..recipe.validation import check_keys, check_schedule, check_trackers
 from .options import FinetuneOptions
 
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 # Adapters have few parameters, which start from zero.
 _LORA_LEARNING_RATE = 3e-4
+
+# The number of steps of an epoch is unknown before the data is read.
+_UNKNOWN_STEPS = 10**12
 
 # Keys that an option of the command replaces.
 _OPTIONS = {"output_dir": "--out", "seed": "--seed"}
@@ -101,7 +105,8 @@ def finetuning_arguments(options: FinetuneOptions, output_dir: Path, seed: int) 
     for key, option in _OPTIONS.items():
         if key in given:
             raise UsageError(f"{key}: use {option} instead.")
-    check_schedule(check_keys(given, FinetuningArguments, _UNSUPPORTED, _CHOICES))
+    values = check_keys(given, FinetuningArguments, _UNSUPPORTED, _CHOICES)
+    check_schedule(values, Schedule(values.max_steps if values.max_steps > 0 else _UNKNOWN_STEPS))
     if not {"bf16", "fp16"} & given.keys():
         has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         given["bf16"] = has_bfloat16 and not given.get("use_cpu")

@@ -354,7 +354,7 @@ def check(given: dict[str, Any]) -> None:
     )
     for key in ("train_data", "validation_data"):
         _check_data(key, given.get(key) or [])
-    check_schedule(values)
+    check_schedule(values, Schedule(values.max_steps if values.max_steps > 0 else None, max_seconds=1.0))
     if values.model is not None:
         _check_model(values)
 
@@ -539,11 +539,15 @@ def _check_data(key: str, data: Any) -> None:
             raise UsageError(f"{key}: {entry['path']} has a weight, but held-out text is not weighted. Remove it.")
 
 
-def check_schedule(values: SimpleNamespace) -> None:
-    """Builds the learning-rate schedule, which transformers would check only after the data is loaded."""
+def check_schedule(values: SimpleNamespace, schedule: Schedule) -> None:
+    """Builds the learning-rate schedule, which transformers would check only after the data is loaded.
+
+    Args:
+        values: the values of all keys.
+        schedule: length of the run.
+    """
     settings = values.lr_scheduler_kwargs or {}
     name = plain_value(values.lr_scheduler_type)
-    schedule = Schedule(values.max_steps if values.max_steps > 0 else None, max_seconds=1.0)
     try:
         warmup = schedule.steps(values.warmup_steps)
         counts = {

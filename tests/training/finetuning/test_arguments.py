@@ -27,6 +27,13 @@ def test_defaults() -> None:
     assert arguments("use_cpu=true", lora=True).learning_rate > made.learning_rate
 
 
+def test_warmup_is_a_share_or_a_number_of_steps() -> None:
+    assert arguments("use_cpu=true", "warmup_steps=0.2").get_warmup_steps(50) == 10
+    assert arguments("use_cpu=true", "warmup_steps=500").get_warmup_steps(5000) == 500
+    with pytest.raises(UsageError, match=r"warmup_steps: 500 .* exceed max_steps=100"):
+        arguments("use_cpu=true", "warmup_steps=500", "max_steps=100")
+
+
 def test_keys_have_yaml_values() -> None:
     made = arguments(
         "use_cpu=true", "learning_rate=3e-5", "num_train_epochs=2", "lr_scheduler_kwargs.num_cycles=2", "bf16=true",
