@@ -153,12 +153,16 @@ class FinetuningTrainer(Trainer):
         """Whether a signal ends training before its end, the same on all ranks."""
         # A single rank has no other ranks to agree with, so it stops at once.
         requested = self._stop_requested or (self.args.world_size == 1 and self.stop.received is not None)
-        return requested and self.state.global_step < self.state.max_steps
+        return requested and not self._is_finished
 
     @property
     def epoch_is_complete(self) -> bool:
         """Whether the last step was the last one of an epoch."""
         return self.state.global_step % self._steps_per_epoch == 0
+
+    @property
+    def _is_finished(self) -> bool:
+        return self.state.global_step >= self.state.max_steps
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -189,6 +193,9 @@ class FinetuningTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor]:
         """The batches of an optimizer step, and the items that the sum of their losses is divided by, over all
         ranks."""
+        if self._is_finished:
+            # Trainer would take another step after resuming from a last step within an epoch.
+            num_batches = 0
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         for place, batch in enumerate(batches):
             batch["place"] = place
@@ -319,13 +326,15 @@ class FinetuningTrainer(Trainer):
             self.best_weights = load_file(best) if best.is_file() else {}
             self.state = read_state(Path(resume_from_checkpoint))
         output = None
-        if not self._patience_is_over():
+        if not self.best_weights or not (self._is_finished or self._patience_is_over()):
             with self.checkpoints.cleanup():
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.best_weights and not self.stopping:
             with torch.no_grad():
                 for name, weight in self._trained():
                     weight.copy_(self.best_weights[name])
+        if self.args.eval_strategy == "no" and self.validation and not self.stopping:
+            self.evaluate()
         return output
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -372,11 +381,18 @@ class _FlowCallback(TrainerCallback):
 
     def __init__(self, trainer: FinetuningTrainer) -> None:
         self.trainer = trainer
+        self._saves_epoch = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ends training after a signal; within an epoch, a checkpoint is saved at once."""
+        """Ends training after a signal; within an epoch, a checkpoint is saved at once.
+
+        The checkpoint of an epoch's last step follows its evaluation, which a resumed training does not repeat.
+        """
+        self._saves_epoch = control.should_save and (control.should_training_stop or self.trainer.epoch_is_complete)
+        if self._saves_epoch:
+            control.should_save = False
         if self.trainer.stopping:
             control.should_training_stop = True
             if not self.trainer.epoch_is_complete:
@@ -386,6 +402,7 @@ class _FlowCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After a signal, completes an epoch as usual, and skips the evaluation of an incomplete one."""
+        control.should_save |= self._saves_epoch
         if self.trainer.stopping:
             complete = self.trainer.epoch_is_complete
             control.should_save = complete and args.save_strategy != "no"

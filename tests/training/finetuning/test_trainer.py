@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,48 @@ def test_resuming_equals_uninterrupted_run(
     for name, weight in resumed.model.state_dict().items():
         assert torch.equal(weight, expected[name]), name
     assert evaluations(resumed) == evaluations(whole)
+
+
+class KillAt(StopAt):
+    """Ends training without a checkpoint, as a killed process."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        # The newest checkpoint is that of the last step of an epoch.
+        (6, {"save_strategy": "steps", "save_steps": 2}),
+        (8, {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 2}),
+        # Killed after the last step, which is within an epoch.
+        (99, {"save_strategy": "epoch", "max_steps": 6}),
+        (99, {"save_strategy": "epoch", "num_train_epochs": 1.5, "eval_strategy": "no"}),
+    ],
+)
+def test_resuming_after_a_kill_equals_uninterrupted_run(
+    modernbert: Path, tmp_path: Path, step: int, changes: dict[str, Any]
+) -> None:
+    case = CASES["ner"]
+    tokenizer, rows = encode(modernbert, case)
+
+    def run(folder: Path, checkpoint: Path | None = None, kill_at: int = 0) -> FinetuningTrainer:
+        keys = {"eval_strategy": "epoch", "lr_scheduler_type": "constant", "learning_rate": 0.1, **changes}
+        return train_model(
+            load(modernbert, case), case.task, tokenizer, rows, rows, case.examples, arguments(folder, **keys),
+            TrainerSettings(60), checkpoint, [KillAt(kill_at)],
+        )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    with suppress(KeyboardInterrupt):
+        run(tmp_path / "run", kill_at=step)
+    resumed = run(tmp_path / "run", newest_sound(tmp_path / "run"))
+    assert resumed.state.global_step == whole.state.global_step
+    assert evaluations(resumed) == evaluations(whole)
+    for name, weight in resumed.model.state_dict().items():
+        assert torch.equal(weight, whole.model.state_dict()[name]), name
 
 
 def evaluations(trainer: FinetuningTrainer) -> list[dict[str, float]]:
