@@ -32,6 +32,8 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from llm_jp_modernbert.core.errors import UsageError
+
 from ..checkpointing import CheckpointWriter, read_state
 from ..run.checkpoints import StopSignals
 from .batches import Batches, StepSampler, documents, labels_tokens
@@ -124,6 +126,11 @@ class FinetuningTrainer(Trainer):
             arguments.dataloader_drop_last,
             lambda: self.state.global_step // self._steps_per_epoch,
         )
+        if not len(self.sampler):
+            raise UsageError(
+                f"dataloader_drop_last: {len(train):,} training examples do not fill a batch of "
+                f"{self.sampler.size:,}. Set per_device_train_batch_size lower, or leave dataloader_drop_last out."
+            )
         # The loss is divided by the items of the whole step.
         self.model_accepts_loss_kwargs = True
         self.checkpoints = CheckpointWriter(

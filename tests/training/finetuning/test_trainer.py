@@ -341,6 +341,25 @@ def test_unknown_metric_is_reported_before_training(modernbert: Path, tmp_path: 
         )
 
 
+def test_metric_that_only_some_examples_have_selects_the_model(modernbert: Path, tmp_path: Path) -> None:
+    case = CASES["qa"]
+    examples = [*case.examples[:3], replace(case.examples[3], answers=(), start=0)]
+    tokenizer, rows = encode(modernbert, replace(case, examples=examples))
+    options = arguments(tmp_path, eval_strategy="epoch", metric_for_best_model="has_answer_f1")
+    trainer = train_model(
+        load(modernbert, case), case.task, tokenizer, rows, rows, examples, options, TrainerSettings()
+    )
+    assert all("eval_has_answer_f1" in entry for entry in evaluations(trainer))
+
+
+def test_dropping_the_only_batch_is_reported_before_training(modernbert: Path, tmp_path: Path) -> None:
+    case = CASES["classification"]
+    tokenizer, rows = encode(modernbert, case)
+    options = arguments(tmp_path, per_device_train_batch_size=64, dataloader_drop_last=True)
+    with pytest.raises(UsageError, match="dataloader_drop_last: 22 training examples do not fill a batch of 64"):
+        train_model(load(modernbert, case), case.task, tokenizer, rows, [], [], options, TrainerSettings())
+
+
 @pytest.mark.parametrize("name", ["classification", "ner", "multi-label"])
 def test_class_weights_equal_those_of_torch(modernbert: Path, tmp_path: Path, name: str) -> None:
     """The gradient of a step in pieces is that of torch's weighted mean over the whole batch."""
