@@ -253,6 +253,22 @@ def test_rerun_after_a_signal_equals_an_uninterrupted_run(
         assert torch.allclose(weight, weights(finished.folder)[name], atol=1e-6), name
 
 
+def test_signal_in_the_last_step_of_a_seed_stops_before_the_next(
+    modernbert: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: EpochLines, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == state.max_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    chosen = options(modernbert, data, tmp_path / "out", overrides=["max_steps=2", "eval_strategy=no"])
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochLines, "on_step_end", interrupt)
+        with pytest.raises(UsageError, match=r"SIGTERM: stopped before seed 43.*same command"):
+            finetune(chosen)
+    # Both seeds were evaluated after their last step, although no evaluation was due before.
+    assert [seed["epoch"] for seed in finetune(chosen).record["seeds"]] == [1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     "kind", ["classification", "regression", "pair-classification", "ner", "qa", "multiple-choice"]
 )

@@ -130,7 +130,10 @@ class _Training:
     """The trainings of all seeds."""
 
     def __init__(self, job: Job) -> None:
+        from ...run.checkpoints import StopSignals
+
         self.job, self.task, self.folder = job, job.task, job.folder
+        self.stop = StopSignals()
 
     def run(self) -> None:
         """Trains the seeds that are not finished, and keeps the best model."""
@@ -138,7 +141,8 @@ class _Training:
         from .keeping import keep
 
         first, count = self.job.options.seed, self.job.options.seeds
-        results = [self._train(seed) for seed in range(first, first + count)]
+        with self.stop.listening():
+            results = [self._train(seed) for seed in range(first, first + count)]
         best = max(results, key=self._score)
         if math.isinf(self._score(best)):
             raise UsageError(
@@ -159,7 +163,7 @@ class _Training:
     def _train(self, seed: int) -> SeedResult:
         """The result of a seed, trained if it is not finished."""
         from ...pretrain import on_main
-        from ...run.checkpoints import StopSignals, newest_sound
+        from ...run.checkpoints import newest_sound
         from ..arguments import finetuning_arguments
         from ..trainer import train_model
         from .base import load_with_head
@@ -172,13 +176,18 @@ class _Training:
             if arguments.process_index == 0:
                 logger.info("  seed %d was trained earlier", seed)
             return before
+        # A signal in the last step of a seed does not stop that seed.
+        if received := on_main(arguments, lambda: self.stop.received):
+            raise UsageError(
+                f"{received}: stopped before seed {seed}. The finished seeds are in {self.folder.unfinished}. Run the "
+                "same command again to continue."
+            )
         started = time.perf_counter()
         model = load_with_head(job.base, self.task, seed)
         on_main(arguments, self.folder.start)
-        stop = StopSignals()
         checkpoint = on_main(arguments, partial(newest_sound, directory))
         lines = EpochLines(f"seed {seed}", job.metric)
-        with stop.listening(), closing(lines):
+        with closing(lines):
             trainer = train_model(
                 model,
                 self.task,
@@ -190,11 +199,11 @@ class _Training:
                 job.settings,
                 checkpoint,
                 [lines] if arguments.process_index == 0 else [],
-                stop,
+                self.stop,
             )
         if trainer.stopping:
             raise UsageError(
-                f"{stop.received or 'A signal'}: stopped in seed {seed}. Its checkpoint and the finished "
+                f"{self.stop.received or 'A signal'}: stopped in seed {seed}. Its checkpoint and the finished "
                 f"seeds are in {self.folder.unfinished}. Run the same command again to continue."
             )
         logits = trainer.predict_logits(job.inputs[VALIDATION])
