@@ -22,7 +22,7 @@ def with_adapters(model: PreTrainedModel, rank: int) -> Any:
         A `peft.PeftModel`.
 
     Raises:
-        UsageError: peft is not installed.
+        UsageError: peft is not installed, or the encoder has no linear layers.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -31,6 +31,8 @@ def with_adapters(model: PreTrainedModel, rank: int) -> Any:
     prefix = model.base_model_prefix
     encoder = getattr(model, prefix)
     linear = [f"{prefix}.{name}" for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UsageError(f"--lora: {type(model).__name__} has no linear layers that peft could adapt.")
     head = [name for name, module in model.named_children() if name != prefix and list(module.parameters())]
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear, modules_to_save=head)
     with warnings.catch_warnings():
