@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import pipeline
+from checkpoints import LABELS, write_model
+from transformers import AutoConfig, pipeline
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.results import Results, instances_of
 from llm_jp_modernbert.evaluation.report.leaderboard import leaderboard, render
+from llm_jp_modernbert.inference.heads import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
 from llm_jp_modernbert.training.finetuning.finetune import finetune
 from llm_jp_modernbert.training.finetuning.finetune.folder import Finetuned, read_finished
 from llm_jp_modernbert.training.finetuning.finetune.progress import EpochLines
@@ -314,6 +316,29 @@ def test_base_with_a_head_for_other_labels_gets_a_new_head(
 
 
 @pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (TOKEN_CLASSIFICATION, "classification"),
+        (SEQUENCE_CLASSIFICATION, "qa"),
+        (TOKEN_CLASSIFICATION, "multiple-choice"),
+        (QUESTION_ANSWERING, "ner"),
+    ],
+)
+def test_base_with_a_head_for_another_task_gets_a_new_head(tmp_path: Path, head: Head, kind: Any) -> None:
+    """Even if its weights have the same names and sizes, and without its labels."""
+    base = write_model(tmp_path / "base", head)
+    train = write(tmp_path / "train.jsonl", rows_of(kind))
+    keys = ["learning_rate=1e-9", "num_train_epochs=1"]
+    model = finetune(FinetuneOptions(kind, str(base), keys, [train], out=tmp_path / "out"))
+    old, new = weights(base), weights(model.folder)
+    assert not torch.allclose(new["head.dense.weight"], old["head.dense.weight"], atol=1e-3)
+    assert torch.allclose(new["model.layers.0.mlp.Wi.weight"], old["model.layers.0.mlp.Wi.weight"], atol=1e-6)
+    config = AutoConfig.from_pretrained(model.folder)
+    assert not {*config.id2label.values()} & {*LABELS}
+    assert len(new["classifier.weight"]) == (1 if kind == "multiple-choice" else config.num_labels)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"base": "missing/"}, "no such directory"),
@@ -366,6 +391,16 @@ def test_adapters_are_merged_into_the_model(modernbert: Path, data: Path, tmp_pa
     assert [answer["label"] for answer in classify([row["text"] for row in texts(56, 12)])] == predictions(
         model, "test"
     )
+
+
+def test_base_with_a_decoder_is_one_line(modernbert: Path, data: Path, tmp_path: Path) -> None:
+    config = transformers.BartConfig(
+        vocab_size=400, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    transformers.BartForConditionalGeneration(config).save_pretrained(tmp_path / "bart")
+    with pytest.raises(UsageError, match="not an encoder: bart models have a decoder"):
+        finetune(options(tmp_path / "bart", data, tmp_path / "out", tokenizer=str(modernbert)))
 
 
 def test_truncated_rows_are_counted_and_named(

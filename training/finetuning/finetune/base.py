@@ -10,6 +10,7 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.hub_errors import limit_waiting
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
+from llm_jp_modernbert.inference.heads import ENCODER, HEADS, MASKED_LM, Head
 from llm_jp_modernbert.inference.loading import (
     check_vocabulary,
     context_length,
@@ -58,22 +59,27 @@ class Base:
             return int(AutoModel.from_config(self.config).num_parameters())
 
     def head_is_replaced(self, task: HeadTask[Any]) -> bool:
-        """Whether the base has a head of this type for other labels."""
-        if not self._has_head(task):
+        """Whether the base has a head for another type of task, or for other labels."""
+        if self._head in (None, MASKED_LM, ENCODER):
             return False
         settings = task.head_settings()
-        return any(getattr(self.config, name, None) != value for name, value in settings.items())
+        return self._head != task.head or any(
+            getattr(self.config, name, None) != value for name, value in settings.items()
+        )
 
     def head_line(self, task: HeadTask[Any]) -> str:
         """Where the head of the model comes from."""
-        if self.head_is_replaced(task):
-            labels = getattr(self.config, "id2label", {}).values()
-            return f"new: that of the base is for other labels ({', '.join(map(str, list(labels)[:5]))})"
-        return "that of the base, trained further" if self._has_head(task) else "new"
+        if not self.head_is_replaced(task):
+            return "that of the base, trained further" if self._head == task.head else "new"
+        if self._head is not None and self._head != task.head:
+            return f"new: the base is a {self._head.name}"
+        labels = getattr(self.config, "id2label", {}).values()
+        return f"new: that of the base is for other labels ({', '.join(map(str, list(labels)[:5]))})"
 
-    def _has_head(self, task: HeadTask[Any]) -> bool:
-        names = getattr(self.config, "architectures", None) or [""]
-        return str(names[0]).endswith(task.head.suffix)
+    @property
+    def _head(self) -> Head | None:
+        architecture, *_ = getattr(self.config, "architectures", None) or [""]
+        return next((head for head in HEADS if str(architecture).endswith(head.suffix)), None)
 
 
 def open_base(name: str, tokenizer: str | None = None, max_length: int | None = None) -> Base:
@@ -85,8 +91,8 @@ def open_base(name: str, tokenizer: str | None = None, max_length: int | None = 
         max_length: maximum tokens of an input; by default as many as the base reads.
 
     Raises:
-        UsageError: the base is not a model, its tokenizer is missing or has more tokens than its vocabulary, or
-            `max_length` is longer than its inputs.
+        UsageError: the base is not a model or has a decoder, its tokenizer is missing or has more tokens than its
+            vocabulary, or `max_length` is longer than its inputs.
     """
     from transformers import AutoConfig
 
@@ -101,6 +107,8 @@ def open_base(name: str, tokenizer: str | None = None, max_length: int | None = 
         raise UsageError(f"{name}: cannot be loaded. {first_line(error)}") from error
     loaded = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(reference.name, reference.revision)
     check_vocabulary(config, loaded)
+    if config.is_encoder_decoder:
+        raise UsageError(f"{name}: not an encoder: {config.model_type} models have a decoder.")
     limit = context_length(config, loaded)
     if max_length is not None and max_length > limit:
         raise UsageError(f"--max-length {max_length:,}: {name} reads at most {limit:,} tokens.")
@@ -131,7 +139,8 @@ def load_with_head(base: Base, task: HeadTask[Any], seed: int) -> PreTrainedMode
                 revision=base.reference.revision,
                 dtype="float32",
                 ignore_mismatched_sizes=is_replaced,
-                **task.head_settings(),
+                # The base may have labels that a head without labels must not keep.
+                **{"num_labels": 2, "problem_type": None, **task.head_settings()},
             )
             if is_replaced:
                 # Equal sizes do not make labels equal.
