@@ -12,7 +12,7 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.hub_errors import limit_waiting
 from llm_jp_modernbert.core.references import ModelReference
 
-from .heads import MASKED_LM, Head, head_of
+from .heads import HEADS, MASKED_LM, Head, head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -143,6 +143,10 @@ def load_model(
             f"{reference}: the checkpoint lacks {len(missing)} weights of a {head.name} "
             f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}). Give a checkpoint that has this head."
         )
+    # Heads of other types can have weights of the same names and sizes.
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    if any(saved.endswith(other.suffix) for other in HEADS if other != head):
+        raise UsageError(f"{reference}: is a {saved}, not a {head.name}. Give a checkpoint that has this head.")
     return model.eval().to(device)
 
 
@@ -229,6 +233,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     except ValueError as not_llm_jp:
         try:
             tokenizer = AutoTokenizer.from_pretrained(reference.name, revision=reference.revision)
+            if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+                raise ValueError("transformers makes an empty tokenizer if there are no files")
         except Exception:  # files with unexpected types may raise anything
             raise UsageError(
                 f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Name one with --tokenizer."

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from checkpoints import TEXTS, write_checkpoint
+from checkpoints import TEXTS, write_checkpoint, write_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.loading import checkpoint_folder, load_masked_lm, load_tokenizer
+from llm_jp_modernbert.inference.heads import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
+from llm_jp_modernbert.inference.loading import checkpoint_folder, load_masked_lm, load_model, load_tokenizer
 from llm_jp_modernbert.tokenization import build_tokenizer
 
 REPOSITORY = "org/model"
@@ -127,3 +128,17 @@ def test_registration_leaves_the_tokenizers_of_other_models_alone(bert: Path, tm
     settings = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8")
     assert AutoTokenizer.from_pretrained(model)("猫")["input_ids"] == load_tokenizer(str(bert))("猫")["input_ids"]
+
+
+def test_head_of_another_type_is_reported(tmp_path: Path) -> None:
+    two_labels = {"id2label": {0: "否定", 1: "肯定"}}
+    write_model(tmp_path / "classifier", SEQUENCE_CLASSIFICATION, **two_labels)
+    with pytest.raises(UsageError, match=r"is a .*ForSequenceClassification, not a question answering model"):
+        load_model(str(tmp_path / "classifier"), QUESTION_ANSWERING)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "modernbert"])
+def test_directory_without_a_tokenizer_is_reported(tmp_path: Path, model_type: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+    with pytest.raises(UsageError, match="no tokenizer found"):
+        load_tokenizer(str(tmp_path))
