@@ -18,6 +18,7 @@ from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.core.results import READ_OFF, dataset_slug
 from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokenizer
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
+from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION
 
 from . import commands, finetuned, formatting, tables
 from .facts import count_parameters
@@ -37,7 +38,7 @@ _TAGS: dict[str, tuple[str, ...]] = {
     "classification": ("text-classification",),
     "multi-label-classification": ("text-classification", "multi-label-classification"),
     "regression": ("text-classification", "regression"),
-    "reranking": ("cross-encoder", "reranker"),
+    "reranking": ("reranker",),
     "ner": ("token-classification", "named-entity-recognition"),
     "qa": ("question-answering", "extractive-qa"),
     "multiple-choice": ("multiple-choice",),
@@ -127,6 +128,7 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     task, st = facts.task, facts.exports.sentence_transformers
+    is_cross_encoder = st and facts.head is SEQUENCE_CLASSIFICATION
     tags = {
         "modernbert": True,
         "fill-mask": task == "fill-mask",
@@ -136,7 +138,8 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         "japanese": "ja" in facts.languages,
         "long-context": facts.positions > 4096,
         "sentence-transformers": st,
-        "sentence-similarity": st and task != "reranking",
+        "sentence-similarity": st and not is_cross_encoder,
+        "cross-encoder": is_cross_encoder,
         "onnx": bool(facts.exports.onnx),
         "custom_code": facts.format == "native",
     }
@@ -145,7 +148,7 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         "license": facts.license,
         "license_name": facts.license_name,
         "license_link": facts.license_link,
-        "library_name": "sentence-transformers" if task in _PIPELINE_TAGS else "transformers",
+        "library_name": "sentence-transformers" if task in _PIPELINE_TAGS or is_cross_encoder else "transformers",
         "tags": [tag for tag, applies in tags.items() if applies],
         "datasets": list(facts.datasets) or None,
         "base_model": facts.base_model,

@@ -282,6 +282,14 @@ def test_models_without_a_record_get_the_card_of_their_task(kind: str, tmp_path:
     validate_card(card, tmp_path)
 
 
+def test_cross_encoder_with_several_labels_belongs_to_sentence_transformers() -> None:
+    changes = {**KINDS["entailment"][0], "exports": Exports(sentence_transformers=True, pooling="")}
+    data = model_card(ModelFacts("org/model", **changes)).data
+    assert (data.pipeline_tag, data.library_name) == ("text-classification", "sentence-transformers")
+    assert "cross-encoder" in data.tags
+    assert "sentence-similarity" not in data.tags
+
+
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head.suffix)
 def test_parameter_count_equals_that_of_transformers_for_every_head(head: Head) -> None:
     settings = {key: value for key, value in config(head.suffix, LABELS).items() if key != "model_type"}
