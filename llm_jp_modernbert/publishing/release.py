@@ -29,7 +29,7 @@ from llm_jp_modernbert.inference.heads import (
 )
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_model, load_tokenizer
 from llm_jp_modernbert.model_cards.facts import Exports
-from llm_jp_modernbert.training.finetuning.record import read_record
+from llm_jp_modernbert.training.finetuning.record import is_recorded, read_record
 
 from . import staging
 from .check import Checked, Source, check
@@ -302,12 +302,18 @@ def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
     from llm_jp_modernbert.core.results import Results
     from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 
-    belongs = {EvaluatedModel(ModelName(str(options.source))).revision}
+    revision = EvaluatedModel(ModelName(str(options.source))).revision
+
+    def belongs(row: Row) -> bool:
+        return row.revision == revision
+
     rows: list[Row] = []
     own, record = options.source / staging.RESULTS, read_record(options.source)
     if record is not None and own.is_dir():
-        task = f"finetune-{record['kind']}"
-        rows += staging.stage_results(Results(own), {*belongs, task}, options.repository, folder)
+        # The other seeds have other weights.
+        rows += staging.stage_results(
+            Results(own), lambda row: belongs(row) or is_recorded(record, row), options.repository, folder
+        )
     if options.results is not None and options.results.resolve() != own.resolve():
         rows += staging.stage_results(Results(options.results), belongs, options.repository, folder)
     return rows

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -179,12 +179,12 @@ def check_secrets(folder: Path) -> None:
             raise UsageError(f"{path} contains an access token of the Hub (hf_…). Remove it from the source.")
 
 
-def stage_results(measured: Results, belongs: Collection[str], name: str, folder: Path) -> list[Row]:
+def stage_results(measured: Results, belongs: Callable[[Row], bool], name: str, folder: Path) -> list[Row]:
     """Copies the results of a model under its public name, and plots them.
 
     Args:
         measured: results of this and other models.
-        belongs: values of `Row.revision`, `Row.model` and `Row.task` that identify the model.
+        belongs: whether a row is a result of the model.
         name: name of the release.
         folder: the staged release.
 
@@ -201,7 +201,7 @@ def stage_results(measured: Results, belongs: Collection[str], name: str, folder
             if not measured_rows:
                 continue
             first = measured_rows[0]
-            if not {first.revision, first.model, first.task} & set(belongs):
+            if not belongs(first):
                 others.add(first.model)
                 continue
             public = [replace(row, model=name) for row in measured_rows]

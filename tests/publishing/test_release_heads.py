@@ -254,6 +254,19 @@ def test_release_of_a_finetuned_model_states_its_origin_and_results(finetuned: P
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_results_of_another_finetuning_are_left_out(finetuned: Path, tmp_path: Path) -> None:
+    (path,) = Results(finetuned / "results").files()
+    content = json.loads(path.read_text())
+    other = {"model": "other", "revision": "sha256:other", "value": 0.625, "low": 0.6, "high": 0.65}
+    path.with_name("other.json").write_text(
+        json.dumps({**content, "rows": [{**row, **other} for row in content["rows"]]})
+    )
+    release(ReleaseOptions(finetuned, NAME, dry_run=tmp_path / "staged"), QUICK)
+    assert [row.value for row in Results(tmp_path / "staged" / "results").rows()] == [0.5]
+    assert "| 50.0 | 25.0 to 75.0 |" in (tmp_path / "staged" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_results_cannot_be_written_outside_of_the_release(finetuned: Path, tmp_path: Path) -> None:
     (path,) = Results(finetuned / "results").files()
     content = json.loads(path.read_text())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -15,6 +16,9 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_json, write_whole
 
 from .options import Kind
+
+if TYPE_CHECKING:
+    from llm_jp_modernbert.core.results import Row
 
 RECORD = "finetuning.json"
 """File name of the record, in the directory of a fine-tuned model."""
@@ -130,6 +134,12 @@ def read_record(folder: Path) -> Record | None:
     if confusion and {len(confusion), *map(len, confusion)} != {size}:
         raise UsageError(f"{path}: confusion is not a table of {size} × {size} counts.")
     return record
+
+
+def is_recorded(record: Record, row: Row) -> bool:
+    """Whether a result is one of the values in a record."""
+    values = next((seed["metrics"].get(row.split, {}) for seed in record["seeds"] if seed["seed"] == row.seed), {})
+    return row.task == f"finetune-{record['kind']}" and row.metric in values and values[row.metric] == row.value
 
 
 def write_record(folder: Path, record: Record) -> None:
