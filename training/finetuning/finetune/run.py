@@ -147,7 +147,7 @@ class _Training:
         if math.isinf(self._score(best)):
             raise UsageError(
                 f"{self.job.metric} is undefined after every epoch: the training diverged, or predicts one value. "
-                "Lower learning_rate, or train for more epochs."
+                "Lower learning_rate, or train for more epochs, in a different --out."
             )
         on_main(self.job.arguments, partial(keep, self.job, results, best))
 
