@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from transformers.trainer_callback import PrinterCallback
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..checkpointing import CheckpointWriter, read_state
+from ..recipe.schedule import STEP_COUNTS, Schedule
 from ..run.checkpoints import StopSignals
 from .batches import Batches, StepSampler, documents, labels_tokens
 from .head_task import HeadTask, ModelInput
@@ -258,6 +259,13 @@ class FinetuningTrainer(Trainer):
             # The head's first: Trainer logs the learning rate of the first group.
             optimizer.param_groups[:] = [groups[key] for key in sorted(groups)]
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Creates the schedule; numbers of steps in `lr_scheduler_kwargs` may be shares, as in pre-training."""
+        settings, schedule = cast(dict[str, Any], self.args.lr_scheduler_kwargs or {}), Schedule(num_training_steps)
+        steps = {key: schedule.steps(settings[key]) for key in STEP_COUNTS if key in settings}
+        self.args.lr_scheduler_kwargs = {**settings, **steps} or None
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of a batch, by transformers' estimate."""

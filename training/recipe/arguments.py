@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from .schedule import Schedule
+from .schedule import STEP_COUNTS, Schedule
 
 Data = str | list[str | dict[str, Any]] | dict[str, Any]
 
@@ -201,7 +201,7 @@ def to_training_arguments(recipe: PretrainingArguments) -> PretrainingArguments:
     """
     schedule = recipe.schedule()
     settings = dict(recipe.lr_scheduler_kwargs or {})
-    for name in ("num_decay_steps", "num_stable_steps"):
+    for name in STEP_COUNTS:
         if name in settings:
             settings[name] = schedule.steps(settings[name])
     return replace(

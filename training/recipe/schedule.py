@@ -10,6 +10,9 @@ from torch.optim.lr_scheduler import LambdaLR
 # Length of the schedule of a run without max_steps. Transformers' schedules count steps but accept fractions of them.
 _PARTS = 10_000
 
+STEP_COUNTS = ("num_decay_steps", "num_stable_steps")
+"""Keys of `lr_scheduler_kwargs` that are numbers of steps, or fractions of the run."""
+
 
 class Schedule:
     """Runs transformers' learning-rate schedules over steps, tokens or time, whichever limit is reached first.

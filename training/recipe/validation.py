@@ -32,7 +32,7 @@ from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
 from .arguments import SPECIAL_TOKENS_PER_PIECE, LaunchedArguments, PretrainingArguments
-from .schedule import Schedule
+from .schedule import STEP_COUNTS, Schedule
 from .shapes import SHAPE, change_config, check_known, model_config
 
 # Placeholder in packaged recipes for a value that every user must supply.
@@ -550,9 +550,7 @@ def check_schedule(values: SimpleNamespace, schedule: Schedule) -> None:
     name = plain_value(values.lr_scheduler_type)
     try:
         warmup = schedule.steps(values.warmup_steps)
-        counts = {
-            key: schedule.steps(settings[key]) for key in ("num_decay_steps", "num_stable_steps") if key in settings
-        }
+        counts = {key: schedule.steps(settings[key]) for key in STEP_COUNTS if key in settings}
     except (ValueError, TypeError) as error:
         raise UsageError(f"warmup_steps{', lr_scheduler_kwargs' if settings else ''}: {error}") from error
     if min(counts.values(), default=0) < 0:

@@ -352,6 +352,20 @@ def test_metric_that_only_some_examples_have_selects_the_model(modernbert: Path,
     assert all("eval_has_answer_f1" in entry for entry in evaluations(trainer))
 
 
+def test_decay_may_be_a_share_of_the_steps(modernbert: Path, tmp_path: Path) -> None:
+    """Of 8 steps, the last 4 decay."""
+    case = CASES["classification"]
+    tokenizer, rows = encode(modernbert, case)
+    options = arguments(
+        tmp_path, lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": 0.5},
+        logging_steps=1,
+    )  # fmt: skip
+    trainer = train_model(load(modernbert, case), case.task, tokenizer, rows, [], [], options, TrainerSettings())
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates[:5] == pytest.approx([1e-2] * 5)
+    assert rates[4:] == sorted(set(rates[4:]), reverse=True)
+
+
 def test_dropping_the_only_batch_is_reported_before_training(modernbert: Path, tmp_path: Path) -> None:
     case = CASES["classification"]
     tokenizer, rows = encode(modernbert, case)
