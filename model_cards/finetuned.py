@@ -35,8 +35,6 @@ _SETTINGS = {
     "Gradient accumulation steps": "gradient_accumulation_steps",
     "Epochs, at most": "num_train_epochs",
     "Early stopping after epochs without improvement": "patience",
-    "Class weights": "class_weights",
-    "Learning rate of a layer relative to the next one": "layer_decay",
 }
 CAPTIONS = {
     "confusion": "Confusion matrix",
@@ -229,7 +227,8 @@ def settings(facts: ModelFacts) -> Markdown | None:
     seeds = ", ".join(str(seed["seed"]) for seed in record["seeds"])
     epoch = next((seed["epoch"] for seed in record["seeds"] if seed["seed"] == record["best_seed"]), None)
     options = {**facts.recipe, **(facts.recipe.get("arguments") or {})}
-    rank = options.get("lora_rank")
+    rank, decay = options.get("lora_rank"), options.get("layer_decay")
+    weighted = any("weight" in label for label in record["labels"])
     lines: list[list[Any]] = [
         ["Base model", code(f"{facts.base_model or record['base']}@{record['base_revision'][:15]}")],
         [
@@ -239,6 +238,8 @@ def settings(facts: ModelFacts) -> Markdown | None:
         ["Learning rate", tables.learning_rate(options)],
         ["Optimizer", tables.optimizer(options)],
         *([name, number(options[key])] for name, key in _SETTINGS.items() if options.get(key) is not None),
+        ["Weights of labels in the loss", "higher for rare labels" if weighted else ""],
+        ["Learning rate of a layer relative to the next one", "" if decay in (None, 1) else number(decay)],
         ["Maximum input length", f"{record['max_length']:,} tokens"],
         ["Seeds", f"{seeds}; published: {record['best_seed']}"],
         ["Epoch of the published model", "" if epoch is None else f"{epoch:g}"],

@@ -101,7 +101,7 @@ def classifier(**changes: Any) -> ModelFacts:
         "recipe": {
             "train": ["/private/train.csv"],
             "patience": 3,
-            "class_weights": "auto",
+            "layer_decay": 1.0,
             "arguments": {"learning_rate": 3e-5, "num_train_epochs": 4, "warmup_steps": 0.1, "bf16": False},
         },
         "rows": [own_row(), own_row(split="validation", low=0.66, high=0.74)],
@@ -425,3 +425,13 @@ def test_names_with_markup_cannot_leave_the_usage_code(kind: str) -> None:
         assert "\nimport os" not in block
     plain = replace(facts, name="org/model")
     assert rendered(model_card(facts)).count("<h2>") == rendered(model_card(plain)).count("<h2>")
+
+
+def test_label_weights_and_layer_decay_are_named_only_if_used() -> None:
+    plain = str(model_card(classifier()))
+    assert "Weights of labels" not in plain
+    assert "Learning rate of a layer" not in plain
+    labels = [{**label("良い", 3000), "weight": 0.5}, {**label("悪い", 10), "weight": 9.0}]
+    used = str(model_card(classifier(record={"labels": labels}, recipe={"layer_decay": 0.9})))
+    assert "| Weights of labels in the loss | higher for rare labels |" in used
+    assert "| Learning rate of a layer relative to the next one | 0.9 |" in used

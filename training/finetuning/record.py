@@ -52,6 +52,7 @@ class Label(TypedDict):
 
     Attributes:
         threshold: probability from which a label is assigned; for multi-label models.
+        weight: weight in the loss, if labels were weighted.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Label(TypedDict):
     recall: NotRequired[float]
     f1: NotRequired[float]
     threshold: NotRequired[float]
+    weight: NotRequired[float]
 
 
 class Seed(TypedDict):

@@ -93,6 +93,8 @@ def _record(
         labels.append({"name": label, "counts": by_part, "precision": precision, "recall": recall, "f1": f1})
         if isinstance(task, MultiLabelClassification):
             labels[-1]["threshold"] = task.thresholds[place]
+        if job.settings.class_weights:
+            labels[-1]["weight"] = job.settings.class_weights[place]
     train = job.parts[TRAIN].examples
     seeds: list[Seed] = [
         {"seed": result["seed"], "epoch": result["epoch"], "metrics": {VALIDATION: result["metrics"]}}
