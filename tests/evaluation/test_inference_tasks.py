@@ -255,7 +255,7 @@ def test_published_tokenizer_adds_a_space_after_the_mask(modernbert: Path, tmp_p
 
 def test_published_tokenizer_task_rejects_other_tokenizers(modernbert: Path, tmp_path: Path) -> None:
     AutoModelForMaskedLM.from_pretrained(modernbert).save_pretrained(tmp_path)
-    vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))}
+    vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "猫"))}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(tmp_path)
     task = make_task("fill-mask-published-tokenizer", Options(limit=1))
     with pytest.raises(UsageError, match=r"is not llm-jp's\. Use the task fill-mask"):

@@ -169,7 +169,7 @@ def test_labels_without_names_are_warned_about(
 
 @pytest.mark.usefixtures("unchecked")
 def test_only_masked_language_models_need_a_mask_token(tmp_path: Path) -> None:
-    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1, "猫": 2}, unk_token="[UNK]"))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
     options = ReleaseOptions(tmp_path, NAME, dry_run=tmp_path / "staged")
     for head in (SEQUENCE_CLASSIFICATION, MASKED_LM):
