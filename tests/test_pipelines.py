@@ -260,7 +260,7 @@ def test_zero_shot_classification_uses_the_label_of_entailment(
 
 
 def test_function_of_the_card_equals_the_command_on_jaquad(data_dir: Path, tmp_path: Path) -> None:
-    """There is no pipeline for question answering: the card has a function."""
+    """transformers 5 has no pipeline for question answering."""
     articles = squad(data_dir / "jaquad/jaquad_train_0000.json.gz")
     paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
     paragraphs.sort(key=lambda paragraph: len(paragraph["context"]))

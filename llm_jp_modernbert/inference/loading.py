@@ -234,7 +234,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         try:
             tokenizer = AutoTokenizer.from_pretrained(reference.name, revision=reference.revision)
             if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-                raise ValueError("transformers makes an empty tokenizer if there are no files")
+                raise ValueError("without tokenizer files, transformers makes an empty tokenizer")
         except Exception:  # files with unexpected types may raise anything
             raise UsageError(
                 f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Name one with --tokenizer."

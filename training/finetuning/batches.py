@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import Sampler
 from transformers import DataCollatorWithPadding
 
@@ -139,3 +140,39 @@ def documents(row: ModelInput) -> list[dict[str, list[int]]]:
     if isinstance(columns["input_ids"][0], list):
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [columns]
+
+
+def lengths_of(rows: Sequence[ModelInput]) -> list[int]:
+    """Number of tokens of each input."""
+    return [sum(len(document["input_ids"]) for document in documents(row)) for row in rows]
+
+
+def predict_logits(model: nn.Module, inputs: Sequence[ModelInput], batches: Batches) -> list[np.ndarray]:
+    """Logits of inputs, in their order.
+
+    Args:
+        model: a model with the head of the task; it is set to evaluation mode meanwhile.
+        inputs: inputs of any lengths.
+        batches: how they are given to the model.
+
+    Returns:
+        One float32 array per input, as in `HeadTask.predict`.
+    """
+    device = next(model.parameters()).device
+    predicted: dict[int, np.ndarray] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for piece in batches.pieces(inputs):
+            rows = [inputs[place] for place in piece]
+            tensors = {
+                key: value.to(device) if isinstance(value, torch.Tensor) else value
+                for key, value in batches.inputs(rows).items()
+            }
+            with torch.no_grad():
+                logits = batches.logits(model(**tensors), tensors, len(rows)).cpu()
+            parts = logits.split(lengths_of(rows)) if labels_tokens(batches.task) else logits
+            predicted.update(zip(piece, (part.numpy() for part in parts), strict=True))
+    finally:
+        model.train(was_training)
+    return [predicted[place] for place in range(len(inputs))]

@@ -43,7 +43,7 @@ class ModelInput:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts for one example.
+    """A prediction for one example.
 
     Attributes:
         value: the prediction as a JSON value, in the form of `HeadTask.gold`.
@@ -153,3 +153,8 @@ def by_example(inputs: Sequence[ModelInput], logits: Sequence[np.ndarray]) -> np
     order = np.argsort([row.example for row in inputs])
     ordered: np.ndarray = np.stack([logits[index] for index in order])
     return ordered
+
+
+def most_probable(labels: Sequence[str], logits: np.ndarray) -> list[Prediction]:
+    """The label with the highest of `(examples, labels)` logits for each example."""
+    return [Prediction(labels[row.argmax()], float(row.max())) for row in softmax(logits)]

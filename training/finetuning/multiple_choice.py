@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_jp_modernbert.inference.heads import MULTIPLE_CHOICE
 
-from .head_task import HeadTask, ModelInput, Prediction, by_example, softmax
+from .head_task import HeadTask, ModelInput, Prediction, by_example, most_probable
 from .text import Texts, encode_texts
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ class MultipleChoice(HeadTask[Texts]):
         self, inputs: Sequence[ModelInput], logits: Sequence[np.ndarray], examples: Sequence[Texts]
     ) -> list[Prediction]:
         """The name of the choice with the highest score."""
-        probabilities = softmax(by_example(inputs, logits))
-        return [Prediction(self.labels[row.argmax()], float(row.max())) for row in probabilities]
+        return most_probable(self.labels, by_example(inputs, logits))
 
     def scores(self, examples: Sequence[Texts], predictions: Sequence[Any]) -> dict[str, float | None]:
         """Accuracy."""

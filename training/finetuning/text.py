@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION
 
-from .head_task import HeadTask, ModelInput, Prediction, by_example, softmax
+from .head_task import HeadTask, ModelInput, Prediction, by_example, most_probable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,8 +68,7 @@ class Classification(TextTask):
         self, inputs: Sequence[ModelInput], logits: Sequence[np.ndarray], examples: Sequence[Texts]
     ) -> list[Prediction]:
         """The most probable label."""
-        probabilities = softmax(by_example(inputs, logits))
-        return [Prediction(self.labels[row.argmax()], float(row.max())) for row in probabilities]
+        return most_probable(self.labels, by_example(inputs, logits))
 
     def scores(self, examples: Sequence[Texts], predictions: Sequence[Any]) -> dict[str, float | None]:
         """Accuracy, F1 averaged over the labels, and Matthews' correlation coefficient."""

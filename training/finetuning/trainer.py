@@ -37,7 +37,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from ..checkpointing import CheckpointWriter, read_state
 from ..recipe.schedule import STEP_COUNTS, Schedule
 from ..run.checkpoints import StopSignals
-from .batches import Batches, StepSampler, documents, labels_tokens
+from .batches import Batches, StepSampler, lengths_of, predict_logits
 from .head_task import HeadTask, ModelInput
 from .lora import merged, with_adapters
 from .losses import items_of, summed_loss, targets_of
@@ -189,7 +189,7 @@ class FinetuningTrainer(Trainer):
                 {
                     "inputs": self.batches.inputs(part),
                     "targets": targets,
-                    "lengths": _lengths(part),
+                    "lengths": lengths_of(part),
                     "items": counted * items_of(self.task, targets, self.weights),
                     "scale": float(counted),
                 }
@@ -374,7 +374,7 @@ class FinetuningTrainer(Trainer):
         """The mean loss of the validation inputs."""
         targets = targets_of(self.task, self.validation)
         joined = torch.from_numpy(np.concatenate(logits) if logits[0].ndim > 1 else np.stack(logits))
-        total = summed_loss(self.task, joined, targets, _lengths(self.validation), self.weights)
+        total = summed_loss(self.task, joined, targets, lengths_of(self.validation), self.weights)
         return float(total) / max(items_of(self.task, targets, self.weights), 1e-9)
 
     def predict_logits(self, inputs: Sequence[ModelInput]) -> list[np.ndarray]:
@@ -383,7 +383,8 @@ class FinetuningTrainer(Trainer):
         if ranks == 1:
             return predict_logits(self.model, inputs, self.batches)
         shares = [
-            sorted(range(len(inputs)), key=lambda place: -_lengths([inputs[place]])[0])[r::ranks] for r in range(ranks)
+            sorted(range(len(inputs)), key=lambda place: -lengths_of([inputs[place]])[0])[first::ranks]
+            for first in range(ranks)
         ]
         own = predict_logits(self.model, [inputs[place] for place in shares[rank]], self.batches)
         parts: list[np.ndarray] = gather_object(own)
@@ -482,45 +483,9 @@ def train_model(
     return trainer
 
 
-def predict_logits(model: nn.Module, inputs: Sequence[ModelInput], batches: Batches) -> list[np.ndarray]:
-    """Logits of inputs, in their order.
-
-    Args:
-        model: a model with the head of the task; it is set to evaluation mode meanwhile.
-        inputs: inputs of any lengths.
-        batches: how they are given to the model.
-
-    Returns:
-        One float32 array per input, as in `HeadTask.predict`.
-    """
-    device = next(model.parameters()).device
-    predicted: dict[int, np.ndarray] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        for piece in batches.pieces(inputs):
-            rows = [inputs[place] for place in piece]
-            tensors = {
-                key: value.to(device) if isinstance(value, torch.Tensor) else value
-                for key, value in batches.inputs(rows).items()
-            }
-            with torch.no_grad():
-                logits = batches.logits(model(**tensors), tensors, len(rows)).cpu()
-            parts = logits.split(_lengths(rows)) if labels_tokens(batches.task) else logits
-            predicted.update(zip(piece, (part.numpy() for part in parts), strict=True))
-    finally:
-        model.train(was_training)
-    return [predicted[place] for place in range(len(inputs))]
-
-
 def _distance(name: str, layers: int) -> int:
     """Number of layers from a parameter to the head: 0 for the head, 1 for the last layer, and so on."""
     if "embeddings." in name:
         return layers + 1
     layer = re.search(r"\blayers?\.(\d+)\.", name)
     return 0 if layer is None else layers - int(layer[1])
-
-
-def _lengths(rows: Sequence[ModelInput]) -> list[int]:
-    """Number of tokens of each input."""
-    return [sum(len(document["input_ids"]) for document in documents(row)) for row in rows]

@@ -16,12 +16,11 @@ from llm_jp_modernbert.core.versions import library_versions
 from llm_jp_modernbert.inference.loading import model_revision
 
 from ...report import device_line
-from ..batches import Batches
+from ..batches import Batches, predict_logits
 from ..data.dataset import TRAIN, VALIDATION
 from ..head_task import HeadTask, Prediction
 from ..record import ERRORS, Label, Part, Record, Seed, write_record
 from ..text import MultiLabelClassification
-from ..trainer import predict_logits
 from .base import load_finetuned
 from .folder import RESULTS, SeedResult
 from .job import Job
