@@ -1,4 +1,4 @@
-"""`finetuning.json`: what is known about a fine-tuned model besides its weights.
+"""`finetuning.json`: the data, labels and trainings of a fine-tuned model.
 
 The command `finetune` writes it into the model's directory; `release` and the model card read it. Metrics are not in
 it: they are result rows in `results/` (see `core.results`).
