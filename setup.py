@@ -36,6 +36,13 @@ EXTRAS = {
     ],
 }
 EXTRAS["eval"] = ["sentence-transformers>=5.4", *EXTRAS["finetune"]]
+EXTRAS["retrieval"] = [
+    "sentence-transformers>=6.2",
+    "bm25s>=0.3",
+    "sudachipy>=0.6.10",
+    "sudachidict-core",
+    *EXTRAS["finetune"],
+]
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
 # mteb is not included: the tests of JMTEB are skipped if it is missing.
 EXTRAS["test"] = [
@@ -45,10 +52,11 @@ EXTRAS["test"] = [
     "mypy>=2.4",
     "setuptools>=77",
     *EXTRAS["eval"],
+    *EXTRAS["retrieval"],
     *EXTRAS["onnx"],
 ]
 
-EXTRAS["all"] = sorted({requirement for extra in ("eval", "mteb", "onnx", "test") for requirement in EXTRAS[extra]})
+EXTRAS["all"] = sorted({requirement for extra in ("eval", "mteb", "onnx", "retrieval", "test") for requirement in EXTRAS[extra]})
 
 ROOT = Path(__file__).parent
 # Read, not imported: the build environment lacks the dependencies.

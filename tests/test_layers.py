@@ -20,14 +20,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("training",),
     ("training.finetuning",),
+    ("training.retrieval",),
     ("evaluation",),
     ("model_cards",),
-    ("publishing", "quickstart"),
+    ("publishing", "quickstart", "adaptation"),
     ("model_cards.research",),
     (FACE,),
 )
 # Imports between packages that the order of the layers would allow.
-FORBIDDEN = {("evaluation", "training")}
+FORBIDDEN = {("evaluation", "training"), ("evaluation", "training.retrieval")}
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 # Folders at the top of the repository that are imported as `llm_jp_modernbert.<folder>`.
 FOLDERS = ("modeling", "tokenization", "training", "evaluation", "model_cards")
