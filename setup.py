@@ -56,7 +56,9 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],
 ]
 
-EXTRAS["all"] = sorted({requirement for extra in ("eval", "mteb", "onnx", "retrieval", "test") for requirement in EXTRAS[extra]})
+EXTRAS["all"] = sorted(
+    {requirement for extra in ("eval", "mteb", "onnx", "retrieval", "test") for requirement in EXTRAS[extra]}
+)
 
 ROOT = Path(__file__).parent
 # Read, not imported: the build environment lacks the dependencies.

@@ -95,9 +95,9 @@ class RetrievalOptions:
             show_default="16,384 on a GPU, 4,096 on a CPU",
         ),
     ] = None
-    seed: Annotated[
-        int, typer.Option(help="First random seed, also of the held-out pairs.", min=0, max=2**31 - 1)
-    ] = 42
+    seed: Annotated[int, typer.Option(help="First random seed, also of the held-out pairs.", min=0, max=2**31 - 1)] = (
+        42
+    )
     seeds: Annotated[int, typer.Option(help="Number of trainings; the best on validation is kept.", min=1)] = 1
     patience: Annotated[
         int, typer.Option(help="Stop after this many epochs without a better validation score; 0 for never.", min=0)
