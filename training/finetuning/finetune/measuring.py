@@ -80,7 +80,7 @@ def intervals(
         pair = (np.array([example.label for example in examples]), np.array(predictions, float))
         if len(set(pair[0])) < 2 or len(set(pair[1])) < 2:
             return {}
-        return {name: bootstrap(pair, statistic, seed) for name, statistic in _REGRESSION.items()}
+        return {name: bootstrap(pair, statistic, seed) for name, statistic in CORRELATIONS.items()}
     if isinstance(task, QuestionAnswering):
         single = [task.scores([example], [value]) for example, value in zip(examples, predictions, strict=True)]
         values = {name: np.array([score[name] for score in single], float) for name in ("exact_match", "f1")}
@@ -169,7 +169,8 @@ def _r2(gold: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
     return 1 - _ratio(((gold - predicted) ** 2).sum(axis), spread)
 
 
-_REGRESSION: dict[str, Statistic] = {"pearson": _pearson, "spearman": _spearman, "r2": _r2}
+CORRELATIONS: dict[str, Statistic] = {"pearson": _pearson, "spearman": _spearman, "r2": _r2}
+"""Agreement of gold and predicted numbers, for `core.intervals.bootstrap`."""
 
 
 class ClassScores(TypedDict):

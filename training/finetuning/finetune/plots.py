@@ -33,7 +33,7 @@ def draw_all(folder: Path, record: Record, curves: Sequence[SeedResult]) -> None
     assets = folder / ASSETS
     assets.mkdir(exist_ok=True)
     with style():
-        _draw_training(assets / TRAINING, record, curves)
+        draw_training(assets / TRAINING, record["metric"], record["best_seed"], curves)
         if record["confusion"] is not None and len(record["labels"]) <= _MOST_CLASSES:
             _draw_confusion(assets / CONFUSION, record)
         if any("f1" in label for label in record["labels"]):
@@ -45,21 +45,29 @@ def measured_part(record: Record) -> str:
     return "test" if "test" in record["parts"] else "validation"
 
 
-def _draw_training(path: Path, record: Record, curves: Sequence[SeedResult]) -> None:
+def draw_training(path: Path, metric: str, best_seed: int, curves: Sequence[SeedResult]) -> None:
+    """Draws the training loss and the validation metric of each seed; call it within `core.plots.style`.
+
+    Args:
+        path: file of the plot.
+        metric: metric that selected the epoch.
+        best_seed: seed of the kept model.
+        curves: all trainings.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure, (losses, scores) = panels_of(2)
-    factor = 1 if record["metric"] == "loss" else 100
+    factor = 1 if metric == "loss" else 100
     for number, curve in enumerate(curves):
         color = f"C{number}"
-        label = f"seed {curve['seed']}{' (kept)' if curve['seed'] == record['best_seed'] else ''}"
+        label = f"seed {curve['seed']}{' (kept)' if curve['seed'] == best_seed else ''}"
         losses.plot(*np.reshape(curve["losses"], (-1, 2)).T, c=color)
         epochs, values = np.reshape(curve["scores"], (-1, 2)).T
         scores.plot(epochs, factor * values, c=color, marker="o", ms=3, label=label)
         kept = epochs == curve["epoch"]
         scores.plot(epochs[kept], factor * values[kept], c=color, marker="o", ms=7, mfc="none")
-    metric = f"{record['metric']} on validation{' (× 100)' if factor > 1 else ''}, kept epoch circled"
-    for axes, title in ((losses, "training loss"), (scores, metric)):
+    shown = f"{metric} on validation{' (× 100)' if factor > 1 else ''}, kept epoch circled"
+    for axes, title in ((losses, "training loss"), (scores, shown)):
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

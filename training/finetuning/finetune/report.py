@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table as Screen
-from rich.text import Text
 
-from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.results import Row
-from llm_jp_modernbert.core.terminal import console, printable
+from llm_jp_modernbert.core.tables import MISSING, REPORT, Table, percentage, write_page
 
 from ...report import counted, device_line
 from ..data.dataset import VALIDATION, Dataset, Examples
@@ -34,55 +27,9 @@ from .plots import ASSETS, class_name, measured_part
 if TYPE_CHECKING:
     from .folder import Finetuned
 
-REPORT = "report.md"
-
 _MOST_LABELS = 20
-_LONGEST_NAME = 24
 _MOST_PLACES = 5
 _MOST_LISTED = 1000
-_MISSING = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text or Markdown; the first columns are names, the others figures."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    names: int = 1
-
-    def text(self, most: int | None = None) -> str:
-        """The table as lines of the terminal's width.
-
-        Args:
-            most: maximum rows.
-        """
-        screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-        for place, column in enumerate(self.columns):
-            is_name = place < self.names
-            overflow, justify = ("ellipsis", "left") if is_name else ("fold", "right")
-            width = _LONGEST_NAME if is_name else None
-            screen.add_column(Text(column), justify=justify, no_wrap=True, overflow=overflow, max_width=width)  # type: ignore[arg-type]
-        for row in self.rows[:most]:
-            screen.add_row(*(Text(printable(cell)) for cell in row))
-        canvas = Console(file=io.StringIO(), width=console().width - 2, color_system=None, legacy_windows=False)
-        with canvas.capture() as captured:
-            canvas.print(screen)
-        lines = [line.rstrip() for line in captured.get().splitlines()]
-        hidden = len(self.rows) - (len(self.rows) if most is None else most)
-        more = [f"… {hidden:,} more in {REPORT}"] if hidden > 0 else []
-        return "\n".join([self.title, *(f"  {line}" for line in (*lines, *more))])
-
-    def markdown(self) -> str:
-        """The table in Markdown, below its title as a heading."""
-        rule = ["---" if place < self.names else "---:" for place in range(len(self.columns))]
-        lines = [_markdown_line(cells) for cells in (self.columns, rule, *self.rows)]
-        return "\n".join([f"## {self.title}", "", *lines, ""])
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(printable(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def start_lines(job: Job) -> Iterator[str]:
@@ -142,7 +89,7 @@ def _label_table(dataset: Dataset) -> Table | None:
         for name, part in parts.items():
             empty = sum(not example.answers for example in part.examples)
             answers = [len(example.answers[0]) for example in part.examples if example.answers]
-            length = f"{round(statistics.median(answers))}" if answers else _MISSING
+            length = f"{round(statistics.median(answers))}" if answers else MISSING
             rows.append((name, f"{len(part.examples) - empty:,}", f"{empty:,}", length))
         return Table("Answers", ("part", "answered", "unanswerable", "median characters"), rows)
     counts = {name: label_counts(task, part.examples) for name, part in parts.items()}
@@ -207,8 +154,8 @@ def score_table(record: Record, rows: Iterable[Row]) -> Table:
         spread = ""
         if len(values) > 1:
             spread = f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
-        interval = f"{_figure(kept.low)} to {_figure(kept.high)}" if kept.low is not None else _MISSING
-        cells = (_figure(kept.value), interval, _figure(kept.baseline), *([spread] if has_seeds else []))
+        interval = f"{percentage(kept.low)} to {percentage(kept.high)}" if kept.low is not None else MISSING
+        cells = (percentage(kept.value), interval, percentage(kept.baseline), *([spread] if has_seeds else []))
         lines.append((metric, part, *cells))
     seeds = ["mean ± sd"] if has_seeds else []
     return Table("Scores × 100", ("metric", "part", "score", "95 % interval", "baseline", *seeds), lines, names=2)
@@ -273,17 +220,6 @@ def write_report(folder: Path, job: Job, record: Record, rows: Sequence[Row]) ->
     """Writes report.md: the tables of the terminal, complete, and the plots."""
     facts = [*_facts(job), *job.dataset.remarks, *too_long_lines(job, _MOST_LISTED)]
     tables = [*data_tables(job), score_table(record, rows), class_table(record), confusion_table(record)]
-    text = [f"# {job.folder.out.resolve().name}", "", *(f"* {_escaped(fact)}" for fact in facts), ""]
-    text += [table.markdown() for table in tables if table is not None]
-    plots = sorted(path.stem for path in (folder / ASSETS).glob("*.png"))
-    text += ["## Plots", "", *(f"![{name}]({ASSETS}/{name}.png)" for name in plots), ""]
-    text += [f"The most confidently wrong predictions are in {ERRORS}.", ""]
-    write_whole(folder / REPORT, "\n".join(text))
-
-
-def _escaped(text: str) -> str:
-    return printable(text.replace("\n  ", "; ")).replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
-
-
-def _figure(value: float | None) -> str:
-    return _MISSING if value is None else f"{100 * value:.1f}"
+    shown = [table for table in tables if table is not None]
+    closing = f"The most confidently wrong predictions are in {ERRORS}."
+    write_page(folder / REPORT, job.folder.out.resolve().name, facts, shown, folder / ASSETS, closing)
