@@ -22,8 +22,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training.finetuning",),
     ("training.retrieval",),
     ("evaluation",),
+    # Below the cards, which read its records.
+    ("adaptation",),
     ("model_cards",),
-    ("publishing", "quickstart", "adaptation"),
+    ("publishing", "quickstart"),
     ("model_cards.research",),
     (FACE,),
 )
