@@ -137,6 +137,13 @@ class RerankerOptions(RetrievalOptions):
 
     kind = "reranker"
 
+    candidates: Annotated[
+        str,
+        typer.Option(
+            metavar="bm25|MODEL",
+            help="Finds the passages that the reranker orders in validation and test: bm25, or an embedder.",
+        ),
+    ] = "bm25"
     loss: Annotated[
         Literal["auto", "binary-cross-entropy", "cached-mnrl", "lambda", "margin-mse", "mse"],
         typer.Option(help="Loss; auto chooses by the data."),

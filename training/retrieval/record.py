@@ -6,11 +6,21 @@ in `results/` (see `core.results`).
 
 from __future__ import annotations
 
-from typing_extensions import TypedDict
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import NotRequired, TypedDict
+
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import read_json, write_whole
 
 from ..finetuning.record import Part, Seed
 from .dataset import Form
 from .options import Kind
+
+if TYPE_CHECKING:
+    from llm_jp_modernbert.core.results import Row
 
 RECORD = "retrieval.json"
 """File name of the record, in the directory of a trained model."""
@@ -54,6 +64,8 @@ class Record(TypedDict):
         seeds: all trainings.
         baselines: systems measured on the same parts.
         candidates: for rerankers, which system finds the candidates, and their number, as in `BM25, 50`; else empty.
+        index: size of the index, see `measuring.index_facts`; empty for rerankers.
+        by_length: nDCG@10 of embeddings on the last part, truncated to each length of `matryoshka`.
         max_length: maximum tokens of an input.
         seconds: duration of all trainings.
         device: processes and hardware, as in the log.
@@ -80,7 +92,48 @@ class Record(TypedDict):
     seeds: list[Seed]
     baselines: list[Baseline]
     candidates: str
+    index: NotRequired[dict[str, float]]
+    by_length: NotRequired[dict[str, float]]
     max_length: int
     seconds: float
     device: str
     versions: dict[str, str]
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a trained model, or None if the directory holds none.
+
+    Raises:
+        UsageError: the file is not valid.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    record: Record = read_json(path, Record)
+    if missing := {"train", "validation"} - record["parts"].keys():
+        raise UsageError(f"{path}: parts lacks {' and '.join(sorted(missing))}.")
+    if record["best_seed"] not in [seed["seed"] for seed in record["seeds"]]:
+        raise UsageError(f"{path}: seeds lacks best_seed, {record['best_seed']}.")
+    return record
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Writes the record of a trained model."""
+    write_whole(folder / RECORD, json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def task_of(kind: Kind) -> str:
+    """The task of result rows, as the command is called."""
+    return f"train-{kind}"
+
+
+def is_recorded(record: Record, row: Row) -> bool:
+    """Whether a result is one of the model's values in a record; those of baselines are not."""
+    if row.task != task_of(record["kind"]) or row.model in [baseline["name"] for baseline in record["baselines"]]:
+        return False
+    seed = next((seed for seed in record["seeds"] if seed["seed"] == row.seed), None)
+    parts = [name for name, part in record["parts"].items() if part["name"] == row.dataset]
+    return seed is not None and any(
+        name.partition(":")[0] == row.split and seed["metrics"].get(name, {}).get(row.metric) == row.value
+        for name in parts
+    )
