@@ -1,6 +1,6 @@
 """`vocabulary.json`: how the vocabulary of a model was changed, and what that costs on held-out text.
 
-The commands `vocabulary trim` and `vocabulary extend` write it into the model's directory; `release` and the model card
+The commands `vocabulary trim` and `vocabulary extend` write it into the directory of the model; `release` and the card
 read it. Confidence intervals are in the result rows in `results/` (see `core.results`).
 """
 
