@@ -1,0 +1,85 @@
+"""Everything that the training of a retrieval model works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from llm_jp_modernbert.inference.retrieval.rankers import Ranker
+
+from ..finetuning.finetune.base import Base
+from ..finetuning.finetune.folder import Folder
+from ..finetuning.trainer import tokens_at_once
+from .dataset import RetrievalData
+from .kinds import RetrievalKind
+from .measuring import CANDIDATES, Benchmark, Remembered, Scores, benchmarks_of, measure
+from .options import RerankerOptions, RetrievalOptions
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training of one or several seeds.
+
+    Attributes:
+        options: options of the command.
+        kind: the type of model.
+        base: the model to start from.
+        data: the data.
+        folder: its directory.
+        arguments: arguments of the Trainer, with the first seed.
+    """
+
+    options: RetrievalOptions
+    kind: RetrievalKind
+    base: Base
+    data: RetrievalData
+    folder: Folder
+    arguments: TrainingArguments
+
+    @cached_property
+    def benchmarks(self) -> Mapping[str, Benchmark]:
+        """The measured parts of the data: `validation`, and `test` or `test:NAME`."""
+        return benchmarks_of(self.data)
+
+    @property
+    def metric(self) -> str:
+        """Metric that selects epoch and seed."""
+        return (self.arguments.metric_for_best_model or self.benchmarks["validation"].metric).removeprefix("eval_")
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Direction of `metric`."""
+        if self.arguments.greater_is_better is None:
+            return self.metric.endswith("loss")
+        return not self.arguments.greater_is_better
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Maximum tokens computed at once."""
+        return self.options.tokens_per_batch or tokens_at_once(self.arguments.device)
+
+    @cached_property
+    def candidates(self) -> Remembered | None:
+        """The ranker of the candidates that a reranker orders; None for other types of model."""
+        if not isinstance(self.options, RerankerOptions):
+            return None
+        from llm_jp_modernbert.inference.retrieval.bm25 import BM25
+
+        return Remembered(BM25())
+
+    def ranker(self, model: Any) -> Ranker:
+        """The ranker of a model of this type."""
+        if self.candidates is None:
+            return self.kind.ranker(model, self.tokens_per_batch)
+        from llm_jp_modernbert.inference.retrieval.rankers import Reranker
+
+        return Reranker(model, self.candidates, CANDIDATES, self.tokens_per_batch)
+
+    def measure(self, model: Any, part: str = "validation") -> Scores:
+        """Measures a model of this type on a part of the data."""
+        return measure(self.benchmarks[part], model, self.ranker(model), self.tokens_per_batch)
