@@ -107,11 +107,19 @@ class RetrievalOptions:
 @dataclass(frozen=True)
 class _WithPrompts(RetrievalOptions):
     query_prompt: Annotated[
-        str, typer.Option(help="Prefix of queries, stored in the model.", show_default=f"'{QUERY_PROMPT}'")
-    ] = QUERY_PROMPT
+        str | None,
+        typer.Option(
+            help="Prefix of queries, stored in the model.",
+            show_default=f"'{QUERY_PROMPT}', but none for scored pairs and texts alone",
+        ),
+    ] = None
     passage_prompt: Annotated[
-        str, typer.Option(help="Prefix of passages, stored in the model.", show_default=f"'{PASSAGE_PROMPT}'")
-    ] = PASSAGE_PROMPT
+        str | None,
+        typer.Option(
+            help="Prefix of passages, stored in the model.",
+            show_default=f"'{PASSAGE_PROMPT}', but none for scored pairs and texts alone",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
