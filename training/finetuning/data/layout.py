@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError
@@ -29,7 +29,47 @@ PAIR_NAMES = (
 )
 
 
-class Layout(ABC):
+class Columns:
+    """Finds the columns of a table by options, or by their names."""
+
+    def __init__(self, options: Any, option: str, table: Table) -> None:
+        """Stores the arguments.
+
+        Args:
+            options: object with an attribute `ROLE_column` for each role.
+            option: the option that names the table's source.
+            table: the rows.
+        """
+        self.options, self.option, self.table = options, option, table
+
+    def find(self, role: str, names: Sequence[str]) -> str | None:
+        """The column of a role: the one that its option names, or the first of `names` that exists."""
+        given = getattr(self.options, f"{role}_column")
+        if isinstance(given, str):
+            self.check(given, _option_name(role))
+            return given
+        by_name = {column.lower(): column for column in reversed(self.table.columns)}
+        return next((by_name[name] for name in names if name in by_name), None)
+
+    def require(self, role: str, names: Sequence[str]) -> str:
+        """Like `find`; raises a `UsageError` that lists the columns if there is none."""
+        column = self.find(role, names)
+        if column is None:
+            raise self.missing(f"no column {listed(names)}", f"Set {_option_name(role)}.")
+        return column
+
+    def missing(self, what: str, way_out: str) -> UsageError:
+        """The error for a column that is not found by its name."""
+        columns = listed(self.table.columns)
+        return UsageError(f"{self.option} {self.table.name} has {what}; its columns are {columns}. {way_out}")
+
+    def check(self, column: str, option: str) -> None:
+        """Raises a `UsageError` if a column that an option names does not exist."""
+        if column not in self.table.columns:
+            raise self.missing(f"no column {column!r}", f"Correct {option}.")
+
+
+class Layout(Columns, ABC):
     """Columns of the user's data, and how each row becomes an example.
 
     Attributes:
@@ -45,7 +85,7 @@ class Layout(ABC):
         Raises:
             UsageError: a column is missing.
         """
-        self.options, self.option, self.table = options, option, table
+        super().__init__(options, option, table)
         self.columns: dict[str, str] = {}
         for role in ("text", "text_pair", "label", "question", "context", "choice"):
             if getattr(options, f"{role}_column") and role not in self.roles:
@@ -96,31 +136,32 @@ class Layout(ABC):
         """Lines for the user about the examples of each part."""
         return []
 
-    def find(self, role: str, names: Sequence[str]) -> str | None:
-        """The column of a role: the one that its option names, or the first of `names` that exists."""
-        given = getattr(self.options, f"{role}_column")
-        if isinstance(given, str):
-            self.check(given, _option_name(role))
-            return given
-        by_name = {column.lower(): column for column in reversed(self.table.columns)}
-        return next((by_name[name] for name in names if name in by_name), None)
 
-    def require(self, role: str, names: Sequence[str]) -> str:
-        """Like `find`; raises a `UsageError` that lists the columns if there is none."""
-        column = self.find(role, names)
-        if column is None:
-            raise self.missing(f"no column {listed(names)}", f"Set {_option_name(role)}.")
-        return column
+def parse_rows(
+    option: str, table: Table, columns: Sequence[str], parse: Callable[[Row], Any], remarks: list[str]
+) -> tuple[list[Any], list[str]]:
+    """Parses all rows that are not blank in `columns`.
 
-    def missing(self, what: str, way_out: str) -> UsageError:
-        """The error for a column that is not found by its name."""
-        columns = listed(self.table.columns)
-        return UsageError(f"{self.option} {self.table.name} has {what}; its columns are {columns}. {way_out}")
+    Returns:
+        The results and their places. The number of blank rows is added to `remarks`.
 
-    def check(self, column: str, option: str) -> None:
-        """Raises a `UsageError` if a column that an option names does not exist."""
-        if column not in self.table.columns:
-            raise self.missing(f"no column {column!r}", f"Correct {option}.")
+    Raises:
+        UsageError: a row is invalid, or all are blank.
+    """
+    examples, places = [], []
+    for place, row in table.rows:
+        if all(is_blank(cell(row, column)) for column in columns):
+            continue
+        try:
+            examples.append(parse(row))
+        except ValueError as error:
+            raise UsageError(f"{place}: {error}.") from None
+        places.append(place)
+    if not examples:
+        raise UsageError(f"{option} {table.name}: all rows are blank.")
+    if blank := len(table.rows) - len(examples):
+        remarks.append(f"{option} {table.name}: {blank:,} blank row{'s' if blank > 1 else ''} skipped.")
+    return examples, places
 
 
 def text_of(row: Row, column: str) -> str:

@@ -13,7 +13,7 @@ from ..text import MultiLabelClassification
 from .choices import ChoiceLayout
 from .dataset import TEST, TRAIN, VALIDATION, Dataset, Examples
 from .entities import EntityLayout
-from .layout import Layout, is_blank
+from .layout import Layout, parse_rows
 from .questions import QuestionLayout
 from .tables import Table, listed, read_table
 from .texts import ClassificationLayout, RegressionLayout
@@ -56,10 +56,7 @@ def load_dataset(options: FinetuneOptions) -> Dataset:
     layout = _LAYOUTS[options.kind](options, f"--{TRAIN}", tables[TRAIN])
     remarks: list[str] = []
     if tables[TRAIN].unused and VALIDATION not in tables:
-        remarks.append(
-            f"--train {tables[TRAIN].name}: {listed(tables[TRAIN].unused)} belong to other parts by their names. Name "
-            "it for --validation and --test as well to use them."
-        )
+        remarks.append(tables[TRAIN].unused_remark())
     parts = {part: _examples(layout, part, table, remarks) for part, table in tables.items()}
     try:
         task = layout.task(parts[TRAIN].examples)
@@ -87,19 +84,7 @@ def _examples(layout: Layout, part: str, table: Table, remarks: list[str]) -> Ex
                 f"--{part} {table.name} has no column {column!r}, unlike the training examples; its columns are "
                 f"{listed(table.columns)}."
             )
-    examples, places = [], []
-    for place, row in table.rows:
-        if all(is_blank(value) for value in row.values()):
-            continue
-        try:
-            examples.append(layout.parse(row))
-        except ValueError as error:
-            raise UsageError(f"{place}: {error}.") from None
-        places.append(place)
-    if not examples:
-        raise UsageError(f"--{part} {table.name}: all rows are blank.")
-    if blank := len(table.rows) - len(examples):
-        remarks.append(f"--{part} {table.name}: {blank:,} blank row{'s' if blank > 1 else ''} skipped.")
+    examples, places = parse_rows(f"--{part}", table, layout.used_columns(), layout.parse, remarks)
     return Examples(table.name, table.revision, examples, places)
 
 

@@ -18,9 +18,8 @@ from llm_jp_modernbert.core.files import fingerprint, parse_json
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.core.references import ModelReference, is_repository
 from llm_jp_modernbert.core.terminal import printable
-from llm_jp_modernbert.core.text_files import MAX_ROW_BYTES, read_json_lines, read_rows, read_text
+from llm_jp_modernbert.core.text_files import MAX_ROW_BYTES, read_json_lines, read_lines, read_rows, read_text
 
-from ..options import Kind
 from .conll import conll_rows
 from .squad import MAX_JSON_BYTES, squad_rows
 
@@ -31,6 +30,8 @@ _JSON = (".jsonl", ".json", ".ndjson")
 _DELIMITED = {".csv": ",", ".tsv": "\t"}
 _CONLL = (".conll", ".bio", ".iob", ".iob2", ".txt", ".tsv")
 _PARQUET = ".parquet"
+_TEXT = ".txt"
+_SUFFIXES_OF_KIND = {"ner": _CONLL, "retrieval": (_TEXT,)}
 _COMPRESSED = (".gz", ".zst")
 _SPLITS = {
     "train": ("train", "training"),
@@ -60,6 +61,13 @@ class Table:
     rows: list[tuple[str, Row]] = field(repr=False)
     unused: tuple[str, ...] = ()
 
+    def unused_remark(self) -> str:
+        """A line for the user about the unused files of training data."""
+        return (
+            f"--train {self.name}: {listed(self.unused)} belong to other parts by their names. Name it for "
+            "--validation and --test as well to use them."
+        )
+
 
 @dataclass(frozen=True)
 class Source:
@@ -70,13 +78,14 @@ class Source:
     repository: ModelReference | None = None
 
 
-def read_table(option: str, sources: Sequence[str], kind: Kind, split: str, config_name: str | None = None) -> Table:
+def read_table(option: str, sources: Sequence[str], kind: str, split: str, config_name: str | None = None) -> Table:
     """Reads and concatenates all sources of one part of the data.
 
     Args:
-        option: `--train`, `--validation` or `--test`.
+        option: `--train`, `--validation`, `--test` or `--corpus`.
         sources: files, glob patterns, folders, or `ORG/NAME[@REVISION]`.
-        kind: type of task; `ner` reads CoNLL files, `qa` reads SQuAD's JSON.
+        kind: type of task; `ner` reads CoNLL files, `qa` and `retrieval` read SQuAD's JSON, `retrieval` reads the
+            lines of text files.
         split: split of a Hub dataset.
         config_name: configuration of a Hub dataset.
 
@@ -143,11 +152,11 @@ def _suffix(path: str | Path) -> str:
     return os.path.splitext(name)[1]
 
 
-def _suffixes(kind: Kind) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*_DELIMITED, *_JSON, _PARQUET, *(_CONLL if kind == "ner" else ()))))
+def _suffixes(kind: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*_DELIMITED, *_JSON, _PARQUET, *_SUFFIXES_OF_KIND.get(kind, ()))))
 
 
-def _find(option: str, source: str, kind: Kind, unused: list[str]) -> Source:
+def _find(option: str, source: str, kind: str, unused: list[str]) -> Source:
     """Finds the files of a source; a name that is neither a path nor a pattern is a repository."""
     path = Path(os.path.expanduser(source))
     supported = _suffixes(kind)
@@ -180,6 +189,8 @@ def _of_split(option: str, folder: Path, files: Sequence[Path], unused: list[str
     if not any(splits.values()):
         return list(files)
     chosen = [file for file in files if splits[file] == option.removeprefix("--")]
+    if option == "--train" and not chosen:
+        chosen = [file for file in files if splits[file] is None]
     if not chosen:
         names = ", ".join(sorted({split for split in splits.values() if split}))
         raise UsageError(f"{option} {folder}: the names of its files belong to {names}. Name the files instead.")
@@ -187,10 +198,12 @@ def _of_split(option: str, folder: Path, files: Sequence[Path], unused: list[str
     return chosen
 
 
-def _file_rows(path: Path, kind: Kind) -> Rows:
+def _file_rows(path: Path, kind: str) -> Rows:
     suffix = _suffix(path)
     if kind == "ner" and suffix in _CONLL:
         return conll_rows(path)
+    if suffix == _TEXT:
+        return ((f"{path}, row {number}", {"text": line} if line.strip() else {}) for number, line in read_lines(path))
     if suffix in _DELIMITED:
         return _delimited_rows(path, _DELIMITED[suffix])
     if suffix == _PARQUET:
@@ -225,7 +238,7 @@ def _delimited_rows(path: Path, delimiter: str) -> Rows:
         ) from None
 
 
-def _json_rows(path: Path, kind: Kind) -> Rows:
+def _json_rows(path: Path, kind: str) -> Rows:
     """Objects of JSON lines or of a JSON list, or the questions of a SQuAD file."""
     first = next((line for _, line in read_rows(path) if isinstance(line, str) and line.strip()), "")
     if first.lstrip().startswith("["):
@@ -233,7 +246,7 @@ def _json_rows(path: Path, kind: Kind) -> Rows:
             read_text(path), f"{path}: not a JSON list of objects", list[dict[str, Any]], max_bytes=MAX_JSON_BYTES
         )
         return ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
-    if kind == "qa" and _is_squad(path, first):
+    if kind in ("qa", "retrieval") and _is_squad(path, first):
         return squad_rows(path)
     return ((f"{path}, row {number}", row) for number, row in read_json_lines(path))
 
