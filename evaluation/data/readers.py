@@ -24,6 +24,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import fingerprint
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.text_files import read_json_lines, read_lines
+from llm_jp_modernbert.inference.retrieval.search import Search
 from llm_jp_modernbert.training.finetuning.data.squad import squad
 
 from .options import Data, Options
@@ -39,21 +40,6 @@ _DATA_DIR = "Set --data-dir to a folder that contains it."
 # The first articles of Wikipedia are enough for every task.
 _MAX_ARTICLES = 20_000
 _INTEGER = re.compile(r" *-?[0-9]+ *")
-
-
-@dataclass(frozen=True)
-class Search:
-    """A retrieval dataset.
-
-    Attributes:
-        corpus: passages by id.
-        queries: questions by id.
-        relevant: for each question, the grade (1 or higher) of each relevant passage.
-    """
-
-    corpus: dict[str, str]
-    queries: dict[str, str]
-    relevant: dict[str, dict[str, int]] = field(repr=False)
 
 
 SOURCES = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
-from llm_jp_modernbert.inference.masked_logits import batches
+from llm_jp_modernbert.inference.retrieval.encoding import Progress, Role, embed, no_progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 POOLINGS = ("auto", "mean", "cls", "last-K-layers")
 """`auto` is the pooling of a sentence-transformers model, and `mean` for others; K is a number of layers."""
-
-NOT_FINITE = "the model gives embeddings that are not finite. Try --dtype float32."
 
 # Consecutive tasks often embed the same texts; larger sets are not cached.
 _MAX_CACHED_TEXTS = 20_000
@@ -56,12 +54,7 @@ class Embedder:
         self._tokens_per_batch = model.tokens_per_batch
         self._cache: dict[str, np.ndarray] = {}
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        role: Literal["query", "document"] | None = None,
-        progress: Callable[[float], None] = lambda share: None,
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role | None = None, progress: Progress = no_progress) -> np.ndarray:
         """Unit vectors of texts; texts longer than the model's maximum are truncated.
 
         Args:
@@ -83,46 +76,15 @@ class Embedder:
             self._cache[key] = self._encode(texts, role, progress)
         return self._cache[key]
 
-    def encode_distinct(
-        self, examples: Sequence[Sequence[str]], progress: Callable[[float], None]
-    ) -> dict[str, np.ndarray]:
+    def encode_distinct(self, examples: Sequence[Sequence[str]], progress: Progress) -> dict[str, np.ndarray]:
         """The vector of each distinct text of the examples, in order of first occurrence."""
         texts = list(dict.fromkeys(text for example in examples for text in example))
         return dict(zip(texts, self.encode(texts, progress=progress), strict=True))
 
-    def _encode(self, texts: Sequence[str], role: str | None, progress: Callable[[float], None]) -> np.ndarray:
+    def _encode(self, texts: Sequence[str], role: Role | None, progress: Progress) -> np.ndarray:
         if not texts:
             raise UsageError("no texts to encode.")
-        # They add the prompts of the model, and choose its modules.
-        encoders: dict[str | None, Any] = {
-            "query": self.transformer.encode_query,
-            "document": self.transformer.encode_document,
-            None: self.transformer.encode,
-        }
-        prompt = max((len(text or "") for text in self.transformer.prompts.values()), default=0)
-        # Characters approximate tokens: tokenising twice would cost more than uneven batches.
-        longest = self.transformer.max_seq_length or 10**9
-        lengths = [min(prompt + len(text), longest) + 2 for text in texts]
-        order = sorted(range(len(texts)), key=lambda index: -lengths[index])
-        vectors = np.empty((len(texts), 0), np.float32)
-        done, total = 0, sum(lengths)
-        for batch in batches([lengths[index] for index in order], self._tokens_per_batch):
-            indices = [order[place] for place in batch]
-            encoded = encoders[role](
-                [texts[index] for index in indices],
-                batch_size=len(indices),
-                show_progress_bar=False,
-                normalize_embeddings=True,
-                convert_to_numpy=True,
-            )
-            if not np.isfinite(encoded).all():
-                raise UsageError(NOT_FINITE)
-            if not vectors.size:
-                vectors = np.empty((len(texts), encoded.shape[1]), np.float32)
-            vectors[indices] = encoded
-            done += sum(lengths[index] for index in indices)
-            progress(done / total)
-        return vectors
+        return embed(self.transformer, texts, role, self._tokens_per_batch, progress)
 
 
 def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> SentenceTransformer:

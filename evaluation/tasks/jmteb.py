@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.results import Measurement
+from llm_jp_modernbert.inference.retrieval.encoding import NOT_FINITE
 
 from ..data.options import Data, Options
-from ..encoders.embeddings import NOT_FINITE, embedder_of
+from ..encoders.embeddings import embedder_of
 from .task import Outcome, Progress, Task
 
 if TYPE_CHECKING:

@@ -21,11 +21,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizerFast,
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.evaluation.data.options import Options
-from llm_jp_modernbert.evaluation.data.readers import Search, SearchData
+from llm_jp_modernbert.evaluation.data.readers import SearchData
 from llm_jp_modernbert.evaluation.encoders.embeddings import Embedder
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.evaluation.metrics.uniformity.uniformity import mean_closeness, uniformity
-from llm_jp_modernbert.evaluation.tasks import retrieval
 from llm_jp_modernbert.evaluation.tasks.alignment_uniformity import redrawn
 from llm_jp_modernbert.evaluation.tasks.fill_mask import PROMPTS, FillMask, as_published, read_prompts
 from llm_jp_modernbert.evaluation.tasks.pseudo_perplexity import PseudoPerplexity, Target, cross_entropies
@@ -262,25 +261,6 @@ def test_published_tokenizer_task_rejects_other_tokenizers(modernbert: Path, tmp
         task.measure(EvaluatedModel(ModelName(str(tmp_path), device="cpu")), task.load(), lambda share: None)
 
 
-def test_chunked_ranking_equals_ranking_of_all_passages(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Small chunks, so that the best passages are merged from several.
-    monkeypatch.setattr(retrieval, "_CHUNK", 5)
-    monkeypatch.setattr(retrieval, "_DEPTH", 7)
-    corpus = {f"p{number}": f"{one}が{place}に行く。" for number, (one, place) in enumerate(product(SUBJECTS, PLACES))}
-    corpus["twin"] = corpus["p3"]
-    queries = {"q0": "猫が駅に行く。", "q1": "母が海に着く。"}
-    embedder = Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu")))
-    rankings, _ = retrieval.rank(embedder, Search(corpus, queries, {}))
-    plain = SentenceTransformer(str(modernbert), device="cpu")
-    names = list(corpus)
-    for query, text in queries.items():
-        cosines = plain.similarity(plain.encode(text), plain.encode(list(corpus.values())))[0].tolist()
-        wanted = sorted(range(len(names)), key=lambda index: -round(cosines[index], 6))[:7]
-        assert [cosines[names.index(name)] for name in rankings[query]] == pytest.approx(
-            [cosines[index] for index in wanted], abs=1e-5
-        )
-
-
 def test_alignment_uniformity_and_similarity_equal_loops(modernbert: Path, small_data: Path) -> None:
     model, plain = EvaluatedModel(ModelName(str(modernbert), device="cpu")), SentenceTransformer(str(modernbert))
     options = Options(data_dir=small_data)
@@ -348,14 +328,6 @@ def test_model_without_mask_token_is_reported(modernbert: Path, tmp_path: Path) 
     if model.tokenizer.mask_token_id is None:
         with pytest.raises(UsageError, match="no mask token"):
             _ = model.masked_lm
-
-
-def test_equal_passages_share_their_ranks(modernbert: Path) -> None:
-    """The relevant passage is first in half of the orders."""
-    search = Search({"relevant": "猫が駅に行く。", "twin": "猫が駅に行く。"}, {"q": "猫"}, {"q": {"relevant": 1}})
-    _, positions = retrieval.rank(Embedder(EvaluatedModel(ModelName(str(modernbert), device="cpu"))), search)
-    assert positions == {"q": {"relevant": (0, 2)}}
-    assert retrieval.ranking_metrics(positions, search.relevant)["mrr@10"] == (1 + 1 / 2) / 2
 
 
 def _with_embeddings(model: Path, folder: Path, row: torch.Tensor) -> EvaluatedModel:
@@ -443,30 +415,3 @@ def test_embeddings_that_are_not_finite_are_reported(
     chosen = make_task(task, Options(data_dir=every_layout))
     with pytest.raises(UsageError, match="not finite"):
         chosen.measure(model, chosen.load(), lambda share: None)
-
-
-def test_chunks_count_all_ties(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best passages and the positions are those of all similarities at once."""
-    monkeypatch.setattr(retrieval, "_CHUNK", 5)
-    monkeypatch.setattr(retrieval, "_DEPTH", 7)
-    drawn = np.random.default_rng(0)
-
-    class Angles:
-        """Embeds a number as a unit vector, so that many similarities are equal."""
-
-        def encode(self, texts: list[str], *_: object) -> np.ndarray:
-            angles = np.array([float(text) for text in texts])
-            return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-
-    for different in (1, 2, 5, 30):
-        angles = drawn.integers(0, different, 43) / 20
-        corpus = {f"p{number}": str(angle) for number, angle in enumerate(angles)}
-        relevant = {"q": dict.fromkeys(corpus, 1)}
-        embedder: Any = Angles()
-        ranked, positions = retrieval.rank(embedder, Search(corpus, {"q": "0"}, relevant))
-        assert [float(corpus[name]) for name in ranked["q"]] == sorted(angles)[:7]
-        reachable = {name for name in corpus if float(corpus[name]) <= sorted(angles)[6]}
-        assert set(positions["q"]) == reachable
-        for name in reachable:
-            angle = float(corpus[name])
-            assert positions["q"][name] == ((angles < angle).sum(), (angles == angle).sum())
