@@ -36,18 +36,34 @@ def outputs_of(model: Any, rows: Sequence[Mapping[str, Any]], fields: Sequence[s
 
 
 def embeddings_of(model: Any, texts: Sequence[str]) -> dict[str, Any]:
-    """The embeddings of texts with each prompt and their similarities; of a CrossEncoder the scores of pairs."""
-    import torch
+    """The outputs of a model of sentence-transformers by name, and its maximum input length.
 
+    These are the embeddings of texts as queries, as documents and with each prompt, and the similarities of queries
+    and documents; of a CrossEncoder the scores of pairs.
+    """
     if hasattr(model, "predict"):
         scores = model.predict(list(pairwise(texts)), convert_to_tensor=True)
-        return {"scores": scores.float().cpu().clone()}
-    tensors = {
-        f"embeddings with prompt {prompt}": model.encode(list(texts), prompt_name=prompt, convert_to_tensor=True)
-        for prompt in (None, *model.prompts)
+        return {"maximum lengths": _dense([model.tokenizer.model_max_length]), "scores": _dense(scores)}
+    queries, documents = model.encode_query(list(texts)), model.encode_document(list(texts))
+    outputs = {
+        "maximum lengths": [model.max_seq_length],
+        "query embeddings": queries,
+        "document embeddings": documents,
+        "similarities": model.similarity(queries, documents),
     }
-    tensors["similarities"] = model.similarity(*[tensors["embeddings with prompt None"]] * 2)
-    return {name: torch.as_tensor(tensor).float().cpu().clone() for name, tensor in tensors.items()}
+    for prompt in (None, *model.prompts):
+        outputs[f"embeddings with prompt {prompt}"] = model.encode(list(texts), prompt_name=prompt)
+    return {name: _dense(output) for name, output in outputs.items()}
+
+
+def _dense(output: Any) -> Any:
+    """An output as a float32 tensor; the token vectors of several texts are concatenated."""
+    import torch
+
+    if isinstance(output, list) and isinstance(output[0], torch.Tensor):
+        output = torch.cat(output)
+    tensor = torch.as_tensor(output)
+    return (tensor.to_dense() if tensor.is_sparse else tensor).float().cpu().clone()
 
 
 def _reload(request: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config
 from llm_jp_modernbert.core.plain_reload import embeddings_of, outputs_of
 from llm_jp_modernbert.inference.heads import MASKED_LM, MULTIPLE_CHOICE, Head
+from llm_jp_modernbert.inference.retrieval.layout import MODULES
 from llm_jp_modernbert.model_cards.facts import Example
 from llm_jp_modernbert.model_cards.usage import snippets
 from llm_jp_modernbert.training.finetuning.record import read_record
 
 from . import staging
-from .export_sentence_transformers import MODULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,27 +7,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.files import files_by_path, read_json, write_whole
 from llm_jp_modernbert.inference.loading import loading_errors
+from llm_jp_modernbert.inference.retrieval.layout import (
+    MODULES,
+    SETTINGS,
+    TRANSFORMER_SETTINGS,
+    Module,
+    port_modules,
+)
 
 from . import staging
 
 POOLINGS = ("mean", "cls")
-MODULES = "modules.json"
-"""File that lists the modules of a sentence-transformers model."""
-
-_SETTINGS = "config_sentence_transformers.json"
 _CLASSES = ("SentenceTransformer", "CrossEncoder")
-
-
-class Module(TypedDict):
-    """A module in `modules.json`: its directory, which is empty for the encoder, and its class."""
-
-    path: str
-    type: str
 
 
 def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
@@ -53,29 +47,26 @@ def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
         transformer = sentence_transformer.modules.Transformer(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder}: cannot be loaded as an encoder. {first_line(error)}") from error
-    # Versions before 5.4 read only this layout, and later ones read it too. `save_pretrained` writes another.
-    files = {
+    files: dict[str, Any] = {
         MODULES: [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"idx": number, "name": str(number), "path": path, "type": kind}
+            for number, (path, kind) in enumerate({"": "Transformer", "1_Pooling": "Pooling"}.items())
         ],
-        _SETTINGS: {
+        SETTINGS: {
             "prompts": {"query": "", "document": ""},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
-        "sentence_bert_config.json": {"max_seq_length": transformer.max_seq_length, "do_lower_case": False},
+        TRANSFORMER_SETTINGS: {"max_seq_length": transformer.max_seq_length},
         "1_Pooling/config.json": {
-            "word_embedding_dimension": transformer.get_embedding_dimension(),
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
+            "embedding_dimension": transformer.get_embedding_dimension(),
+            "pooling_mode": pooling,
         },
     }
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_whole(folder / name, json.dumps(content, indent=2) + "\n")
+    port_modules(folder)
     return list(files)
 
 
@@ -88,7 +79,7 @@ def embedder_class(source: Path) -> str | None:
     """
     if not (source / MODULES).is_file():
         return None
-    settings = read_json(source / _SETTINGS, dict[str, Any]) if (source / _SETTINGS).is_file() else {}
+    settings = read_json(source / SETTINGS, dict[str, Any]) if (source / SETTINGS).is_file() else {}
     name = settings.get("model_type", "SentenceTransformer")
     if name not in _CLASSES:
         raise UsageError(f"{source} is a {name} of sentence-transformers. Released are {' and '.join(_CLASSES)}.")
@@ -129,7 +120,7 @@ def pooling_of(embedder: Any) -> str:
 
 def stage_modules(source: Path, folder: Path) -> None:
     """Copies the modules and settings of a model that `embedder_class` accepts, apart from encoder and tokenizer."""
-    settings = [source / MODULES, source / _SETTINGS, *source.glob("sentence_*_config.json")]
+    settings = [source / MODULES, source / SETTINGS, *source.glob("sentence_*_config.json")]
     for name, path in {**{path.name: path for path in settings}, **_module_files(source)}.items():
         if path.is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,10 @@ from llm_jp_modernbert.core.files import atomic_directory, check_vacant, lock, r
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, TRAINING, Patience, Training
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, head_of
+from llm_jp_modernbert.inference.retrieval.layout import MODULES, Module
 from llm_jp_modernbert.model_cards.check import read_metadata, text
 from llm_jp_modernbert.training.finetuning.record import RECORD, read_record
 
-from .export_sentence_transformers import MODULES, Module
 from .staging import CARD, MANIFEST, read_manifest
 
 if TYPE_CHECKING:

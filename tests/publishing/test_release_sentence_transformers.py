@@ -124,7 +124,7 @@ def test_changed_module_is_detected(copied: ReleaseOptions, monkeypatch: pytest.
         save_file({name: 2 * value for name, value in weights.items()}, folder / "2_Dense" / "model.safetensors")
 
     monkeypatch.setattr(staging, "stage_license", damage_weights)
-    with pytest.raises(UsageError, match=r"the release's embeddings with prompt None are up to .* off the source's"):
+    with pytest.raises(UsageError, match=r"the release's query embeddings are up to .* off the source's"):
         release(copied, QUICK)
 
 
