@@ -2,51 +2,40 @@
 
 A step has `per_device_train_batch_size` examples, whatever their lengths. It is computed in pieces of at most
 `tokens_per_batch` tokens, whose losses are weighted so that the gradient is that of the mean over the whole step, over
-all pieces, accumulated batches and ranks. Each evaluation may find a better model, whose weights are kept in memory
-and in the checkpoints.
+all pieces, accumulated batches and ranks. `best_epoch` describes the rest.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
-    Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_callback import PrinterCallback
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..checkpointing import CheckpointWriter, read_state
-from ..recipe.schedule import STEP_COUNTS, Schedule
 from ..run.checkpoints import StopSignals
 from .batches import Batches, StepSampler, lengths_of, predict_logits
+from .best_epoch import BestEpochTrainer
 from .head_task import HeadTask, ModelInput
 from .lora import merged, with_adapters
 from .losses import items_of, summed_loss, targets_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_BEST = "best.safetensors"
-"""File of a checkpoint with the weights of the best evaluation."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ class TrainerSettings:
     lora_rank: int | None = None
 
 
-class FinetuningTrainer(Trainer):
+class FinetuningTrainer(BestEpochTrainer):
     """Trains a model with a head on the inputs of a task.
 
     Args:
@@ -82,9 +71,6 @@ class FinetuningTrainer(Trainer):
         settings: our own settings.
         callbacks: further callbacks.
         stop: receives signals that end training after the current step with a checkpoint.
-
-    Attributes:
-        best_weights: trained weights of the best evaluation so far, by name; empty before the first one.
     """
 
     model: PreTrainedModel
@@ -103,9 +89,6 @@ class FinetuningTrainer(Trainer):
         stop: StopSignals | None = None,
     ) -> None:
         self.task, self.settings = task, settings
-        self.stop, self._stop_requested = stop or StopSignals(), False
-        self.best_weights: dict[str, torch.Tensor] = {}
-        self.metric = (arguments.metric_for_best_model or task.metric).removeprefix("eval_")
         self.validation, self.validation_examples = validation, validation_examples
         self.batches = Batches.of(model, task, tokenizer, settings.tokens_per_batch)
         self.weights = torch.tensor(settings.class_weights) if settings.class_weights else None
@@ -125,7 +108,7 @@ class FinetuningTrainer(Trainer):
             arguments.process_index,
             arguments.world_size,
             arguments.dataloader_drop_last,
-            lambda: self.state.global_step // self._steps_per_epoch,
+            lambda: self.state.global_step // self.steps_per_epoch,
         )
         if not len(self.sampler):
             raise UsageError(
@@ -134,12 +117,8 @@ class FinetuningTrainer(Trainer):
             )
         # The loss is divided by the items of the whole step.
         self.model_accepts_loss_kwargs = True
-        self.checkpoints = CheckpointWriter(
-            self.args, self.accelerator.wait_for_everyone, "run the same command again"
-        )
-        # After transformers' own, whose decisions it changes; before others, which find a checkpoint complete.
-        self.callback_handler.callbacks.insert(1, _FlowCallback(self))
-        self.remove_callback(PrinterCallback)
+        metric = (arguments.metric_for_best_model or task.metric).removeprefix("eval_")
+        self.keep_best(metric, settings.patience, stop)
         if arguments.metric_for_best_model and validation:
             task.check_metric(self.metric, validation_examples)
 
@@ -157,24 +136,14 @@ class FinetuningTrainer(Trainer):
         )
 
     @property
-    def stopping(self) -> bool:
-        """Whether a signal ends training before its end, the same on all ranks."""
-        # A single rank has no other ranks to agree with, so it stops at once.
-        requested = self._stop_requested or (self.args.world_size == 1 and self.stop.received is not None)
-        return requested and not self._is_finished
+    def batches_per_epoch(self) -> int:
+        """Batches of this rank in an epoch."""
+        return len(self.sampler)
 
     @property
-    def epoch_is_complete(self) -> bool:
-        """Whether the last step was the last one of an epoch."""
-        return self.state.global_step % self._steps_per_epoch == 0
-
-    @property
-    def _is_finished(self) -> bool:
-        return self.state.global_step >= self.state.max_steps
-
-    @property
-    def _steps_per_epoch(self) -> int:
-        return max(1, -(-len(self.sampler) // self.args.gradient_accumulation_steps))
+    def has_validation(self) -> bool:
+        """Whether there are validation examples."""
+        return bool(self.validation)
 
     def _collate(self, rows: list[ModelInput]) -> dict[str, Any]:
         """The pieces of a batch, and what their summed losses are divided by."""
@@ -196,32 +165,13 @@ class FinetuningTrainer(Trainer):
             )
         return {"pieces": pieces}
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], torch.Tensor]:
-        """The batches of an optimizer step, and the items that the sum of their losses is divided by, over all
-        ranks."""
-        if self._is_finished:
-            # Trainer would take another step after resuming from a last step within an epoch.
-            num_batches = 0
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        for place, batch in enumerate(batches):
-            batch["place"] = place
-        items = sum(piece["items"] for batch in batches for piece in batch["pieces"])
-        if self.args.world_size > 1:
-            sums = torch.tensor([items, float(self.stop.received is not None)], device=device)
-            items, stops = self.accelerator.reduce(sums, "sum").tolist()
-            self._stop_requested = stops > 0
-        return batches, torch.tensor(max(items, 1e-9), device=device)
+    def items_of(self, batches: list[dict[str, Any]]) -> float:
+        """The items that count in the loss of a step."""
+        return float(sum(piece["items"] for batch in batches for piece in batch["pieces"]))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward passes of the pieces of a batch; ranks synchronize in the last one.
-
-        Dropout is a function of the seed, the step, the batch in it and the rank, so resuming needs no generator
-        state.
-        """
-        place = (self.args.seed, self.state.global_step, inputs["place"], self.args.process_index)
-        set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        """Forward and backward passes of the pieces of a batch; ranks synchronize in the last one."""
+        self.seed_batch()
         *first, last = inputs["pieces"]
         loss = torch.zeros((), device=self.args.device)
         for piece in first:
@@ -260,27 +210,12 @@ class FinetuningTrainer(Trainer):
             optimizer.param_groups[:] = [groups[key] for key in sorted(groups)]
         return optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Creates the schedule; numbers of steps in `lr_scheduler_kwargs` may be shares, as in pre-training."""
-        settings, schedule = cast(dict[str, Any], self.args.lr_scheduler_kwargs or {}), Schedule(num_training_steps)
-        steps = {key: schedule.steps(settings[key]) for key in STEP_COUNTS if key in settings}
-        self.args.lr_scheduler_kwargs = {**settings, **steps} or None
-        return super().create_scheduler(num_training_steps, optimizer)
-
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of a batch, by transformers' estimate."""
         return sum(super(FinetuningTrainer, self).floating_point_ops(piece["inputs"]) for piece in inputs["pieces"])
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def measure(self) -> dict[str, float | None]:
         """Loss and metrics on the validation examples, computed by all ranks together.
-
-        During training, the weights are kept if their score is better than all before; if the last `patience`
-        evaluations were not better, training stops.
-
-        Returns:
-            `eval_loss` and `eval_METRIC`; NaN for an undefined metric, which the log leaves out.
 
         Raises:
             ValueError: no validation examples were given.
@@ -294,81 +229,7 @@ class FinetuningTrainer(Trainer):
             predictions = self.task.predict(self.validation, logits, self.validation_examples)
             values = [prediction.value for prediction in predictions]
             metrics = {"loss": self._loss_of(logits), **self.task.scores(self.validation_examples, values)}
-        result = {
-            f"{metric_key_prefix}_{name}": float("nan") if value is None else value for name, value in metrics.items()
-        }
-        result[f"{metric_key_prefix}_examples"] = len(self.validation_examples)
-        # JSON has no NaN.
-        self.log({name: value for name, value in result.items() if math.isfinite(value)})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
-        if self.is_in_train and self._evaluations_after_best() == 0:
-            self.best_weights = {name: weight.detach().cpu().clone() for name, weight in self._trained()}
-        if self._patience_is_over():
-            self.control.should_training_stop = True
-        return result
-
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
-
-    def _evaluations_after_best(self) -> int | None:
-        """Number of evaluations after the best one; None if no score is defined yet."""
-        lower_is_better = (
-            self.metric.endswith("loss") if self.args.greater_is_better is None else (not self.args.greater_is_better)
-        )
-        sign = -1 if lower_is_better else 1
-        undefined = -math.inf * sign
-        logs = [entry for entry in self.state.log_history if "eval_examples" in entry]
-        scores = [sign * entry.get(f"eval_{self.metric}", undefined) for entry in logs]
-        if max(scores, default=-math.inf) == -math.inf:
-            return None
-        return len(scores) - 1 - scores.index(max(scores))
-
-    def _patience_is_over(self) -> bool:
-        return 0 < self.settings.patience <= (self._evaluations_after_best() or 0)
-
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains, and puts the weights of the best evaluation into the model, unless a signal ended training before.
-
-        Args:
-            resume_from_checkpoint: a checkpoint; the result is that of an uninterrupted training.
-            args, kwargs: see `Trainer.train`.
-
-        Raises:
-            CheckpointError: a checkpoint could not be written or read.
-        """
-        if resume_from_checkpoint is not None:
-            best = Path(resume_from_checkpoint) / _BEST
-            self.best_weights = load_file(best) if best.is_file() else {}
-            self.state = read_state(Path(resume_from_checkpoint))
-        output = None
-        if not self.best_weights or not (self._is_finished or self._patience_is_over()):
-            with self.checkpoints.cleanup():
-                output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self.best_weights and not self.stopping:
-            with torch.no_grad():
-                for name, weight in self._trained():
-                    weight.copy_(self.best_weights[name])
-        if self.args.eval_strategy == "no" and self.validation and not self.stopping:
-            self.evaluate()
-        return output
-
-    def _get_output_dir(self, trial: Any) -> str:
-        # Trainer has no public way to choose the directory of checkpoints.
-        return str(self.checkpoints.staging)
-
-    def complete_checkpoint(self) -> None:
-        """Completes the checkpoint that Trainer has just written."""
-
-        def describe(folder: Path) -> None:
-            # Trainer's pickled arguments.
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            # It names the staging directory.
-            self.state.best_model_checkpoint = None
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            if self.best_weights:
-                save_file(self.best_weights, folder / _BEST)
-
-        self.checkpoints.publish(self.state, describe)
+        return {**metrics, "examples": len(self.validation_examples)}
 
     def _loss_of(self, logits: Sequence[np.ndarray]) -> float:
         """The mean loss of the validation inputs."""
@@ -390,43 +251,6 @@ class FinetuningTrainer(Trainer):
         parts: list[np.ndarray] = gather_object(own)
         order = [place for share in shares for place in share]
         return [parts[place] for place in np.argsort(order)]
-
-
-class _FlowCallback(TrainerCallback):
-    """Stops training after a signal, and completes checkpoints."""
-
-    def __init__(self, trainer: FinetuningTrainer) -> None:
-        self.trainer = trainer
-        self._saves_epoch = False
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Ends training after a signal; within an epoch, a checkpoint is saved at once.
-
-        The checkpoint of an epoch's last step follows its evaluation, which a resumed training does not repeat.
-        """
-        self._saves_epoch = control.should_save and (control.should_training_stop or self.trainer.epoch_is_complete)
-        if self._saves_epoch:
-            control.should_save = False
-        if self.trainer.stopping:
-            control.should_training_stop = True
-            if not self.trainer.epoch_is_complete:
-                control.should_save = args.save_strategy != "no"
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """After a signal, completes an epoch as usual, and skips the evaluation of an incomplete one."""
-        control.should_save |= self._saves_epoch
-        if self.trainer.stopping:
-            complete = self.trainer.epoch_is_complete
-            control.should_save = complete and args.save_strategy != "no"
-            control.should_evaluate = complete and control.should_evaluate
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Completes the checkpoint."""
-        self.trainer.complete_checkpoint()
 
 
 def tokens_at_once(device: torch.device) -> int:
