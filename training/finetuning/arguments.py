@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +17,8 @@ from ..recipe.loading import apply_override, construct
 from ..recipe.schedule import Schedule
 from ..recipe.validation import check_keys, check_schedule, check_trackers
 from .options import FinetuneOptions
+
+Arguments = TypeVar("Arguments", bound=LaunchedArguments)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ _UNKNOWN_STEPS = 10**12
 # Keys that an option of the command replaces.
 _OPTIONS = {"output_dir": "--out", "seed": "--seed"}
 
-_UNSUPPORTED = {
+UNSUPPORTED = {
     "load_best_model_at_end": "the best epoch is always kept",
     "resume_from_checkpoint": "a rerun of the same command continues",
     "ignore_data_skip": "a rerun continues at the right example",
@@ -50,7 +53,7 @@ _CHOICES = {
 }
 
 # Keys of evaluation by `Trainer`, whose place `HeadTask.scores` takes, and of what `FinetuningTrainer` decides.
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     *("per_device_eval_batch_size", "prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object"),
     *("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
     *("label_names", "length_column_name", "average_tokens_across_devices", "do_train", "do_eval", "do_predict"),
@@ -83,8 +86,6 @@ class FinetuningArguments(LaunchedArguments):
 def finetuning_arguments(options: FinetuneOptions, output_dir: Path, seed: int) -> FinetuningArguments:
     """The arguments of one training.
 
-    bfloat16 is used on GPUs that support it, with weights in float32, unless `bf16` or `fp16` is given.
-
     Args:
         options: options of the command; `overrides` are `key=value` with YAML values.
         output_dir: directory of the checkpoints.
@@ -96,24 +97,53 @@ def finetuning_arguments(options: FinetuneOptions, output_dir: Path, seed: int) 
     Example:
         >>> finetuning_arguments(FinetuneOptions("ner", "my-model", ["learning_rate=3e-5"]), Path("run"), seed=42)
     """
-    given: dict[str, Any] = {"learning_rate": _LORA_LEARNING_RATE} if options.lora else {}
-    names = [field.name for field in fields(FinetuningArguments) if field.init]
-    for override in options.overrides:
+    defaults = {"learning_rate": _LORA_LEARNING_RATE} if options.lora else {}
+    return arguments_of(FinetuningArguments, options.overrides, output_dir, seed, defaults)
+
+
+def arguments_of(
+    arguments: type[Arguments],
+    overrides: Sequence[str],
+    output_dir: Path,
+    seed: int,
+    defaults: Mapping[str, Any],
+    unsupported: Mapping[str, str] = UNSUPPORTED,
+    without_effect: Collection[str] = WITHOUT_EFFECT,
+) -> Arguments:
+    """Arguments from the `key=value` of a command.
+
+    bfloat16 is used on GPUs that support it, with weights in float32, unless `bf16` or `fp16` is given.
+
+    Args:
+        arguments: their class, with its defaults.
+        overrides: `key=value` with YAML values.
+        output_dir: directory of the checkpoints.
+        seed: seed of the training.
+        defaults: further defaults.
+        unsupported: keys that cannot be set, and what to do instead.
+        without_effect: keys that change nothing.
+
+    Raises:
+        UsageError: a key is unknown, not supported or invalid.
+    """
+    given: dict[str, Any] = dict(defaults)
+    names = [field.name for field in fields(arguments) if field.init]
+    for override in overrides:
         if "=" not in override:
             raise UsageError(f"{override}: give key=value. For several files, repeat the option: --train A --train B.")
         apply_override(given, override, names)
     for key, option in _OPTIONS.items():
         if key in given:
             raise UsageError(f"{key}: use {option} instead.")
-    values = check_keys(given, FinetuningArguments, _UNSUPPORTED, _CHOICES)
+    values = check_keys(given, arguments, unsupported, _CHOICES)
     check_schedule(values, Schedule(values.max_steps if values.max_steps > 0 else _UNKNOWN_STEPS))
     if not {"bf16", "fp16"} & given.keys():
         has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         given["bf16"] = has_bfloat16 and not given.get("use_cpu")
     keys = {**given, "output_dir": str(output_dir), "seed": seed}
-    arguments = construct(FinetuningArguments, keys, "key=value")
-    check_trackers(arguments)
-    if arguments.process_index == 0:
-        for key in sorted(_WITHOUT_EFFECT & given.keys()):
-            logger.warning("%s has no effect in fine-tuning.", key)
-    return arguments
+    constructed = construct(arguments, keys, "key=value")
+    check_trackers(constructed)
+    if constructed.process_index == 0:
+        for key in sorted({*without_effect} & given.keys()):
+            logger.warning("%s has no effect in this training.", key)
+    return constructed

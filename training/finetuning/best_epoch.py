@@ -28,6 +28,13 @@ _BEST = "best.safetensors"
 """File of a checkpoint with the weights of the best evaluation."""
 
 
+def lower_is_better(arguments: TrainingArguments, metric: str) -> bool:
+    """Direction of the metric that compares evaluations."""
+    if arguments.greater_is_better is None:
+        return metric.endswith("loss")
+    return not arguments.greater_is_better
+
+
 class BestEpochTrainer(Trainer):
     """A Trainer that keeps the weights of the best evaluation. Subclasses call `keep_best` when they are initialized.
 
@@ -158,10 +165,7 @@ class BestEpochTrainer(Trainer):
 
     def _evaluations_after_best(self) -> int | None:
         """Number of evaluations after the best one; None if no score is defined yet."""
-        lower_is_better = (
-            self.metric.endswith("loss") if self.args.greater_is_better is None else (not self.args.greater_is_better)
-        )
-        sign = -1 if lower_is_better else 1
+        sign = -1 if lower_is_better(self.args, self.metric) else 1
         undefined = -math.inf * sign
         logs = [entry for entry in self.state.log_history if "eval_examples" in entry]
         scores = [sign * entry.get(f"eval_{self.metric}", undefined) for entry in logs]

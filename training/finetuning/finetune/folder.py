@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,11 @@ from llm_jp_modernbert.core.files import check_vacant, read_json, write_whole
 from llm_jp_modernbert.core.results import Results, Row
 from llm_jp_modernbert.core.yaml_files import read_yaml
 
+from ...recipe.arguments import LaunchedArguments
+from ...recipe.loading import NOT_DECISIVE, plain_values
+from ...recipe.validation import default_values, plain_value
 from ..record import RECORD, Record
+from .base import Base
 
 RECIPE = "recipe.yaml"
 """File of all resolved options."""
@@ -32,6 +36,17 @@ RESULTS = "results"
 
 MODEL = "model"
 """Directory of a seed's best weights."""
+
+# Options that do not affect the model, and those that `arguments` contains.
+_NOT_DECISIVE = ("out", "tokens_per_batch", "overrides")
+# Arguments that the recipe names even if they are transformers' defaults.
+_ALWAYS_NAMED = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "lr_scheduler_type",
+    "weight_decay",
+)
 
 _UNFINISHED = "unfinished"
 _RESULT = "result.json"
@@ -79,15 +94,20 @@ class SeedResult(TypedDict):
 
 
 class Folder:
-    """The directory `out`. Only the holder of its lock may use it."""
+    """The directory `out`. Only the holder of its lock may use it.
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    Args:
+        out: its path.
+        job: name of what it is the result of, for messages.
+    """
+
+    def __init__(self, out: Path, job: str = "fine-tuning") -> None:
+        self.out, self._job = out, job
         self.unfinished = out / _UNFINISHED
         self._recipe: Mapping[str, Any] = {}
 
     def open(self, recipe: Mapping[str, Any]) -> bool:
-        """Checks that the directory is empty, or belongs to the same fine-tuning.
+        """Checks that the directory is empty, or belongs to the same training.
 
         Args:
             recipe: everything that the model depends on.
@@ -96,7 +116,7 @@ class Folder:
             Whether the model is finished.
 
         Raises:
-            UsageError: the directory holds other files, or a different fine-tuning.
+            UsageError: the directory holds other files, or a different training.
         """
         is_finished = (self.out / CONFIG).is_file()
         saved = self.out / RECIPE if is_finished else self.unfinished / RECIPE
@@ -106,7 +126,7 @@ class Folder:
             if changed and (is_finished or any(self.unfinished.glob("seed-*/*"))):
                 listed = "; ".join(changed[:5]) + ("; …" if changed[5:] else "")
                 raise UsageError(
-                    f"--out {self.out} already contains a different fine-tuning ({listed}). Use the same options, or "
+                    f"--out {self.out} already contains a different {self._job} ({listed}). Use the same options, or "
                     "a different directory."
                 )
         else:
@@ -153,6 +173,36 @@ class Folder:
                 shutil.rmtree(self.out / path.name)
             os.replace(path, self.out / path.name)
         shutil.rmtree(self.unfinished, ignore_errors=True)
+
+
+def recipe_of(
+    options: Any,
+    base: Base,
+    arguments: LaunchedArguments,
+    columns: Mapping[str, str],
+    data_revisions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Everything that a model depends on: options, revisions, and arguments unlike transformers' defaults.
+
+    Args:
+        options: options of the command, a dataclass.
+        base: the model to start from.
+        arguments: arguments of the trainer.
+        columns: role → column of the data.
+        data_revisions: revision of each part of the data.
+    """
+    chosen = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
+    chosen["base_revision"] = base.revision
+    chosen["max_length"] = base.max_length
+    chosen["columns"] = dict(columns)
+    chosen["data_revisions"] = dict(data_revisions)
+    defaults = default_values(LaunchedArguments)
+    chosen["arguments"] = {
+        name: value
+        for name, value in plain_values(arguments).items()
+        if name not in NOT_DECISIVE and (name in _ALWAYS_NAMED or value != plain_value(defaults.get(name)))
+    }
+    return chosen
 
 
 def render(recipe: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..best_epoch import lower_is_better
 from ..data.dataset import TRAIN, Dataset, Examples
 from ..head_task import HeadTask, ModelInput
 from ..options import FinetuneOptions
@@ -59,9 +60,7 @@ class Job:
     @property
     def lower_is_better(self) -> bool:
         """Direction of `metric`."""
-        if self.arguments.greater_is_better is None:
-            return self.metric.endswith("loss")
-        return not self.arguments.greater_is_better
+        return lower_is_better(self.arguments, self.metric)
 
     @cached_property
     def settings(self) -> TrainerSettings:
