@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llm_jp_modernbert.core.entry_points import end_processes
 from llm_jp_modernbert.core.terminal import quiet_libraries
 from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
 
@@ -25,9 +26,4 @@ def finetune(options: FinetuneOptions) -> None:
 
     quiet_libraries()
     run(options)
-    from accelerate import PartialState
-
-    # A rank that ends while others are connected to it can abort, and the launcher then ends the others as well.
-    state = PartialState()
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    end_processes()

@@ -13,3 +13,15 @@ def run_command(name: str) -> None:
     """
     sys.argv[1:1] = [name]
     runpy.run_module("llm_jp_modernbert", run_name="__main__")
+
+
+def end_processes() -> None:
+    """Ends the connection of the processes of a job.
+
+    A rank that ends while others are connected to it can abort, and the launcher then ends the others as well.
+    """
+    from accelerate import PartialState
+
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()

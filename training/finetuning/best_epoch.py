@@ -82,6 +82,16 @@ class BestEpochTrainer(Trainer):
         return None
 
     @property
+    def best_metrics(self) -> dict[str, float]:
+        """Metrics of the best evaluation that are defined."""
+        after = self._evaluations_after_best()
+        if after is None:
+            return {}
+        entry = self._evaluations()[-1 - after]
+        names = [name for name in entry if name.startswith("eval_") and name != "eval_examples"]
+        return {name.removeprefix("eval_"): entry[name] for name in names}
+
+    @property
     def stopping(self) -> bool:
         """Whether a signal ends training before its end, the same on all ranks."""
         # A single rank has no other ranks to agree with, so it stops at once.
@@ -119,6 +129,9 @@ class BestEpochTrainer(Trainer):
             self._stop_requested = stops > 0
             items = None if items is None else total
         return batches, None if items is None else torch.tensor(max(items, 1e-9), device=device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepares an epoch, which may be one that a resumed training continues."""
 
     def seed_batch(self) -> None:
         """Makes dropout a function of the seed, the step, the batch in it and the rank.
@@ -167,11 +180,13 @@ class BestEpochTrainer(Trainer):
         """Number of evaluations after the best one; None if no score is defined yet."""
         sign = -1 if lower_is_better(self.args, self.metric) else 1
         undefined = -math.inf * sign
-        logs = [entry for entry in self.state.log_history if "eval_examples" in entry]
-        scores = [sign * entry.get(f"eval_{self.metric}", undefined) for entry in logs]
+        scores = [sign * entry.get(f"eval_{self.metric}", undefined) for entry in self._evaluations()]
         if max(scores, default=-math.inf) == -math.inf:
             return None
         return len(scores) - 1 - scores.index(max(scores))
+
+    def _evaluations(self) -> list[dict[str, float]]:
+        return [entry for entry in self.state.log_history if "eval_examples" in entry]
 
     def _patience_is_over(self) -> bool:
         return 0 < self._patience <= (self._evaluations_after_best() or 0)
@@ -227,6 +242,12 @@ class _FlowCallback(TrainerCallback):
     def __init__(self, trainer: BestEpochTrainer) -> None:
         self.trainer = trainer
         self._saves_epoch = False
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tells the trainer the number of the epoch."""
+        self.trainer.begin_epoch(state.global_step // self.trainer.steps_per_epoch)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
