@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.training.retrieval.data.loading import load_data
 from llm_jp_modernbert.training.retrieval.dataset import Example, Form, RetrievalData
+from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import EmbedderOptions
 
 DATA = Path(os.environ.get("LLM_JP_MODERNBERT_TEST_DATA", "missing"))

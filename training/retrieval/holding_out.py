@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ..dataset import Example, Part
+from .dataset import Example, Part
 
 _MOST_HELD_OUT = 1_000
 _FEWEST_HELD_OUT = 2

@@ -10,12 +10,12 @@ from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from ...finetuning.data.layout import parse_rows
-from ...finetuning.data.tables import Row, cell, listed, read_table
-from ..dataset import Example, Form, Part, RetrievalData
-from ..options import RetrievalOptions
+from ..finetuning.data.layout import parse_rows
+from ..finetuning.data.tables import Row, cell, listed, read_table
 from .columns import PASSAGE_NAMES, TEXT_NAMES, RetrievalColumns, passage_text
+from .dataset import Example, Form, Part, RetrievalData
 from .holding_out import halves, hold_out, selected, without_negatives
+from .options import RetrievalOptions
 
 _DESCRIPTIONS: dict[Form, str] = {
     "pairs": "pairs of a query and a relevant passage",

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ...finetuning.data.layout import Columns, as_list, is_blank, shortened, text_of
-from ...finetuning.data.tables import Row, Table, cell, listed
-from ..dataset import Example, Form
-from ..options import RetrievalOptions
+from ..finetuning.data.layout import Columns, as_list, is_blank, shortened, text_of
+from ..finetuning.data.tables import Row, Table, cell, listed
+from .dataset import Example, Form
+from .options import RetrievalOptions
 
 _QUERY_NAMES = (
     "query",

@@ -1,1 +1,0 @@
-"""The user's data: files, folders or Hub datasets → checked examples of a retrieval training."""
