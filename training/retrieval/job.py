@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llm_jp_modernbert.inference.retrieval.rankers import Ranker
 
 from ..finetuning.finetune.base import Base
 from ..finetuning.finetune.folder import Folder
 from ..finetuning.trainer import tokens_at_once
-from .dataset import RetrievalData
+from .dataset import Part, RetrievalData
 from .kinds import RetrievalKind
+from .lengths import input_lengths
 from .measuring import CANDIDATES, Benchmark, Remembered, Scores, benchmarks_of, measure
 from .options import RerankerOptions, RetrievalOptions
 
@@ -45,6 +48,27 @@ class Job:
     def benchmarks(self) -> Mapping[str, Benchmark]:
         """The measured parts of the data: `validation`, and `test` or `test:NAME`."""
         return benchmarks_of(self.data)
+
+    @cached_property
+    def parts(self) -> Mapping[str, Part]:
+        """All parts of the data by name."""
+        return {"train": self.data.train, **{name: benchmark.part for name, benchmark in self.benchmarks.items()}}
+
+    @cached_property
+    def lengths(self) -> Mapping[str, list[np.ndarray]]:
+        """For each part, the tokens of the inputs of each example before truncation."""
+        prompts, are_joined = self.kind.prompts(self.data.train.form), self.options.kind == "reranker"
+        return {
+            name: input_lengths(part, self.base.tokenizer, prompts, are_joined) for name, part in self.parts.items()
+        }
+
+    def too_long(self, part: str) -> list[str]:
+        """Places of the examples with an input that is longer than the model reads, with its tokens."""
+        return [
+            f"{place} ({lengths.max():,} tokens)"
+            for place, lengths in zip(self.parts[part].places, self.lengths[part], strict=True)
+            if lengths.max() > self.base.max_length
+        ]
 
     @property
     def metric(self) -> str:

@@ -19,7 +19,7 @@ from llm_jp_modernbert.inference.retrieval.rankers import EmbeddingRanker, Ranke
 from llm_jp_modernbert.inference.retrieval.search import BestPassages, Ranked, Search, mean_metrics, metrics_by_query
 
 from ..finetuning.finetune.measuring import CORRELATIONS
-from .dataset import Form, Part, RetrievalData
+from .dataset import Example, Form, Part, RetrievalData
 from .options import Kind
 
 CANDIDATES = 50
@@ -51,13 +51,18 @@ def search_of(part: Part, corpus: Iterable[str] = ()) -> Search:
     queries: dict[str, str] = {}
     relevant: dict[str, dict[str, int]] = {}
     for example in part.examples:
-        query, *texts = _halves(example.query) if part.form == "texts" else (example.query, *example.passages)
+        query, *texts = _texts_of(example, part.form)
         ids = [passages.setdefault(text, f"p{len(passages)}") for text in texts]
         name = queries.setdefault(query, f"q{len(queries)}")
         relevant.setdefault(name, {})[ids[0]] = 1
     for text in corpus:
         passages.setdefault(text, f"p{len(passages)}")
     return Search(_by_id(passages), _by_id(queries), relevant)
+
+
+def _texts_of(example: Example, form: Form) -> tuple[str, ...]:
+    """The query and its passages."""
+    return _halves(example.query) if form == "texts" else (example.query, *example.passages)
 
 
 def _by_id(ids: Mapping[str, str]) -> dict[str, str]:
@@ -103,6 +108,12 @@ class Benchmark:
     def search(self) -> Search:
         """Queries and passages, unless pairs are scored."""
         return search_of(self.part, self.corpus)
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """File and row of the first example of each query."""
+        examples = zip(self.part.examples, self.part.places, strict=True)
+        return {_texts_of(example, self.part.form)[0]: place for example, place in reversed(list(examples))}
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -159,7 +170,7 @@ class RankingScores(Scores):
     """
 
     def __init__(self, benchmark: Benchmark, ranked: Ranked) -> None:
-        self.search, self.ranked = benchmark.search, ranked
+        self.search, self.places, self.ranked = benchmark.search, benchmark.places, ranked
         self.values = metrics_by_query(ranked, self.search)
         self.metrics = {name: float(np.mean(values)) for name, values in self.values.items()}
 
@@ -181,7 +192,8 @@ class RankingScores(Scores):
             rank = None if best is None else positions[best].closer + 1
             if rank != 1:
                 passage = best or next(iter(self.search.relevant[query]))
-                errors.append({"query": text, "relevant": corpus[passage], "rank": rank, "first": corpus[first]})
+                error = {"query": text, "relevant": corpus[passage], "rank": rank, "first": corpus[first]}
+                errors.append({"place": self.places[text], **error})
         return sorted(errors, key=lambda error: -(error["rank"] or math.inf))[:WORST]
 
 
@@ -194,6 +206,7 @@ class PairScores(Scores):
     """
 
     def __init__(self, benchmark: Benchmark, predicted: np.ndarray) -> None:
+        self.places = benchmark.part.places
         self.pairs, self.gold, self.predicted = benchmark.pairs, benchmark.gold, predicted.astype(np.float64)
         self.is_defined = bool(np.isfinite(predicted).all()) and min(map(np.ptp, (self.gold, predicted))) > 0
         self.metrics = {
@@ -222,6 +235,7 @@ class PairScores(Scores):
         distances = np.abs(rankdata(self.gold) - rankdata(self.predicted))
         return [
             {
+                "place": self.places[place],
                 "text1": self.pairs[place][0],
                 "text2": self.pairs[place][1],
                 "score": float(self.gold[place]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,14 @@ from .measuring import NONE, classes, label_counts
 from .plots import ASSETS, class_name, measured_part
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from .folder import Finetuned
 
+MOST_PLACES, MOST_LISTED = 5, 1000
+"""Examples that are named on the terminal and in report.md."""
+
 _MOST_LABELS = 20
-_MOST_PLACES = 5
-_MOST_LISTED = 1000
 
 
 def start_lines(job: Job) -> Iterator[str]:
@@ -37,7 +40,7 @@ def start_lines(job: Job) -> Iterator[str]:
     yield from _facts(job)
     for table in data_tables(job):
         yield f"\n{table.text(_MOST_LABELS)}"
-    yield from (f"\nNote: {remark}" for remark in (*job.dataset.remarks, *too_long_lines(job, _MOST_PLACES)))
+    yield from (f"\nNote: {remark}" for remark in (*job.dataset.remarks, *too_long_lines(job, MOST_PLACES)))
     first, last = job.options.seed, job.options.seed + job.options.seeds - 1
     yield f"\nTraining with {f'seed {first}' if first == last else f'seeds {first} to {last}'}"
 
@@ -54,14 +57,19 @@ def _facts(job: Job) -> Iterator[str]:
     for name, part in job.parts.items():
         held_out = name == VALIDATION and not options.validation
         yield f"{name}: {part.name}{' (held out)' if held_out else ''}"
-    precision = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32"
-    yield f"device: {device_line(arguments.device, arguments.world_size)}, {precision}"
+    yield device_fact(arguments)
     weights = job.settings.class_weights
     if weights:
         pairs = sorted(zip(job.task.labels, weights, strict=True), key=lambda pair: -pair[1])
         shown = ", ".join(f"{label} {weight:.2f}" for label, weight in pairs[:_MOST_LABELS])
         yield f"class weights: {shown}{', …' if len(pairs) > _MOST_LABELS else ''}"
     yield f"maximum length: {base.max_length:,} tokens"
+
+
+def device_fact(arguments: TrainingArguments) -> str:
+    """The device and the precision of a training."""
+    precision = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32"
+    return f"device: {device_line(arguments.device, arguments.world_size)}, {precision}"
 
 
 def data_tables(job: Job) -> list[Table]:
@@ -127,13 +135,23 @@ def too_long_lines(job: Job, most: int) -> Iterator[str]:
     """
     is_qa = isinstance(job.task, QuestionAnswering)
     effect = "they are read in overlapping windows" if is_qa else "their end is not read"
-    for part in job.parts:
-        places = job.too_long(part)
-        if places:
-            more = [f"… {len(places) - most:,} more"] if len(places) > most else []
-            listed = "".join(f"\n  {place}" for place in (*places[:most], *more))
-            rows = counted(len(places), f"{part} row")
-            yield f"{rows} longer than {job.base.max_length:,} tokens; {effect}.{listed}"
+    yield from listed_too_long({part: job.too_long(part) for part in job.parts}, job.base.max_length, effect, most)
+
+
+def listed_too_long(places: Mapping[str, Sequence[str]], max_length: int, effect: str, most: int) -> Iterator[str]:
+    """Lines about examples that are longer than an input.
+
+    Args:
+        places: the places of the examples by part.
+        max_length: maximum tokens of an input.
+        effect: consequence for the examples.
+        most: examples that are named.
+    """
+    for part, of_part in places.items():
+        if of_part:
+            more = [f"… {len(of_part) - most:,} more"] if len(of_part) > most else []
+            listed = "".join(f"\n  {place}" for place in (*of_part[:most], *more))
+            yield f"{counted(len(of_part), f'{part} row')} longer than {max_length:,} tokens; {effect}.{listed}"
 
 
 def score_table(record: Record, rows: Iterable[Row]) -> Table:
@@ -218,7 +236,7 @@ def _usage(record: Record, folder: str, quoted: str) -> str:
 
 def write_report(folder: Path, job: Job, record: Record, rows: Sequence[Row]) -> None:
     """Writes report.md: the tables of the terminal, complete, and the plots."""
-    facts = [*_facts(job), *job.dataset.remarks, *too_long_lines(job, _MOST_LISTED)]
+    facts = [*_facts(job), *job.dataset.remarks, *too_long_lines(job, MOST_LISTED)]
     tables = [*data_tables(job), score_table(record, rows), class_table(record), confusion_table(record)]
     shown = [table for table in tables if table is not None]
     closing = f"The most confidently wrong predictions are in {ERRORS}."
