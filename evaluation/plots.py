@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_jp_modernbert.core.plots import literal, save, style
 from llm_jp_modernbert.core.results import Results, comparable_settings, differing_settings
 
-from .report.plots import Measured
+from .report.plots import Measured, plot_rankings, ranking_row
 from .tasks.registry import task_class
-from .tasks.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +36,15 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
         UsageError: no Japanese font is available, or a results file is invalid.
     """
     groups: dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], list[Measured]]] = {}
-    classes: dict[str, type[Task]] = {}
+    drawers: dict[str, Callable[[Sequence[Measured]], Figure]] = {}
     for rows, instances in results.measurements():
         measured, task = Measured(rows, instances), task_class(rows[0].selector or rows[0].task)
-        if task is None or not task.plottable(measured):
+        if task is not None and task.plottable(measured):
+            drawers[rows[0].task] = task.plot
+        elif ranking_row(measured) is not None:
+            drawers[rows[0].task] = plot_rankings
+        else:
             continue
-        classes[rows[0].task] = task
         # Rows of one measurement differ by context, which the plot shows.
         settings = tuple(pair for pair in comparable_settings(rows[0]) if pair[0] != "context")
         group = groups.setdefault((rows[0].task, rows[0].protocol), {})
@@ -51,7 +58,7 @@ def plot_all(results: Results, folder: Path) -> list[Path]:
             for number, ((about, settings), models) in enumerate(variants.items(), start=1):
                 path = folder / f"{name}-{protocol}{f'-{number}' if number > 1 else ''}.png"
                 try:
-                    figure = classes[name].plot(models)
+                    figure = drawers[name](models)
                 except (LookupError, TypeError, ValueError) as error:
                     # Keys of the outputs for each example depend on the task, so they are not validated before.
                     logger.warning("%s: not drawn, because a model's outputs are damaged (%r).", path.name, error)

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.results import Row, comparable_settings, differing_settings, trajectories
+from llm_jp_modernbert.core.results import RANKING_METRIC, Row, comparable_settings, differing_settings, trajectories
 from llm_jp_modernbert.core.terminal import printable
 
 if TYPE_CHECKING:
@@ -206,12 +206,26 @@ def leaderboard(rows: Iterable[Row]) -> Leaderboard:
         )
         for key, seeds in by_seed.items()
     }
-    cells |= _means_over_tasks(cells)
+    cells |= _means(cells)
     models = list(dict.fromkeys(model for model, _ in cells))
     # Checkpoints of a run are ordered by step, at the place of the first one.
     run_of = {model: run for run in trajectories(models) for model in run}
     models = list(dict.fromkeys(member for model in models for member in run_of.get(model, [model])))
-    return Leaderboard(sorted({column for _, column in cells}, key=_order), models, cells)
+    columns = sorted({column for _, column in cells}, key=_order)
+    return Leaderboard(columns, models if run_of else _ranked(models, columns, cells), cells)
+
+
+def _ranked(models: list[str], columns: Sequence[Column], cells: Mapping[tuple[str, Column], Cell]) -> list[str]:
+    """Models ordered by their mean nDCG@10, the best first, if all tasks have this metric."""
+    ranking = [column for column in columns if column.metric == RANKING_METRIC]
+    if {column.task for column in columns} != {column.task for column in ranking}:
+        return models
+
+    def mean(model: str) -> float:
+        values = [cells[model, column].mean for column in ranking if (model, column) in cells]
+        return statistics.fmean(values) if values else 0.0
+
+    return sorted(models, key=mean, reverse=True)
 
 
 def _order(column: Column) -> tuple[str | int, ...]:
@@ -219,23 +233,25 @@ def _order(column: Column) -> tuple[str | int, ...]:
     task = re.sub(r"\d+", lambda number: number[0].zfill(9), column.task)
     settings = (part for pair in column.settings for part in pair)
     data = (column.protocol, task, column.data, column.dataset_revision, column.split)
-    return (*data, column.limit, column.examples, column.metric, *settings)
+    return (*data, column.limit, column.examples, column.metric != RANKING_METRIC, column.metric, *settings)
 
 
-def _means_over_tasks(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
-    """The mean of each model that has a value for every task of the mean."""
+def _means(cells: Mapping[tuple[str, Column], Cell]) -> dict[tuple[str, Column], Cell]:
+    """The mean of each model that has a value for every task, or every dataset, of the mean."""
     groups: dict[tuple[Any, ...], dict[str, Column]] = {}
     for model, column in cells:
-        if column.averaged_with:
-            group = (model, column.averaged_with, column.protocol, column.limit, column.settings)
-            groups.setdefault(group, {})[column.task] = column
+        if names := column.averaged_with:
+            is_over_tasks = column.task in names
+            settings = (column.protocol, column.limit, *([column.settings] if is_over_tasks else [column.task]))
+            group = groups.setdefault((model, names, settings), {})
+            group[column.task if is_over_tasks else column.dataset] = column
     means: dict[tuple[str, Column], Cell] = {}
-    for (model, tasks, *_), by_task in groups.items():
-        if set(by_task) == set(tasks):
-            columns = [by_task[task] for task in tasks]
+    for (model, names, _), by_name in groups.items():
+        if set(by_name) == set(names):
+            columns = [by_name[name] for name in names]
             mean = replace(
                 columns[0],
-                task=", ".join(tasks),
+                task=", ".join(dict.fromkeys(column.task for column in columns)),
                 dataset=", ".join(column.dataset for column in columns),
                 dataset_revision="; ".join(column.dataset_revision for column in columns),
                 examples=sum(column.examples for column in columns),

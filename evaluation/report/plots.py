@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_jp_modernbert.core.plots import literal
-from llm_jp_modernbert.core.results import Row
+from llm_jp_modernbert.core.plots import draw_interval, literal, panels_of
+from llm_jp_modernbert.core.results import RANKING_METRIC, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,27 @@ def short_labels(measured: Sequence[Measured]) -> list[str]:
     if len(names) == 1 < len(labels):
         labels = [label.partition("@")[2] or label for label in labels]
     return [literal(label) for label in labels]
+
+
+def ranking_row(measured: Measured) -> Row | None:
+    """The main metric of a retrieval model: nDCG@10, or Spearman's correlation for scored pairs; None for others."""
+    rows = {row.metric: row for row in measured.rows if not row.subset and row.value is not None}
+    is_trained = measured.rows[0].task.startswith("train-")
+    return rows.get(RANKING_METRIC) or (rows.get("spearman") if is_trained else None)
+
+
+def plot_rankings(measured: Sequence[Measured]) -> Figure:
+    """Plots the main metric of retrieval models, the best on top, with intervals; seeds of a model share a line."""
+    by_model: dict[str, list[Row]] = {}
+    for model in measured:
+        row = ranking_row(model)
+        by_model.setdefault(model.label, []).extend([row] if row is not None else [])
+    ordered = sorted(by_model.items(), key=lambda item: max(row.value or 0.0 for row in item[1]))
+    figure, (axes,) = panels_of(1, height=max(2.4, 1.2 + 0.3 * len(ordered)))
+    for height, (_, rows) in enumerate(ordered):
+        for row in rows:
+            draw_interval(axes, height, row, "C0")
+    axes.set_yticks(range(len(ordered)), [literal(label) for label, _ in ordered], fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel(f"{ordered[0][1][0].metric} (× 100), 95 % intervals")
+    return figure

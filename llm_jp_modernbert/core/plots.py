@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .results import Row
+
 _FONTS = (
     *("Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic", "TakaoGothic"),
     *("Hiragino Sans", "Yu Gothic", "Meiryo", "MS Gothic"),
@@ -78,6 +80,22 @@ def legend_below(figure: Figure, *panels: Axes) -> None:
     longest = max(map(len, labels))
     columns = 3 if longest < 30 else 2 if longest < 36 else 1
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=min(columns, len(labels)))
+
+
+def draw_interval(axes: Axes, height: float, row: Row, color: str, label: str | None = None) -> None:
+    """Draws a defined value × its scale as a point, with its confidence interval if it has one.
+
+    Args:
+        axes: a panel.
+        height: vertical place.
+        row: the value.
+        color: color of matplotlib.
+        label: entry of the legend.
+    """
+    assert row.value is not None
+    axes.plot([row.scale * row.value], [height], f"o{color}", ms=6, label=label)
+    if row.low is not None and row.high is not None:
+        axes.plot([row.scale * row.low, row.scale * row.high], [height] * 2, f"-{color}", lw=2)
 
 
 def use_log_scale_if_wide(axes: Axes, values: Sequence[float]) -> bool:

@@ -34,6 +34,9 @@ def current_protocol(name: str) -> str:
     return "default" if name == FORMER_DEFAULT_PROTOCOL else name
 
 
+RANKING_METRIC = "ndcg@10"
+"""Main metric of rankings."""
+
 READ_OFF = "read_off_a_plot"
 """Setting that marks a value read off a published plot."""
 
@@ -72,7 +75,7 @@ class Measurement:
         epochs: of the selected grid point.
         train_examples: number of training examples.
         grid: all points of the grid.
-        averaged_with: tasks whose values are averaged with this one, itself included.
+        averaged_with: tasks, or datasets of one task, whose values are averaged with this one, itself included.
     """
 
     metric: str

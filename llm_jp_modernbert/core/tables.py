@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as Screen
 from rich.text import Text
@@ -20,7 +21,7 @@ REPORT = "report.md"
 
 MISSING = "–"
 
-_LONGEST_NAME = 24
+_LONGEST_NAME, _SHORTEST_NAME = 24, 8
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,8 @@ class Table:
             most: maximum rows.
         """
         screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-        for place, column in enumerate(self.columns):
-            is_name = place < self.names
-            overflow, justify = ("ellipsis", "left") if is_name else ("fold", "right")
-            width = _LONGEST_NAME if is_name else None
+        for place, (column, width) in enumerate(zip(self.columns, self._widths(), strict=True)):
+            overflow, justify = ("ellipsis", "left") if place < self.names else ("fold", "right")
             screen.add_column(Text(column), justify=justify, no_wrap=True, overflow=overflow, max_width=width)  # type: ignore[arg-type]
         for row in self.rows[:most]:
             screen.add_row(*(Text(printable(cell)) for cell in row))
@@ -53,6 +52,16 @@ class Table:
         hidden = len(self.rows) - (len(self.rows) if most is None else most)
         more = [f"… {hidden:,} more in {REPORT}"] if hidden > 0 else []
         return "\n".join([self.title, *(f"  {line}" for line in (*lines, *more))])
+
+    def _widths(self) -> list[int]:
+        """Width of each column; names are shortened until the figures fit, the longest first."""
+        widths = [max(map(cell_len, map(printable, cells))) for cells in zip(self.columns, *self.rows, strict=True)]
+        widths[: self.names] = [min(width, _LONGEST_NAME) for width in widths[: self.names]]
+        # Columns are two spaces apart, and a table is indented by two.
+        room = console().width - 4 - 2 * (len(widths) - 1)
+        while sum(widths) > room and max(widths[: self.names]) > _SHORTEST_NAME:
+            widths[widths.index(max(widths[: self.names]))] -= 1
+        return widths
 
     def markdown(self) -> str:
         """The table in Markdown, below its title as a heading."""

@@ -167,7 +167,7 @@ class RetrievalKind(ABC):
                 )
 
             try:
-                if self._is_own(base):
+                if self.is_own(base):
                     model = self.model_class(
                         base.reference.name, model_kwargs={"dtype": torch.float32}, **common, **settings
                     )
@@ -181,7 +181,7 @@ class RetrievalKind(ABC):
             config.checkpoint_format = "plain"
         return model
 
-    def _is_own(self, base: Base) -> bool:
+    def is_own(self, base: Base) -> bool:
         """Whether the base is a model of sentence-transformers of this type."""
         from transformers.utils.hub import cached_file
 

@@ -353,10 +353,8 @@ def index_facts(kind: Kind, model: Any, benchmark: Benchmark, tokens_per_batch: 
         batches = encoded_batches(model, passages, "document", tokens_per_batch, no_progress)
         numbers = sum(vectors.size for _, batch in batches for vectors in batch)
         return {"bytes_per_passage": 4.0 * numbers / len(passages)}
-    of_queries, of_passages = (
-        _shares_active(model, side, role, tokens_per_batch)
-        for side, role in ((queries, "query"), (passages, "document"))
-    )
+    of_queries = _shares_active(model, queries, "query", tokens_per_batch)
+    of_passages = _shares_active(model, passages, "document", tokens_per_batch)
     # A posting has the number of the passage and its weight.
     return {
         "bytes_per_passage": 8.0 * float(of_passages.sum()),
