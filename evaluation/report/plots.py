@@ -52,10 +52,11 @@ def short_labels(measured: Sequence[Measured]) -> list[str]:
 
 
 def ranking_row(measured: Measured) -> Row | None:
-    """The main metric of a retrieval model: nDCG@10, or Spearman's correlation for scored pairs; None for others."""
-    rows = {row.metric: row for row in measured.rows if not row.subset and row.value is not None}
-    is_trained = measured.rows[0].task.startswith("train-")
-    return rows.get(RANKING_METRIC) or (rows.get("spearman") if is_trained else None)
+    """nDCG@10 of a trained retrieval model, or Spearman's correlation for scored pairs; None for other results."""
+    if not measured.rows[0].task.startswith("train-"):
+        return None
+    rows = {row.metric: row for row in measured.rows if row.value is not None}
+    return rows.get(RANKING_METRIC) or rows.get("spearman")
 
 
 def plot_rankings(measured: Sequence[Measured]) -> Figure:

@@ -185,7 +185,8 @@ class RankingScores(Scores):
 
     def worst(self) -> list[dict[str, Any]]:
         """The queries whose best relevant passage has the worst rank; `rank` is None if it is not among the first."""
-        corpus, errors = self.search.corpus, []
+        corpus = self.search.corpus
+        errors: list[dict[str, Any]] = []
         for query, text in self.search.queries.items():
             first, positions = self.ranked.top[query][0], self.ranked.positions[query]
             best = min(positions, key=lambda passage: positions[passage], default=None)
