@@ -39,7 +39,7 @@ EXTRAS["eval"] = ["sentence-transformers>=5.4", *EXTRAS["finetune"]]
 EXTRAS["retrieval"] = [
     "sentence-transformers>=6.2",
     "bm25s>=0.3",
-    "sudachipy>=0.6.10",
+    "sudachipy>=0.7",
     "sudachidict-core",
     *EXTRAS["finetune"],
 ]
