@@ -100,7 +100,7 @@ class Job:
         """The ranker of a model of this type."""
         if self.candidates is None:
             return self.kind.ranker(model, self.tokens_per_batch)
-        from llm_jp_modernbert.inference.retrieval.rankers import Reranker  # type: ignore[attr-defined]
+        from llm_jp_modernbert.inference.retrieval.rankers import Reranker
 
         return Reranker(model, self.candidates, CANDIDATES, self.tokens_per_batch)
 
