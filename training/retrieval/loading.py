@@ -15,15 +15,8 @@ from ..finetuning.data.tables import Row, cell, listed, read_table
 from .columns import PASSAGE_NAMES, TEXT_NAMES, RetrievalColumns, passage_text
 from .dataset import Example, Form, Part, RetrievalData
 from .holding_out import halves, hold_out, selected, without_negatives
+from .kinds import FORM_NAMES
 from .options import RetrievalOptions
-
-_DESCRIPTIONS: dict[Form, str] = {
-    "pairs": "pairs of a query and a relevant passage",
-    "triplets": "pairs with negatives",
-    "scored": "pairs with a score",
-    "distillation": "passages with the scores of a teacher",
-    "texts": "texts alone",
-}
 
 
 def load_data(options: RetrievalOptions, forms: tuple[Form, ...]) -> RetrievalData:
@@ -81,8 +74,8 @@ def trained_form(options: RetrievalOptions, form: Form) -> Form:
     if options.mine_negatives:
         if form != "pairs":
             raise UsageError(
-                f"--mine-negatives adds negatives to {_DESCRIPTIONS['pairs']}, but --train has "
-                f"{_DESCRIPTIONS[form]}. Leave it out, or remove the other columns."
+                f"--mine-negatives adds negatives to {FORM_NAMES['pairs']}, but --train has "
+                f"{FORM_NAMES[form]}. Leave it out, or remove the other columns."
             )
         form = "triplets"
     if options.teacher is not None:
@@ -93,7 +86,7 @@ def trained_form(options: RetrievalOptions, form: Form) -> Form:
             )
         if form != "triplets":
             raise UsageError(
-                f"--teacher scores {_DESCRIPTIONS['triplets']}, but --train has {_DESCRIPTIONS[form]}. Leave it out."
+                f"--teacher scores {FORM_NAMES['triplets']}, but --train has {FORM_NAMES[form]}. Leave it out."
             )
         form = "distillation"
     return form
@@ -103,9 +96,9 @@ def _check_form(options: RetrievalOptions, columns: RetrievalColumns, forms: tup
     form = trained_form(options, columns.form)
     if form not in forms:
         used = ", ".join(f"{role} {column!r}" for role, column in columns.columns.items())
-        known = ", ".join(_DESCRIPTIONS[known] for known in forms)
+        known = ", ".join(FORM_NAMES[known] for known in forms)
         raise UsageError(
-            f"--train {columns.table.name} has {_DESCRIPTIONS[columns.form]} (columns: {used}), but {options.kind} "
+            f"--train {columns.table.name} has {FORM_NAMES[columns.form]} (columns: {used}), but {options.kind} "
             f"models learn from: {known}."
         )
 

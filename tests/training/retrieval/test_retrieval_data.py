@@ -311,7 +311,11 @@ def test_bad_data_is_reported_with_its_row_and_a_way_out(
     ("rows", "forms", "wanted"),
     [
         ([{"text": "文"}], ("pairs", "scored"), "texts alone (columns: text 'text'), but embedder models learn from"),
-        ([{**GOOD, "label": 1}], ("pairs",), "pairs with a score (columns: query 'query', passage 'passage', score"),
+        (
+            [{**GOOD, "label": 1}],
+            ("pairs",),
+            "scored pairs (columns: query 'query', passage 'passage', score 'label')",
+        ),
     ],
 )
 def test_form_that_a_model_cannot_learn_from_is_an_error(
