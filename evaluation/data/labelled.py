@@ -8,9 +8,10 @@ from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import fingerprint
+from llm_jp_modernbert.core.text_files import json_lines
 
 from .options import Options
-from .readers import find, hub_files, json_lines
+from .readers import find, hub_files
 
 _REPOSITORY = "shunk031/JGLUE"
 _PARQUET = "refs/convert/parquet"

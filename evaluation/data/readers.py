@@ -10,7 +10,6 @@ Local files are searched for anywhere below the folder, by the names that their 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import fingerprint
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
-from llm_jp_modernbert.core.text_files import read_json_lines, read_lines
+from llm_jp_modernbert.inference.retrieval.beir import grade_of, read_beir, tabbed_rows, text_rows
 from llm_jp_modernbert.inference.retrieval.search import Search
 from llm_jp_modernbert.training.finetuning.data.squad import squad
 
@@ -39,7 +38,6 @@ _JAQUAD_ORIGIN = "JaQuAD (github.com/SkelterLabsInc/JaQuAD)"
 _DATA_DIR = "Set --data-dir to a folder that contains it."
 # The first articles of Wikipedia are enough for every task.
 _MAX_ARTICLES = 20_000
-_INTEGER = re.compile(r" *-?[0-9]+ *")
 
 
 SOURCES = {
@@ -68,7 +66,7 @@ def documents(options: Options) -> Data:
         for path in options.texts:
             if not path.is_file():
                 raise UsageError(f"--texts {path}: no such file.")
-        texts = [row["text"] for path in options.texts for row in _text_rows(path, "text")]
+        texts = [row["text"] for path in options.texts for row in text_rows(path, "text")]
         names = tuple(path.name for path in options.texts)
         return replace(_data("+".join(names), options.texts, "all", texts), text_files=names)
     if options.data_dir is not None:
@@ -143,24 +141,9 @@ def beir(folder: Path) -> SearchData:
     tables = [table for table in tables if table.stem == "test"] or tables
     if len(tables) != 1:
         raise UsageError(f"{corpus_file.parent / 'qrels'}: found {len(tables)} tables; expected one test.tsv.")
-    corpus = {
-        str(row["_id"]): " ".join(filter(None, (row.get("title"), row["text"])))
-        for row in _text_rows(corpus_file, "_id", "text")
-    }
-    queries = {str(row["_id"]): row["text"] for row in _text_rows(queries_file, "_id", "text")}
-    relevant: dict[str, dict[str, int]] = {}
-    for number, (place, (query, passage, cell)) in enumerate(_table(tables[0], 3)):
-        if number == 0 and not _INTEGER.fullmatch(cell):
-            # The names of the columns.
-            continue
-        grade = _grade(place, cell)
-        if passage not in corpus:
-            raise UsageError(f"{place}: passage {passage} is not in {corpus_file.name}.")
-        if grade > 0:
-            relevant.setdefault(query, {})[passage] = grade
-    judged = {query: text for query, text in queries.items() if query in relevant}
+    search = read_beir(corpus_file, queries_file, tables[0])
     files = [corpus_file, queries_file, tables[0]]
-    return _search(corpus_file.parent.name, files, tables[0].stem, Search(corpus, judged, relevant))
+    return _search(corpus_file.parent.name, files, tables[0].stem, search)
 
 
 def miracl(options: Options, split: str) -> SearchData:
@@ -178,17 +161,17 @@ def miracl(options: Options, split: str) -> SearchData:
     topics = _single(folder, f"topics.miracl-v1.0-ja-{split}.tsv*", wanted)
     judgements = _single(folder, f"qrels.miracl-v1.0-ja-{split}.tsv*", wanted)
     passages = find(corpus_folder, _MIRACL_PASSAGES, wanted)
-    queries = {query: question for _, (query, question) in _table(topics, 2)}
+    queries = {query: question for _, (query, question) in tabbed_rows(topics, 2)}
     relevant: dict[str, dict[str, int]] = {}
-    for place, (query, _, passage, cell) in _table(judgements, 4):
-        grade = _grade(place, cell)
+    for place, (query, _, passage, cell) in tabbed_rows(judgements, 4):
+        grade = grade_of(place, cell)
         if grade > 0 and query in queries:
             relevant.setdefault(query, {})[passage] = grade
     needed = {passage for grades in relevant.values() for passage in grades}
     corpus = {
         row["docid"]: f"{row['title']} {row['text']}"
         for path in passages
-        for row in _text_rows(path, "docid", "title", "text")
+        for row in text_rows(path, "docid", "title", "text")
         if split == "dev" or row["docid"] in needed
     }
     missing = next((passage for grades in relevant.values() for passage in grades if passage not in corpus), None)
@@ -246,24 +229,6 @@ def _single(folder: Path, pattern: str, what: str = "") -> Path:
     if len(files) > 1:
         raise UsageError(f"--data-dir {folder} contains {len(files)} files {pattern}. Use a folder that has one.")
     return files[0]
-
-
-def json_lines(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of a JSON-lines file, compressed or not, each with its file and line for error messages.
-
-    Args:
-        path: the file.
-        keys: required keys of each object.
-
-    Raises:
-        UsageError: a line is invalid.
-    """
-    for number, row in read_json_lines(path):
-        place = f"{path}, line {number}"
-        missing = [key for key in keys if key not in row]
-        if missing:
-            raise UsageError(f"{place}: has no {' or '.join(map(repr, missing))}.")
-        yield place, row
 
 
 def hub_rows(
@@ -324,33 +289,6 @@ def _hub_errors(repository: str, way_out: str) -> Iterator[None]:
             raise
         reason = explain(error).rstrip(".")
         raise UsageError(f"dataset {repository} cannot be loaded from the Hub ({reason}). {way_out}") from error
-
-
-def _text_rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON-lines file whose keys are texts; `title` is optional and `_id` may be a number."""
-    for place, row in json_lines(path, *keys):
-        texts = {"title": row.get("title") or "", **{key: row[key] for key in keys if key != "_id"}}
-        invalid = next((key for key, text in texts.items() if not isinstance(text, str)), None)
-        if invalid is not None:
-            raise UsageError(f"{place}: {invalid!r} is not a text.")
-        yield row
-
-
-def _table(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
-    """Rows of a tab-separated table that are not blank, each with its place; the last column may contain tabs."""
-    for number, line in read_lines(path):
-        if line.strip():
-            cells = line.split("\t", columns - 1)
-            if len(cells) != columns:
-                raise UsageError(f"{path}, line {number}: expected {columns} columns, separated by tabs.")
-            yield f"{path}, line {number}", cells
-
-
-def _grade(place: str, cell: str) -> int:
-    """The grade of a judgement."""
-    if not _INTEGER.fullmatch(cell):
-        raise UsageError(f"{place}: the grade {cell!r} is not an integer.")
-    return int(cell)
 
 
 def _data(name: str, files: Sequence[Path], split: str, examples: Sequence[Any]) -> Data:

@@ -31,12 +31,13 @@ from llm_jp_modernbert.core.files import fingerprint
 from llm_jp_modernbert.core.plots import literal, panels_of
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.core.results import Measurement
+from llm_jp_modernbert.core.text_files import json_lines
 from llm_jp_modernbert.inference.fill_mask import readable
 from llm_jp_modernbert.inference.masked_logits import batches, masked_logits
 from llm_jp_modernbert.tokenization.layout import UNK, decoder_form, is_encoder_form
 
 from ..data.options import Data
-from ..data.readers import hub_rows, json_lines, sample
+from ..data.readers import hub_rows, sample
 from ..report.leaderboard import markdown_line
 from ..report.plots import Measured, short_labels
 from .task import Highlight, Outcome, Progress, Task

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.text_files import json_lines
 from llm_jp_modernbert.training.finetuning.head_task import HeadTask
 from llm_jp_modernbert.training.finetuning.multiple_choice import MultipleChoice
 from llm_jp_modernbert.training.finetuning.text import Classification, Regression, Texts
 
 from ..data.labelled import read_split
-from ..data.readers import json_lines
 from .finetuning import FineTuning, Splits, hold_out
 from .task import Highlight
 

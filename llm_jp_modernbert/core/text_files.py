@@ -116,6 +116,24 @@ def read_json_lines(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield row, record
 
 
+def json_lines(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of a JSON-lines file, compressed or not, each with its file and line for error messages.
+
+    Args:
+        path: the file.
+        keys: required keys of each object.
+
+    Raises:
+        SourceError: a line is invalid.
+    """
+    for number, row in read_json_lines(path):
+        place = f"{path}, line {number}"
+        missing = [key for key in keys if key not in row]
+        if missing:
+            raise SourceError(f"{place}: has no {' or '.join(map(repr, missing))}.")
+        yield place, row
+
+
 def read_text(source: str | Path) -> str:
     """The text of a whole file, with `\\n` between its lines.
 
