@@ -336,3 +336,29 @@ def test_corpus_is_the_distinct_passages_after_their_titles(tmp_path: Path) -> N
     rows = [{"_id": "1", "title": "題", "text": "甲"}, {"_id": "2", "title": "", "text": "乙"}]
     corpus = write(tmp_path / "corpus.jsonl", [*rows, rows[0]])
     assert load(write(tmp_path / "a.jsonl", PAIRS), corpus=corpus).corpus == ("題 甲", "乙")
+
+
+def test_folders_in_the_layout_of_beir_give_their_judged_pairs(tmp_path: Path) -> None:
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    write(folder / "corpus.jsonl", [{"_id": f"p{n}", "title": "題", "text": f"段落{n}"} for n in range(30)])
+    write(folder / "queries.jsonl", [{"_id": f"q{n}", "text": f"問い{n}"} for n in range(30)])
+    for split, numbers in (("train", range(20)), ("dev", range(20, 25)), ("test", range(25, 28))):
+        lines = [f"q{n}\tp{n}\t1\nq{n}\tp29\t0\n" for n in numbers]
+        (folder / f"qrels/{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    data = load(folder, validation=folder, test=folder, corpus=folder)
+    parts = (data.train, data.validation, *data.tests)
+    assert [[(e.query, e.passages) for e in part.examples] for part in parts] == [
+        [(f"問い{n}", (f"題 段落{n}",)) for n in numbers] for numbers in (range(20), range(20, 25), range(25, 28))
+    ]
+    assert len(data.corpus) == 30
+    (folder / "qrels/test.tsv").unlink()
+    assert "has no test.tsv. It has 'dev', 'train'" in message(folder, test=folder)
+
+
+def test_train_files_of_a_folder_are_those_of_no_other_part(tmp_path: Path) -> None:
+    for name, rows in (("a-dev.jsonl", PAIRS[:3]), ("b.jsonl", PAIRS[3:10]), ("c.jsonl", PAIRS[10:])):
+        write(tmp_path / name, rows)
+    data = load(tmp_path)
+    assert len(examples(data)) == 17
+    assert "'a-dev.jsonl'" in data.remarks[0]

@@ -71,11 +71,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from: local files, or one split of a repository."""
+    """Where rows come from: local files, the three files of a BEIR dataset, or one split of a repository."""
 
     name: str
     files: tuple[Path, ...] = ()
     repository: ModelReference | None = None
+    is_beir: bool = False
 
 
 def read_table(option: str, sources: Sequence[str], kind: str, split: str, config_name: str | None = None) -> Table:
@@ -102,6 +103,8 @@ def read_table(option: str, sources: Sequence[str], kind: str, split: str, confi
             rows, commit = _hub_rows(option, source.repository, split, config_name, unused)
             revisions.append(commit)
             tables.append((source.name, rows))
+        elif source.is_beir:
+            tables.append((source.name, _beir_rows(source.files)))
         else:
             tables += [(str(path), list(_file_rows(path, kind))) for path in source.files]
     for name, rows in tables:
@@ -160,6 +163,8 @@ def _find(option: str, source: str, kind: str, unused: list[str]) -> Source:
     """Finds the files of a source; a name that is neither a path nor a pattern is a repository."""
     path = Path(os.path.expanduser(source))
     supported = _suffixes(kind)
+    if kind == "retrieval" and (path / "qrels").is_dir():
+        return _beir_source(option, path)
     if source and path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in supported)
         files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
@@ -177,6 +182,34 @@ def _find(option: str, source: str, kind: str, unused: list[str]) -> Source:
         if _suffix(file) not in supported:
             raise UsageError(f"{option} {file}: unsupported file type for {kind}. Supported: {' '.join(supported)}.")
     return Source("+".join(file.name for file in files), tuple(files))
+
+
+def _beir_source(option: str, folder: Path) -> Source:
+    """The files of a folder in BEIR's layout; for `--corpus`, only its passages."""
+    corpus, queries = (sorted(folder.glob(f"{part}.jsonl*")) for part in ("corpus", "queries"))
+    if not corpus or not queries:
+        raise UsageError(f"{option} {folder}: has qrels, but not corpus.jsonl and queries.jsonl as in BEIR's layout.")
+    if option == "--corpus":
+        return Source(folder.resolve().name, (corpus[0],))
+    names = _SPLITS[option.removeprefix("--")]
+    tables = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
+    table = next((tables[name] for name in names if name in tables), None)
+    if table is None:
+        wanted = " or ".join(f"{name}.tsv" for name in names)
+        raise UsageError(f"{option} {folder}/qrels: has no {wanted}. It has {listed(list(tables)) or 'no table'}.")
+    return Source(folder.resolve().name, (corpus[0], queries[0], table), is_beir=True)
+
+
+def _beir_rows(files: Sequence[Path]) -> list[tuple[str, Row]]:
+    """Queries of a BEIR dataset with their relevant passages."""
+    from llm_jp_modernbert.inference.retrieval.beir import read_beir
+
+    search = read_beir(*files)
+    return [
+        (f"{files[2]}, query {query}", {"query": text, "positive": [search.corpus[name] for name in relevant]})
+        for query, relevant in search.relevant.items()
+        if (text := search.queries.get(query))
+    ]
 
 
 def _of_split(option: str, folder: Path, files: Sequence[Path], unused: list[str]) -> list[Path]:
