@@ -19,7 +19,7 @@ from llm_jp_modernbert.inference.retrieval.rankers import EmbeddingRanker, Ranke
 from llm_jp_modernbert.inference.retrieval.search import BestPassages, Ranked, Search, mean_metrics, metrics_by_query
 
 from ..finetuning.finetune.measuring import CORRELATIONS
-from .dataset import Example, Form, Part, RetrievalData
+from .dataset import Form, Part, RetrievalData
 from .options import Kind
 
 CANDIDATES = 50
@@ -28,7 +28,6 @@ CANDIDATES = 50
 WORST = 100
 """Number of errors that are kept."""
 
-_SENTENCE_ENDS = "。！？\n"
 # Texts that describe an index.
 _SAMPLED = 1000
 
@@ -41,40 +40,26 @@ def main_metric(form: Form) -> str:
 def search_of(part: Part, corpus: Iterable[str] = ()) -> Search:
     """The queries of a part, to be answered with all its passages.
 
-    Equal texts are one query or one passage. Of texts alone, the first half of each searches for the second.
+    Equal texts are one query or one passage.
 
     Args:
-        part: examples of any form but `scored`.
+        part: examples with a relevant passage each.
         corpus: further passages.
     """
     passages: dict[str, str] = {}
     queries: dict[str, str] = {}
     relevant: dict[str, dict[str, int]] = {}
     for example in part.examples:
-        query, *texts = _texts_of(example, part.form)
-        ids = [passages.setdefault(text, f"p{len(passages)}") for text in texts]
-        name = queries.setdefault(query, f"q{len(queries)}")
+        ids = [passages.setdefault(text, f"p{len(passages)}") for text in example.passages]
+        name = queries.setdefault(example.query, f"q{len(queries)}")
         relevant.setdefault(name, {})[ids[0]] = 1
     for text in corpus:
         passages.setdefault(text, f"p{len(passages)}")
     return Search(_by_id(passages), _by_id(queries), relevant)
 
 
-def _texts_of(example: Example, form: Form) -> tuple[str, ...]:
-    """The query and its passages."""
-    return _halves(example.query) if form == "texts" else (example.query, *example.passages)
-
-
 def _by_id(ids: Mapping[str, str]) -> dict[str, str]:
     return {name: text for text, name in ids.items()}
-
-
-def _halves(text: str) -> tuple[str, str]:
-    """A text divided at the end of a sentence that is the closest to its middle."""
-    middle = len(text) / 2
-    ends = [place for place in range(1, len(text)) if text[place - 1] in _SENTENCE_ENDS] or [len(text) // 2]
-    place = min(ends, key=lambda end: abs(end - middle))
-    return text[:place], text[place:]
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,7 @@ class Benchmark:
     def places(self) -> dict[str, str]:
         """File and row of the first example of each query."""
         examples = zip(self.part.examples, self.part.places, strict=True)
-        return {_texts_of(example, self.part.form)[0]: place for example, place in reversed(list(examples))}
+        return {example.query: place for example, place in reversed(list(examples))}
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
