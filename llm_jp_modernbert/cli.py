@@ -28,6 +28,7 @@ from .commands.release import release
 from .commands.release_dataset import release_dataset
 from .commands.tokenize_corpus import tokenize_corpus
 from .commands.tokenizer import tokenizer
+from .commands.vocabulary import vocabulary
 from .core.errors import describe, is_failed_write
 from .core.terminal import printable, show_logs
 
@@ -59,6 +60,7 @@ for job in (
     checkpoints,
 ):
     app.command(job.__name__.replace("_", "-"))(fit_help(job))
+app.add_typer(vocabulary, name="vocabulary")
 
 
 def _print_version(is_given: bool) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import write_checkpoint
@@ -28,6 +29,8 @@ COMMANDS = [
         "answer",
         "evaluate",
         "leaderboard",
+        "vocabulary trim",
+        "vocabulary extend",
     ),
     *("release", "release-dataset", "pull", "checkpoints"),
 ]
@@ -44,11 +47,20 @@ def run(*arguments: str | Path, stdin: str | None = None) -> subprocess.Complete
     )
 
 
+def commands() -> dict[str, Any]:
+    """All commands; those of a group by the names of both."""
+    by_name: dict[str, Any] = {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        children = getattr(command, "commands", None)
+        by_name |= {f"{name} {child}": part for child, part in children.items()} if children else {name: command}
+    return by_name
+
+
 def invoke(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("command", [[], *(name.split() for name in COMMANDS)])
 def test_help_has_examples(command: list[str]) -> None:
     result = invoke(*command, "--help")
     assert result.exit_code == 0
@@ -56,7 +68,7 @@ def test_help_has_examples(command: list[str]) -> None:
     assert "llm-jp-modernbert" in result.output.split("Examples:")[1]
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("command", [[], *(name.split() for name in COMMANDS)])
 def test_help_fits_80_columns_without_truncated_words(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
     lines = result.output.replace("[KEY=VALUE]…", "").splitlines()
@@ -65,7 +77,7 @@ def test_help_fits_80_columns_without_truncated_words(command: list[str]) -> Non
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_a_help_text(command: str) -> None:
-    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+    for parameter in commands()[command].params:
         assert parameter.help, parameter.name
         assert parameter.help.endswith("."), parameter.help
 
@@ -75,7 +87,7 @@ def test_version_is_that_of_the_package() -> None:
 
 
 def test_every_command_is_listed() -> None:
-    assert set(COMMANDS) == set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(COMMANDS) == set(commands())
 
 
 def test_help_imports_neither_torch_nor_transformers() -> None:
@@ -83,7 +95,7 @@ def test_help_imports_neither_torch_nor_transformers() -> None:
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from llm_jp_modernbert.cli import app\n"
-        f"for command in ([], *([name] for name in {COMMANDS})):\n"
+        f"for command in ([], *(name.split() for name in {COMMANDS})):\n"
         "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'sentencepiece'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
