@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_jp_modernbert.inference.retrieval.rankers import Ranker
+from llm_jp_modernbert.inference.retrieval.bm25 import BM25
+from llm_jp_modernbert.inference.retrieval.loading import load_retrieval_model
+from llm_jp_modernbert.inference.retrieval.rankers import Ranker, Reranker, ranker_of
 
 from ..finetuning.finetune.base import Base
 from ..finetuning.finetune.folder import Folder
@@ -89,19 +91,22 @@ class Job:
 
     @cached_property
     def candidates(self) -> Remembered | None:
-        """The ranker of the candidates that a reranker orders; None for other types of model."""
+        """The ranker of the candidates that a reranker orders; None for other types of model.
+
+        Raises:
+            UsageError: it cannot be loaded, or is a reranker.
+        """
         if not isinstance(self.options, RerankerOptions):
             return None
-        from llm_jp_modernbert.inference.retrieval.bm25 import BM25
-
-        return Remembered(BM25())
+        if self.options.candidates == "bm25":
+            return Remembered(BM25())
+        model = load_retrieval_model(self.options.candidates, str(self.arguments.device))
+        return Remembered(ranker_of(model, self.tokens_per_batch))
 
     def ranker(self, model: Any) -> Ranker:
         """The ranker of a model of this type."""
         if self.candidates is None:
-            return self.kind.ranker(model, self.tokens_per_batch)
-        from llm_jp_modernbert.inference.retrieval.rankers import Reranker
-
+            return ranker_of(model, self.tokens_per_batch)
         return Reranker(model, self.candidates, CANDIDATES, self.tokens_per_batch)
 
     def measure(self, model: Any, part: str = "validation") -> Scores:

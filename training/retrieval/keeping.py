@@ -15,7 +15,7 @@ from llm_jp_modernbert.core.terminal import console
 from llm_jp_modernbert.core.versions import library_versions
 from llm_jp_modernbert.inference.loading import model_revision
 from llm_jp_modernbert.inference.retrieval.bm25 import BM25
-from llm_jp_modernbert.inference.retrieval.rankers import Ranker
+from llm_jp_modernbert.inference.retrieval.rankers import Ranker, ranker_of
 
 from ..finetuning.finetune.base import open_base
 from ..finetuning.finetune.folder import RESULTS, SeedResult
@@ -81,7 +81,8 @@ def keep(job: Job, results: Sequence[SeedResult], best: SeedResult) -> None:
 
         measured = scores_of(kept)
         record = _record(job, results, best, kept.model, measured)
-        systems = [(kept, measured), *((system, scores_of(system)) for system in _baselines(job))]
+        baselines = [(system, scores_of(system)) for system in _baselines(job)]
+    systems = [(kept, measured), *((system, scores) for system, scores in baselines if scores)]
     record["baselines"] = [
         Baseline(name=system.name, metrics={part: scores.metrics for part, scores in by_part.items()})
         for system, by_part in systems[1:]
@@ -125,14 +126,11 @@ def _baselines(job: Job) -> Iterator[System]:
             )
         )
         model = embedder.build(base, options.seed, form).to(job.arguments.device)
-        yield System(f"{base.name} (mean pooling)", base.revision, model, embedder.ranker(model, job.tokens_per_batch))
-    bm25: Ranker = BM25()
-    if isinstance(options, RerankerOptions) and job.candidates is not None:
-        if options.candidates == "bm25":
-            bm25 = job.candidates
-        else:
-            yield System(_name(options.candidates), "", None, job.candidates)
-    yield System("bm25", "", None, bm25)
+        yield System(f"{base.name} (mean pooling)", base.revision, model, ranker_of(model, job.tokens_per_batch))
+    if isinstance(options, RerankerOptions) and options.candidates != "bm25":
+        yield System(_name(options.candidates), "", None, job.candidates)
+    bm25 = BM25()
+    yield System("bm25", bm25.revision, None, bm25)
 
 
 def _name(model: str) -> str:
@@ -145,6 +143,8 @@ def _record(
     job: Job, results: Sequence[SeedResult], best: SeedResult, model: Any, measured: Mapping[str, Scores]
 ) -> Record:
     """The record, without baselines."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     options, form = job.options, job.data.train.form
     seeds: list[Seed] = [
         {"seed": result["seed"], "epoch": result["epoch"], "metrics": {"validation": result["metrics"]}}
@@ -162,8 +162,8 @@ def _record(
         "base": job.base.name,
         "base_revision": job.base.revision,
         "columns": dict(job.data.columns),
-        "prompts": job.kind.prompts(form),
-        "pooling": options.pooling if isinstance(options, EmbedderOptions) else "",
+        "prompts": {} if is_reranker else job.kind.prompts(form),
+        "pooling": next((module.pooling_mode for module in model if isinstance(module, Pooling)), ""),
         "similarity": "" if is_reranker else model.similarity_fn_name,
         "dimensions": 0 if is_reranker else model.get_embedding_dimension(),
         "matryoshka": matryoshka,

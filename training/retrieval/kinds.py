@@ -10,10 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
-from llm_jp_modernbert.core.files import read_json
-from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
+from llm_jp_modernbert.inference.retrieval.loading import saved_type
 
 from .dataset import Example, Form
 from .options import PASSAGE_PROMPT, QUERY_PROMPT, RetrievalOptions
@@ -185,22 +184,6 @@ class RetrievalKind(ABC):
     def is_own(self, base: Base) -> bool:
         """Whether the base is a model of sentence-transformers of this type."""
         return saved_type(base.reference) == self.model_class.model_type
-
-
-def saved_type(reference: ModelReference) -> str | None:
-    """The class of sentence-transformers that has saved a model; None for other models."""
-    from transformers.utils.hub import cached_file
-
-    def file(name: str) -> str | None:
-        return cached_file(
-            reference.name, name, revision=reference.revision, _raise_exceptions_for_missing_entries=False
-        )
-
-    settings = file("config_sentence_transformers.json")
-    if file("modules.json") is None or settings is None:
-        return None
-    # Files of versions before 5.4 do not name the type.
-    return str(read_json(Path(settings), dict[str, Any]).get("model_type", "SentenceTransformer"))
 
 
 def kind_of(options: RetrievalOptions) -> RetrievalKind:

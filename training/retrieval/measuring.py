@@ -15,7 +15,7 @@ import numpy as np
 from llm_jp_modernbert.core.intervals import bootstrap
 from llm_jp_modernbert.inference.retrieval.encoding import Progress, Role, encoded_batches, no_progress
 from llm_jp_modernbert.inference.retrieval.pairs import pair_scores
-from llm_jp_modernbert.inference.retrieval.rankers import EmbeddingRanker, Ranker
+from llm_jp_modernbert.inference.retrieval.rankers import EmbeddingRanker, Ranker, SparseRanker
 from llm_jp_modernbert.inference.retrieval.search import BestPassages, Ranked, Search, mean_metrics, metrics_by_query
 
 from ..finetuning.finetune.measuring import CORRELATIONS
@@ -239,7 +239,7 @@ class Remembered(Ranker):
     """
 
     def __init__(self, ranker: Ranker) -> None:
-        self._ranker = ranker
+        self.ranker = ranker
         self._known: list[tuple[Search, Ranked]] = []
 
     def rank(self, search: Search, progress: Progress = no_progress) -> Ranked:
@@ -247,7 +247,7 @@ class Remembered(Ranker):
         for known, ranked in self._known:
             if known is search:
                 return ranked
-        self._known.append((search, self._ranker.rank(search, progress)))
+        self._known.append((search, self.ranker.rank(search, progress)))
         return self._known[-1][1]
 
 
@@ -337,7 +337,7 @@ def index_facts(kind: Kind, model: Any, benchmark: Benchmark, tokens_per_batch: 
     queries, passages = (list(side)[:_SAMPLED] for side in texts)
     if kind == "late-interaction":
         batches = encoded_batches(model, passages, "document", tokens_per_batch, no_progress)
-        numbers = sum(vectors.size for _, batch in batches for vectors in batch)
+        numbers = sum(math.prod(vectors.shape) for _, batch in batches for vectors in batch)
         return {"bytes_per_passage": 4.0 * numbers / len(passages)}
     of_queries = _shares_active(model, queries, "query", tokens_per_batch)
     of_passages = _shares_active(model, passages, "document", tokens_per_batch)
@@ -356,7 +356,6 @@ def _texts(search: Search) -> tuple[Iterable[str], Iterable[str]]:
 
 def _shares_active(model: Any, texts: Sequence[str], role: Role, tokens_per_batch: int) -> np.ndarray:
     """`(vocabulary,)` share of the texts in whose vector a dimension is not zero."""
-    counts = np.zeros(model.get_embedding_dimension())
-    for _, vectors in encoded_batches(model, texts, role, tokens_per_batch, no_progress):
-        counts += np.bincount(vectors.coalesce().indices()[1].cpu().numpy(), minlength=len(counts))
-    return counts / len(texts)
+    vectors = SparseRanker(model, tokens_per_batch).encode(texts, role, no_progress)
+    shares: np.ndarray = vectors.count_nonzero(axis=0) / len(texts)
+    return shares

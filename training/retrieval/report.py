@@ -53,8 +53,9 @@ def _facts(job: Job) -> Iterator[str]:
     yield f"task: {options.kind}, trained on {FORM_NAMES[form]}"
     yield f"base: {base.reference} ({base.revision[:15]}), {base.parameters:,} parameters"
     yield f"loss: {job.kind.loss_name(form)}"
-    for role, prompt in job.kind.prompts(form).items():
-        yield f"{role} prompt: {prompt or 'none'}"
+    if not isinstance(options, RerankerOptions):
+        for role, prompt in job.kind.prompts(form).items():
+            yield f"{role} prompt: {prompt or 'none'}"
     yield f"columns: {', '.join(f'{role} = {column}' for role, column in job.data.columns.items()) or 'none'}"
     for name, part in job.parts.items():
         held_out = name == "validation" and not options.validation

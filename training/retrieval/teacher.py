@@ -15,10 +15,10 @@ from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.core.terminal import console
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors, model_revision
+from llm_jp_modernbert.inference.retrieval.loading import saved_type
 
 from .cached import cached
 from .dataset import RetrievalData
-from .kinds import saved_type
 from .options import RetrievalOptions
 
 _FILE = "teacher.json"
