@@ -48,6 +48,8 @@ PASSAGE_NAMES = (
     "text",
     "content",
 )
+_QUERY_EXAMPLES = "'query', 'question', 'anchor' or the like"
+_PASSAGE_EXAMPLES = "'positive', 'passage', 'context' or the like"
 TEXT_NAMES = ("text", "sentence", "content", "document", "passage", "context", "paragraph", "review", "comment")
 """Default columns of texts alone."""
 _SCORE_NAMES = ("score", "scores", "teacher_scores", "label", "labels", "similarity", "similarity_score", "relevance")
@@ -116,22 +118,22 @@ class RetrievalColumns(Columns):
     def _check_both_texts(self) -> None:
         if self.passage is not None:
             if self.query is None:
-                raise self.missing(f"no column {listed(_QUERY_NAMES)}", "Set --query-column.")
+                raise self.missing(f"no column of queries ({_QUERY_EXAMPLES})", "Set --query-column.")
             if self.query == self.passage:
                 raise self.missing(f"one column, {self.query!r}, for both texts", "Correct --passage-column.")
             return
         if self.options.query_column is None:
             if self.query not in (None, "title"):
                 raise self.missing(
-                    f"no column {listed(PASSAGE_NAMES)}",
+                    f"no column of passages ({_PASSAGE_EXAMPLES})",
                     f"Set --passage-column, or --query-column {self.query} to train on this text alone.",
                 )
             named = self._by_name()
             self.query = next((named[name] for name in TEXT_NAMES if name in named), self.query)
         if self.query is None:
             raise self.missing(
-                f"no column {listed(_QUERY_NAMES)} and none of texts alone {listed(TEXT_NAMES)}",
-                "Set --query-column and --passage-column.",
+                f"no columns of queries ({_QUERY_EXAMPLES}) and passages ({_PASSAGE_EXAMPLES})",
+                "Set --query-column and --passage-column, or --query-column alone to train on texts.",
             )
 
     def _form(self) -> Form:

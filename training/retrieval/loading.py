@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.references import ModelReference
 
 from ..finetuning.data.layout import parse_rows
 from ..finetuning.data.tables import Row, cell, listed, read_table
@@ -40,6 +41,7 @@ def load_data(options: RetrievalOptions, forms: tuple[Form, ...]) -> RetrievalDa
     """
     if not options.train:
         raise UsageError("--train is missing. Name the file of the training pairs.")
+    _check_models(options)
     remarks: list[str] = []
     table = read_table("--train", options.train, "retrieval", options.train_split, options.config_name)
     if table.unused and not options.validation:
@@ -90,6 +92,15 @@ def trained_form(options: RetrievalOptions, form: Form) -> Form:
             )
         form = "distillation"
     return form
+
+
+def _check_models(options: RetrievalOptions) -> None:
+    """Raises a `UsageError` if another model that an option names is not a model, or is not used."""
+    if options.mine_with is not None and not options.mine_negatives:
+        raise UsageError("--mine-with names the embedder that mines negatives. Set --mine-negatives as well.")
+    for name in (options.mine_with, options.teacher):
+        if name is not None:
+            ModelReference.parse(name).check_model()
 
 
 def _check_form(options: RetrievalOptions, columns: RetrievalColumns, forms: tuple[Form, ...]) -> None:
