@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.progress import progress_bar
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.core.terminal import console
-from llm_jp_modernbert.inference.auto import registered_for_modernbert
-from llm_jp_modernbert.inference.loading import loading_errors, model_revision
-from llm_jp_modernbert.inference.retrieval.loading import saved_type
+from llm_jp_modernbert.inference.loading import model_revision
+from llm_jp_modernbert.inference.retrieval.loading import load_retrieval_model, saved_type, type_of
 
 from .cached import cached
 from .dataset import RetrievalData
@@ -75,40 +74,22 @@ def score_with_teacher(
 
 
 def _load(reference: ModelReference) -> tuple[Any, float]:
-    """A teacher in float32, and the factor of its scores.
+    """A teacher, and the factor of its scores.
 
     Raises:
         UsageError: it is neither a reranker nor an embedder, or cannot be loaded.
     """
-    import sentence_transformers
-    import torch
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from torch import nn
 
     from .embedder import SCALE
 
-    settings: dict[str, Any] = {"revision": reference.revision, "model_kwargs": {"dtype": torch.float32}}
-    try:
-        kind = _type(reference)
-        if kind == "CrossEncoder":
-            # Probabilities hardly differ between passages that are clearly relevant.
-            settings["activation_fn"] = torch.nn.Identity()
-        with registered_for_modernbert():
-            model = getattr(sentence_transformers, kind)(reference.name, **settings).eval()
-        if kind == "CrossEncoder" and model.num_labels != 1:
+    if type_of(reference) == "SentenceTransformer" and saved_type(reference) is None:
+        raise UsageError(f"--teacher {reference}: neither a reranker nor an embedder of sentence-transformers.")
+    model = load_retrieval_model(str(reference))
+    if isinstance(model, CrossEncoder):
+        if model.num_labels != 1:
             raise UsageError(f"--teacher {reference}: gives {model.num_labels} scores for a pair. Name a reranker.")
-    except loading_errors() as error:
-        raise UsageError(f"--teacher {reference}: cannot be loaded. {first_line(error)}") from error
-    return model, SCALE if kind == "SentenceTransformer" else 1.0
-
-
-def _type(reference: ModelReference) -> str:
-    """The class of sentence-transformers that loads a model."""
-    from transformers import AutoConfig
-
-    kind = saved_type(reference)
-    if kind is not None:
-        return kind
-    # Rerankers of earlier versions are transformers' models.
-    config = AutoConfig.from_pretrained(reference.name, revision=reference.revision)
-    if str((config.architectures or [""])[0]).endswith("ForSequenceClassification"):
-        return "CrossEncoder"
-    raise UsageError(f"--teacher {reference}: neither a reranker nor an embedder of sentence-transformers.")
+        # Probabilities hardly differ between passages that are clearly relevant.
+        model.activation_fn = nn.Identity()
+    return model, SCALE if isinstance(model, SentenceTransformer) else 1.0
