@@ -17,7 +17,7 @@ from llm_jp_modernbert.tokenization import check_fits, match_length
 
 from .data.blocks import BlockMaker, BlockSettings
 from .data.masking import Masking
-from .data.sources import check_tokenized_with, read_held_out, sources_of
+from .data.sources import check_tokenized_with, excluded_texts, read_held_out, sources_of
 from .data.stream import BatchStream
 from .data.validation import MaskedValidation
 from .recipe.arguments import PretrainingArguments
@@ -167,7 +167,8 @@ def make_stream(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase
     Raises:
         SourceError: the data does not exist, or was tokenized with a different tokenizer or Unicode normalization.
     """
-    sources = sources_of(recipe.train_data or [], recipe.text_column)
+    excluded = excluded_texts(recipe.exclude_data or [], recipe.text_column)
+    sources = sources_of(recipe.train_data or [], recipe.text_column, excluded=excluded)
     check_tokenized_with(sources, tokenizer, recipe.normalization)
     full, warmup = recipe.rows_per_device_batch, recipe.batch_warmup_steps
 

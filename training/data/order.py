@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,16 +95,33 @@ class Source:
         weight: relative share of the characters among several sources.
         min_characters: shorter documents are skipped.
         max_characters: longer documents are skipped; None for no limit.
+        excluded: `text_digest` of texts that are skipped.
     """
 
     shards: Sequence[Shard]
     weight: float = 1.0
     min_characters: int = 0
     max_characters: int | None = None
+    excluded: Collection[bytes] = frozenset()
 
     def accepts(self, document: Document) -> bool:
-        """Whether the length of a document is within the limits."""
-        return self.min_characters <= document.characters <= (self.max_characters or document.characters)
+        """Whether the length of a document is within the limits, and its text is not excluded.
+
+        Raises:
+            SourceError: texts are excluded, but the document has token ids alone.
+        """
+        if self.excluded and document.ids is not None:
+            raise SourceError(
+                f"{document.path}: holds token ids, which exclude_data cannot be compared with. Name files of texts."
+            )
+        if not self.min_characters <= document.characters <= (self.max_characters or document.characters):
+            return False
+        return not self.excluded or text_digest(document.text) not in self.excluded
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes that identify a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -332,4 +349,5 @@ def _no_document(source: Source) -> str:
             f"{name}: no document of {source.min_characters:,} to {limit} characters. Change min_characters and "
             "max_characters of the source, or name other files."
         )
-    return f"{name}: no document. The files are empty, or every text in them is blank."
+    excluded = ", or excluded" if source.excluded else ""
+    return f"{name}: no document. The files are empty, or every text in them is blank{excluded}."

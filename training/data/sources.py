@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .blocks import BlockSettings, known_ids, normalize
 from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
 from .manifest import MANIFEST, Manifest
-from .order import DocumentOrder, FileShard, Sample, Shard, Source
+from .order import DocumentOrder, FileShard, Sample, Shard, Source, text_digest
 from .readers import (
     IDS_COLUMN,
     BadRow,
@@ -29,6 +29,7 @@ from .readers import (
     SourceError,
     find_files,
     no_column,
+    read_documents,
     text_document,
     token_ids,
 )
@@ -106,7 +107,9 @@ class DatasetShard:
         return Document("", self.name, row, row, characters if isinstance(characters, int) else len(ids), ids)
 
 
-def sources_of(data: Data, text_column: str, key: str = "train_data") -> list[Source]:
+def sources_of(
+    data: Data, text_column: str, key: str = "train_data", excluded: Collection[bytes] = frozenset()
+) -> list[Source]:
     """Returns the sources that a recipe names.
 
     Args:
@@ -114,6 +117,7 @@ def sources_of(data: Data, text_column: str, key: str = "train_data") -> list[So
             weights form one source, read completely in every epoch; with weights, each entry is a source.
         text_column: the column of the text, unless an entry names another.
         key: the key of the recipe, for messages.
+        excluded: see `Source`.
 
     Raises:
         SourceError: no file matches, a dataset cannot be loaded, or only some entries have a weight.
@@ -125,14 +129,29 @@ def sources_of(data: Data, text_column: str, key: str = "train_data") -> list[So
     unweighted = [entry["path"] for entry in entries if "weight" not in entry]
     if not unweighted:
         return [
-            Source(part, float(entry["weight"]), *limit)
+            Source(part, float(entry["weight"]), *limit, excluded)
             for part, entry, limit in zip(shards, entries, limits, strict=True)
         ]
     if len(unweighted) < len(entries):
         raise SourceError(f"{key}: {unweighted[0]} has no weight, but others have. Give each a weight, or none.")
     if len(set(limits)) > 1:
         raise SourceError(f"{key}: entries with different limits on characters need a weight each.")
-    return [Source([shard for part in shards for shard in part], 1.0, *limits[0])]
+    return [Source([shard for part in shards for shard in part], 1.0, *limits[0], excluded)]
+
+
+def excluded_texts(files: str | Sequence[str], text_column: str) -> frozenset[bytes]:
+    """The texts of `exclude_data`, for `Source.excluded`.
+
+    Raises:
+        SourceError: a file does not exist or cannot be read.
+    """
+    try:
+        paths = find_files([files] if isinstance(files, str) else files)
+        return frozenset(
+            text_digest(document.text) for path in paths for document in read_documents(path, text_column)
+        )
+    except SourceError as error:
+        raise SourceError(f"exclude_data: {error}") from error
 
 
 def read_held_out(

@@ -82,6 +82,7 @@ class PretrainingArguments(LaunchedArguments):
             of `path` and any of `weight`, `name`, `split`, `revision`, `text_column`, `min_characters` and
             `max_characters`.
         validation_data: held-out text in the same form, without weights.
+        exclude_data: files of documents that are not trained on, compared by their text, such as held-out text.
         text_column: JSON key or column that holds the text.
         normalization: Unicode normalization form applied to all text: `none`, `NFC` or `NFKC`.
         strict: whether an unreadable row raises an error; if false, such rows are skipped and counted.
@@ -132,6 +133,7 @@ class PretrainingArguments(LaunchedArguments):
     tokenizer: str | None = None
     train_data: Data | None = None
     validation_data: Data | None = None
+    exclude_data: str | list[str] | None = None
     text_column: str = "text"
     normalization: Literal["none", "NFC", "NFKC"] = "none"
     strict: bool = False

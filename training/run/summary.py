@@ -117,7 +117,7 @@ _SHOWN = (
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "bf16", "fp16", "torch_compile", "seed"),
 )
-_PLACES = ("stage", "init_from", "tokenizer", "train_data")
+_PLACES = ("stage", "init_from", "tokenizer", "train_data", "exclude_data")
 _LIBRARIES = ("llm-jp-modernbert", "torch", "transformers", "accelerate", "tokenizers", "datasets")
 _CURVE = ("tokens", "loss", "learning_rate", "eval_loss", "eval_masked_accuracy", "eval_baseline_accuracy")
 # Maximum number of training losses in a curve. Evaluations and probes are few, so all are kept.
@@ -136,9 +136,16 @@ def earlier_stages(recipe: PretrainingArguments, checkpoint: Path | None) -> lis
     """
     if checkpoint is not None:
         return read(checkpoint / TRAINING)["stages"][:-1] if (checkpoint / TRAINING).is_file() else []
-    if not recipe.init_from:
-        return []
-    source = ModelReference.parse(recipe.init_from)
+    return stages_of(recipe.init_from) if recipe.init_from else []
+
+
+def stages_of(model: str) -> list[Stage]:
+    """The training stages of a model, by its directory or repository; empty if it has no `training.json`.
+
+    Raises:
+        UsageError: the file is invalid.
+    """
+    source = ModelReference.parse(model)
     if source.is_local:
         path = source.path / TRAINING
     else:
