@@ -99,10 +99,11 @@ class Folder:
     Args:
         out: its path.
         job: name of what it is the result of, for messages.
+        recipe_file: name of the file of all resolved options.
     """
 
-    def __init__(self, out: Path, job: str = "fine-tuning") -> None:
-        self.out, self._job = out, job
+    def __init__(self, out: Path, job: str = "fine-tuning", recipe_file: str = RECIPE) -> None:
+        self.out, self._job, self._file = out, job, recipe_file
         self.unfinished = out / _UNFINISHED
         self._recipe: Mapping[str, Any] = {}
 
@@ -119,7 +120,7 @@ class Folder:
             UsageError: the directory holds other files, or a different training.
         """
         is_finished = (self.out / CONFIG).is_file()
-        saved = self.out / RECIPE if is_finished else self.unfinished / RECIPE
+        saved = (self.out if is_finished else self.unfinished) / self._file
         if saved.is_file():
             changed = _differences(read_yaml(saved), recipe)
             # Without checkpoints nothing can be lost, so the options may be corrected.
@@ -140,7 +141,7 @@ class Folder:
     def start(self) -> None:
         """Creates the directory, once nothing but the training can fail."""
         self.unfinished.mkdir(parents=True, exist_ok=True)
-        write_whole(self.unfinished / RECIPE, render(self._recipe))
+        write_whole(self.unfinished / self._file, render(self._recipe))
 
     def seed(self, seed: int) -> Path:
         """The directory of a seed's checkpoints and result."""
@@ -163,7 +164,7 @@ class Folder:
         staged = self.unfinished / "complete"
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(self.seed(seed) / MODEL, staged)
-        shutil.copy(self.unfinished / RECIPE, staged)
+        shutil.copy(self.unfinished / self._file, staged)
         return staged
 
     def finish(self, staged: Path) -> None:
