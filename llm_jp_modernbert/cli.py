@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.adapt import adapt
 from .commands.answer import answer
 from .commands.average import average
 from .commands.checkpoints import checkpoints
@@ -47,6 +48,7 @@ for job in (
     quickstart,
     pretrain,
     finetune,
+    adapt,
     tokenize_corpus,
     average,
     evaluate,
