@@ -22,6 +22,7 @@ COMMANDS = [
         "quickstart",
         "pretrain",
         "finetune",
+        "adapt",
         "tokenize-corpus",
         "average",
         "tokenizer",

@@ -27,11 +27,14 @@ FOLDER = Path(llm_jp_modernbert.training.__path__[0])
 ACCELERATE = sorted((FOLDER / "accelerate").glob("*.yaml"))
 GPUS = 16
 SECOND = ["nano-stage2", "paper-stage2", "small-stage2", "stage2"]
+CONTINUED = ["adapt", *SECOND]
 
 
 def needed(name: str) -> list[str]:
     """Overrides with the keys that every user must supply, for a machine without a GPU."""
-    start = ["init_from=some/model"] if name in SECOND else ["tokenizer=some/tokenizer"]
+    start = ["init_from=some/model"] if name in CONTINUED else ["tokenizer=some/tokenizer"]
+    # The length of an adaptation follows from its texts.
+    start += ["max_steps=10"] if name == "adapt" else []
     return ["train_data=t.jsonl", "validation_data=v.jsonl", "output_dir=out", "use_cpu=true", *start]
 
 
@@ -41,13 +44,13 @@ def load(name: str, *overrides: str) -> Any:
 
 def test_recipe_names() -> None:
     first = ["nano", "paper-stage1", "small", "stage1"]
-    assert shipped() == sorted([*first, *SECOND])
+    assert shipped() == sorted([*first, *CONTINUED])
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_recipe_loads_with_its_required_keys(name: str) -> None:
     arguments = load(name)
-    assert arguments.stage == ("stage2" if name in SECOND else "stage1")
+    assert arguments.stage == ("adapt" if name == "adapt" else "stage2" if name in SECOND else "stage1")
     assert arguments.sequence_length == (8192 if name in SECOND else 1024)
     if name in SECOND:
         config = LlmJpModernBertConfig()
@@ -55,6 +58,8 @@ def test_recipe_loads_with_its_required_keys(name: str) -> None:
         # Only the paper keeps theta in its second stage.
         assert config.global_rope_theta == (10_000 if name == "paper-stage2" else 160_000)
         assert config.local_rope_theta == 10_000
+    elif name == "adapt":
+        assert arguments.model is None
     else:
         assert isinstance(arguments.model, str)
         assert model_config(arguments.model, vocab_size=1000).max_position_embeddings == 8192
@@ -62,7 +67,7 @@ def test_recipe_loads_with_its_required_keys(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped())
 def test_missing_required_key_is_named(name: str) -> None:
-    keys = ["train_data", "output_dir", "init_from" if name in SECOND else "tokenizer"]
+    keys = ["train_data", "output_dir", "init_from" if name in CONTINUED else "tokenizer"]
     for key in keys:
         others = [given for given in needed(name) if not given.startswith(f"{key}=")]
         with pytest.raises(UsageError, match=f"^{key}: missing"):
