@@ -15,7 +15,7 @@ from .dataset import Example, Part
 
 _MOST_HELD_OUT = 1_000
 _FEWEST_HELD_OUT = 2
-_ENDS = (re.compile(r"[。!?！？.]+[」』）)\"”]*\s*|\n\s*"), re.compile(r"[、，,\s]\s*"))
+_ENDS = (re.compile(r"[。！？!?]+[」』）”]*\s*|\.[)”\"]*\s+|\n\s*"), re.compile(r"[、，,\s]\s*"))
 """Ends of sentences, and the places to cut a text that has one sentence."""
 
 

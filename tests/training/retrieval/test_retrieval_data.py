@@ -365,3 +365,21 @@ def test_train_files_of_a_folder_are_those_of_no_other_part(tmp_path: Path) -> N
     data = load(tmp_path)
     assert len(examples(data)) == 17
     assert "'a-dev.jsonl'" in data.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("一つ。二つ！", "三つ？四つ。"),
+        ("「そう。」", "と言った。"),
+        ("Version 2.5 is new.", "It is fast."),
+        ("見出し", "本文が続く"),
+        ("今日は、", "晴れです"),
+        ("区切り", "なし文"),
+    ],
+)
+def test_texts_are_cut_at_the_sentence_nearest_to_their_middle(tmp_path: Path, first: str, second: str) -> None:
+    joint = {"Version 2.5 is new.": " ", "見出し": "\n"}.get(first, "")
+    path = write(tmp_path / "a.jsonl", [{"text": f"{first}{joint}{second}"}, {"text": "別の。文です。"}])
+    data = load(write(tmp_path / "b.jsonl", [{"text": "文"}]), validation=path)
+    assert data.validation.examples[0] == Example(first, (second,))
