@@ -71,6 +71,7 @@ def plot_rankings(measured: Sequence[Measured]) -> Figure:
         for row in rows:
             draw_interval(axes, height, row, "C0")
     axes.set_yticks(range(len(ordered)), [literal(label) for label, _ in ordered], fontsize=8)
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(f"{ordered[0][1][0].metric} (× 100), 95 % intervals")
     return figure

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.retrieval.bm25 import BM25
 from llm_jp_modernbert.inference.retrieval.loading import load_retrieval_model
 from llm_jp_modernbert.inference.retrieval.rankers import Ranker, Reranker, ranker_of
@@ -101,7 +102,12 @@ class Job:
         if self.options.candidates == "bm25":
             return Remembered(BM25())
         model = load_retrieval_model(self.options.candidates, str(self.arguments.device))
-        return Remembered(ranker_of(model, self.tokens_per_batch))
+        try:
+            return Remembered(ranker_of(model, self.tokens_per_batch))
+        except TypeError as error:
+            raise UsageError(
+                f"--candidates {self.options.candidates}: is a reranker. Name a model that searches, or bm25."
+            ) from error
 
     def ranker(self, model: Any) -> Ranker:
         """The ranker of a model of this type."""
