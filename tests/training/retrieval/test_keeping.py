@@ -30,7 +30,7 @@ from llm_jp_modernbert.training.retrieval.dataset import Example, Form, Part, Re
 from llm_jp_modernbert.training.retrieval.job import Job
 from llm_jp_modernbert.training.retrieval.keeping import keep
 from llm_jp_modernbert.training.retrieval.kinds import kind_of
-from llm_jp_modernbert.training.retrieval.measuring import Benchmark, index_facts
+from llm_jp_modernbert.training.retrieval.measuring import Benchmark, benchmarks_of, index_facts, search_of
 from llm_jp_modernbert.training.retrieval.options import EmbedderOptions, RetrievalOptions
 from llm_jp_modernbert.training.retrieval.record import Record, is_recorded, read_record
 from llm_jp_modernbert.training.retrieval.report import end_lines, start_lines
@@ -225,3 +225,21 @@ def test_index_of_a_sparse_model(modernbert: Path) -> None:
     assert facts["query_active_dims"] == pytest.approx(counts[0].sum().item())
     assert facts["passage_active_dims"] == pytest.approx(counts[1].sum().item())
     assert facts["flops"] == pytest.approx(counts[0].dot(counts[1]).item(), rel=1e-5)
+
+
+def test_equal_texts_are_one_query_or_passage() -> None:
+    examples = [Example("猫は？", ("家", "庭")), Example("猫は？", ("庭", "駅")), Example("犬は？", ("家", "港"))]
+    search = search_of(Part("data", "", "triplets", examples, ["1", "2", "3"]), ["港", "丘"])
+    texts = {query: {search.corpus[name] for name in search.relevant[query]} for query in search.queries}
+    assert {search.queries[query]: passages for query, passages in texts.items()} == {
+        "猫は？": {"家", "庭"},
+        "犬は？": {"家"},
+    }
+    assert sorted(search.corpus.values()) == sorted(["家", "庭", "駅", "港", "丘"])
+
+
+def test_datasets_of_one_name_are_measured_separately() -> None:
+    tests = [part("data", 0, 3), part("data", 3, 4)]
+    benchmarks = benchmarks_of(RetrievalData(part("train", 0, 3), part("validation", 7, 3), tests))
+    assert [benchmark.size for benchmark in benchmarks.values()] == [3, 3, 4]
+    assert len(benchmarks) == 3
