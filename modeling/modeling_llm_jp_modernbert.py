@@ -31,7 +31,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.modernbert.configuration_modernbert import ModernBertConfig
 from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryEmbedding
 from transformers.utils import logging
-from transformers.utils.generic import ModelOutput, can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import AttentionInputs
@@ -44,6 +44,8 @@ from .losses import cross_entropy, linear_cross_entropy
 
 logger = logging.get_logger(__name__)
 _Kind = TypeVar("_Kind", bound=nn.Module)
+# sentence-transformers reads the fields of these annotated classes.
+_ClassifierOutput = SequenceClassifierOutput | TokenClassifierOutput | MultipleChoiceModelOutput
 
 # A graph would contain the document lengths as constants.
 _build_layout_outside_of_graphs = torch.compiler.disable(
@@ -739,7 +741,7 @@ class LlmJpModernBertClassifier(LlmJpModernBertWithHead):
     """Base class of the classifiers: encoder, prediction head, dropout and a linear layer."""
 
     _pools = True
-    _output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
+    _output_class: ClassVar[type[_ClassifierOutput]] = SequenceClassifierOutput
 
     def __init__(self, config: ModernBertConfig, num_outputs: int | None = None) -> None:
         super().__init__(config)
@@ -759,7 +761,7 @@ class LlmJpModernBertClassifier(LlmJpModernBertWithHead):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
-    ) -> ModelOutput:
+    ) -> _ClassifierOutput:
         """Classify a batch. The inputs are those of `build_layout`, which also lists the errors, and:
 
         Args:
