@@ -75,7 +75,7 @@ class Embedder(RetrievalKind):
         """See `RetrievalKind.loss`."""
         model.tokens_per_batch = tokens_per_batch
         name = self.loss_name(form)
-        loss = OneForward(model, lambda columns: _LOSSES[name](columns))
+        loss = OneForward(model, _LOSSES[name](model))
         if not self.options.matryoshka:
             return loss
         width = model.get_embedding_dimension()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
@@ -156,11 +157,11 @@ class RetrievalKind(ABC):
                 base.tokenizer.save_pretrained(folder)
                 places = {"tokenizer_name_or_path": folder}
 
-            def transformer(task: str, **config: Any) -> Any:
+            def transformer(task: str, weights: Mapping[str, Any] = MappingProxyType({}), **config: Any) -> Any:
                 return Transformer(
                     base.reference.name,
                     transformer_task=task,
-                    model_kwargs={"dtype": torch.float32, **common},
+                    model_kwargs={"dtype": torch.float32, **weights, **common},
                     processor_kwargs=dict(common),
                     config_kwargs={**config, **common},
                     **places,
@@ -194,9 +195,17 @@ def kind_of(options: RetrievalOptions) -> RetrievalKind:
     """
     try:
         from .embedder import Embedder
+        from .late_interaction import LateInteraction
+        from .reranker import Reranker
+        from .sparse import Sparse
     except ImportError as error:
         raise UsageError(
             "training needs sentence-transformers 6.2 or later: pip install 'llm-jp-modernbert[retrieval]'."
         ) from error
-    kinds: dict[str, type[RetrievalKind]] = {"embedder": Embedder}
+    kinds: dict[str, type[RetrievalKind]] = {
+        "embedder": Embedder,
+        "reranker": Reranker,
+        "sparse": Sparse,
+        "late-interaction": LateInteraction,
+    }
     return kinds[options.kind](options)

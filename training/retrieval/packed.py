@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-from sentence_transformers.base.losses import column_merging_disabled
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -82,38 +81,26 @@ def select(features: dict[str, Any], rows: list[int]) -> dict[str, Any]:
 
 
 class OneForward(nn.Module):
-    """Embeds all columns of a batch in one forward pass, whose results a loss of sentence-transformers then reads.
+    """A loss of sentence-transformers that embeds all columns of a batch in one forward pass.
 
     Args:
-        model: a model whose losses read `sentence_embedding`.
-        loss: returns the loss of a model.
+        model: a model with `sentence_embedding`.
+        loss: a loss with `compute_loss_from_embeddings`.
     """
 
     def __init__(self, model: nn.Module, loss: Any) -> None:
         super().__init__()
-        self.model = model
-        self.columns = _Columns()
-        self.loss = loss(self.columns)
+        self.model, self.loss = model, loss
 
-    def forward(self, sentence_features: Any, labels: torch.Tensor | None) -> Any:
+    def forward(self, sentence_features: Any, labels: torch.Tensor | None) -> torch.Tensor:
         """As for the loss."""
         features = list(sentence_features)
         rows = [len(column["attention_mask"]) for column in features]
         tensors = [name for name, value in features[0].items() if isinstance(value, torch.Tensor)]
         merged = {**features[0], **{name: _concatenate([column[name] for column in features]) for name in tensors}}
         embeddings = self.model(merged)["sentence_embedding"].split(rows)
-        self.columns.results = iter({"sentence_embedding": embedding} for embedding in embeddings)
-        with column_merging_disabled():
-            return self.loss(features, labels)
-
-
-class _Columns(nn.Module):
-    """In place of the model: returns the embeddings of one column after the other."""
-
-    results: Iterator[dict[str, torch.Tensor]]
-
-    def forward(self, features: dict[str, Any]) -> dict[str, torch.Tensor]:
-        return next(self.results)
+        loss: torch.Tensor = self.loss.compute_loss_from_embeddings(embeddings, labels)
+        return loss
 
 
 def _concatenate(parts: list[torch.Tensor] | tuple[torch.Tensor, ...]) -> torch.Tensor:
