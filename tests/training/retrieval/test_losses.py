@@ -1,0 +1,175 @@
+"""Losses and gradients equal those of plain sentence-transformers with transformers' ModernBERT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import TEXTS
+from tiny_models import tiny_config
+
+pytest.importorskip("sentence_transformers")
+import sentence_transformers
+from sentence_transformers.cross_encoder import losses as reranker
+from sentence_transformers.multi_vector_encoder import losses as late
+from sentence_transformers.sentence_transformer import losses as embedder
+from sentence_transformers.sparse_encoder import losses as sparse
+from sentence_transformers.util import pairwise_cos_sim
+from transformers import ModernBertPreTrainedModel
+
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.tokenization import train_stand_in
+from llm_jp_modernbert.training.finetuning.finetune.base import open_base
+from llm_jp_modernbert.training.retrieval.dataset import Example, Form
+from llm_jp_modernbert.training.retrieval.kinds import RetrievalKind, kind_of
+from llm_jp_modernbert.training.retrieval.options import (
+    EmbedderOptions,
+    LateInteractionOptions,
+    RerankerOptions,
+    SparseOptions,
+)
+
+OPTIONS: dict[str, Any] = {
+    "embedder": EmbedderOptions,
+    "reranker": RerankerOptions,
+    "sparse": SparseOptions,
+    "late-interaction": LateInteractionOptions,
+}
+PEERS = {
+    "embedder": "SentenceTransformer",
+    "reranker": "CrossEncoder",
+    "sparse": "SparseEncoder",
+    "late-interaction": "MultiVectorEncoder",
+}
+TOLERANCE = 1e-5
+# Everything at once, and pieces of one to three texts.
+BUDGETS = (100_000, 60)
+
+
+def splade(loss: Any) -> Callable[[Any], Any]:
+    return lambda model: sparse.SpladeLoss(model, loss(model), 3e-5, 5e-5)
+
+
+def scaled(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return 20 * pairwise_cos_sim(first, second)
+
+
+# Losses of sentence-transformers, with its default settings, but cosine similarities of embedders have a scale of 20.
+LOSSES: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("embedder", "cached-mnrl"): lambda model: embedder.CachedMultipleNegativesRankingLoss(model, mini_batch_size=2),
+    ("embedder", "cosent"): embedder.CoSENTLoss,
+    ("embedder", "margin-mse"): lambda model: embedder.MarginMSELoss(model, scaled),
+    ("embedder", "kl-divergence"): lambda model: embedder.DistillKLDivLoss(model, scaled),
+    ("reranker", "binary-cross-entropy"): reranker.BinaryCrossEntropyLoss,
+    ("reranker", "cached-mnrl"): reranker.CachedMultipleNegativesRankingLoss,
+    ("reranker", "lambda"): reranker.LambdaLoss,
+    ("reranker", "margin-mse"): reranker.MarginMSELoss,
+    ("reranker", "mse"): reranker.MSELoss,
+    ("sparse", "mnrl"): splade(sparse.SparseMultipleNegativesRankingLoss),
+    ("sparse", "cosent"): splade(sparse.SparseCoSENTLoss),
+    ("sparse", "margin-mse"): splade(sparse.SparseMarginMSELoss),
+    ("sparse", "kl-divergence"): splade(sparse.SparseDistillKLDivLoss),
+    ("late-interaction", "cached-mnrl"): late.CachedMultiVectorMultipleNegativesRankingLoss,
+    ("late-interaction", "margin-mse"): late.MultiVectorMarginMSELoss,
+    ("late-interaction", "kl-divergence"): late.MultiVectorDistillKLDivLoss,
+}
+
+
+def kind_for(kind: str, base: Path | str = "", **options: Any) -> RetrievalKind:
+    return kind_of(OPTIONS[kind](str(base), **options))
+
+
+CASES = [
+    (kind, form, loss)
+    for kind in OPTIONS
+    for form, losses in kind_for(kind).losses_by_form.items()
+    for loss in losses
+    if form != "texts"
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked language model of three layers."""
+    path = tmp_path_factory.mktemp("base")
+    tokenizer = train_stand_in(TEXTS * 20, vocab_size=305)
+    torch.manual_seed(0)
+    config = tiny_config(vocab_size=len(tokenizer), max_position_embeddings=256, initializer_range=0.15)
+    model = LlmJpModernBertForMaskedLM(config)
+    # Most weights of a sparse model are 0; sums of many would hide differences by their rounding.
+    torch.nn.init.constant_(model.decoder.bias, -1.0)
+    model.save_pretrained(path, format="plain")
+    tokenizer.model_max_length = 256
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def examples(form: Form) -> list[Example]:
+    """Six examples of different lengths."""
+    made = []
+    for number in range(6):
+        texts = [TEXTS[(number + place) % 3] * (1 + (number * place) % 4) for place in range(4)]
+        query, passages = texts[0][: 5 + 3 * number], tuple(f"{number}{text}" for text in texts[1:])
+        passages = {"pairs": passages[:1], "scored": passages[:1], "texts": ()}.get(form, passages)
+        scores = {"scored": (number / 5,), "distillation": (0.9, 0.1 * number, -0.3)}.get(form, ())
+        made.append(Example(query, passages, scores))
+    return made
+
+
+def loss_and_gradients(kind: RetrievalKind, model: Any, loss: Any, form: Form, folder: Path) -> Any:
+    """The loss of one batch in sentence-transformers' trainer, and the gradients of all parameters."""
+    arguments = kind.arguments_class(str(folder), report_to=[], use_cpu=True)
+    rows = list(kind.columns(examples(form), form))
+    trainer = kind.trainer_class(model, arguments, loss=loss)
+    model.zero_grad()
+    torch.manual_seed(0)
+    value = trainer.compute_loss(model, trainer.data_collator(rows))
+    value.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return float(value.detach()), gradients
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    (loss, gradients), (expected, peers) = first, second
+    assert loss == pytest.approx(expected, rel=TOLERANCE)
+    assert gradients.keys() == peers.keys()
+    used = {name for name, gradient in gradients.items() if gradient is not None}
+    assert used == {name for name, gradient in peers.items() if gradient is not None}
+    largest = max(1.0, *(float(peers[name].abs().max()) for name in used))
+
+    errors = {name: float((gradients[name] - peers[name]).abs().max()) / largest for name in used}
+    assert max(errors.values()) <= TOLERANCE, max(errors.items(), key=lambda item: item[1])
+
+
+def plain_copy(kind: RetrievalKind, model: Any, folder: Path) -> Any:
+    """The saved model, loaded by sentence-transformers with transformers' class."""
+    kind.save(model, folder)
+    copy = getattr(sentence_transformers, PEERS[kind.options.kind])(str(folder), device="cpu")
+    assert isinstance(copy[0].model, ModernBertPreTrainedModel)
+    return copy
+
+
+@pytest.mark.parametrize(("name", "form", "loss"), CASES)
+def test_losses_and_gradients_equal_those_of_sentence_transformers(
+    name: str, form: Form, loss: str, base: Path, tmp_path: Path
+) -> None:
+    kind = kind_for(name, base, loss=loss)
+    model = kind.build(open_base(str(base)), 0, form)
+    peer = plain_copy(kind, model, tmp_path / "model")
+    expected = loss_and_gradients(kind, peer, LOSSES[name, loss](peer), form, tmp_path)
+    for budget in BUDGETS:
+        assert_equal(loss_and_gradients(kind, model, kind.loss(model, form, budget), form, tmp_path), expected)
+
+
+def test_matryoshka_equals_that_of_sentence_transformers(base: Path, tmp_path: Path) -> None:
+    kind = kind_for("embedder", base, matryoshka=[8, 16])
+    model = kind.build(open_base(str(base)), 0, "triplets")
+    peer = plain_copy(kind, model, tmp_path / "model")
+    loss = embedder.MatryoshkaLoss(peer, embedder.CachedMultipleNegativesRankingLoss(peer), [32, 16, 8])
+    expected = loss_and_gradients(kind, peer, loss, "triplets", tmp_path)
+    for budget in BUDGETS:
+        ours = kind.loss(model, "triplets", budget)
+        assert_equal(loss_and_gradients(kind, model, ours, "triplets", tmp_path), expected)
