@@ -69,9 +69,9 @@ class Vocabulary:
             UsageError: the tokenizer is slow, or its model is not Unigram.
         """
         name = tokenizer.name_or_path or type(tokenizer).__name__
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
+        if not tokenizer.is_fast:
             raise UsageError(f"{name}: a slow tokenizer. Only vocabularies in a tokenizer.json can be changed.")
+        backend = tokenizer.backend_tokenizer
         if not isinstance(backend.model, Unigram):
             raise UsageError(
                 f"{name}: a {type(backend.model).__name__} tokenizer. Only Unigram vocabularies can be changed."
@@ -107,6 +107,7 @@ class Vocabulary:
     def protected(self) -> frozenset[int]:
         """Ids that always stay: special and added tokens, bytes and the space."""
         added = {token["id"] for token in self._content["added_tokens"]}
+        added |= {token_id for token in _template(self._content).values() for token_id in token["ids"]}
         always = (self.ids[piece] for piece in (*BYTE_PIECES, SPACE) if piece in self.ids)
         return frozenset({*added, *always, self._unknown_id})
 
@@ -134,11 +135,12 @@ class Vocabulary:
         fixed = self.protected | {self.ids[character] for character in characters if character in self.ids}
         total = len(self.pieces)
         if size is not None and size > total:
-            raise UsageError(f"--size {size:,}: the vocabulary has only {total:,} tokens.")
+            raise UsageError(f"{size:,} tokens cannot stay: the vocabulary has only {total:,}.")
         if size is not None and size < len(fixed):
+            characters_in_use = len(fixed) - len(self.protected)
             raise UsageError(
-                f"--size {size:,}: {len(fixed):,} tokens must stay: {len(self.protected):,} special tokens and bytes, "
-                f"and {len(fixed) - len(self.protected):,} characters in use. Name a larger size."
+                f"{size:,} tokens are too few: {len(fixed):,} must stay, which are {len(self.protected):,} special "
+                f"tokens and bytes, and {characters_in_use:,} characters in use. Name a larger size."
             )
         return self._pruned(uses, fixed, total if size is None else size, min_count, np.ones(total))
 
@@ -255,14 +257,19 @@ class Vocabulary:
         model["unk_id"] = new_ids[model["unk_id"]]
         for token in content["added_tokens"]:
             token["id"] = new_ids[token["id"]]
-        template = (content["post_processor"] or {}).get("special_tokens", {})
-        for token in template.values() if isinstance(template, dict) else ():
+        for token in _template(content).values():
             token["ids"] = [new_ids[token_id] for token_id in token["ids"]]
         backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
         if is_encoder_form(self.backend):
             # Its pre-tokenizer depends on the pieces.
             set_encoder_form(backend)
         return backend
+
+
+def _template(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens that a template puts around a text, in the content of a tokenizer.json."""
+    template: dict[str, Any] = (content["post_processor"] or {}).get("special_tokens", {})
+    return template
 
 
 def _path_score(parts: Sequence[str], scores: Mapping[str, float], lowest: float) -> float:

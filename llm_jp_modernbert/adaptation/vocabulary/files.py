@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config, read_json, write_whole
+from llm_jp_modernbert.inference.heads import Head, head_of
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES
 
 WEIGHTS = "model.safetensors"
@@ -40,14 +41,15 @@ Rows = Sequence[Sequence[int]]
 """For each new token the ids of old tokens whose weights are averaged; a single one is copied."""
 
 
-def check_model(folder: Path) -> None:
-    """Checks that the vocabulary of a model can be changed.
+def check_model(folder: Path) -> Head:
+    """Checks that the vocabulary of a model can be changed, and returns the head of the model.
 
     Raises:
-        UsageError: it is not a ModernBERT model, its weights are not one readable safetensors file, or its vectors are
-            over the vocabulary.
+        UsageError: it is not a ModernBERT model, its head is unknown, its weights are not one readable safetensors
+            file, or its vectors are over the vocabulary.
     """
-    kind = read_config(folder).get("model_type")
+    config = read_config(folder)
+    kind = config.get("model_type")
     if kind not in OUR_MODEL_TYPES:
         raise UsageError(f"{folder}: a {kind} model. Only vocabularies of ModernBERT models can be changed.")
     if not (folder / WEIGHTS).is_file():
@@ -60,6 +62,7 @@ def check_model(folder: Path) -> None:
             "train it again."
         )
     parameters(folder)
+    return head_of(config)
 
 
 def parameters(folder: Path) -> int:
@@ -99,7 +102,7 @@ def write_model(
     config["vocab_size"] = len(padded)
     for name, value in config.items():
         if name.endswith("_token_id") and isinstance(value, int):
-            config[name] = new_ids[value]
+            config[name] = new_ids.get(value, value)
     _write_json(folder / _CONFIG, config)
     tokenizer.save_pretrained(folder)
     backend.save(str(folder / TOKENIZER))

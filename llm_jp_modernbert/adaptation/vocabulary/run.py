@@ -20,12 +20,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory, check_vacant, lock, read_config
+from llm_jp_modernbert.core.files import atomic_directory, check_vacant, lock
 from llm_jp_modernbert.core.progress import progress_bar
 from llm_jp_modernbert.core.terminal import console
 from llm_jp_modernbert.core.versions import library_versions
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
-from llm_jp_modernbert.inference.heads import MASKED_LM, head_of
+from llm_jp_modernbert.inference.heads import MASKED_LM, Head
 from llm_jp_modernbert.inference.loading import checkpoint_folder
 from llm_jp_modernbert.tokenization import check_fits
 from llm_jp_modernbert.tokenization.vocabulary import Vocabulary
@@ -179,28 +179,31 @@ class _Change:
         with _terminable(), lock(options.out, f"vocabulary {self.change}"):
             base = open_base(options.model)
             source = checkpoint_folder(options.model)
-            check_model(source)
+            head = check_model(source)
             vocabulary = Vocabulary.of(base.tokenizer)
             check_fits(base.tokenizer, base.config)
             domain = Domain(options)
             changed: _Changed = choose(options, base, vocabulary, domain)
             with atomic_directory(options.out) as folder:
                 write_model(source, folder, base.tokenizer, changed.backend, changed.rows)
-                record = self._complete(folder, source, base, domain, changed, started)
+                record = self._complete(folder, source, head, base, domain, changed, started)
         for line in (*facts(record), *changed.remarks, "", table(record).text(), "", f"The model is in {options.out}"):
             logger.info("%s", line)
         return record
 
     def _complete(
-        self, folder: Path, source: Path, base: Base, domain: Domain, changed: _Changed, started: float
+        self, folder: Path, source: Path, head: Head, base: Base, domain: Domain, changed: _Changed, started: float
     ) -> Record:
         """Measures the models, and writes record, result rows, plot and report."""
         models = [EvaluatedModel(ModelName(str(path), None, self.options.device)) for path in (source, folder)]
-        has_head = head_of(read_config(folder)) == MASKED_LM
         with progress_bar(console(), transient=True) as bar:
             task = bar.add_task("measuring", total=1.0)
             measured = measure(
-                models, domain.held_out, has_head, self.options.seed, lambda share: bar.update(task, completed=share)
+                models,
+                domain.held_out,
+                head == MASKED_LM,
+                self.options.seed,
+                lambda share: bar.update(task, completed=share),
             )
         before, after = (
             figures(
