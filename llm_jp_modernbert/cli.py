@@ -29,6 +29,7 @@ from .commands.release import release
 from .commands.release_dataset import release_dataset
 from .commands.tokenize_corpus import tokenize_corpus
 from .commands.tokenizer import tokenizer
+from .commands.train_retrieval import train_embedder, train_late_interaction, train_reranker, train_sparse
 from .commands.vocabulary import vocabulary
 from .core.errors import describe, is_failed_write
 from .core.terminal import printable, show_logs
@@ -48,6 +49,10 @@ for job in (
     quickstart,
     pretrain,
     finetune,
+    train_embedder,
+    train_reranker,
+    train_sparse,
+    train_late_interaction,
     adapt,
     tokenize_corpus,
     average,

@@ -1,0 +1,160 @@
+"""The course of a retrieval training: data, trainings of all seeds, and the best model."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import lock
+
+from .options import RetrievalOptions
+
+if TYPE_CHECKING:
+    from llm_jp_modernbert.core.results import Row
+
+    from .job import Job
+    from .record import Record
+
+_PACKAGES = {
+    "sentence_transformers": "sentence-transformers",
+    "bm25s": "bm25s",
+    "sudachipy": "sudachipy",
+    "sudachidict_core": "sudachidict-core",
+    "scipy": "scipy",
+    "matplotlib": "matplotlib",
+}
+
+_RANKING_METRICS = ("ndcg@10", "mrr@10", "map@100", "recall@10", "recall@100", "accuracy@1")
+_CORRELATIONS = ("spearman", "pearson")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        folder: directory of the model.
+        record: content of its `retrieval.json`.
+        rows: its scores, and those of the systems that it is compared with.
+    """
+
+    folder: Path
+    record: Record
+    rows: list[Row]
+
+
+def read_trained(folder: Path) -> Trained:
+    """Reads what `train_retrieval` has written into a directory.
+
+    Raises:
+        UsageError: it holds no valid record.
+    """
+    from llm_jp_modernbert.core.results import Results
+
+    from ..finetuning.finetune.folder import RESULTS
+    from .record import RECORD, read_record
+
+    record = read_record(folder)
+    if record is None:
+        raise UsageError(f"{folder} has no {RECORD}, so train-embedder or its siblings have not written it.")
+    return Trained(folder, record, list(Results(folder / RESULTS).rows()))
+
+
+def train_retrieval(options: RetrievalOptions) -> Trained:
+    """Trains an embedder, a reranker, a sparse or a late-interaction model, and keeps it with its scores.
+
+    Every seed is trained from the base, and the model with the best validation score is kept. A second call with the
+    same options continues an interrupted training, and returns a finished one as it is.
+
+    Args:
+        options: the options of the command; their class is the type of model.
+
+    Returns:
+        The directory, the record and the scores.
+
+    Raises:
+        UsageError: the data, the base or an option is unusable, which is found before any training; every training
+            diverged; or a signal stopped it. The message is one line.
+
+    Example:
+        >>> options = EmbedderOptions("ORG/NAME", train=["jaquad.json"], out=Path("my-embedder"))
+        >>> train_retrieval(options).record["seeds"][0]["metrics"]["validation"]["ndcg@10"]
+        0.83
+    """
+    _check_packages(options)
+    from ..finetuning.finetune.base import open_base
+    from ..finetuning.finetune.folder import Folder, recipe_of
+    from ..pretrain import on_main
+    from .arguments import retrieval_arguments
+    from .job import Job
+    from .kinds import kind_of
+    from .loading import load_data
+    from .report import end_lines, start_lines
+    from .trainings import RetrievalTrainings
+
+    kind = kind_of(options)
+    folder = Folder(options.out, f"train-{options.kind}")
+    arguments = retrieval_arguments(options, folder.unfinished, options.seed)
+    base = open_base(options.base, options.tokenizer, options.max_length)
+    is_main = arguments.process_index == 0
+    with ExitStack() as held:
+        on_main(arguments, lambda: held.enter_context(lock(options.out, f"train-{options.kind}")))
+        data = load_data(options, kind.forms)
+        defaults = kind.trainer_arguments(data.train.form)
+        arguments = retrieval_arguments(options, folder.unfinished, options.seed, defaults)
+        parts = {"train": data.train, "validation": data.validation}
+        parts |= {f"test:{number}": part for number, part in enumerate(data.tests, 1)}
+        revisions = {name: part.revision for name, part in parts.items()}
+        recipe = {"kind": options.kind, **recipe_of(options, base, arguments, data.columns, revisions)}
+        is_finished = on_main(arguments, partial(folder.open, recipe))
+        if not is_finished:
+            job = Job(options, kind, base, data, folder, arguments)
+            _check(job)
+            for line in start_lines(job) if is_main else ():
+                logger.info("%s", line)
+            RetrievalTrainings(job).run()
+        finished = read_trained(options.out)
+    if is_finished and is_main:
+        logger.info("%s is already finished. These are its scores:", options.out)
+    for line in end_lines(finished.folder, finished.record, finished.rows) if is_main else ():
+        logger.info("%s", line)
+    return finished
+
+
+def _check_packages(options: RetrievalOptions) -> None:
+    for module, package in _PACKAGES.items():
+        if find_spec(module) is None:
+            raise UsageError(f"train-{options.kind} needs {package}: pip install 'llm-jp-modernbert[retrieval]'.")
+
+
+def _check(job: Job) -> None:
+    """Checks what depends on the data.
+
+    Raises:
+        UsageError: the metric does not exist or is undefined, or no batch is full.
+    """
+    from ..recipe.shapes import check_known
+
+    benchmark = job.benchmarks["validation"]
+    check_known(
+        job.metric, _CORRELATIONS if benchmark.is_scored else _RANKING_METRICS, "metric_for_best_model", "value"
+    )
+    if benchmark.is_scored and len(set(benchmark.gold.tolist())) < 2:
+        raise UsageError(
+            f"{job.metric} is undefined on the {benchmark.size:,} validation examples, which have one score. Name a "
+            "--validation file with different scores."
+        )
+    arguments, count = job.arguments, len(job.data.train.examples)
+    size = arguments.per_device_train_batch_size * arguments.world_size
+    if arguments.dataloader_drop_last and count < size:
+        raise UsageError(
+            f"per_device_train_batch_size: {count:,} training examples do not fill a batch of {size:,}. Set it lower."
+        )
