@@ -109,15 +109,15 @@ class _WithPrompts(RetrievalOptions):
     query_prompt: Annotated[
         str | None,
         typer.Option(
-            help="Prefix of queries, stored in the model.",
-            show_default=f"'{QUERY_PROMPT}', but none for scored pairs and texts alone",
+            help="Prefix of queries, stored in the model; none by default for scored pairs and texts alone.",
+            show_default=f"'{QUERY_PROMPT}'",
         ),
     ] = None
     passage_prompt: Annotated[
         str | None,
         typer.Option(
-            help="Prefix of passages, stored in the model.",
-            show_default=f"'{PASSAGE_PROMPT}', but none for scored pairs and texts alone",
+            help="Prefix of passages, stored in the model; none by default for scored pairs and texts alone.",
+            show_default=f"'{PASSAGE_PROMPT}'",
         ),
     ] = None
 
