@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from .options import RetrievalOptions
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.results import Row
 
+    from .dataset import RetrievalData
     from .job import Job
     from .record import Record
 
@@ -96,7 +97,7 @@ def train_retrieval(options: RetrievalOptions) -> Trained:
     from .arguments import retrieval_arguments
     from .job import Job
     from .kinds import kind_of
-    from .loading import load_data
+    from .loading import load_data, trained_form
     from .report import end_lines, start_lines
     from .trainings import RetrievalTrainings
 
@@ -108,7 +109,7 @@ def train_retrieval(options: RetrievalOptions) -> Trained:
     with ExitStack() as held:
         on_main(arguments, lambda: held.enter_context(lock(options.out, f"train-{options.kind}")))
         data = load_data(options, kind.forms)
-        defaults = kind.trainer_arguments(data.train.form)
+        defaults = kind.trainer_arguments(trained_form(options, data.train.form))
         arguments = retrieval_arguments(options, folder.unfinished, options.seed, defaults)
         parts = {"train": data.train, "validation": data.validation}
         parts |= {f"test:{number}": part for number, part in enumerate(data.tests, 1)}
@@ -118,6 +119,10 @@ def train_retrieval(options: RetrievalOptions) -> Trained:
         if not is_finished:
             job = Job(options, kind, base, data, folder, arguments)
             _check(job)
+            if options.mine_negatives or options.teacher:
+                job = replace(job, data=on_main(arguments, partial(_prepared, job)))
+            # The loss may not learn from the data.
+            kind.columns(job.data.train.examples, job.data.train.form)
             for line in start_lines(job) if is_main else ():
                 logger.info("%s", line)
             RetrievalTrainings(job).run()
@@ -135,14 +140,34 @@ def _check_packages(options: RetrievalOptions) -> None:
             raise UsageError(f"train-{options.kind} needs {package}: pip install 'llm-jp-modernbert[retrieval]'.")
 
 
+def _prepared(job: Job) -> RetrievalData:
+    """The data with mined negatives and the scores of a teacher, which a rerun reads from the directory."""
+    from .negatives import mine_negatives
+    from .teacher import score_with_teacher
+
+    folder, options = job.folder, job.options
+    folder.start()
+    try:
+        data = mine_negatives(job.data, options, job.base, folder.unfinished, job.tokens_per_batch)
+        return score_with_teacher(data, options, folder.unfinished, job.tokens_per_batch)
+    except UsageError:
+        folder.discard()
+        raise
+
+
 def _check(job: Job) -> None:
-    """Checks what depends on the data.
+    """Checks what the data do not show before they are read.
 
     Raises:
-        UsageError: the metric does not exist or is undefined, or no batch is full.
+        UsageError: the metric does not exist or is undefined, no batch is full, or a model does not exist.
     """
+    from llm_jp_modernbert.core.references import ModelReference
+
     from ..recipe.shapes import check_known
 
+    for name in (job.options.mine_with, job.options.teacher):
+        if name is not None:
+            ModelReference.parse(name).check_model()
     benchmark = job.benchmarks["validation"]
     check_known(
         job.metric, _CORRELATIONS if benchmark.is_scored else _RANKING_METRICS, "metric_for_best_model", "value"

@@ -143,6 +143,13 @@ class Folder:
         self.unfinished.mkdir(parents=True, exist_ok=True)
         write_whole(self.unfinished / self._file, render(self._recipe))
 
+    def discard(self) -> None:
+        """Removes the directory after a user's mistake, unless a training has begun."""
+        if not any(self.unfinished.glob("seed-*/*")):
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            with suppress(OSError):
+                self.out.rmdir()
+
     def seed(self, seed: int) -> Path:
         """The directory of a seed's checkpoints and result."""
         return self.unfinished / f"seed-{seed}"
