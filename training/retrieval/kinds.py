@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.files import read_config
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.inference.loading import loading_errors
+from llm_jp_modernbert.inference.retrieval.layout import make_portable, port_modules
 from llm_jp_modernbert.inference.retrieval.loading import saved_type
 
 from .dataset import Example, Form
@@ -129,8 +131,11 @@ class RetrievalKind(ABC):
         return ranker_of(model, tokens_per_batch)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Saves a model in the layout of sentence-transformers, without code of this package."""
+        """Saves a model in the layout that versions 5.1 and 6.2 of sentence-transformers read alike."""
         model.save_pretrained(str(folder), create_model_card=False)
+        # Versions 4 and 5 of transformers write other configurations alike.
+        port = make_portable if read_config(folder).get("model_type") == "modernbert" else port_modules
+        port(folder)
 
     def load(
         self, base: Base, modules: Callable[[Callable[..., Any]], list[nn.Module]], seed: int, **settings: Any
