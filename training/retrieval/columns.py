@@ -116,6 +116,7 @@ class RetrievalColumns(Columns):
         return next((cell(row, column) for _, row in self.table.rows if not is_blank(cell(row, column))), None)
 
     def _check_both_texts(self) -> None:
+        """Checks that both texts have a column, or finds that of texts alone."""
         if self.passage is not None:
             if self.query is None:
                 raise self.missing(f"no column of queries ({_QUERY_EXAMPLES})", "Set --query-column.")
@@ -148,7 +149,7 @@ class RetrievalColumns(Columns):
             return "scored"
         # A list of passages and their scores. Labels 0 and 1 only say which are relevant.
         rows = [as_list(cell(row, self.scores[0])) or [] for _, row in self.table.rows]
-        return "triplets" if {str(score) for scores in rows for score in scores} <= {"0", "1"} else "distillation"
+        return "triplets" if all(score in (0, 1) for scores in rows for score in scores) else "distillation"
 
     def used(self) -> list[str]:
         """All columns that are read."""
