@@ -49,16 +49,18 @@ def load_data(options: RetrievalOptions, forms: tuple[Form, ...]) -> RetrievalDa
     columns = RetrievalColumns(options, "--train", table)
     _check_form(options, columns, forms)
     train = _part("--train", columns, remarks)
-    validation = _measured(options, "--validation", options.validation, remarks) if options.validation else None
-    tests = [_measured(options, "--test", [source], remarks) for source in options.test]
+    sources = [("--validation", options.validation)] if options.validation else []
+    sources += [("--test", [source]) for source in options.test]
+    measured = [_measured(options, option, files, remarks) for option, files in sources]
     corpus = _corpus(options, remarks)
-    if validation is None:
-        train, validation = hold_out(train, options.seed, remarks)
+    for (option, _), part in zip(sources, measured, strict=True):
+        remarks += _leaks(option, part, train)
+    train, *measured = _scaled([train, *measured], remarks)
+    if options.validation:
+        validation, *tests = measured
     else:
-        remarks += _leaks("--validation", validation, train)
-    for test in tests:
-        remarks += _leaks("--test", test, train)
-    train, validation, *tests = _scaled([train, validation, *tests], remarks)
+        tests = measured
+        train, validation = hold_out(train, options.seed, remarks)
     train = _equal_negatives(train, remarks)
     return RetrievalData(train, validation, tests, corpus, columns.columns, remarks)
 

@@ -235,10 +235,8 @@ def test_texts_that_also_are_training_texts_are_reported(tmp_path: Path) -> None
     train = write(tmp_path / "a.jsonl", PAIRS)
     test = write(tmp_path / "b.jsonl", [PAIRS[3], {"query": "新しい", "passage": PAIRS[4]["passage"]}])
     data = load(train, test=test)
-    assert any("queries of 1 of 2 examples are also training queries" in r for r in data.remarks)
-    held_out = {e.query for e in data.validation.examples}
-    count = sum(PAIRS[n]["query"] not in held_out for n in (3, 4))
-    assert any(f"passages of {count} of 2 examples are also training passages" in r for r in data.remarks)
+    assert any("queries of 1 of 2 examples are also training queries" in remark for remark in data.remarks)
+    assert any("passages of 2 of 2 examples are also training passages" in remark for remark in data.remarks)
 
 
 def test_repeated_and_equal_texts_and_own_positives_are_left_out(tmp_path: Path) -> None:
