@@ -67,6 +67,7 @@ def evaluate(options: EvaluateOptions) -> tuple[list[Row], Failures]:
     constructors = [constructor for name in names for constructor in select(name)]
     # Invalid model names are reported before the first measurement. The models are loaded one after the other.
     models_of(options)
+    EvaluatedModel(ModelName.parse(options.candidates))
     interrupts = Interrupts()
     evaluation = _Evaluation(options, interrupts.check)
     try:
@@ -104,6 +105,8 @@ class _Evaluation:
             if rank() and not task.shared:
                 return
             place = f"{task.title} of {model.label}"
+            if model.is_bm25 and task.needs_weights:
+                raise UsageError("bm25 has no weights. It is measured with --tasks retrieval.")
             data = self._load(task)
             run = _run(task, model, data)
             rows = self._results.find(run)
@@ -170,16 +173,12 @@ class _Evaluation:
 def _run(task: Task, model: EvaluatedModel, data: Data) -> Run:
     if not len(data.examples):
         raise UsageError(f"{data.name}: contains no example.")
-    settings = {**task.settings(), "dtype": model.dtype}
-    # The model's own files decide about `auto`.
-    if settings.get("pooling") == "auto" and model.embedding_files:
-        settings["embedding_files"] = model.embedding_files
     return Run(
         task=task.title,
         model=model.label,
         revision=model.revision,
         protocol=task.options.protocol,
-        settings=settings,
+        settings=task.settings_of(model),
         seed=task.options.seed,
         dataset=data.name,
         dataset_revision=data.revision,

@@ -30,7 +30,8 @@ class EvaluateOptions:
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Local directories, or repositories: ORG/NAME or ORG/NAME@REV. NAME=MODEL sets the name in results."
+            help="Local directories, or repositories: ORG/NAME or ORG/NAME@REV. NAME=MODEL sets the name in results. "
+            "Retrieval also measures bm25."
         ),
     ]
     tasks: Annotated[str, typer.Option(help="Comma-separated task names; see --list-tasks.")] = DEFAULT_TASKS
@@ -78,6 +79,10 @@ class EvaluateOptions:
     pooling: Annotated[
         str, typer.Option(help="Pooling of embeddings: auto, mean, cls or last-K-layers with a number K.")
     ] = "auto"
+    candidates: Annotated[
+        str,
+        typer.Option(metavar="bm25|MODEL", help="Finds the 50 passages for each question that a reranker orders."),
+    ] = "bm25"
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the repository, for a single model.")
     ] = None
@@ -106,6 +111,7 @@ class EvaluateOptions:
             learning_rates=tuple(self.learning_rate or ()),
             epochs=tuple(self.epochs or ()),
             pooling=self.pooling,
+            candidates=self.candidates,
         )
 
 

@@ -23,6 +23,7 @@ class Options:
         learning_rates: fine-tuning grid; empty for the protocol's.
         epochs: fine-tuning grid; empty for the protocol's.
         pooling: how token vectors become an embedding: `auto`, `mean`, `cls` or `last-K-layers`.
+        candidates: model whose first passages a reranker orders, or `bm25`.
         work_dir: directory for intermediate results of an unfinished measurement.
     """
 
@@ -36,6 +37,7 @@ class Options:
     learning_rates: tuple[float, ...] = ()
     epochs: tuple[int, ...] = ()
     pooling: str = "auto"
+    candidates: str = "bm25"
     work_dir: Path | None = None
 
 

@@ -19,10 +19,14 @@ from llm_jp_modernbert.inference.loading import (
     model_revision,
     usable_device,
 )
+from llm_jp_modernbert.inference.retrieval.loading import load_retrieval_model, type_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+
+BM25 = "bm25"
+"""Name of the model without weights that tasks of retrieval measure."""
 
 # Read by sentence-transformers in addition to the model. The first ones come first in the hash, which results contain.
 _EMBEDDING_FILES = ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json")
@@ -77,6 +81,7 @@ class EvaluatedModel:
 
     Attributes:
         label: name in results.
+        is_bm25: whether it is BM25, which has no weights.
 
     Raises:
         UsageError: two different revisions, a path that is not a model, or an unavailable device.
@@ -85,7 +90,9 @@ class EvaluatedModel:
     def __init__(self, which: ModelName) -> None:
         self.which = which
         self._reference = ModelReference.parse(which.name, which.requested)
-        self._reference.check_model()
+        self.is_bm25 = which.name == BM25 and not self._reference.is_local
+        if not self.is_bm25:
+            self._reference.check_model()
         self.name, self.requested = self._reference.name, self._reference.revision
         self.label = which.label or str(self._reference)
         if which.device is not None:
@@ -93,8 +100,35 @@ class EvaluatedModel:
 
     @cached_property
     def revision(self) -> str:
-        """The commit of a repository, or `sha256:…` over the weights and configuration of a directory."""
+        """The commit of a repository, or `sha256:…` over the weights and configuration of a directory.
+
+        For BM25, the versions of its packages.
+        """
+        if self.is_bm25:
+            from llm_jp_modernbert.inference.retrieval.bm25 import BM25
+
+            return BM25().revision
         return model_revision(self._reference)
+
+    @cached_property
+    def type(self) -> str:
+        """`BM25`, or the class of sentence-transformers that loads the model.
+
+        Other checkpoints are a `SentenceTransformer`, unless they give one score for a text.
+        """
+        if self.is_bm25:
+            return "BM25"
+        known = type_of(self._reference)
+        is_reranker = known == "CrossEncoder" and self._config.num_labels == 1
+        return known if is_reranker or known != "CrossEncoder" else "SentenceTransformer"
+
+    def load(self) -> Any:
+        """The model as its class of sentence-transformers.
+
+        Raises:
+            UsageError: it cannot be loaded.
+        """
+        return load_retrieval_model(str(self._reference), self.which.device, self.dtype)
 
     @cached_property
     def embedding_files(self) -> str | None:

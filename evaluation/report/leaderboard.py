@@ -11,7 +11,15 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.results import RANKING_METRIC, Row, comparable_settings, differing_settings, trajectories
+from llm_jp_modernbert.core.results import (
+    EMBEDDING_FILES,
+    RANKING_METRIC,
+    RERANKED,
+    Row,
+    comparable_settings,
+    differing_settings,
+    trajectories,
+)
 from llm_jp_modernbert.core.terminal import printable
 
 if TYPE_CHECKING:
@@ -190,15 +198,11 @@ class Leaderboard:
 
 def leaderboard(rows: Iterable[Row]) -> Leaderboard:
     """The table of the values over whole datasets; values of subsets are only in the files."""
-    revisions: dict[str, set[str]] = {}
     whole = [row for row in rows if not row.subset and row.value is not None]
-    for row in whole:
-        revisions.setdefault(row.model, set()).add(row.revision)
+    names = _names(whole)
     by_seed: dict[tuple[str, Column], dict[int, Row]] = {}
-    for row in whole:
-        # Two revisions of one name are two models.
-        suffix = f"@{row.revision.removeprefix('sha256:')[:8]}" if len(revisions[row.model]) > 1 else ""
-        by_seed.setdefault((row.model + suffix, column_of(row)), {})[row.seed] = row
+    for row, name in zip(whole, names, strict=True):
+        by_seed.setdefault((name, column_of(row)), {})[row.seed] = row
     cells = {
         key: Cell(
             tuple(row.value for row in seeds.values() if row.value is not None),
@@ -213,6 +217,29 @@ def leaderboard(rows: Iterable[Row]) -> Leaderboard:
     models = list(dict.fromkeys(member for model in models for member in run_of.get(model, [model])))
     columns = sorted({column for _, column in cells}, key=_order)
     return Leaderboard(columns, models if run_of else _ranked(models, columns, cells), cells)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """The name of each row's model. Two versions of one name are two models, as are two searches that it reranks."""
+    versions: dict[tuple[str, int], set[str]] = {}
+    for row in rows:
+        for part, version in enumerate(_versions(row)):
+            versions.setdefault((row.model, part), set()).update(filter(None, [version]))
+    names = []
+    for row in rows:
+        differing = [
+            version.removeprefix("sha256:")[:8]
+            for part, version in enumerate(_versions(row))
+            if version and len(versions[row.model, part]) > 1
+        ]
+        reranked = [f", {row.settings[RERANKED]}"] if RERANKED in row.settings else []
+        names.append("".join([row.model, *(f"@{version}" for version in differing), *reranked]))
+    return names
+
+
+def _versions(row: Row) -> tuple[str, str]:
+    """Versions of the weights, and of the modules of an embedder."""
+    return row.revision, str(row.settings.get(EMBEDDING_FILES, ""))
 
 
 def _ranked(models: list[str], columns: Sequence[Column], cells: Mapping[tuple[str, Column], Cell]) -> list[str]:

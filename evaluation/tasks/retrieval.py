@@ -7,24 +7,26 @@ among the second passages of all questions. Default protocol: questions retrieve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Any
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.results import Measurement
-from llm_jp_modernbert.inference.retrieval.rankers import EmbeddingRanker
+from llm_jp_modernbert.core.results import RERANKED, Measurement
+from llm_jp_modernbert.inference.retrieval.bm25 import BM25
+from llm_jp_modernbert.inference.retrieval.rankers import EmbeddingRanker, Ranker, Reranker, ranker_of
 from llm_jp_modernbert.inference.retrieval.search import Search, mean_metrics
 
 from ..data import readers
 from ..data.options import Data, Options
 from ..data.readers import SOURCES, SearchData
 from ..encoders.embeddings import embedder_of
+from ..encoders.models import EvaluatedModel, ModelName
 from .task import Highlight, Outcome, Progress, Task
 
-if TYPE_CHECKING:
-    from ..encoders.models import EvaluatedModel
+# Number of passages that a reranker orders.
+_CANDIDATES = 50
 
 _METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
 _PAPER_METRICS = ("recall@10", "mrr@10")
@@ -35,7 +37,10 @@ _DISTRACTORS = 20
 
 @dataclass(frozen=True)
 class Retrieval(Task):
-    """Ranking of passages by cosine similarity.
+    """Ranking of passages.
+
+    Embedders rank by cosine similarity, sparse models by dot products and late-interaction models by MaxSim. Rerankers
+    order the first passages of another model.
 
     Attributes:
         source: one of `SOURCES`; empty for the passage pairs of the paper's protocol.
@@ -46,6 +51,7 @@ class Retrieval(Task):
     pooling: str = "auto"
 
     name = "retrieval"
+    needs_weights = False
     hub_task = "sentence-similarity"
     highlights = (Highlight("ndcg@10", "Retrieval nDCG@10"),)
 
@@ -103,9 +109,7 @@ class Retrieval(Task):
         """nDCG@10, recall@10, recall@100 and MRR@10; only recall@10 and MRR@10 in the paper's protocol."""
         assert isinstance(data, SearchData)
         search = data.search
-        embedder = embedder_of(model, self.pooling)
-        ranker = EmbeddingRanker(embedder.transformer, model.tokens_per_batch, with_roles=bool(self.source))
-        ranked = ranker.rank(search, progress)
+        ranked = self._ranker(model).rank(search, progress)
         values = mean_metrics(ranked, search)
         metrics = _METRICS if self.source else _PAPER_METRICS
         measurements = [Measurement(metric, values[metric], scale=100) for metric in metrics]
@@ -114,6 +118,42 @@ class Retrieval(Task):
             for query in search.queries
         ]
         return Outcome(measurements, instances)
+
+    def settings_of(self, model: EvaluatedModel) -> dict[str, Any]:
+        """All settings, for rerankers with the model whose passages they order."""
+        settings = super().settings_of(model)
+        if self._is_reranker(model):
+            first = self._candidates(model)
+            settings[RERANKED] = f"top {_CANDIDATES} of {first.label}"
+            settings[f"{RERANKED}_revision"] = ", ".join(filter(None, (first.revision, first.embedding_files)))
+        return settings
+
+    def _ranker(self, model: EvaluatedModel) -> Ranker:
+        if model.is_bm25:
+            return BM25()
+        with_roles = bool(self.source)
+        if self.pooling != "auto" or model.type == "SentenceTransformer":
+            embedder = embedder_of(model, self.pooling)
+            return EmbeddingRanker(embedder.transformer, model.tokens_per_batch, with_roles)
+        if self._is_reranker(model):
+            return Reranker(model.load(), self._ranker(self._candidates(model)), _CANDIDATES, model.tokens_per_batch)
+        return ranker_of(model.load(), model.tokens_per_batch, with_roles)
+
+    def _is_reranker(self, model: EvaluatedModel) -> bool:
+        return self.pooling == "auto" and model.type == "CrossEncoder"
+
+    def _candidates(self, reranker: EvaluatedModel) -> EvaluatedModel:
+        """The model whose passages a reranker orders.
+
+        Raises:
+            UsageError: it is a reranker itself.
+        """
+        which = ModelName.parse(self.options.candidates)
+        computing = {name: getattr(reranker.which, name) for name in ("device", "dtype", "tokens_per_batch")}
+        model = EvaluatedModel(replace(which, **computing))
+        if self._is_reranker(model):
+            raise UsageError(f"--candidates {which.name}: is a reranker. Give a model that searches, or bm25.")
+        return model
 
 
 def subset(search: Search, questions: int, distractors: int) -> Search:

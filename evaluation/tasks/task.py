@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.results import Measurement, Row
+from llm_jp_modernbert.core.results import EMBEDDING_FILES, Measurement, Row
 
 from ..data.options import Data, Options
 
@@ -86,6 +86,9 @@ class Task(ABC):
     shared: ClassVar[bool] = False
     """Whether several processes share a measurement; if not, the first process makes it alone."""
 
+    needs_weights: ClassVar[bool] = True
+    """Whether the task measures only models with weights, not BM25."""
+
     @classmethod
     def selectors(cls) -> tuple[str, ...]:
         """Values of `--tasks` that select this task: its name, or `name:argument`."""
@@ -121,6 +124,14 @@ class Task(ABC):
         """The settings as plain values."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "options"}
         return {**own, "limit": self.options.limit}
+
+    def settings_of(self, model: EvaluatedModel) -> dict[str, Any]:
+        """All settings of the measurement of a model."""
+        settings = {**self.settings(), "dtype": model.dtype}
+        # The model's own files decide about `auto`.
+        if settings.get("pooling") == "auto" and model.embedding_files:
+            settings[EMBEDDING_FILES] = model.embedding_files
+        return settings
 
     @abstractmethod
     def load(self) -> Data:

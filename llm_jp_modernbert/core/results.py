@@ -37,6 +37,15 @@ def current_protocol(name: str) -> str:
 RANKING_METRIC = "ndcg@10"
 """Main metric of rankings."""
 
+EMBEDDING_FILES = "embedding_files"
+"""Setting of an embedder in a directory: a hash of its modules."""
+
+RERANKED = "reranked"
+"""Setting of a reranker: whose passages it orders."""
+
+# Settings that belong to the model: values that differ in them can be compared.
+_OF_MODEL = (EMBEDDING_FILES, RERANKED, f"{RERANKED}_revision")
+
 READ_OFF = "read_off_a_plot"
 """Setting that marks a value read off a published plot."""
 
@@ -206,7 +215,7 @@ def comparable_settings(row: Row) -> tuple[tuple[str, str], ...]:
 
     The limit is not among them: it is part of the data.
     """
-    settings = {name: value for name, value in row.settings.items() if name not in ("limit", READ_OFF)}
+    settings = {name: value for name, value in row.settings.items() if name not in ("limit", READ_OFF, *_OF_MODEL)}
     if row.context is not None:
         settings["context"] = row.context
     texts = {

@@ -233,12 +233,13 @@ _RANKERS: dict[str, type[EncoderRanker]] = {
 }
 
 
-def ranker_of(model: Any, tokens_per_batch: int) -> EncoderRanker:
+def ranker_of(model: Any, tokens_per_batch: int, with_roles: bool = True) -> EncoderRanker:
     """The ranker of a loaded model of sentence-transformers.
 
     Args:
         model: a SentenceTransformer, SparseEncoder or MultiVectorEncoder.
         tokens_per_batch: maximum tokens of a batch.
+        with_roles: whether to use the model's prompts and modules for queries and passages, if it has any.
 
     Raises:
         TypeError: another type of model.
@@ -251,5 +252,5 @@ def ranker_of(model: Any, tokens_per_batch: int) -> EncoderRanker:
     classes = [base.__name__ for base in type(model).__mro__]
     for name, ranker in _RANKERS.items():
         if name in classes:
-            return ranker(model, tokens_per_batch)
+            return ranker(model, tokens_per_batch, with_roles)
     raise TypeError(f"{type(model).__name__} does not encode texts")
