@@ -110,6 +110,11 @@ def sentence_transformer(model: EvaluatedModel, pooling: str = "auto") -> Senten
     layers = int(number[1]) if number else 0
     if not layers and pooling not in ("auto", "mean", "cls"):
         raise UsageError(f"--pooling {pooling}: choose {', '.join(POOLINGS)}, with a number K from 1.")
+    if pooling == "auto" and model.type != "SentenceTransformer":
+        raise UsageError(
+            f"{model.label} is a {model.type}, which gives no embeddings. Measure it with --tasks retrieval, or its "
+            "encoder with --pooling mean."
+        )
     loading = {"dtype": getattr(torch, model.dtype)}
     common: dict[str, Any] = {"revision": model.requested} if model.requested else {}
     try:
