@@ -1,9 +1,10 @@
-"""The data and commands in docs/finetuning.md work as printed."""
+"""The data and commands in the pages of docs/ work as printed."""
 
 import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -11,10 +12,25 @@ from typer.main import get_command
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.training.finetuning.data.loading import load_dataset
 from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
+from llm_jp_modernbert.training.retrieval.dataset import Form
+from llm_jp_modernbert.training.retrieval.loading import load_data
+from llm_jp_modernbert.training.retrieval.options import RetrievalOptions
 
-PAGE = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text(encoding="utf-8")
-SECTIONS = PAGE.split("\n## ")[1:]
-COMMAND = r"^(?:llm-jp-modernbert|accelerate launch -m llm_jp_modernbert\.training\.finetuning\.)(?: |)(.*)$"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, RETRIEVAL = ((DOCS / name).read_text(encoding="utf-8") for name in ("finetuning.md", "retrieval.md"))
+SECTIONS, RETRIEVAL_SECTIONS = (page.split("\n## ")[1:] for page in (PAGE, RETRIEVAL))
+COMMAND = (
+    r"^(?:llm-jp-modernbert|accelerate launch -m llm_jp_modernbert\.training\.(?:finetuning\.|retrieval))(?: |)(.*)$"
+)
+FORMS: dict[str, Form] = {
+    "Embedder": "pairs",
+    "Reranker": "triplets",
+    "Sparse model": "pairs",
+    "Late interaction": "pairs",
+    "Similarity": "scored",
+    "Texts alone": "texts",
+    "A teacher, and short vectors": "distillation",
+}
 
 
 def commands(text: str) -> list[list[str]]:
@@ -23,7 +39,7 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(COMMAND, lines, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("arguments", commands(PAGE), ids=" ".join)
+@pytest.mark.parametrize("arguments", [*commands(PAGE), *commands(RETRIEVAL)], ids=" ".join)
 def test_commands_parse(arguments: list[str]) -> None:
     name, *rest = [argument.replace("TASK", "ner") for argument in arguments]
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
@@ -51,3 +67,24 @@ def test_data_are_read(section: str, tmp_path: Path) -> None:
     file.write_text("\n".join(varied), encoding="utf-8")
     dataset = load_dataset(FinetuneOptions(kind, "BASE", train=[str(file)]))  # type: ignore[arg-type]
     assert len(dataset.parts["train"].examples) > len(dataset.parts["validation"].examples) > 0
+
+
+def numbered(value: Any, number: int) -> Any:
+    """A row with all texts and scores changed."""
+    if isinstance(value, dict):
+        return {key: numbered(item, number) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbered(item, number) for item in value]
+    return f"{number}: {value}" if isinstance(value, str) else value - number / 10
+
+
+@pytest.mark.parametrize("title", FORMS)
+def test_retrieval_data_are_read(title: str, tmp_path: Path) -> None:
+    section = next(text for text in RETRIEVAL_SECTIONS if text.startswith(f"{title}\n"))
+    match = re.search(r"```json\n(.*?)```", section, re.DOTALL)
+    assert match
+    row, file = json.loads(match[1]), tmp_path / "data.jsonl"
+    file.write_text("\n".join(json.dumps(numbered(row, number)) for number in range(24)), encoding="utf-8")
+    data = load_data(RetrievalOptions("BASE", train=[str(file)]), (FORMS[title],))
+    assert data.train.form == FORMS[title]
+    assert len(data.train.examples) > len(data.validation.examples) > 0

@@ -10,12 +10,12 @@ from typing import Any
 
 from llm_jp_modernbert.core.progress import progress_bar
 from llm_jp_modernbert.core.references import ModelReference
-from llm_jp_modernbert.core.results import Measurement, Results, Row, Run
+from llm_jp_modernbert.core.results import RERANKED, Measurement, Results, Row, Run
 from llm_jp_modernbert.core.terminal import console
 from llm_jp_modernbert.core.versions import library_versions
 from llm_jp_modernbert.inference.loading import model_revision
 from llm_jp_modernbert.inference.retrieval.bm25 import BM25
-from llm_jp_modernbert.inference.retrieval.rankers import Ranker, ranker_of
+from llm_jp_modernbert.inference.retrieval.rankers import Ranker, Reranker, ranker_of
 
 from ..finetuning.finetune.base import open_base
 from ..finetuning.finetune.folder import RESULTS, SeedResult
@@ -241,7 +241,7 @@ def _write_rows(
                 model=system.name,
                 revision=system.revision,
                 protocol="default",
-                settings=_settings(job, benchmark),
+                settings=_settings(job, system, benchmark),
                 seed=seed,
                 dataset=benchmark.part.name,
                 dataset_revision=benchmark.part.revision,
@@ -252,11 +252,11 @@ def _write_rows(
     return rows
 
 
-def _settings(job: Job, benchmark: Benchmark) -> dict[str, Any]:
-    """What values of a part share if they can be compared."""
+def _settings(job: Job, system: System, benchmark: Benchmark) -> dict[str, Any]:
+    """The number of passages, for values that can be compared, and the candidates of a reranker."""
     settings: dict[str, Any] = {} if benchmark.is_scored else {"passages": len(benchmark.search.corpus)}
-    if isinstance(job.options, RerankerOptions) and not benchmark.is_scored:
-        settings |= {"candidates": _name(job.options.candidates), "depth": CANDIDATES}
+    if isinstance(job.options, RerankerOptions) and isinstance(system.ranker, Reranker) and not benchmark.is_scored:
+        settings[RERANKED] = f"top {CANDIDATES} of {_name(job.options.candidates)}"
     return settings
 
 

@@ -14,7 +14,7 @@ from llm_jp_modernbert.core.results import Row
 from llm_jp_modernbert.core.tables import MISSING, REPORT, Table, percentage, write_page
 
 from ..finetuning.finetune.plots import ASSETS
-from ..finetuning.finetune.report import MOST_LISTED, MOST_PLACES, device_fact, listed_too_long
+from ..finetuning.finetune.report import MOST_PLACES, device_fact, listed_too_long
 from ..finetuning.record import ERRORS
 from .job import Job
 from .kinds import FORM_NAMES
@@ -42,7 +42,7 @@ def start_lines(job: Job) -> Iterator[str]:
     """The data, the base and the device, before the training."""
     yield from _facts(job)
     yield f"\n{_data_table(job).text()}"
-    yield from (f"\nNote: {remark}" for remark in (*job.data.remarks, *_too_long(job, MOST_PLACES)))
+    yield from (f"\nNote: {remark}" for remark in (*job.data.remarks, *_too_long(job)))
     first, last = job.options.seed, job.options.seed + job.options.seeds - 1
     yield f"\nTraining with {f'seed {first}' if first == last else f'seeds {first} to {last}'}"
 
@@ -85,9 +85,9 @@ def _data_table(job: Job) -> Table:
     return Table("Data", columns, rows)
 
 
-def _too_long(job: Job, most: int) -> Iterator[str]:
+def _too_long(job: Job) -> Iterator[str]:
     places = {part: job.too_long(part) for part in job.parts}
-    yield from listed_too_long(places, job.base.max_length, "their end is not read", most)
+    yield from listed_too_long(places, job.base.max_length, "their end is not read", MOST_PLACES)
 
 
 def kept_rows(record: Record, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
@@ -196,7 +196,7 @@ def end_lines(folder: Path, record: Record, rows: Sequence[Row]) -> Iterator[str
 
 def write_report(folder: Path, job: Job, record: Record, rows: Sequence[Row]) -> None:
     """Writes report.md: the tables of the terminal, complete, and the plots."""
-    facts = [*_facts(job), *job.data.remarks, *_too_long(job, MOST_LISTED)]
+    facts = [*_facts(job), *job.data.remarks, *_too_long(job)]
     if seeds := _seeds_line(record):
         facts.append(seeds)
     tables = [_data_table(job), *score_tables(record, rows), *_tables_of_model(record)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.evaluation import (
     EmbeddingSimilarityEvaluator,
@@ -31,7 +31,12 @@ from llm_jp_modernbert.training.retrieval.job import Job
 from llm_jp_modernbert.training.retrieval.keeping import keep
 from llm_jp_modernbert.training.retrieval.kinds import kind_of
 from llm_jp_modernbert.training.retrieval.measuring import Benchmark, benchmarks_of, index_facts, search_of
-from llm_jp_modernbert.training.retrieval.options import EmbedderOptions, RetrievalOptions
+from llm_jp_modernbert.training.retrieval.options import (
+    EmbedderOptions,
+    LateInteractionOptions,
+    RerankerOptions,
+    RetrievalOptions,
+)
 from llm_jp_modernbert.training.retrieval.record import Record, is_recorded, read_record
 from llm_jp_modernbert.training.retrieval.report import end_lines, start_lines
 
@@ -243,3 +248,29 @@ def test_datasets_of_one_name_are_measured_separately() -> None:
     benchmarks = benchmarks_of(RetrievalData(part("train", 0, 3), part("validation", 7, 3), tests))
     assert [benchmark.size for benchmark in benchmarks.values()] == [3, 3, 4]
     assert len(benchmarks) == 3
+
+
+def test_reranker_is_compared_with_its_candidates(modernbert: Path, tmp_path: Path) -> None:
+    data = RetrievalData(part("train", 0, 12), part("validation", 12, 4), [part("test", 20, 60)])
+    folder = finish(RerankerOptions(str(modernbert), out=tmp_path / "reranker"), data)
+    record, rows = read(folder)
+    assert record["candidates"] == "bm25, 50"
+    assert "index" not in record or not record["index"]
+    candidates, reranked = (values(rows, model=name, dataset="test", seed=42) for name in ("bm25", "reranker"))
+    # The reranker orders the first 50, and leaves the rest as it is.
+    assert reranked["recall@100"] == candidates["recall@100"] == 1
+    assert reranked["ndcg@10"] != candidates["ndcg@10"]
+    table = leaderboard(row for row in rows if row.dataset == "test")
+    names = {"bm25", "modernbert (mean pooling)", "reranker, top 50 of bm25"}
+    assert {model for model in table.models if (model, table.columns[0]) in table.cells} == names
+
+
+def test_index_of_a_late_interaction_model(modernbert: Path, tmp_path: Path) -> None:
+    data = RetrievalData(part("train", 0, 12), part("validation", 12, 4))
+    folder = finish(LateInteractionOptions(str(modernbert), dimensions=8, out=tmp_path / "colbert"), data)
+    record, _ = read(folder)
+    model = MultiVectorEncoder(str(folder), device="cpu")
+    vectors = model.encode_document([example.passages[0] for example in data.validation.examples])
+    assert record["index"]["bytes_per_passage"] == statistics.fmean(4 * 8 * len(vector) for vector in vectors)
+    assert record["similarity"] == "maxsim"
+    assert record["dimensions"] == 8

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
     from .folder import Finetuned
 
-MOST_PLACES, MOST_LISTED = 5, 1000
-"""Examples that are named on the terminal and in report.md."""
+MOST_PLACES = 5
+"""Examples that are named on the terminal."""
 
 _MOST_LABELS = 20
+_MOST_LISTED = 1000
 
 
 def start_lines(job: Job) -> Iterator[str]:
@@ -236,7 +237,7 @@ def _usage(record: Record, folder: str, quoted: str) -> str:
 
 def write_report(folder: Path, job: Job, record: Record, rows: Sequence[Row]) -> None:
     """Writes report.md: the tables of the terminal, complete, and the plots."""
-    facts = [*_facts(job), *job.dataset.remarks, *too_long_lines(job, MOST_LISTED)]
+    facts = [*_facts(job), *job.dataset.remarks, *too_long_lines(job, _MOST_LISTED)]
     tables = [*data_tables(job), score_table(record, rows), class_table(record), confusion_table(record)]
     shown = [table for table in tables if table is not None]
     closing = f"The most confidently wrong predictions are in {ERRORS}."
