@@ -20,8 +20,8 @@ from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokeni
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION
 
-from . import commands, finetuned, formatting, tables
-from .facts import count_parameters
+from . import commands, finetuned, formatting, retrieval, tables
+from .facts import SEARCH_TASKS, count_parameters
 from .usage import snippets
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 
 # Tasks of sentence-transformers models on the Hub.
-_PIPELINE_TAGS = {"embedding": "sentence-similarity", "reranking": "text-ranking"}
+_PIPELINE_TAGS = {
+    "embedding": "sentence-similarity",
+    "reranking": "text-ranking",
+    "sparse": "feature-extraction",
+    "late-interaction": "feature-extraction",
+}
 _TAGS: dict[str, tuple[str, ...]] = {
     "classification": ("text-classification",),
     "multi-label-classification": ("text-classification", "multi-label-classification"),
@@ -42,7 +47,9 @@ _TAGS: dict[str, tuple[str, ...]] = {
     "ner": ("token-classification", "named-entity-recognition"),
     "qa": ("question-answering", "extractive-qa"),
     "multiple-choice": ("multiple-choice",),
-    "embedding": ("feature-extraction",),
+    "embedding": ("feature-extraction", "dense"),
+    "sparse": ("sparse-encoder", "sparse", "splade"),
+    "late-interaction": ("multi-vector", "colbert", "late-interaction"),
     "encoder": ("feature-extraction",),
 }
 
@@ -68,16 +75,16 @@ def model_card(facts: ModelFacts) -> ModelCard:
     for name in ("code", "fence", "html_text", "in_japanese", "in_words", "literal", "number", "percent", "target"):
         environment.filters[name] = getattr(formatting, name)
     environment.filters |= {"markdown": formatting.Markdown, "share": finetuned.share}
-    name = "masked_lm.md" if facts.task == "fill-mask" else "finetuned.md"
+    name = "retrieval.md" if facts.task in SEARCH_TASKS else "finetuned.md"
+    name = "masked_lm.md" if facts.task == "fill-mask" else name
     body = environment.get_template(name).render(
         facts=facts,
         tables=tables,
         finetuned=finetuned,
+        retrieval=retrieval,
         scores=finetuned.scores(facts),
-        snippets=snippets(
-            facts.name, facts.config, facts.tokenizer, facts.record, facts.exports.sentence_transformers
-        ),
-        parameters=sum(count_parameters(facts.config, facts.head).values()),
+        snippets=snippets(facts),
+        parameters=sum(count_parameters(facts.config, facts.head).values()) + facts.exports.other_parameters,
         positions=facts.positions,
         usable_length=min(facts.positions, facts.longest_row or facts.positions),
         trust_remote_code=formatting.Markdown(", trust_remote_code=True" if facts.format == "native" else ""),
@@ -138,7 +145,7 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         "japanese": "ja" in facts.languages,
         "long-context": facts.positions > 4096,
         "sentence-transformers": st,
-        "sentence-similarity": st and not is_cross_encoder,
+        "sentence-similarity": st and not is_cross_encoder and task in ("embedding", "fill-mask"),
         "cross-encoder": is_cross_encoder,
         "onnx": bool(facts.exports.onnx),
         "custom_code": facts.format == "native",
@@ -200,7 +207,7 @@ def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
     task = task_class(row.selector or row.task)
     _, config = _hub_dataset(row.dataset)
     return EvalResult(
-        task_type=task.hub_task if task else facts.head.pipeline_tag if facts.is_own(row) else row.task,
+        task_type=task.hub_task if task else _own_task(row, facts) if facts.is_own(row) else row.task,
         dataset_type=dataset_slug(row.dataset),
         dataset_name=row.dataset,
         dataset_config=config,
@@ -212,6 +219,13 @@ def _eval_result(row: Row, facts: ModelFacts) -> EvalResult:
         source_name=facts.source.name if facts.source else None,
         source_url=facts.source.url if facts.source else None,
     )
+
+
+def _own_task(row: Row, facts: ModelFacts) -> str:
+    """The Hub's type of the task that a training measured; for search as in the cards of sentence-transformers."""
+    if facts.retrieval is None:
+        return facts.head.pipeline_tag
+    return "semantic-similarity" if row.metric in ("spearman", "pearson") else "information-retrieval"
 
 
 def _conditions(row: Row, facts: ModelFacts) -> str:

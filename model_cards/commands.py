@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,20 @@ from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMask
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 from llm_jp_modernbert.evaluation.tasks.task import Task
 from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
+from llm_jp_modernbert.training.retrieval.options import (
+    EmbedderOptions,
+    LateInteractionOptions,
+    RerankerOptions,
+    RetrievalOptions,
+    SparseOptions,
+)
 
 from .formatting import Markdown, fence
+from .tables import without_directories
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.results import Row
+    from llm_jp_modernbert.training.finetuning.record import Part
 
     from .facts import ModelFacts
 
@@ -30,6 +39,12 @@ _ARGUMENTS = (
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
 )
 
+_RETRIEVAL_OPTIONS: dict[str, type[RetrievalOptions]] = {
+    options.kind: options for options in (EmbedderOptions, RerankerOptions, SparseOptions, LateInteractionOptions)
+}
+# Options of these that the record states, or that do not affect the model.
+_NOT_DECISIVE = ("base", "overrides", "train", "validation", "test", "out", "tokens_per_batch")
+
 
 def reproduction(facts: ModelFacts) -> Markdown | None:
     """The recorded commands, or commands derived from recipes and results; None if there are neither."""
@@ -37,11 +52,16 @@ def reproduction(facts: ModelFacts) -> Markdown | None:
     if not lines:
         others = [row for row in facts.rows if row.value is not None and not facts.is_own(row)]
         measured = evaluations(replace(row, model=facts.name) for row in others)
-        lines = [*_pretraining(facts), *_finetuning(facts), *measured]
+        lines = [*_pretraining(facts), *_finetuning(facts), *_retrieval(facts), *measured]
     if any(f" {_DATA}" in line for line in lines):
-        lines.insert(0, f"# {_DATA}: folder with the {'' if facts.record else 'evaluation '}data")
+        lines.insert(0, f"# {_DATA}: folder with the {'' if facts.trained else 'evaluation '}data")
     # The extra eval includes finetune.
-    extra = "finetune" if facts.record and all(map(facts.is_own, facts.rows)) else "eval"
+    extras = ["retrieval"] if facts.retrieval else []
+    if facts.record and all(map(facts.is_own, facts.rows)):
+        extras.append("finetune")
+    elif not facts.retrieval or not all(map(facts.is_own, facts.rows)):
+        extras.append("eval")
+    extra = ",".join(extras)
     return fence("\n".join([f"pip install 'llm-jp-modernbert[{extra}]'", *lines]), "bash") if lines else None
 
 
@@ -87,15 +107,7 @@ def _finetuning(facts: ModelFacts) -> list[str]:
     record = facts.record
     if record is None:
         return []
-    parts = {part: record["parts"][part]["name"] for part in record["parts"]}
-    if parts.get("validation") == parts.get("train"):
-        # Held out from the training examples.
-        del parts["validation"]
-    data = [
-        f"--{part} {quote(name if is_repository(names) else f'{_DATA}/{name}')}"
-        for part, names in parts.items()
-        for name in names.split("+")
-    ]
+    data = _data_options(record["parts"])
     columns = [
         f"--{role.replace('_', '-')}-column {quote(column)}"
         for role, names in record["columns"].items()
@@ -114,6 +126,38 @@ def _finetuning(facts: ModelFacts) -> list[str]:
     lines = [f"llm-jp-modernbert finetune {record['kind']} {quote(facts.base_model or 'BASE_MODEL')}"]
     lines += [" ".join(options) for options in (overrides, data, columns, settings) if options]
     return [" \\\n    ".join(lines)]
+
+
+def _retrieval(facts: ModelFacts) -> list[str]:
+    record = facts.retrieval
+    if record is None:
+        return []
+    options = []
+    for option in fields(_RETRIEVAL_OPTIONS[record["kind"]]):
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        value = facts.recipe.get(option.name, default)
+        if option.name not in _NOT_DECISIVE and value != default:
+            given = without_directories(value)
+            values = [f"{_DATA}/{name}" for name in given] if option.name == "corpus" else given
+            flag = f"--{option.name.replace('_', '-')}"
+            options += [f"{flag} {quote(str(item))}" for item in (values if isinstance(values, list) else [values])]
+    arguments = facts.recipe.get("arguments") or {}
+    overrides = [quote(f"{name}={arguments[name]}") for name in _ARGUMENTS if name in arguments]
+    lines = [f"llm-jp-modernbert train-{record['kind']} {quote(facts.base_model or 'BASE_MODEL')}"]
+    lines += [" ".join(parts) for parts in (overrides, _data_options(record["parts"]), options) if parts]
+    return [" \\\n    ".join(lines)]
+
+
+def _data_options(parts: Mapping[str, Part]) -> list[str]:
+    """The options that name the data; a validation part held out of the training examples has none."""
+    names = {part: parts[part]["name"] for part in parts}
+    if names.get("validation") == names.get("train"):
+        del names["validation"]
+    return [
+        f"--{part.partition(':')[0]} {quote(name if is_repository(joined) else f'{_DATA}/{name}')}"
+        for part, joined in names.items()
+        for name in joined.split("+")
+    ]
 
 
 def _options(row: Row) -> list[str]:

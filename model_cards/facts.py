@@ -20,12 +20,16 @@ from llm_jp_modernbert.inference.heads import (
     head_of,
 )
 from llm_jp_modernbert.inference.question_answering import LONGEST, LONGEST_ANSWER, THRESHOLD
+from llm_jp_modernbert.training.retrieval.record import task_of
 
 if TYPE_CHECKING:
+    from llm_jp_modernbert.adaptation.vocabulary.record import Record as VocabularyRecord
     from llm_jp_modernbert.core.hub import Checkpoint
     from llm_jp_modernbert.core.results import Row
     from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
     from llm_jp_modernbert.training.finetuning.record import Record
+    from llm_jp_modernbert.training.retrieval.record import Record as RetrievalRecord
+    from llm_jp_modernbert.training.run.adaptation import Record as AdaptationRecord
 
 TaskType = Literal[
     "fill-mask",
@@ -37,23 +41,49 @@ TaskType = Literal[
     "qa",
     "multiple-choice",
     "embedding",
+    "sparse",
+    "late-interaction",
     "encoder",
 ]
+SEARCH_TASKS: tuple[TaskType, ...] = ("embedding", "reranking", "sparse", "late-interaction")
+"""Types of task of sentence-transformers models."""
+
 _TASKS: dict[str, TaskType] = {
     MASKED_LM.suffix: "fill-mask",
     TOKEN_CLASSIFICATION.suffix: "ner",
     QUESTION_ANSWERING.suffix: "qa",
     MULTIPLE_CHOICE.suffix: "multiple-choice",
 }
+_TASKS_OF_TYPES: dict[str, TaskType] = {"SparseEncoder": "sparse", "MultiVectorEncoder": "late-interaction"}
 
 
 @dataclass(frozen=True)
 class Exports:
-    """Additional formats in the release: ONNX files, and a sentence-transformers model with its pooling mode."""
+    """Additional formats in the release: ONNX files, and a model of sentence-transformers.
+
+    Attributes:
+        onnx: paths in the release.
+        sentence_transformers: whether sentence-transformers loads the release.
+        pooling: its pooling mode; empty if it has none.
+        model_type: the class of sentence-transformers.
+        prompts: prefixes of texts by name.
+        default_prompt: name of the prompt that `encode` adds; None without one.
+        similarity: `cosine`, `dot`, `euclidean`, `manhattan`, `maxsim` or `meanmaxsim`; empty if it has none.
+        dimensions: length of an embedding, or of the vector of a token; 0 for others.
+        max_length: maximum tokens of an input; 0 if unknown.
+        other_parameters: number of parameters outside of the encoder and its head.
+    """
 
     onnx: tuple[str, ...] = ()
     sentence_transformers: bool = False
     pooling: str = "mean"
+    model_type: str = "SentenceTransformer"
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    similarity: str = "cosine"
+    dimensions: int = 0
+    max_length: int = 0
+    other_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,6 +198,9 @@ class ModelFacts:
         evaluated_checkpoints: checkpoints in training order.
         commands: commands that produced the model and its results; if empty, the card derives them.
         record: content of finetuning.json, if the model was fine-tuned by this package.
+        retrieval: content of retrieval.json, if the model was trained for search by this package.
+        adaptation: content of adaptation.json, if the model was adapted to a domain.
+        vocabulary: content of vocabulary.json, if the vocabulary was changed.
         recipe: content of recipe.yaml of a fine-tuned model.
         outputs: real output of the usage code, by the title of its snippet (see `usage.snippets`).
     """
@@ -198,6 +231,9 @@ class ModelFacts:
     findings: Sequence[Finding] = ()
     commands: Sequence[str] = ()
     record: Record | None = None
+    retrieval: RetrievalRecord | None = None
+    adaptation: AdaptationRecord | None = None
+    vocabulary: VocabularyRecord | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
 
@@ -212,6 +248,11 @@ class ModelFacts:
         labels = self.config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"})
         # config.json sorts the numbers as text.
         return [str(labels[number]) for number in sorted(labels, key=int)]
+
+    @property
+    def trained(self) -> Record | RetrievalRecord | None:
+        """The record of a training for a task."""
+        return self.record or self.retrieval
 
     @property
     def is_nli(self) -> bool:
@@ -229,6 +270,11 @@ class ModelFacts:
         return int(_number(self.config, "max_position_embeddings", 0))
 
     @property
+    def max_length(self) -> int:
+        """Maximum number of tokens of an input, as sentence-transformers truncates it."""
+        return self.exports.max_length or self.positions
+
+    @property
     def longest_answer(self) -> int:
         """See `inference.question_answering.LONGEST`."""
         return int(_number(self.config, LONGEST, LONGEST_ANSWER))
@@ -241,6 +287,8 @@ class ModelFacts:
     @property
     def task(self) -> TaskType:
         """The type of task that the model solves."""
+        if self.exports.model_type in _TASKS_OF_TYPES:
+            return _TASKS_OF_TYPES[self.exports.model_type]
         if self.head is ENCODER:
             return "embedding" if self.exports.sentence_transformers else "encoder"
         if self.head is not SEQUENCE_CLASSIFICATION:
@@ -251,7 +299,9 @@ class ModelFacts:
         return "multi-label-classification" if is_multi_label else "classification"
 
     def is_own(self, row: Row) -> bool:
-        """Whether a result was measured by the fine-tuning itself, not by `evaluate`."""
+        """Whether a result was measured by the training itself, not by `evaluate`."""
+        if self.retrieval is not None:
+            return row.task == task_of(self.retrieval["kind"])
         return self.record is not None and row.task == f"finetune-{self.record['kind']}"
 
     @property

@@ -1,10 +1,10 @@
-"""Tables and statements about a fine-tuned model: from its record, its recipe and its result rows."""
+"""Tables and statements about a model trained for a task: from its record, its recipe and its result rows."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -14,6 +14,8 @@ from .formatting import Markdown, code, duration, fence, number, table
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.results import Row
+    from llm_jp_modernbert.training.finetuning.record import Record
+    from llm_jp_modernbert.training.retrieval.record import Record as RetrievalRecord
 
     from .facts import ModelFacts
 
@@ -28,6 +30,9 @@ _METRICS = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "r2": "R²",
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "map@100": "MAP@100",
 }
 _CORRELATIONS = ("pearson", "spearman")
 _SETTINGS = {
@@ -40,8 +45,10 @@ CAPTIONS = {
     "confusion": "Confusion matrix",
     "per-class": "Precision, recall and F1 by label",
     "training": "Training loss, and validation metric by epoch",
+    "scores": "Scores with 95% intervals",
+    "dimensions": "Scores of truncated embeddings",
 }
-"""Captions of the plots of a fine-tuning, by file name."""
+"""Captions of the plots of a training, by file name."""
 
 # Labels with fewer training examples are named among the limits.
 _FEW_EXAMPLES = 20
@@ -62,6 +69,7 @@ class Score:
         low, high: 95 % confidence interval, if known.
         baseline: value of the simplest guess, if known.
         seeds: values of all trainings.
+        systems: values of other systems by name.
     """
 
     part: str
@@ -71,6 +79,7 @@ class Score:
     high: float | None
     baseline: float | None
     seeds: Sequence[float]
+    systems: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_above_baseline(self) -> bool:
@@ -81,22 +90,20 @@ class Score:
 
 def scores(facts: ModelFacts) -> list[Score]:
     """All metrics of the published model, the selecting metric of the last part first."""
-    record = facts.record
+    record = facts.trained
     if record is None:
         return []
-    rows = {
-        (row.split, row.metric): row for row in facts.rows if facts.is_own(row) and row.seed == record["best_seed"]
-    }
+    rows = [row for row in facts.rows if facts.is_own(row) and row.seed == record["best_seed"]]
     kept = next((seed for seed in record["seeds"] if seed["seed"] == record["best_seed"]), None)
     found = []
     for part in reversed(list(record["parts"])):
         values = kept["metrics"].get(part, {}) if kept else {}
         for metric in sorted(values, key=lambda name: name != record["metric"]):
-            value, row = values[metric], rows.get((part, metric))
+            value, row = values[metric], next((row for row in rows if _is_of(row, part, record, metric)), None)
             if value is None:
                 continue
             baseline = row.baseline if row else None
-            if baseline is None and metric in _CORRELATIONS:
+            if baseline is None and metric in _CORRELATIONS and facts.retrieval is None:
                 # Undefined for a constant.
                 baseline = 0.0
             others = [seed["metrics"].get(part, {}).get(metric) for seed in record["seeds"]]
@@ -108,20 +115,40 @@ def scores(facts: ModelFacts) -> list[Score]:
                     *((row.low, row.high) if row else (None, None)),
                     baseline,
                     [other for other in others if other is not None],
+                    _systems(facts, part, metric),
                 )
             )
     return found
 
 
+def _is_of(row: Row, part: str, record: Record | RetrievalRecord, metric: str) -> bool:
+    """Whether a result is that of a metric on a part; only test datasets can be several."""
+    split, _, several = part.partition(":")
+    is_dataset = not several or row.dataset == record["parts"][part]["name"]
+    return is_dataset and (row.split, row.metric) == (split, metric)
+
+
+def _systems(facts: ModelFacts, part: str, metric: str) -> dict[str, float]:
+    """The values of the baselines of a retrieval model."""
+    baselines = facts.retrieval["baselines"] if facts.retrieval else []
+    values = {baseline["name"]: baseline["metrics"].get(part, {}).get(metric) for baseline in baselines}
+    return {system_name(name): value for name, value in values.items() if value is not None}
+
+
+def system_name(name: str) -> str:
+    """A baseline as written in a sentence."""
+    return "BM25" if name == "bm25" else name
+
+
 def published(facts: ModelFacts) -> list[Row]:
-    """Results for the metadata: of the fine-tuning's own, those of the published model on the last part."""
-    record = facts.record
+    """Results for the metadata: of the training's own, those of the published model on the last part or the tests."""
+    record = facts.trained
     return [
         row
         for row in facts.rows
         if record is None
         or not facts.is_own(row)
-        or (row.seed == record["best_seed"] and row.split == list(record["parts"])[-1])
+        or (row.seed == record["best_seed"] and row.split == list(record["parts"])[-1].partition(":")[0])
     ]
 
 
@@ -137,6 +164,8 @@ def share(value: float | None) -> str:
 
 def metrics(facts: ModelFacts) -> Markdown | None:
     """Metrics with their intervals, baselines and variation over seeds."""
+    measured = scores(facts)
+    systems = list(dict.fromkeys(name for score in measured for name in score.systems))
     lines = [
         [
             score.part,
@@ -144,15 +173,16 @@ def metrics(facts: ModelFacts) -> Markdown | None:
             share(score.value),
             "" if score.low is None else f"{share(score.low)} to {share(score.high)}",
             share(score.baseline),
+            *(share(score.systems.get(name)) for name in systems),
             f"{share(statistics.mean(score.seeds))} ± {share(statistics.stdev(score.seeds))}"
             if len(score.seeds) > 1
             else "",
         ]
-        for score in scores(facts)
+        for score in measured
     ]
-    seeds = len(facts.record["seeds"]) if facts.record else 0
-    heads = ["Part", "Metric", "This model", "95% interval", "Baseline", f"Mean ± sd, {seeds} seeds"]
-    return table(heads, lines, numbers=4) if lines else None
+    seeds = len(facts.trained["seeds"]) if facts.trained else 0
+    heads = ["Part", "Metric", "This model", "95% interval", "Baseline", *systems, f"Mean ± sd, {seeds} seeds"]
+    return table(heads, lines, numbers=len(heads) - 2) if lines else None
 
 
 def label_names(facts: ModelFacts) -> list[str]:
@@ -201,7 +231,7 @@ def confusion(facts: ModelFacts) -> Markdown | None:
 
 def data(facts: ModelFacts) -> Markdown | None:
     """Parts of the data."""
-    if facts.record is None:
+    if facts.trained is None:
         return None
     lines = [
         [
@@ -213,7 +243,7 @@ def data(facts: ModelFacts) -> Markdown | None:
             f"{part['longest']:,}",
             f"{part['truncated']:,}",
         ]
-        for name, part in facts.record["parts"].items()
+        for name, part in facts.trained["parts"].items()
     ]
     heads = ["Part", "Dataset", "Revision", "Examples", "Tokens", "Longest, tokens", "Truncated"]
     return table(heads, lines, numbers=4)
@@ -221,20 +251,22 @@ def data(facts: ModelFacts) -> Markdown | None:
 
 def settings(facts: ModelFacts) -> Markdown | None:
     """Hyperparameters and compute."""
-    record = facts.record
+    record = facts.trained
     if record is None:
         return None
     seeds = ", ".join(str(seed["seed"]) for seed in record["seeds"])
     epoch = next((seed["epoch"] for seed in record["seeds"] if seed["seed"] == record["best_seed"]), None)
     options = {**facts.recipe, **(facts.recipe.get("arguments") or {})}
     rank, decay = options.get("lora_rank"), options.get("layer_decay")
-    weighted = any("weight" in label for label in record["labels"])
+    weighted = facts.record is not None and any("weight" in label for label in facts.record["labels"])
+    lora = facts.record is not None and facts.record["lora"]
     lines: list[list[Any]] = [
         ["Base model", code(f"{facts.base_model or record['base']}@{record['base_revision'][:15]}")],
         [
             "Trained parameters",
-            f"low-rank adapters{f' of rank {rank}' if rank else ''}, merged" if record["lora"] else "all",
+            f"low-rank adapters{f' of rank {rank}' if rank else ''}, merged" if lora else "all",
         ],
+        *(_search_settings(facts.retrieval) if facts.retrieval else ()),
         ["Learning rate", tables.learning_rate(options)],
         ["Optimizer", tables.optimizer(options)],
         *([name, number(options[key])] for name, key in _SETTINGS.items() if options.get(key) is not None),
@@ -251,6 +283,17 @@ def settings(facts: ModelFacts) -> Markdown | None:
     return table(["", ""], [line for line in lines if line[1]], numbers=1)
 
 
+def _search_settings(record: RetrievalRecord) -> list[list[str]]:
+    """The loss of a retrieval model and where its negatives and scores come from."""
+    negatives, lengths = record["negatives"], sorted(record["matryoshka"], reverse=True)
+    return [
+        ["Loss", code(record["loss"])],
+        ["Embedding lengths in the loss (Matryoshka)", ", ".join(map(number, lengths))],
+        ["Hard negatives", f"{negatives['per_pair']} per pair, mined with {negatives['model']}" if negatives else ""],
+        ["Teacher", record["teacher"] or ""],
+    ]
+
+
 def recipe(facts: ModelFacts) -> Markdown | None:
     """All resolved options."""
     if not facts.recipe:
@@ -261,15 +304,18 @@ def recipe(facts: ModelFacts) -> Markdown | None:
 
 def limits(facts: ModelFacts) -> list[str]:
     """Limits of the model that its record shows."""
-    return [] if facts.record is None else [*_weak_scores(facts), *_weak_labels(facts), *_data_limits(facts)]
+    if facts.trained is None:
+        return []
+    labels = _weak_labels(facts) if facts.record else []
+    return [*_weak_scores(facts), *_weaker_than_systems(facts), *labels, *_data_limits(facts)]
 
 
 def _weak_scores(facts: ModelFacts) -> list[str]:
-    assert facts.record is not None
+    assert facts.trained is not None
     measured = scores(facts)
     if not measured:
         return []
-    part, seeds = measured[0].part, len(facts.record["seeds"])
+    part, seeds = measured[0].part, len(facts.trained["seeds"])
     lines = []
     weak = [score for score in measured if score.part == part and not score.is_above_baseline]
     for verdict, is_worse in (("not better", True), ("not clearly better", False)):
@@ -297,6 +343,24 @@ def _weak_scores(facts: ModelFacts) -> list[str]:
     return lines
 
 
+def _weaker_than_systems(facts: ModelFacts) -> list[str]:
+    """Baselines that a retrieval model does not exceed by the main metric of a measured part."""
+    lines: list[str] = []
+    mains: dict[str, Score] = {}
+    for score in scores(facts):
+        mains.setdefault(score.part, score)
+    for score in mains.values():
+        low = score.value if score.low is None else score.low
+        for name, value in score.systems.items():
+            if value >= low:
+                verdict = "better than this model" if value >= score.value else "not clearly worse than this model"
+                lines.append(
+                    f"{name} is {verdict} on the {score.part} part: {score.metric} {share(value)}, this model "
+                    f"{share(score.value)}."
+                )
+    return lines
+
+
 def _weak_labels(facts: ModelFacts) -> list[str]:
     assert facts.record is not None
     known, lines = facts.record["labels"], []
@@ -316,7 +380,7 @@ def _weak_labels(facts: ModelFacts) -> list[str]:
 
 
 def _data_limits(facts: ModelFacts) -> list[str]:
-    record = facts.record
+    record = facts.trained
     assert record is not None
     lines = []
     training, measured = record["parts"].get("train"), list(record["parts"].items())[-1]

@@ -44,6 +44,8 @@ def architecture(facts: ModelFacts) -> Markdown:
     layer_types = config.layer_types or []
     full = layer_types.count("full_attention")
     head_size = config.hidden_size // config.num_attention_heads
+    if facts.exports.other_parameters:
+        parameters["Other modules"] = facts.exports.other_parameters
     rows = [
         ["Model type", code(facts.config["model_type"])],
         ["Parameters", f"{sum(parameters.values()):,}"],

@@ -6,15 +6,11 @@ and the card can show its real output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from .facts import Exports, ModelFacts, TaskType
+from .facts import ModelFacts, TaskType
 from .formatting import literal
-
-if TYPE_CHECKING:
-    from llm_jp_modernbert.training.finetuning.record import Record
 
 _TEXTS = ("この店のカレーは、また食べたくなる味だった。", "一時間も待たされたうえに、料理は冷めていた。")
 _PAIRS = (
@@ -26,6 +22,7 @@ _PASSAGE = "この図書館は1985年に建てられ、二階の窓からは港�
 _QUESTIONS = ("図書館が建てられたのは何年？", "休館日は何曜日？")
 _CHOICES = ("雨の日に外を歩くとき、ぬれないように差すものは？", ("傘", "帽子", "かばん", "時計", "眼鏡"))
 _SEARCH = ("駅から近い宿を探しています。", "駅の近くに泊まりたい。", "今夜は星がよく見える。")
+_SENTENCE_TRANSFORMERS = ("sentence-transformers",)
 # Models with more labels print their most probable ones.
 _FEW_LABELS = 6
 # Characters of a list or dictionary on one line.
@@ -47,29 +44,21 @@ class Snippet:
     requires: tuple[str, ...] = ()
 
 
-def snippets(
-    name: str,
-    config: Mapping[str, Any],
-    tokenizer: Mapping[str, Any] | None = None,
-    record: Record | None = None,
-    sentence_transformers: bool = False,
-) -> list[Snippet]:
+def snippets(model: ModelFacts) -> list[Snippet]:
     """Examples of use of a model.
 
     Args:
-        name: repository or directory that the code loads.
-        config: content of config.json.
-        tokenizer: `mask_token`, for masked language models.
-        record: content of finetuning.json, if the model was fine-tuned by this package.
-        sentence_transformers: whether sentence-transformers loads the model.
+        model: its `name` is the repository or directory that the code loads.
 
     Raises:
         UsageError: the model has no known head.
     """
-    exports = Exports(sentence_transformers=sentence_transformers)
-    facts = ModelFacts(name, config, tokenizer=tokenizer or {}, record=record, exports=exports)
-    examples = [_BY_TASK[facts.task](facts)]
-    return [*examples, _zero_shot(facts)] if facts.is_nli and facts.takes_pairs else examples
+    examples = [_BY_TASK[model.task](model)]
+    if model.is_nli and model.takes_pairs:
+        examples.append(_zero_shot(model))
+    if model.task == "embedding" and model.retrieval and model.retrieval["matryoshka"]:
+        examples.append(_shorter_embeddings(model))
+    return examples
 
 
 def _fill_mask(model: ModelFacts) -> Snippet:
@@ -122,6 +111,14 @@ print([round(result["score"], 2) for result in score(inputs)])"""
 
 def _reranking(model: ModelFacts) -> Snippet:
     query, *passages = _SEARCH
+    if model.retrieval and model.retrieval["form"] == "scored":
+        code = f"""\
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder({_loaded(model)})
+pairs = {_bracketed("[", [f"({literal(query)}, {literal(passage)})" for passage in passages], "]")}
+print(model.predict(pairs).round(2))"""
+        return Snippet("Scores of pairs", code, _SENTENCE_TRANSFORMERS)
     code = f"""\
 from sentence_transformers import CrossEncoder
 
@@ -129,7 +126,7 @@ model = CrossEncoder({_loaded(model)})
 passages = {_strings(passages)}
 for result in model.rank({literal(query)}, passages):
     print(passages[result["corpus_id"]], round(float(result["score"]), 2))"""
-    return Snippet("Reranking", code, ("sentence-transformers",))
+    return Snippet("Reranking", code, _SENTENCE_TRANSFORMERS)
 
 
 def _zero_shot(model: ModelFacts) -> Snippet:
@@ -202,6 +199,8 @@ print({{choice: round(score, 2) for choice, score in zip(choices, scores)}})"""
 
 
 def _embedding(model: ModelFacts) -> Snippet:
+    if any(model.exports.prompts.values()):
+        return _search(model)
     code = f"""\
 from sentence_transformers import SentenceTransformer
 
@@ -209,7 +208,45 @@ model = SentenceTransformer({_loaded(model)})
 texts = {_strings(_SEARCH)}
 embeddings = model.encode(texts)
 print(model.similarity(embeddings, embeddings).numpy().round(2))"""
-    return Snippet("Sentence embeddings", code, ("sentence-transformers",))
+    return Snippet("Sentence embeddings", code, _SENTENCE_TRANSFORMERS)
+
+
+def _search(model: ModelFacts, *lines: str) -> Snippet:
+    """Similarities of a query and passages, followed by other lines."""
+    name = model.exports.model_type
+    query, *passages = _SEARCH
+    code = f"""\
+from sentence_transformers import {name}
+
+model = {name}({_loaded(model)})
+queries = {_strings([query])}
+passages = {_strings(passages)}
+query_embeddings = model.encode_query(queries)
+passage_embeddings = model.encode_document(passages)
+print(model.similarity(query_embeddings, passage_embeddings).numpy().round(2))"""
+    return Snippet("Search", "\n".join([code, *lines]), _SENTENCE_TRANSFORMERS)
+
+
+def _sparse(model: ModelFacts) -> Snippet:
+    return _search(
+        model,
+        "for token, weight in model.decode(query_embeddings[0], top_k=5):",
+        "    print(token, round(weight, 2))",
+    )
+
+
+def _late_interaction(model: ModelFacts) -> Snippet:
+    return _search(model, "print([tuple(vectors.shape) for vectors in passage_embeddings])  # (tokens, dimensions)")
+
+
+def _shorter_embeddings(model: ModelFacts) -> Snippet:
+    assert model.retrieval is not None
+    code = f"""\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({_loaded(model)}, truncate_dim={min(model.retrieval["matryoshka"])})
+print(model.encode_query({_strings(_SEARCH[:1])}).shape)"""
+    return Snippet("Shorter embeddings", code, _SENTENCE_TRANSFORMERS)
 
 
 def _encoder(model: ModelFacts) -> Snippet:
@@ -233,6 +270,8 @@ _BY_TASK: dict[TaskType, Callable[[ModelFacts], Snippet]] = {
     "qa": _question_answering,
     "multiple-choice": _multiple_choice,
     "embedding": _embedding,
+    "sparse": _sparse,
+    "late-interaction": _late_interaction,
     "encoder": _encoder,
 }
 

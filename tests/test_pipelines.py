@@ -29,6 +29,7 @@ from llm_jp_modernbert import (
 )
 from llm_jp_modernbert.core.text_files import read_text
 from llm_jp_modernbert.inference.question_answering import answer
+from llm_jp_modernbert.model_cards.facts import ModelFacts
 from llm_jp_modernbert.model_cards.usage import snippets
 from llm_jp_modernbert.tokenization import build_tokenizer
 from llm_jp_modernbert.training.finetuning.data.squad import squad
@@ -283,7 +284,7 @@ def test_function_of_the_card_equals_the_command_on_jaquad(data_dir: Path, tmp_p
     for key, value in task.decision_settings().items():
         setattr(model.config, key, value)
     folder = save(model, tokenizer, tmp_path)
-    (snippet,) = snippets(folder, json.loads((tmp_path / "config.json").read_text()))
+    (snippet,) = snippets(ModelFacts(folder, json.loads((tmp_path / "config.json").read_text())))
     variables: dict[str, Any] = {}
     exec(snippet.code, variables)
     answers = [variables["answer"](one.question, one.context) for one in asked]

@@ -16,10 +16,8 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config
 from llm_jp_modernbert.core.plain_reload import embeddings_of, outputs_of
 from llm_jp_modernbert.inference.heads import MASKED_LM, MULTIPLE_CHOICE, Head
-from llm_jp_modernbert.inference.retrieval.layout import MODULES
-from llm_jp_modernbert.model_cards.facts import Example
+from llm_jp_modernbert.model_cards.facts import Example, Exports, ModelFacts
 from llm_jp_modernbert.model_cards.usage import snippets
-from llm_jp_modernbert.training.finetuning.record import read_record
 
 from . import staging
 
@@ -66,13 +64,14 @@ class Checked:
     difference: float = 0.0
 
 
-def check(source: Source, folder: Path, format: str) -> Checked:
+def check(source: Source, folder: Path, format: str, exports: Exports) -> Checked:
     """Loads a staged model in a process without this package, compares its outputs, and runs its card's examples.
 
     Args:
         source: the model that was staged.
         folder: the staged release.
         format: `plain` or `native`, which needs its own code.
+        exports: additional formats in the release.
 
     Raises:
         UsageError: the release cannot be loaded, its outputs differ from the source's, or an example fails.
@@ -81,7 +80,8 @@ def check(source: Source, folder: Path, format: str) -> Checked:
 
     masked = staging.everyday_masks()
     texts = [text.replace("[MASK]", "") for text in masked]
-    is_masked_lm = source.head is MASKED_LM
+    # A sparse model weights tokens: it no longer fills masks.
+    is_masked_lm = source.head is MASKED_LM and exports.model_type != "SparseEncoder"
     rows = _rows(source, masked if is_masked_lm else texts)
     with TemporaryDirectory() as temporary:
         file = Path(temporary) / "outputs.safetensors"
@@ -96,7 +96,7 @@ def check(source: Source, folder: Path, format: str) -> Checked:
             embedder=None if source.embedder is None else type(source.embedder).__name__,
             texts=texts,
             tensors=file,
-            programs=_programs(source, folder),
+            programs=_programs(source, folder, exports),
         )
         released = load_file(file)
     expected = outputs_of(source.model, rows, source.head.outputs)
@@ -137,16 +137,17 @@ def _rows(source: Source, texts: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _programs(source: Source, folder: Path) -> dict[str, str]:
+def _programs(source: Source, folder: Path, exports: Exports) -> dict[str, str]:
     """The usage snippets of a staged model's card that can run here, by title."""
     programs = {}
-    for snippet in snippets(
+    facts = ModelFacts(
         folder.as_posix(),
         read_config(folder),
-        {"mask_token": source.tokenizer.mask_token},
-        read_record(folder),
-        (folder / MODULES).is_file(),
-    ):
+        tokenizer={"mask_token": source.tokenizer.mask_token},
+        exports=exports,
+        **staging.records(folder),
+    )
+    for snippet in snippets(facts):
         if missing := [name for name in snippet.requires if find_spec(name.replace("-", "_")) is None]:
             logger.info("The card's example %r is not run: it needs %s.", snippet.title, ", ".join(missing))
             continue

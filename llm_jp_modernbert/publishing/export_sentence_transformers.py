@@ -15,13 +15,15 @@ from llm_jp_modernbert.inference.retrieval.layout import (
     SETTINGS,
     TRANSFORMER_SETTINGS,
     Module,
+    make_portable,
     port_modules,
 )
+from llm_jp_modernbert.model_cards.facts import Exports
 
 from . import staging
 
 POOLINGS = ("mean", "cls")
-_CLASSES = ("SentenceTransformer", "CrossEncoder")
+_CLASSES = ("SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder")
 
 
 def add_sentence_transformers(folder: Path, pooling: str = "mean") -> list[str]:
@@ -74,15 +76,15 @@ def embedder_class(source: Path) -> str | None:
     """The class of sentence-transformers that loads a model directory; None if there is none.
 
     Raises:
-        UsageError: its files are damaged; it is of another kind than SentenceTransformer and CrossEncoder; its encoder
-            is not in the directory itself; or a module has files that cannot be published.
+        UsageError: its files are damaged; its class is unknown; its encoder is not in the directory itself; or a
+            module has files that cannot be published.
     """
     if not (source / MODULES).is_file():
         return None
     settings = read_json(source / SETTINGS, dict[str, Any]) if (source / SETTINGS).is_file() else {}
     name = settings.get("model_type", "SentenceTransformer")
     if name not in _CLASSES:
-        raise UsageError(f"{source} is a {name} of sentence-transformers. Released are {' and '.join(_CLASSES)}.")
+        raise UsageError(f"{source} is a {name} of sentence-transformers. Released are {', '.join(_CLASSES)}.")
     paths = [module["path"] for module in read_json(source / MODULES, list[Module])]
     if paths[:1] != [""] or not all(path and Path(path).name == path for path in paths[1:]):
         raise UsageError(f"{source / MODULES}: expected an encoder with the path '', and modules in directories.")
@@ -97,7 +99,7 @@ def load_embedder(source: Path) -> Any:
     """Loads a directory with sentence-transformers, in float32.
 
     Returns:
-        A `SentenceTransformer` or `CrossEncoder`; None if the directory is not a model of that library.
+        A model of one of its four classes; None if the directory is not a model of that library.
 
     Raises:
         UsageError: it cannot be loaded, or sentence-transformers is missing.
@@ -112,19 +114,41 @@ def load_embedder(source: Path) -> Any:
         raise UsageError(f"{source}: sentence-transformers cannot load it. {first_line(error)}") from error
 
 
-def pooling_of(embedder: Any) -> str:
-    """The pooling of a SentenceTransformer, such as `mean`; empty for a CrossEncoder, which has none."""
-    modes = [getattr(module, "pooling_mode", None) for module in embedder]
-    return "+".join(mode if isinstance(mode, str) else "+".join(mode) for mode in modes if mode)
+def described(embedder: Any, onnx: tuple[str, ...] = ()) -> Exports:
+    """The facts of a loaded model of sentence-transformers that its card states.
+
+    Args:
+        embedder: the model.
+        onnx: ONNX files of the release.
+    """
+    name, others = type(embedder).__name__, list(embedder)[1:]
+    is_reranker = name == "CrossEncoder"
+    modes = [getattr(module, "pooling_mode", None) or getattr(module, "pooling_strategy", None) for module in others]
+    return Exports(
+        onnx,
+        True,
+        pooling="+".join(mode if isinstance(mode, str) else "+".join(mode) for mode in modes if mode),
+        model_type=name,
+        prompts={key: prompt or "" for key, prompt in embedder.prompts.items()},
+        default_prompt=embedder.default_prompt_name,
+        similarity="" if is_reranker else str(embedder.similarity_fn_name),
+        dimensions=0 if is_reranker else embedder.get_embedding_dimension() or 0,
+        max_length=embedder.max_seq_length,
+        other_parameters=sum(weight.numel() for module in others for weight in module.parameters()),
+    )
 
 
 def stage_modules(source: Path, folder: Path) -> None:
-    """Copies the modules and settings of a model that `embedder_class` accepts, apart from encoder and tokenizer."""
+    """Copies the modules and settings of a model that `embedder_class` accepts to its staged encoder and tokenizer.
+
+    The result has the layout that earlier versions of sentence-transformers read as well.
+    """
     settings = [source / MODULES, source / SETTINGS, *source.glob("sentence_*_config.json")]
     for name, path in {**{path.name: path for path in settings}, **_module_files(source)}.items():
         if path.is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
+    make_portable(folder)
 
 
 def _module_files(source: Path) -> dict[str, Path]:

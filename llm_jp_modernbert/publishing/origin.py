@@ -1,6 +1,6 @@
 """The origin of a released model: its base model, data, languages and license.
 
-All of it comes from the training log or the record of a fine-tuning, the recipe, and the cards of the model, of its
+All of it comes from the training log or the record of a job, the recipe, and the cards of the model, of its
 base model and of its data. A license or a language that none of these states is left out.
 """
 
@@ -20,7 +20,6 @@ from llm_jp_modernbert.core.hub_errors import explain
 from llm_jp_modernbert.core.references import ModelReference, is_repository
 from llm_jp_modernbert.model_cards.check import is_language, is_license, read_metadata, text, texts
 from llm_jp_modernbert.model_cards.facts import is_continued
-from llm_jp_modernbert.training.finetuning.record import Record, read_record
 
 from . import staging
 from .options import ReleaseOptions
@@ -70,9 +69,10 @@ def with_origin(options: ReleaseOptions, stages: Sequence[Mapping[str, Any]], ca
     own = cards.read(str(options.source))
     base, base_card = _base(options, stages, cards)
     data = [source["name"] for stage in stages for source in stage.get("data", ())]
-    if record := read_record(options.source):
-        # A Hub dataset may be followed by its configuration.
-        data += ["/".join(part["name"].split("/")[:2]) for name, part in record["parts"].items() if name != "test"]
+    for name, part in staging.last_record(options.source).get("parts", {}).items():
+        if not name.startswith("test"):
+            # A Hub dataset may be followed by its configuration.
+            data.append("/".join(part["name"].split("/")[:2]))
     datasets = list(dict.fromkeys([*options.datasets, *filter(is_repository, data)]))
     languages = options.languages or _languages(own)
     if not languages:
@@ -89,7 +89,7 @@ def unknown(options: ReleaseOptions, stages: Sequence[Mapping[str, Any]]) -> lis
     stated = {"--license": options.license, "--language": options.languages}
     if options.license == "other":
         stated["--license-name"] = options.license_name
-    if is_continued(stages, staging.read_recipe(options.source)) or read_record(options.source):
+    if is_continued(stages, staging.read_recipe(options.source)) or staging.last_record(options.source):
         stated["--base-model"] = options.base_model
     return [option for option, value in stated.items() if not value]
 
@@ -100,8 +100,8 @@ def _base(
     """The nearest published model that training started from, directly or over earlier stages, and its card."""
     if options.base_model:
         return options.base_model, cards.read(options.base_model)
-    if record := read_record(options.source):
-        return _base_of_finetuned(options, record, cards)
+    if record := staging.last_record(options.source):
+        return _base_of_record(options, record["base"], cards)
     folder: Path | None = options.source
     for stage in reversed(stages):
         recipe = staging.read_recipe(folder) if folder is not None else {}
@@ -123,11 +123,12 @@ def _base(
     return (own, cards.read(own)) if own else (None, {})
 
 
-def _base_of_finetuned(options: ReleaseOptions, record: Record, cards: Cards) -> tuple[str | None, Mapping[str, Any]]:
-    """The base of a fine-tuned model and its card; for an unpublished directory, the base of that, if any."""
-    if is_repository(record["base"]):
-        return record["base"], cards.read(record["base"])
-    folder = Path(os.path.expanduser(str(staging.read_recipe(options.source).get("base") or "")))
+def _base_of_record(options: ReleaseOptions, base: str, cards: Cards) -> tuple[str | None, Mapping[str, Any]]:
+    """The base in a record and its card; for an unpublished directory, the base of that, if any."""
+    if is_repository(base):
+        return base, cards.read(base)
+    recipe = staging.read_recipe(options.source)
+    folder = Path(os.path.expanduser(str(recipe.get("base") or recipe.get("init_from") or "")))
     if not (folder / "config.json").is_file():
         return None, {}
     card = cards.read(str(folder))

@@ -23,9 +23,8 @@ from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, head_of
 from llm_jp_modernbert.inference.retrieval.layout import MODULES, Module
 from llm_jp_modernbert.model_cards.check import read_metadata, text
-from llm_jp_modernbert.training.finetuning.record import RECORD, read_record
 
-from .staging import CARD, MANIFEST, read_manifest
+from .staging import CARD, MANIFEST, RECORDS, read_manifest, records
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -211,7 +210,7 @@ def describe(folder: Path) -> dict[str, str]:
     for name, read in (
         (MODULES, _modules),
         (TRAINING, _training),
-        (RECORD, lambda path: _finetuning(path.parent)),
+        *((name, lambda path: _job(path.parent)) for name in RECORDS),
         (CARD, _card),
     ):
         if (folder / name).is_file():
@@ -254,12 +253,18 @@ def _modules(path: Path) -> dict[str, str]:
     return {"sentence-transformers": ", ".join(kinds)}
 
 
-def _finetuning(folder: Path) -> dict[str, str]:
-    record = read_record(folder)
-    if record is None:
-        return {}
-    train = record["parts"]["train"]
-    return {"fine-tuned": f"{record['kind']}, from {record['base']} on {train['rows']:,} examples of {train['name']}"}
+def _job(folder: Path) -> dict[str, str]:
+    facts = {}
+    for name, record in records(folder).items():
+        if name == "vocabulary":
+            facts["vocabulary"] = f"{record['change']}, from {record['base']}"
+        elif name == "adaptation":
+            facts["adapted"] = f"from {record['base']} to {record['train']['name']}"
+        else:
+            train = record["parts"]["train"]
+            job = "fine-tuned" if name == "record" else "trained"
+            facts[job] = f"{record['kind']}, from {record['base']} on {train['rows']:,} examples of {train['name']}"
+    return facts
 
 
 def _training(path: Path) -> dict[str, str]:

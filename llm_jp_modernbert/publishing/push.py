@@ -12,7 +12,6 @@ from llm_jp_modernbert.core.files import read_config
 from llm_jp_modernbert.core.hub import MAIN, PATIENT, commit_folder, create_repository
 from llm_jp_modernbert.core.references import ModelReference, is_repository
 from llm_jp_modernbert.inference.heads import head_of
-from llm_jp_modernbert.training.finetuning.record import read_record
 
 from . import staging
 from .release import is_weights
@@ -93,8 +92,8 @@ def _write_card(folder: Path, name: str, origin: str, tags: list[str]) -> None:
         metadata = ModelCardData(library_name="transformers", tags=tags)
         ModelCard.from_template(metadata, model_id=name).save(folder / staging.CARD)
         return
-    record = read_record(Path(origin))
-    base = ModelReference.parse(origin).name if record is None else record["base"]
+    record = staging.last_record(Path(origin))
+    base = record["base"] if record else ModelReference.parse(origin).name
     is_base = is_repository(base) and base != name
     staging.write_card(folder, name, tags=tags, base_model=base if is_base else None)
 

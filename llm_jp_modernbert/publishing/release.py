@@ -29,11 +29,10 @@ from llm_jp_modernbert.inference.heads import (
 )
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_model, load_tokenizer
 from llm_jp_modernbert.model_cards.facts import Exports
-from llm_jp_modernbert.training.finetuning.record import is_recorded, read_record
 
 from . import staging
 from .check import Checked, Source, check
-from .export_sentence_transformers import embedder_class, load_embedder, pooling_of, stage_modules
+from .export_sentence_transformers import described, embedder_class, load_embedder, stage_modules
 from .options import ReleaseOptions
 from .origin import Cards, unknown, with_origin
 
@@ -83,7 +82,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         source = _stage_model(options, folder)
         exports = _export(options, source, folder)
         logger.info("Loading the release with transformers alone and comparing its outputs")
-        checked = check(source, folder, options.format)
+        checked = check(source, folder, options.format, exports)
         rows = _stage_results(options, folder)
         staging.write_card(
             folder,
@@ -265,7 +264,7 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> Source:
     if head is MASKED_LM and tokenizer.mask_token_id is None:
         raise UsageError(f"{name}: its tokenizer has no mask token.")
     embedder = load_embedder(options.source)
-    if embedder is None and read_record(options.source) is None:
+    if embedder is None and "record" not in staging.records(options.source):
         match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
     tokenizer.save_pretrained(folder)
@@ -273,7 +272,8 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> Source:
         stage_modules(options.source, folder)
         if options.dtype != "auto":
             # The encoder of the release is rounded, its other modules are not.
-            encoder = model.base_model if head is MASKED_LM else model
+            is_sparse = type(embedder).__name__ == "SparseEncoder"
+            encoder = model.base_model if head is MASKED_LM and not is_sparse else model
             embedder.transformers_model.load_state_dict(encoder.state_dict())
     staging.stage_training(options.source, folder, options.base_model)
     staging.stage_license(options.license, options.source, folder)
@@ -293,7 +293,7 @@ def _export(options: ReleaseOptions, source: Source, folder: Path) -> Exports:
         add_sentence_transformers(folder, options.pooling)
     paths = tuple(path.relative_to(folder).as_posix() for path in onnx)
     if source.embedder is not None:
-        return Exports(paths, True, pooling_of(source.embedder))
+        return described(source.embedder, paths)
     return Exports(paths, options.sentence_transformers, options.pooling)
 
 
@@ -308,11 +308,14 @@ def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
         return row.revision == revision
 
     rows: list[Row] = []
-    own, record = options.source / staging.RESULTS, read_record(options.source)
-    if record is not None and own.is_dir():
+    own = options.source / staging.RESULTS
+    if staging.records(options.source) and own.is_dir():
         # The other seeds have other weights.
         rows += staging.stage_results(
-            Results(own), lambda row: belongs(row) or is_recorded(record, row), options.repository, folder
+            Results(own),
+            lambda row: belongs(row) or staging.is_recorded(options.source, row),
+            options.repository,
+            folder,
         )
     if options.results is not None and options.results.resolve() != own.resolve():
         rows += staging.stage_results(Results(options.results), belongs, options.repository, folder)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import NotRequired, TypedDict
 
+from llm_jp_modernbert.adaptation.vocabulary import record as vocabulary
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import files_by_path, read_config, read_json, sha256, write_whole
 from llm_jp_modernbert.core.hub import TRAINING
@@ -33,7 +34,9 @@ from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot, is_continued
 from llm_jp_modernbert.model_cards.finetuned import CAPTIONS
 from llm_jp_modernbert.model_cards.plots import plot_training
-from llm_jp_modernbert.training.finetuning.record import RECORD, read_record
+from llm_jp_modernbert.training.finetuning import record as finetuning
+from llm_jp_modernbert.training.retrieval import record as retrieval
+from llm_jp_modernbert.training.run import adaptation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +49,16 @@ RESULTS = "results"
 ASSETS = "assets"
 CARD = "README.md"
 LICENSE = "LICENSE"
+
+# Records of jobs by field of `ModelFacts`, the last job first.
+_RECORDS: dict[str, Any] = {
+    "record": finetuning,
+    "retrieval": retrieval,
+    "vocabulary": vocabulary,
+    "adaptation": adaptation,
+}
+RECORDS = tuple(module.RECORD for module in _RECORDS.values())
+"""Files of the records of jobs."""
 
 _TEMPLATES = files("llm_jp_modernbert.model_cards") / "templates"
 # Value of a key that the user of a recipe must give.
@@ -97,21 +110,45 @@ def check_links(source: Path, patterns: Sequence[str] = _COPIED) -> None:
 
 
 def stage_training(source: Path, folder: Path, base: str | None = None) -> None:
-    """Copies the training log, the recipe, the list of averaged checkpoints, and the record and the plots of a
-    fine-tuning, without local paths.
+    """Copies the training log, the recipe, the list of averaged checkpoints, and the records and plots of jobs,
+    without local paths.
     """
     from llm_jp_modernbert.training.run.averaging import PROVENANCE
 
     if (source / PROVENANCE).is_file():
         _read_averaged(source / PROVENANCE)
-    for name in (TRAINING, PROVENANCE, RECIPE, RECORD):
+    for name in (TRAINING, PROVENANCE, RECIPE, *RECORDS):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    if read_record(source) is not None:
+    if records(source):
         for plot in (source / ASSETS).glob("*.png"):
             (folder / ASSETS).mkdir(exist_ok=True)
             shutil.copyfile(plot, folder / ASSETS / plot.name)
     make_public(folder, base)
+
+
+def records(folder: Path) -> dict[str, Any]:
+    """The records of the jobs that made a model, by field of `ModelFacts`.
+
+    Raises:
+        UsageError: a record is not valid.
+    """
+    read = {name: module.read_record(folder) for name, module in _RECORDS.items()}
+    return {name: record for name, record in read.items() if record is not None}
+
+
+def last_record(folder: Path) -> Mapping[str, Any]:
+    """The record of the last job that changed a model; empty without one."""
+    return next(iter(records(folder).values()), {})
+
+
+def is_recorded(folder: Path, row: Row) -> bool:
+    """Whether a result is one of the values in a record of the model in a directory."""
+    return any(
+        module.is_recorded(record, row)
+        for name, record in records(folder).items()
+        if (module := _RECORDS[name]) in (finetuning, retrieval)
+    )
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
@@ -277,8 +314,8 @@ def write_card(
             if f"{ASSETS}/{path.name}" != curve
         ],
         remarks=remarks,
-        record=read_record(folder),
         recipe=read_recipe(folder),
+        **records(folder),
         **fields,
     )
     card = model_card(facts)

@@ -258,7 +258,7 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"config": config("Model"), "exports": Exports(sentence_transformers=True)},
         "sentence-similarity",
         "sentence-transformers",
-        "It maps texts to vectors, for search, clustering and similarity.",
+        "It maps texts to vectors of 32 dimensions, for search, clustering and similarity.",
     ),
     "encoder": (
         {"config": config("Model")},

@@ -19,6 +19,7 @@ import llm_jp_modernbert
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.heads import HEADS
 from llm_jp_modernbert.inference.question_answering import answer
+from llm_jp_modernbert.model_cards.facts import Exports, ModelFacts
 from llm_jp_modernbert.model_cards.usage import snippets
 from llm_jp_modernbert.tokenization import build_tokenizer, train_stand_in
 from llm_jp_modernbert.training.finetuning.record import Record
@@ -49,6 +50,7 @@ def record(**changes: Any) -> Record:
     return Record(**{**defaults, **changes})
 
 
+SENTENCE_TRANSFORMERS = {"exports": Exports(sentence_transformers=True)}
 PAIRS = record(columns={"text": "a", "text_pair": "b", "label": "label"})
 
 
@@ -70,7 +72,7 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str], **facts: Any) -> dict[
     """Output of each snippet for a saved model, by title."""
     config = json.loads((folder / "config.json").read_text())
     outputs = {}
-    for snippet in snippets(str(folder), config, **facts):
+    for snippet in snippets(ModelFacts(str(folder), config, **facts)):
         exec(snippet.code, {})
         outputs[snippet.title] = capsys.readouterr().out
     return outputs
@@ -101,12 +103,12 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str], **facts: Any) -> dict[
             {"record": PAIRS},
             ["Scores of pairs"],
         ),
-        ("ForSequenceClassification", {"labels": ("score",)}, {"sentence_transformers": True}, ["Reranking"]),
+        ("ForSequenceClassification", {"labels": ("score",)}, SENTENCE_TRANSFORMERS, ["Reranking"]),
         ("ForTokenClassification", {"labels": ("O", "B-人名", "I-人名")}, {}, ["Named entities"]),
         ("ForQuestionAnswering", {}, {}, ["Question answering"]),
         ("ForMultipleChoice", {}, {}, ["Multiple choice"]),
         ("Model", {}, {}, ["Hidden states"]),
-        ("Model", {}, {"sentence_transformers": True}, ["Sentence embeddings"]),
+        ("Model", {}, SENTENCE_TRANSFORMERS, ["Sentence embeddings"]),
     ],
 )
 def test_snippets_of_every_head_run(
@@ -117,7 +119,7 @@ def test_snippets_of_every_head_run(
     facts: dict[str, Any],
     titles: list[str],
 ) -> None:
-    if facts.get("sentence_transformers"):
+    if "exports" in facts:
         pytest.importorskip("sentence_transformers")
     save(tmp_path, head, **settings)
     outputs = run(tmp_path, capsys, **facts)
@@ -129,9 +131,9 @@ def test_snippets_of_every_head_run(
 def test_every_head_has_snippets() -> None:
     for head in HEADS:
         config = {"architectures": [f"ModernBert{head.suffix}"], "max_position_embeddings": 128}
-        assert snippets("org/model", config)
+        assert snippets(ModelFacts("org/model", config))
     with pytest.raises(UsageError, match="no known head"):
-        snippets("org/model", {"architectures": ["ModernBertForNextSentencePrediction"]})
+        snippets(ModelFacts("org/model", {"architectures": ["ModernBertForNextSentencePrediction"]}))
 
 
 @pytest.mark.parametrize("key", ["longest_answer", "no_answer_threshold", "max_position_embeddings"])
@@ -139,7 +141,7 @@ def test_every_head_has_snippets() -> None:
 def test_settings_that_are_no_numbers_do_not_become_code(key: str, value: Any) -> None:
     config = {"architectures": ["ModernBertForQuestionAnswering"], "max_position_embeddings": 128, key: value}
     with pytest.raises(UsageError, match=f"config.json: {key}"):
-        snippets("org/model", config)
+        snippets(ModelFacts("org/model", config))
 
 
 def test_classification_prints_the_probabilities_of_the_model(
@@ -156,7 +158,7 @@ def test_classification_prints_the_probabilities_of_the_model(
 
 def texts_of(folder: Path) -> list[str]:
     """The texts that the usage code classifies."""
-    (snippet,) = snippets(str(folder), json.loads((folder / "config.json").read_text()))
+    (snippet,) = snippets(ModelFacts(str(folder), json.loads((folder / "config.json").read_text())))
     tree = ast.parse(snippet.code)
     assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}  # type: ignore[attr-defined]
     texts: list[str] = ast.literal_eval(assigned["inputs"])
@@ -174,7 +176,7 @@ def test_thresholds_of_the_record_decide_which_labels_are_printed(
 
 
 def answer_function(folder: Path) -> Any:
-    (snippet,) = snippets(str(folder), json.loads((folder / "config.json").read_text()))
+    (snippet,) = snippets(ModelFacts(str(folder), json.loads((folder / "config.json").read_text())))
     variables: dict[str, Any] = {}
     exec(snippet.code, variables)
     return variables["answer"]
@@ -237,7 +239,7 @@ def test_entities_are_substrings_of_japanese_text(
     interpolate(model, head_features(model, encoded), 20 * torch.eye(3)[tags])
     model.save_pretrained(tmp_path, format="plain")
     config = json.loads((tmp_path / "config.json").read_text())
-    (snippet,) = snippets(str(tmp_path), config)
+    (snippet,) = snippets(ModelFacts(str(tmp_path), config))
     exec(snippet.code.replace(snippet.code.split("text = ")[1].split("\n")[0], repr(text)), {})
     printed = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()]
     assert printed == list(names)

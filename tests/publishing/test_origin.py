@@ -33,7 +33,7 @@ TRAINED, CONTINUED = "It was trained on 98,253 tokens", "It continues the traini
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips the check in a separate process, which is slow."""
-    monkeypatch.setattr(module, "check", lambda source, folder, format: Checked())
+    monkeypatch.setattr(module, "check", lambda *arguments: Checked())
 
 
 @pytest.fixture(scope="module")

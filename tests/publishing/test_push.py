@@ -29,7 +29,7 @@ from llm_jp_modernbert.publishing.release import release
 @pytest.fixture(autouse=True)
 def use_loopback_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     # The check of a release in a separate process is slow.
-    monkeypatch.setattr(module, "check", lambda source, folder, format: Checked())
+    monkeypatch.setattr(module, "check", lambda *arguments: Checked())
     monkeypatch.setattr("huggingface_hub.HfApi", lambda token=None: HfApi(hub.url, token or hub.token))
     monkeypatch.setattr(push, "PATIENT", QUICK)
 

@@ -15,11 +15,12 @@ from huggingface_hub import HfApi, ModelCard
 from loopback_hub import LoopbackHub
 from releases import NAME, QUICK
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer import modules
+from sentence_models import KINDS, write_sentence_model
+from sentence_transformers import SentenceTransformer
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.heads import ENCODER, SEQUENCE_CLASSIFICATION
+from llm_jp_modernbert.inference.heads import ENCODER
+from llm_jp_modernbert.inference.retrieval.layout import make_portable
 from llm_jp_modernbert.publishing import release as module
 from llm_jp_modernbert.publishing import staging
 from llm_jp_modernbert.publishing.check import Checked
@@ -31,36 +32,22 @@ MODULE_FILES = ["modules.json", "config_sentence_transformers.json", "sentence_b
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with CLS pooling, a dense layer, normalization, prompts and the dot product."""
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model of each kind, as sentence-transformers saves it."""
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    transformer = modules.Transformer(str(write_model(folder / "encoder", ENCODER)))
-    layers = [transformer, modules.Pooling(32, "cls"), modules.Dense(32, 16), modules.Normalize()]
-    model = SentenceTransformer(
-        modules=layers,
-        prompts={"query": "検索: ", "document": "文書: "},
-        default_prompt_name="document",
-        similarity_fn_name="dot",
-        device="cpu",
-    )
-    model.max_seq_length = 100
-    model.save_pretrained(str(folder / "embedder"))
-    return folder / "embedder"
+    return {kind: write_sentence_model(folder / kind, kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
-def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    source = write_model(folder / "source", SEQUENCE_CLASSIFICATION, id2label={0: "LABEL_0"})
-    CrossEncoder(str(source), device="cpu").save_pretrained(str(folder / "reranker"))
-    return folder / "reranker"
+def embedder(sources: dict[str, Path]) -> Path:
+    """A model with CLS pooling, a dense layer, normalization, prompts and the dot product."""
+    return sources["SentenceTransformer"]
 
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips the check in a separate process, which is slow."""
-    monkeypatch.setattr(module, "check", lambda source, folder, format: Checked())
+    monkeypatch.setattr(module, "check", lambda *arguments: Checked())
 
 
 @pytest.fixture
@@ -75,8 +62,10 @@ def test_embedder_keeps_modules_prompts_and_similarity(
     released = release(ReleaseOptions(embedder, NAME), QUICK, api)
     pulled = pull(NAME, out=tmp_path / "out", patience=QUICK, api=api)
     assert pulled.skipped == ()
+    expected = Path(shutil.copytree(embedder, tmp_path / "portable"))
+    make_portable(expected)
     for name in (*MODULE_FILES, "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
-        assert (pulled.folder / name).read_bytes() == (embedder / name).read_bytes()
+        assert (pulled.folder / name).read_bytes() == (expected / name).read_bytes()
     ours, theirs = (SentenceTransformer(str(folder), device="cpu") for folder in (pulled.folder, embedder))
     assert (ours.max_seq_length, ours.similarity_fn_name, ours.default_prompt_name) == (100, "dot", "document")
     texts = [*TEXTS, "猫" * 300]
@@ -92,17 +81,46 @@ def test_embedder_keeps_modules_prompts_and_similarity(
     assert output.strip() in card.text
 
 
-def test_reranker_keeps_its_scores(reranker: Path, tmp_path: Path) -> None:
+CARDS: dict[str, tuple[str, list[str], str, str]] = {
+    "CrossEncoder": (
+        "text-ranking",
+        ["cross-encoder", "reranker"],
+        "Reranking",
+        "It scores how relevant a passage is to a query.",
+    ),
+    "SparseEncoder": (
+        "feature-extraction",
+        ["sparse-encoder", "sparse", "splade"],
+        "Search",
+        "Weights use max pooling (SPLADE) and are compared by the dot product.",
+    ),
+    "MultiVectorEncoder": (
+        "feature-extraction",
+        ["multi-vector", "colbert", "late-interaction"],
+        "Search",
+        "sentence-transformers 6.0 or later is needed, which added this type of model.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_models_of_other_kinds_keep_their_outputs(kind: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    """The check compares them in a process without this package, and runs the example of the card."""
     staged = tmp_path / "staged"
-    released = release(ReleaseOptions(reranker, NAME, dry_run=staged), QUICK)
-    for name in MODULE_FILES:
-        assert (staged / name).read_bytes() == (reranker / name).read_bytes()
-    pairs = [(TEXTS[0], TEXTS[1]), (TEXTS[0], TEXTS[2])]
-    ours, theirs = (CrossEncoder(str(folder), device="cpu").predict(pairs) for folder in (staged, reranker))
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    released = release(ReleaseOptions(sources[kind], NAME, dry_run=staged), QUICK)
+    assert released.checked.difference < 1e-4
+    pipeline_tag, tags, title, sentence = CARDS[kind]
     card = ModelCard((staged / "README.md").read_text(encoding="utf-8"))
-    assert (card.data.library_name, card.data.pipeline_tag) == ("sentence-transformers", "text-ranking")
-    assert list(released.checked.outputs) == ["Reranking"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("sentence-transformers", pipeline_tag)
+    assert {*tags, "sentence-transformers"} <= {*card.data.tags}
+    assert "sentence-similarity" not in card.data.tags
+    assert list(released.checked.outputs) == [title]
+    assert released.checked.outputs[title].strip() in card.text
+    assert sentence in card.text
+    if kind != "CrossEncoder":
+        assert '| `query` | `"検索: "` | `encode_query` |' in card.text
+    parameters = sum(weights.numel() for file in staged.rglob("*.safetensors") for weights in load_file(file).values())
+    assert f"| Parameters | {parameters:,} |" in card.text
 
 
 def test_encoder_with_added_modules_shows_its_embeddings(tmp_path: Path) -> None:
@@ -130,7 +148,7 @@ def test_changed_module_is_detected(copied: ReleaseOptions, monkeypatch: pytest.
 
 def break_model_type(source: Path) -> None:
     settings = json.loads((source / "config_sentence_transformers.json").read_text())
-    (source / "config_sentence_transformers.json").write_text(json.dumps({**settings, "model_type": "SparseEncoder"}))
+    (source / "config_sentence_transformers.json").write_text(json.dumps({**settings, "model_type": "WordEncoder"}))
 
 
 def break_modules(source: Path) -> None:
@@ -163,7 +181,7 @@ def break_class(source: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (break_model_type, "is a SparseEncoder of sentence-transformers"),
+        (break_model_type, "is a WordEncoder of sentence-transformers"),
         (break_modules, r"modules\.json: expected an encoder"),
         (break_path, "modules in directories"),
         (break_weights, r"pytorch_model\.bin: not in safetensors format"),
