@@ -159,15 +159,18 @@ def _check(job: Job) -> None:
     """Checks what the data do not show before they are read.
 
     Raises:
-        UsageError: the metric does not exist or is undefined, no batch is full, or a model does not exist.
+        UsageError: the metric does not exist or is undefined, no batch is full, or a model cannot be loaded.
     """
     from llm_jp_modernbert.core.references import ModelReference
 
+    from ..pretrain import on_main
     from ..recipe.shapes import check_known
 
     for name in (job.options.mine_with, job.options.teacher):
         if name is not None:
             ModelReference.parse(name).check_model()
+    # This loads the model that finds them.
+    on_main(job.arguments, lambda: job.candidates is not None)
     benchmark = job.benchmarks["validation"]
     check_known(
         job.metric, _CORRELATIONS if benchmark.is_scored else _RANKING_METRICS, "metric_for_best_model", "value"

@@ -1,4 +1,4 @@
-"""What a retrieval training keeps: measurements, baselines, record, result rows, plots and report."""
+"""The directory of a trained retrieval model: measurements, baselines, record, result rows, plots and report."""
 
 from __future__ import annotations
 
