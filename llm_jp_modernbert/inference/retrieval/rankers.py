@@ -178,7 +178,7 @@ class Reranker(Ranker):
     Args:
         model: the reranker; a model of one label.
         first: the rankings, or the ranker that makes them.
-        depth: number of passages of each query that are ordered anew, at most 100.
+        depth: number of passages of each query that the reranker orders, at most 100.
         tokens_per_batch: maximum tokens of a batch.
     """
 
@@ -192,7 +192,11 @@ class Reranker(Ranker):
         """The best passages of each query."""
         import torch
 
-        first = self.first if isinstance(self.first, Ranked) else self.first.rank(search)
+        first, before = self.first, 0.0
+        if isinstance(first, Ranker):
+            # Scoring pairs takes most of the time.
+            before = 0.1
+            first = first.rank(search, lambda share: progress(before * share))
         candidates = {query: first.top[query][: self.depth] for query in search.queries}
         pairs = [
             (search.queries[query], search.corpus[passage])
@@ -201,7 +205,15 @@ class Reranker(Ranker):
         ]
         # Sigmoids of great logits are equal.
         settings = {"activation_fn": torch.nn.Identity()}
-        scores = iter(pair_scores(self.model, pairs, self.tokens_per_batch, progress, **settings))
+        scores = iter(
+            pair_scores(
+                self.model,
+                pairs,
+                self.tokens_per_batch,
+                lambda share: progress(before + (1 - before) * share),
+                **settings,
+            )
+        )
         reranked = Ranked({}, {})
         for query, passages in candidates.items():
             of_query = np.array(list(islice(scores, len(passages)))).round(self.decimals)

@@ -95,11 +95,16 @@ class BestPassages:
         for row, places, known in zip(scores, self._relevant[rows], self._relevant_scores[rows], strict=True):
             known |= {place: row[place - first_passage] for place in places if first_passage <= place < end}
         before = self._scores[rows].copy()
-        merged = np.concatenate([before, scores], axis=1)
-        added = np.broadcast_to(np.arange(first_passage, end), scores.shape)
+        columns = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        # Scores below the last one so far are not among the greatest, and need not be sorted.
+        width = int((scores >= before[:, -1:]).sum(1).max(initial=0))
+        if width < scores.shape[1]:
+            columns = np.sort(np.argpartition(-scores, width, axis=1)[:, :width], axis=1)
+        merged = np.concatenate([before, np.take_along_axis(scores, columns, 1)], axis=1)
+        merged_places = np.concatenate([self._places[rows], first_passage + columns], axis=1)
         best = np.argsort(-merged, axis=1, kind="stable")[:, : before.shape[1]]
         self._scores[rows] = np.take_along_axis(merged, best, 1)
-        self._places[rows] = np.take_along_axis(np.concatenate([self._places[rows], added], axis=1), best, 1)
+        self._places[rows] = np.take_along_axis(merged_places, best, 1)
         last = self._scores[rows, -1:]
         # Passages beyond the depth count as long as the last score stays the same.
         counted = np.where(before[:, -1:] == last, self._last_ties[rows], (before == last).sum(1, keepdims=True))
