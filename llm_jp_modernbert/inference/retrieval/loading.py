@@ -15,6 +15,9 @@ from ..heads import SEQUENCE_CLASSIFICATION
 from ..loading import loading_errors
 from .layout import MODULES, SETTINGS
 
+# Names that PyLate and Stanford's ColBERT give to late-interaction models.
+_LATE_INTERACTION = ("ColBERT", "HF_ColBERT")
+
 
 def load_retrieval_model(name: str, device: str | None = None, dtype: str = "float32") -> Any:
     """Loads an embedder, a reranker, a sparse or a late-interaction model for inference.
@@ -64,6 +67,8 @@ def type_of(reference: ModelReference) -> str:
     # Earlier versions saved rerankers as models of transformers.
     config = _file(reference, "config.json")
     architectures = (read_json(config, dict[str, Any]).get("architectures") if config is not None else None) or [""]
+    if architectures[0] in _LATE_INTERACTION:
+        return "MultiVectorEncoder"
     is_classifier = str(architectures[0]).endswith(SEQUENCE_CLASSIFICATION.suffix)
     return "CrossEncoder" if is_classifier else "SentenceTransformer"
 
@@ -75,7 +80,8 @@ def saved_type(reference: ModelReference) -> str | None:
     settings = _file(reference, SETTINGS)
     # Files of versions before 5.0 do not name the type.
     known = read_json(settings, dict[str, Any]) if settings is not None else {}
-    return str(known.get("model_type", "SentenceTransformer"))
+    name = str(known.get("model_type", "SentenceTransformer"))
+    return "MultiVectorEncoder" if name in _LATE_INTERACTION else name
 
 
 def _file(reference: ModelReference, name: str) -> Path | None:
