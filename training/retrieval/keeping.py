@@ -11,7 +11,7 @@ from typing import Any
 from llm_jp_modernbert.core.progress import progress_bar
 from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.core.results import RERANKED, Measurement, Results, Row, Run
-from llm_jp_modernbert.core.terminal import console
+from llm_jp_modernbert.core.terminal import console, printable
 from llm_jp_modernbert.core.versions import library_versions
 from llm_jp_modernbert.inference.loading import model_revision
 from llm_jp_modernbert.inference.retrieval.bm25 import BM25
@@ -42,18 +42,18 @@ class System:
     Attributes:
         name: its name in the results.
         revision: commit of the repository, or `sha256:…` of the weights; empty for BM25.
-        model: model of sentence-transformers, which scores pairs; None for BM25.
-        ranker: ranks passages; None if the model only scores pairs.
+        model: model of sentence-transformers, which scores pairs; None for one that only ranks.
+        ranker: ranks passages.
     """
 
     name: str
     revision: str
     model: Any
-    ranker: Ranker | None
+    ranker: Ranker
 
     def measures(self, benchmark: Benchmark) -> bool:
         """Whether this system has the scores of a part."""
-        return (self.model if benchmark.is_scored else self.ranker) is not None
+        return self.model is not None or not benchmark.is_scored
 
 
 def keep(job: Job, results: Sequence[SeedResult], best: SeedResult) -> None:
@@ -68,15 +68,17 @@ def keep(job: Job, results: Sequence[SeedResult], best: SeedResult) -> None:
     staged = job.folder.stage(best["seed"])
     kept = _kept(job, staged)
     with progress_bar(console(), transient=True) as bar:
-        task = bar.add_task("measuring", total=None)
+        task = bar.add_task("", total=1.0)
+
+        def progress(share: float) -> None:
+            bar.update(task, completed=share)
 
         def scores_of(system: System) -> dict[str, Scores]:
             scores = {}
             for name, benchmark in job.benchmarks.items():
                 if system.measures(benchmark):
-                    bar.update(task, description=f"{system.name} on {name}")
-                    ranker: Any = system.ranker
-                    scores[name] = measure(benchmark, system.model, ranker, job.tokens_per_batch)
+                    bar.update(task, description=printable(f"{system.name} on {name}"), completed=0.0)
+                    scores[name] = measure(benchmark, system.model, system.ranker, job.tokens_per_batch, progress)
             return scores
 
         measured = scores_of(kept)
@@ -127,7 +129,7 @@ def _baselines(job: Job) -> Iterator[System]:
         )
         model = embedder.build(base, options.seed, form).to(job.arguments.device)
         yield System(f"{base.name} (mean pooling)", base.revision, model, ranker_of(model, job.tokens_per_batch))
-    if isinstance(options, RerankerOptions) and options.candidates != "bm25":
+    if isinstance(options, RerankerOptions) and job.candidates is not None and options.candidates != "bm25":
         yield System(_name(options.candidates), "", None, job.candidates)
     bm25 = BM25()
     yield System("bm25", bm25.revision, None, bm25)
