@@ -17,10 +17,13 @@ from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import RetrievalOptions
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, RETRIEVAL = ((DOCS / name).read_text(encoding="utf-8") for name in ("finetuning.md", "retrieval.md"))
+PAGE, RETRIEVAL, ADAPTATION = (
+    (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("finetuning", "retrieval", "adaptation")
+)
 SECTIONS, RETRIEVAL_SECTIONS = (page.split("\n## ")[1:] for page in (PAGE, RETRIEVAL))
 COMMAND = (
-    r"^(?:llm-jp-modernbert|accelerate launch -m llm_jp_modernbert\.training\.(?:finetuning\.|retrieval))(?: |)(.*)$"
+    r"^(?:llm-jp-modernbert|accelerate launch -m llm_jp_modernbert\."
+    r"(?:training\.finetuning\.|training\.retrieval|adaptation\.))(?: |)(.*)$"
 )
 FORMS: dict[str, Form] = {
     "Embedder": "pairs",
@@ -39,7 +42,7 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(COMMAND, lines, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("arguments", [*commands(PAGE), *commands(RETRIEVAL)], ids=" ".join)
+@pytest.mark.parametrize("arguments", [*commands(PAGE), *commands(RETRIEVAL), *commands(ADAPTATION)], ids=" ".join)
 def test_commands_parse(arguments: list[str]) -> None:
     name, *rest = [argument.replace("TASK", "ner") for argument in arguments]
     command = get_command(app).commands[name]  # type: ignore[attr-defined]

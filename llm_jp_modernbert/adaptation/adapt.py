@@ -1,6 +1,6 @@
 """The course of an adaptation: texts, measurement of the base, training, measurement of the model.
 
-`accelerate launch -m llm_jp_modernbert.adaptation BASE --train TEXTS --out DIR` trains with several processes.
+`accelerate launch -m llm_jp_modernbert.adaptation.adapt BASE --train TEXTS --out DIR` trains with several processes.
 """
 
 from __future__ import annotations
@@ -146,3 +146,9 @@ def _run(job: Job) -> None:
             "command again to continue."
         )
     on_main(recipe, partial(keep, job, before, trainer.totals))
+
+
+if __name__ == "__main__":
+    from llm_jp_modernbert.core.entry_points import run_command
+
+    run_command("adapt")

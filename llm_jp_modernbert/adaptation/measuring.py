@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 PERPLEXITY, ACCURACY = "pseudo_perplexity", "masked_accuracy"
 
-WINDOW = 256
+WINDOW = 128
 """Maximum tokens of context, special tokens included."""
-POSITIONS = 8
+POSITIONS = 4
 """Tokens of a document that are masked one at a time."""
 MASKED_SHARE = 0.15
 """Share of the tokens that are masked together."""

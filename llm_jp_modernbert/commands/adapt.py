@@ -19,7 +19,7 @@ def adapt(options: AdaptOptions) -> None:
     * `llm-jp-modernbert adapt ORG/NAME --train manuals.jsonl.gz --replay "web/*.jsonl.gz" --out my-encoder`
 
     To use several processes, replace `llm-jp-modernbert adapt` by
-    `accelerate launch -m llm_jp_modernbert.adaptation`.
+    `accelerate launch -m llm_jp_modernbert.adaptation.adapt`.
     """
     from llm_jp_modernbert.adaptation.adapt import adapt as run
 

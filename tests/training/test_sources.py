@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from llm_jp_modernbert.training.data.order import DocumentOrder
 from llm_jp_modernbert.training.data.readers import (
     BadRow,
     Document,
@@ -21,7 +22,7 @@ from llm_jp_modernbert.training.data.readers import (
     read_in_turn,
     read_rows,
 )
-from llm_jp_modernbert.training.data.sources import sources_of
+from llm_jp_modernbert.training.data.sources import excluded_texts, sources_of
 
 TEXTS = ["吾輩は猫である。\n名前はまだ無い。", "二番目の文書", "三番目"]
 
@@ -312,3 +313,31 @@ def test_file_with_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     assert [[row.text for row in read if isinstance(row, Document)] for read in rows] == [TEXTS] * 3
     assert "a\\xff.jsonl, row 4: not JSON" in str(rows[0][-1])
     assert "b\\xff.jsonl.gz, row 4: not JSON" in str(rows[1][-1])
+
+
+@pytest.mark.parametrize("kind", ["file", "dataset"])
+def test_excluded_texts_are_never_read(tmp_path: Path, kind: str) -> None:
+    """In every epoch, by their text alone, and also from datasets."""
+    texts = [*TEXTS, "四番目", TEXTS[1]]
+    (folder := tmp_path / "texts").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "a.parquet")
+    held_out = write(tmp_path / "held-out.jsonl", json_lines([TEXTS[1], "他の文書"]))
+    data = str(folder) if kind == "file" else {"path": str(folder), "split": "train"}
+    order = DocumentOrder(sources_of(data, "text", excluded=excluded_texts(held_out, "text")), seed=0)
+    read = [order.next() for _ in range(8)]
+    # None ends an epoch.
+    expected = [TEXTS[0], TEXTS[2], "四番目", None]
+    assert [None if item is None else item[1].text for item in read] == expected * 2
+
+
+def test_mistakes_in_excluded_texts_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"^exclude_data: \./missing\.jsonl: no such file"):
+        excluded_texts("./missing.jsonl", "text")
+    path = str(tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"input_ids": [[1, 2]]}), path)
+    held_out = excluded_texts(write(tmp_path / "a.jsonl", json_lines(TEXTS)), "text")
+    with pytest.raises(SourceError, match=rf"^{path}: holds token ids, which exclude_data cannot be compared with"):
+        DocumentOrder(sources_of(path, "text", excluded=held_out), seed=0).next()
+    texts = write(tmp_path / "b.jsonl", json_lines(TEXTS))
+    with pytest.raises(SourceError, match=r"every text in them is blank, or excluded"):
+        DocumentOrder(sources_of(texts, "text", excluded=held_out), seed=0).next()
