@@ -76,6 +76,8 @@ def adapt(options: AdaptOptions) -> Adapted:
     recipe = make_recipe(options, folder.seed(options.seed), base.max_length, stages)
     with ExitStack() as held:
         on_main(recipe, lambda: held.enter_context(lock(options.out, "adapt")))
+        if recipe.process_index == 0:
+            logger.info("reading the texts")
         texts = on_main(recipe, partial(read_texts, options, recipe, base.tokenizer))
         job = Job(options, base, stages, texts, recipe, folder)
         job = replace(job, recipe=complete(recipe, options, texts, list(job.files.values())))

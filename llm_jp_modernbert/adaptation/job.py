@@ -18,7 +18,7 @@ from llm_jp_modernbert.training.recipe.validation import default_values, plain_v
 from llm_jp_modernbert.training.run.summary import Stage
 
 from .measuring import Scores, Windows
-from .options import REPLAY_SHARE, AdaptOptions
+from .options import AdaptOptions
 from .texts import HeldOut, Texts
 
 OPTIONS = "adaptation.yaml"
@@ -52,13 +52,6 @@ class Job:
     texts: Texts
     recipe: PretrainingArguments
     folder: Folder
-
-    @property
-    def replay_share(self) -> float:
-        """Share of general text in the training text."""
-        if self.texts.replay is None:
-            return 0.0
-        return REPLAY_SHARE if self.options.replay_share is None else self.options.replay_share
 
     @property
     def held_out(self) -> dict[str, HeldOut]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from llm_jp_modernbert.core.files import write_whole
 from llm_jp_modernbert.core.references import ModelReference
@@ -19,7 +20,7 @@ from llm_jp_modernbert.training.run.totals import Totals
 
 from .job import HELD_OUT, OPTIONS, Job
 from .measuring import ACCURACY, MASKED_SHARE, POSITIONS, WINDOW, Scores, compare
-from .recipe import base_learning_rate, tokens_per_epoch
+from .recipe import base_learning_rate, replay_share, tokens_per_epoch
 from .report import write_report
 from .texts import Corpus
 
@@ -58,7 +59,7 @@ def keep(job: Job, before: dict[str, Scores], totals: Totals) -> None:
 
 
 def _record(job: Job, changes: dict[str, dict[str, Change]], totals: Totals) -> Record:
-    share, recipe = job.replay_share, job.recipe
+    share, recipe = replay_share(job.options), job.recipe
     replay = job.texts.replay
     measured: dict[str, Measured] = {
         name: {
@@ -98,31 +99,36 @@ def _texts(corpus: Corpus, share: float) -> Texts:
 
 
 def _write_rows(job: Job, staged: Path, changes: dict[str, dict[str, Change]]) -> None:
-    """Writes the scores of the model; their baseline is the base."""
-    stored, revision = Results(staged / RESULTS), model_revision(ModelReference.parse(str(staged)))
+    """Writes the scores of the base and of the model."""
+    stored = Results(staged / RESULTS)
+    revision = model_revision(ModelReference.parse(str(staged)))
+    models: dict[Literal["before", "after"], tuple[str, str]] = {
+        "before": (job.base.name, job.base.revision),
+        "after": (job.folder.out.name, revision),
+    }
     for split, held_out in job.held_out.items():
-        run = Run(
-            task=TASK,
-            model=job.folder.out.name,
-            revision=revision,
-            protocol="default",
-            settings={"window": WINDOW, "positions": POSITIONS, "masked_share": MASKED_SHARE},
-            seed=job.options.seed,
-            dataset=held_out.name,
-            dataset_revision=held_out.revision,
-            split=split,
-            examples=len(job.windows[split]),
-        )
-        measurements = [
-            Measurement(
-                metric,
-                change["after"]["value"],
-                higher_is_better=metric == ACCURACY,
-                low=change["after"]["low"],
-                high=change["after"]["high"],
-                baseline=change["before"]["value"],
-                scale=100 if metric == ACCURACY else 1,
+        for part, (model, revision) in models.items():
+            run = Run(
+                task=TASK,
+                model=model,
+                revision=revision,
+                protocol="default",
+                settings={"window": WINDOW, "positions": POSITIONS, "masked_share": MASKED_SHARE},
+                seed=job.options.seed,
+                dataset=held_out.name,
+                dataset_revision=held_out.revision,
+                split=split,
+                examples=len(job.windows[split]),
             )
-            for metric, change in changes[split].items()
-        ]
-        stored.write(run, measurements)
+            measurements = [
+                Measurement(
+                    metric,
+                    change[part]["value"],
+                    higher_is_better=metric == ACCURACY,
+                    low=change[part]["low"],
+                    high=change[part]["high"],
+                    scale=100 if metric == ACCURACY else 1,
+                )
+                for metric, change in changes[split].items()
+            ]
+            stored.write(run, measurements)

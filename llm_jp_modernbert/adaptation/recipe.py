@@ -64,6 +64,13 @@ def given_keys(options: AdaptOptions) -> dict[str, Any]:
     return given
 
 
+def replay_share(options: AdaptOptions) -> float:
+    """Share of general text in the training text."""
+    if not options.replay:
+        return 0.0
+    return REPLAY_SHARE if options.replay_share is None else options.replay_share
+
+
 def base_learning_rate(stages: Sequence[Stage]) -> float | None:
     """The highest learning rate in the pre-training of the base; None if unknown."""
     return max((stage["recipe"].get("learning_rate", 0.0) for stage in stages), default=0.0) or None
@@ -129,6 +136,9 @@ def complete(
         "exclude_data": [str(path) for path in held_out],
         "validation_data": str(held_out[0]),
     }
+    # A block of several passes would shuffle their documents together.
+    characters = math.ceil(texts.train.characters / (1 - replay_share(options)))
+    changes["block_characters"] = min(recipe.block_characters, characters)
     if _is_limited_by_epochs(options, given_keys(options)):
         epochs = EPOCHS if options.epochs is None else options.epochs
         tokens_per_step = recipe.rows_per_step * recipe.sequence_length
@@ -146,7 +156,7 @@ def _train_data(options: AdaptOptions, texts: Texts) -> list[Any]:
     """Without replay, one source that is read completely; with it, a source for each path, weighted by its share."""
     if texts.replay is None:
         return list(texts.train.paths)
-    share = REPLAY_SHARE if options.replay_share is None else options.replay_share
+    share = replay_share(options)
     entries = []
     for corpus, part in ((texts.train, 1 - share), (texts.replay, share)):
         total = sum(corpus.weights)
@@ -162,6 +172,6 @@ def tokens_per_epoch(options: AdaptOptions, texts: Texts) -> float:
     domain, replay = texts.train, texts.replay
     if replay is None:
         return domain.tokens
-    share = REPLAY_SHARE if options.replay_share is None else options.replay_share
+    share = replay_share(options)
     # Shares are of characters.
     return domain.tokens + domain.characters * share / (1 - share) * replay.tokens / replay.characters

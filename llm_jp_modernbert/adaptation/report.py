@@ -13,7 +13,7 @@ from llm_jp_modernbert.training.run.adaptation import Change, Estimate, Measured
 
 from .job import HELD_OUT, Job
 from .measuring import ACCURACY, MASKED_SHARE, PERPLEXITY, POSITIONS, WINDOW
-from .recipe import base_learning_rate, tokens_per_epoch
+from .recipe import base_learning_rate, replay_share, tokens_per_epoch
 from .texts import Corpus
 
 ASSETS = "assets"
@@ -36,7 +36,7 @@ def _facts(job: Job) -> Iterator[str]:
     yield f"base: {base.reference} ({base.revision[:15]})"
     yield f"train: {_described(texts.train)}"
     if texts.replay is not None:
-        yield f"replay: {texts.replay.name}, {100 * job.replay_share:g} % of the training text"
+        yield f"replay: {texts.replay.name}, {100 * replay_share(job.options):g} % of the training text"
     for name, held_out in job.held_out.items():
         origin = {"train": ", held out of --train", "replay": ", held out of --replay", "file": ""}
         yield f"{name}: {counted(len(job.windows[name]), 'document')} of {held_out.name}{origin[held_out.held_out_of]}"

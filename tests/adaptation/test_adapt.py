@@ -127,7 +127,8 @@ def test_held_out_documents_are_never_trained_on(finished: Adapted, texts: Path,
         documents = set(lines(texts / f"{name}.jsonl"))
         assert len(held_out[name]) == count
         assert held_out[name] < documents
-        assert documents & trained == documents - held_out[name]
+        assert not held_out[name] & trained
+        assert len(documents & trained) > 20
 
 
 def test_held_out_documents_do_not_depend_on_the_order_of_the_texts(
@@ -145,13 +146,14 @@ def test_held_out_documents_do_not_depend_on_the_order_of_the_texts(
 
 def test_directory_holds_results_report_and_stage(finished: Adapted, base: Path) -> None:
     rows = list(Results(finished.folder / "results").rows())
-    values = {(row.split, row.metric): (row.baseline, row.value) for row in rows}
+    values = {(row.split, row.metric, row.model): row.value for row in rows}
     assert {row.task for row in rows} == {"adapt"}
-    assert len(values) == 4
+    assert len(values) == 8
     for name, measured in (("domain", finished.record["domain"]), ("general", finished.record["general"])):
         assert measured is not None
         for metric, change in measured["metrics"].items():
-            assert values[name, metric] == (change["before"]["value"], change["after"]["value"])
+            assert values[name, metric, base.name] == change["before"]["value"]
+            assert values[name, metric, finished.folder.name] == change["after"]["value"]
     report = (finished.folder / "report.md").read_text(encoding="utf-8")
     assert all(text in report for text in ("pseudo-perplexity | domain", "masked accuracy (%) | general"))
     assert (finished.folder / "assets" / "adaptation.png").is_file()
@@ -166,7 +168,7 @@ def test_directory_holds_results_report_and_stage(finished: Adapted, base: Path)
 def test_rerun_after_a_signal_equals_an_uninterrupted_run(
     finished: Adapted, base: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted between the checkpoints of steps 4 and 8."""
+    """Interrupted between the checkpoints of steps 4 and 8, and once more after the training."""
     steps: list[int] = []
 
     def interrupt(self: ProgressCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -181,7 +183,16 @@ def test_rerun_after_a_signal_equals_an_uninterrupted_run(
     assert not (chosen.out / "config.json").exists()
     with pytest.raises(UsageError, match=r"already contains a different adaptation \(recipe\.mlm_probability: 0\.3"):
         adapt(replace(chosen, overrides=[*OVERRIDES, "mlm_probability=0.2"]))
+
+    def fail(*args: Any) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+        patched.setattr("llm_jp_modernbert.adaptation.keeping.write_report", fail)
+        adapt(chosen)
+    assert not (chosen.out / "config.json").exists()
     again = adapt(chosen)
+    # The third run does not train again.
     assert steps == [*range(1, 13)]
     assert all(torch.equal(weight, weights(finished.folder)[name]) for name, weight in weights(again.folder).items())
     assert again.record["domain"] == finished.record["domain"]
