@@ -47,7 +47,7 @@ UNSUPPORTED = {
     "remove_unused_columns": "columns are chosen by options such as --text-column",
 }
 
-_CHOICES = {
+CHOICES = {
     **{key: ["no", "steps", "epoch"] for key in ("eval_strategy", "logging_strategy", "save_strategy")},
     "train_sampling_strategy": ["random", "sequential"],
 }
@@ -108,6 +108,7 @@ def arguments_of(
     seed: int,
     defaults: Mapping[str, Any],
     unsupported: Mapping[str, str] = UNSUPPORTED,
+    choices: Mapping[str, list[str]] = CHOICES,
     without_effect: Collection[str] = WITHOUT_EFFECT,
 ) -> Arguments:
     """Arguments from the `key=value` of a command.
@@ -121,6 +122,7 @@ def arguments_of(
         seed: seed of the training.
         defaults: further defaults.
         unsupported: keys that cannot be set, and what to do instead.
+        choices: keys, and the values that they accept.
         without_effect: keys that change nothing.
 
     Raises:
@@ -135,7 +137,7 @@ def arguments_of(
     for key, option in _OPTIONS.items():
         if key in given:
             raise UsageError(f"{key}: use {option} instead.")
-    values = check_keys(given, arguments, unsupported, _CHOICES)
+    values = check_keys(given, arguments, unsupported, choices)
     check_schedule(values, Schedule(values.max_steps if values.max_steps > 0 else _UNKNOWN_STEPS))
     if not {"bf16", "fp16"} & given.keys():
         has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.training_args import BaseTrainingArguments
 
-from ..finetuning.arguments import UNSUPPORTED, WITHOUT_EFFECT, arguments_of
+from ..finetuning.arguments import CHOICES, UNSUPPORTED, WITHOUT_EFFECT, arguments_of
 from ..recipe.arguments import LaunchedArguments
 from .options import RetrievalOptions
 
@@ -22,6 +22,8 @@ _UNSUPPORTED = {
     "label_smoothing_factor": "the losses of sentence-transformers have none",
     "eval_on_start": "the report measures the base",
 }
+
+_CHOICES = {**CHOICES, "batch_sampler": ["batch_sampler", "no_duplicates"]}
 
 _WITHOUT_EFFECT = WITHOUT_EFFECT | {"train_sampling_strategy"}
 
@@ -64,5 +66,12 @@ def retrieval_arguments(
         >>> retrieval_arguments(EmbedderOptions("my-model", ["learning_rate=3e-5"]), Path("run"), seed=42)
     """
     return arguments_of(
-        RetrievalArguments, options.overrides, output_dir, seed, defaults or {}, _UNSUPPORTED, _WITHOUT_EFFECT
+        RetrievalArguments,
+        options.overrides,
+        output_dir,
+        seed,
+        defaults or {},
+        _UNSUPPORTED,
+        _CHOICES,
+        _WITHOUT_EFFECT,
     )

@@ -22,7 +22,13 @@ from llm_jp_modernbert.training.retrieval.arguments import retrieval_arguments
 from llm_jp_modernbert.training.retrieval.job import Job
 from llm_jp_modernbert.training.retrieval.kinds import kind_of
 from llm_jp_modernbert.training.retrieval.loading import load_data
-from llm_jp_modernbert.training.retrieval.options import EmbedderOptions
+from llm_jp_modernbert.training.retrieval.options import (
+    EmbedderOptions,
+    LateInteractionOptions,
+    RerankerOptions,
+    RetrievalOptions,
+    SparseOptions,
+)
 from llm_jp_modernbert.training.retrieval.trainer import (
     DistinctBatches,
     RetrievalTrainer,
@@ -69,9 +75,19 @@ class StopAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(base: Path, source: str, out: Path, keys: list[str], callback: StopAt | None = None) -> RetrievalTrainer:
-    """Trains an embedder, or continues the training in a directory."""
-    options = EmbedderOptions(str(base), ["learning_rate=1e-3", "logging_steps=1", *keys], train=[source], out=out)
+KINDS: dict[str, type[RetrievalOptions]] = {
+    "embedder": EmbedderOptions,
+    "reranker": RerankerOptions,
+    "sparse": SparseOptions,
+    "late-interaction": LateInteractionOptions,
+}
+
+
+def train(
+    base: Path, source: str, out: Path, keys: list[str], callback: StopAt | None = None, name: str = "embedder"
+) -> RetrievalTrainer:
+    """Trains a model, or continues the training in a directory."""
+    options = KINDS[name](str(base), ["learning_rate=1e-3", "logging_steps=1", *keys], train=[source], out=out)
     kind = kind_of(options)
     data = load_data(options, kind.forms)
     defaults = kind.trainer_arguments(data.train.form)
@@ -94,17 +110,17 @@ def assert_equal_runs(trainer: RetrievalTrainer, other: RetrievalTrainer) -> Non
 
 
 @pytest.mark.parametrize(
-    ("form", "step", "keys"),
+    ("form", "step", "is_killed", "keys"),
     [
-        # Within the second epoch, at its end, and within it with accumulated batches.
-        ("texts", 5, ["num_train_epochs=2", "per_device_train_batch_size=8"]),
-        ("pairs", 6, ["num_train_epochs=3", "per_device_train_batch_size=8"]),
-        ("scored", 4, ["num_train_epochs=2", "per_device_train_batch_size=4", "gradient_accumulation_steps=2"]),
+        # Within the second epoch, also with accumulated batches, and at its end.
+        ("texts", 5, False, ["num_train_epochs=2", "per_device_train_batch_size=8"]),
+        ("scored", 4, True, ["num_train_epochs=2", "per_device_train_batch_size=4", "gradient_accumulation_steps=2"]),
+        ("pairs", 6, False, ["num_train_epochs=3", "per_device_train_batch_size=8"]),
+        ("pairs", 6, True, ["num_train_epochs=3", "per_device_train_batch_size=8"]),
     ],
 )
-@pytest.mark.parametrize("is_killed", [False, True])
 def test_resuming_equals_uninterrupted_run(
-    modernbert: Path, tmp_path: Path, form: str, step: int, keys: list[str], is_killed: bool
+    modernbert: Path, tmp_path: Path, form: str, step: int, is_killed: bool, keys: list[str]
 ) -> None:
     """After a signal or a kill, with the dropout of texts alone, and with the best weights of earlier epochs."""
     source = write(tmp_path / "train.jsonl", rows_of(form))
@@ -117,6 +133,16 @@ def test_resuming_equals_uninterrupted_run(
         assert stopped.state.global_step == step
     assert len(list((tmp_path / "run").iterdir())) == 1
     assert_equal_runs(train(modernbert, source, tmp_path / "run", keys), whole)
+
+
+@pytest.mark.parametrize("name", ["reranker", "sparse", "late-interaction"])
+def test_every_type_of_model_resumes_exactly(modernbert: Path, tmp_path: Path, name: str) -> None:
+    """Within the second epoch, also the schedule of the sparsity."""
+    source = write(tmp_path / "train.jsonl", rows_of("pairs"))
+    keys = ["num_train_epochs=3", "per_device_train_batch_size=8"]
+    whole = train(modernbert, source, tmp_path / "whole", keys, name=name)
+    assert train(modernbert, source, tmp_path / "run", keys, StopAt(4), name).stopping
+    assert_equal_runs(train(modernbert, source, tmp_path / "run", keys, name=name), whole)
 
 
 def batches(sampler: Any, epoch: int) -> list[list[int]]:

@@ -125,8 +125,14 @@ class Trainings(ABC, Generic[AnyTrainer]):
         on_main(arguments, self._folder.start)
         checkpoint = on_main(arguments, partial(newest_sound, directory))
         lines = EpochLines(f"seed {seed}", self._metric)
-        with closing(lines):
-            trainer = self.train(model, arguments, checkpoint, [lines] if arguments.process_index == 0 else [])
+        is_main = arguments.process_index == 0
+        try:
+            with closing(lines):
+                trainer = self.train(model, arguments, checkpoint, [lines] if is_main else [])
+        except UsageError:
+            if is_main:
+                self._folder.discard()
+            raise
         if trainer.stopping:
             raise UsageError(
                 f"{self.stop.received or 'A signal'}: stopped in seed {seed}. Its checkpoint and the finished "
