@@ -106,7 +106,7 @@ class RetrievalKind(ABC):
         """The loss, which computes a batch in pieces.
 
         Args:
-            model: a model of `build`, which is told the size of a piece.
+            model: a model of `build`; the size of its pieces is set.
             form: form of the training data.
             tokens_per_batch: maximum tokens of a piece; a longer text is a piece of its own.
         """

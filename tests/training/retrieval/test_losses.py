@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,32 +145,90 @@ def assert_equal(first: Any, second: Any) -> None:
     assert max(errors.values()) <= TOLERANCE, max(errors.items(), key=lambda item: item[1])
 
 
-def plain_copy(kind: RetrievalKind, model: Any, folder: Path) -> Any:
-    """The saved model, loaded by sentence-transformers with transformers' class."""
-    kind.save(model, folder)
-    copy = getattr(sentence_transformers, PEERS[kind.options.kind])(str(folder), device="cpu")
-    assert isinstance(copy[0].model, ModernBertPreTrainedModel)
-    return copy
+@pytest.fixture(scope="module")
+def models(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any]]:
+    """Returns a model of a type, and the same saved and loaded with transformers' class by sentence-transformers."""
+
+    @functools.cache
+    def of(name: str) -> tuple[Any, Any]:
+        kind, folder = kind_for(name, base), tmp_path_factory.mktemp(name)
+        model = kind.build(open_base(str(base)), 0, "triplets")
+        kind.save(model, folder)
+        peer = getattr(sentence_transformers, PEERS[name])(str(folder), device="cpu")
+        assert isinstance(peer[0].model, ModernBertPreTrainedModel)
+        return model, peer
+
+    return of
 
 
 @pytest.mark.parametrize(("name", "form", "loss"), CASES)
 def test_losses_and_gradients_equal_those_of_sentence_transformers(
-    name: str, form: Form, loss: str, base: Path, tmp_path: Path
+    name: str, form: Form, loss: str, base: Path, models: Callable[[str], tuple[Any, Any]], tmp_path: Path
 ) -> None:
     kind = kind_for(name, base, loss=loss)
-    model = kind.build(open_base(str(base)), 0, form)
-    peer = plain_copy(kind, model, tmp_path / "model")
+    model, peer = models(name)
     expected = loss_and_gradients(kind, peer, LOSSES[name, loss](peer), form, tmp_path)
     for budget in BUDGETS:
         assert_equal(loss_and_gradients(kind, model, kind.loss(model, form, budget), form, tmp_path), expected)
 
 
-def test_matryoshka_equals_that_of_sentence_transformers(base: Path, tmp_path: Path) -> None:
+def test_matryoshka_equals_that_of_sentence_transformers(
+    base: Path, models: Callable[[str], tuple[Any, Any]], tmp_path: Path
+) -> None:
     kind = kind_for("embedder", base, matryoshka=[8, 16])
-    model = kind.build(open_base(str(base)), 0, "triplets")
-    peer = plain_copy(kind, model, tmp_path / "model")
-    loss = embedder.MatryoshkaLoss(peer, embedder.CachedMultipleNegativesRankingLoss(peer), [32, 16, 8])
+    model, peer = models("embedder")
+    cached = embedder.CachedMultipleNegativesRankingLoss(peer)
+    loss = embedder.MatryoshkaLoss(peer, cached, [32, 16, 8])
     expected = loss_and_gradients(kind, peer, loss, "triplets", tmp_path)
     for budget in BUDGETS:
         ours = kind.loss(model, "triplets", budget)
         assert_equal(loss_and_gradients(kind, model, ours, "triplets", tmp_path), expected)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_saved_models_give_the_same_outputs_in_sentence_transformers(
+    name: str, models: Callable[[str], tuple[Any, Any]]
+) -> None:
+    model, peer = (each.eval() for each in models(name))
+    queries, passages = TEXTS, [TEXTS[0] * 4, "吾輩", TEXTS[1]]
+    if name == "reranker":
+        pairs = list(zip(queries, passages, strict=True))
+        outputs = [torch.tensor(each.predict(pairs)) for each in (model, peer)]
+    else:
+        outputs = [
+            each.similarity(each.encode_query(queries), each.encode_document(passages)).float()
+            for each in (model, peer)
+        ]
+    assert outputs[0].shape == outputs[1].shape
+    assert torch.allclose(*outputs, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_loss_curve_equals_that_of_sentence_transformers(base: Path, tmp_path: Path) -> None:
+    kind = kind_for("embedder", base)
+    curves = []
+    for is_peer in (False, True):
+        model = kind.build(open_base(str(base)), 0, "pairs")
+        loss = kind.loss(model, "pairs", 60)
+        if is_peer:
+            kind.save(model, tmp_path / "model")
+            model = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+            loss = embedder.CachedMultipleNegativesRankingLoss(model)
+        arguments = kind.arguments_class(
+            str(tmp_path),
+            num_train_epochs=4,
+            per_device_train_batch_size=3,
+            learning_rate=1e-3,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = kind.trainer_class(
+            model, arguments, train_dataset=kind.columns(examples("pairs"), "pairs"), loss=loss
+        )
+        trainer.train()
+        curves.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(curves[0]) == 8
+    assert curves[0][-1] < curves[0][0]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
