@@ -61,6 +61,7 @@ class RetrievalData:
         validation: examples that select the epoch. Texts of `train` are not among them.
         tests: datasets of the final measurement.
         corpus: further passages to search among.
+        corpus_revision: their revision, as that of a part; empty without them.
         columns: role → column of the training data.
         remarks: lines for the user, for example about rows that are skipped.
     """
@@ -69,5 +70,6 @@ class RetrievalData:
     validation: Part
     tests: Sequence[Part] = ()
     corpus: Sequence[str] = ()
+    corpus_revision: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()

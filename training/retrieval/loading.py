@@ -52,7 +52,7 @@ def load_data(options: RetrievalOptions, forms: tuple[Form, ...]) -> RetrievalDa
     sources = [("--validation", options.validation)] if options.validation else []
     sources += [("--test", [source]) for source in options.test]
     measured = [_measured(options, option, files, remarks) for option, files in sources]
-    corpus = _corpus(options, remarks)
+    corpus, corpus_revision = _corpus(options, remarks)
     for (option, _), part in zip(sources, measured, strict=True):
         remarks += _leaks(option, part, train)
     train, *measured = _scaled([train, *measured], remarks)
@@ -62,7 +62,7 @@ def load_data(options: RetrievalOptions, forms: tuple[Form, ...]) -> RetrievalDa
         tests = measured
         train, validation = hold_out(train, options.seed, remarks)
     train = _equal_negatives(train, remarks)
-    return RetrievalData(train, validation, tests, corpus, columns.columns, remarks)
+    return RetrievalData(train, validation, tests, corpus, corpus_revision, columns.columns, remarks)
 
 
 def trained_form(options: RetrievalOptions, form: Form) -> Form:
@@ -144,10 +144,10 @@ def _measured(options: RetrievalOptions, option: str, sources: Sequence[str], re
     return halves(part) if part.form == "texts" else part
 
 
-def _corpus(options: RetrievalOptions, remarks: list[str]) -> tuple[str, ...]:
-    """The distinct passages of `--corpus`, each after its title if there is one, as in BEIR's layout."""
+def _corpus(options: RetrievalOptions, remarks: list[str]) -> tuple[tuple[str, ...], str]:
+    """The distinct passages of `--corpus`, each after its title if it has one, as BEIR has them; their revision."""
     if not options.corpus:
-        return ()
+        return (), ""
     table = read_table("--corpus", options.corpus, "retrieval", "train")
     named = {column.lower(): column for column in reversed(table.columns)}
     column = next((named[name] for name in (*TEXT_NAMES, *PASSAGE_NAMES) if name in named), None)
@@ -162,7 +162,7 @@ def _corpus(options: RetrievalOptions, remarks: list[str]) -> tuple[str, ...]:
         return passage_text({"title": cell(row, "title"), "text": value} if isinstance(value, str) else value, column)
 
     texts, _ = parse_rows("--corpus", table, [column], parse, remarks)
-    return tuple(dict.fromkeys(texts))
+    return tuple(dict.fromkeys(texts)), table.revision
 
 
 def _distinct(option: str, part: Part, remarks: list[str]) -> Part:

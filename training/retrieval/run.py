@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 
-from .options import RetrievalOptions
+from .options import RerankerOptions, RetrievalOptions
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.results import Row
@@ -111,10 +111,7 @@ def train_retrieval(options: RetrievalOptions) -> Trained:
         data = load_data(options, kind.forms)
         defaults = kind.trainer_arguments(trained_form(options, data.train.form))
         arguments = retrieval_arguments(options, folder.unfinished, options.seed, defaults)
-        parts = {"train": data.train, "validation": data.validation}
-        parts |= {f"test:{number}": part for number, part in enumerate(data.tests, 1)}
-        revisions = {name: part.revision for name, part in parts.items()}
-        recipe = {"kind": options.kind, **recipe_of(options, base, arguments, data.columns, revisions)}
+        recipe = {"kind": options.kind, **recipe_of(options, base, arguments, data.columns, _revisions(options, data))}
         is_finished = on_main(arguments, partial(folder.open, recipe))
         if not is_finished:
             job = Job(options, kind, base, data, folder, arguments)
@@ -140,6 +137,20 @@ def _check_packages(options: RetrievalOptions) -> None:
             raise UsageError(f"train-{options.kind} needs {package}: pip install 'llm-jp-modernbert[retrieval]'.")
 
 
+def _revisions(options: RetrievalOptions, data: RetrievalData) -> dict[str, str]:
+    """Revisions of all data, and of the models that mine, teach or find candidates."""
+    from llm_jp_modernbert.core.references import ModelReference
+    from llm_jp_modernbert.inference.loading import model_revision
+
+    parts = {"train": data.train, "validation": data.validation}
+    parts |= {f"test:{number}": part for number, part in enumerate(data.tests, 1)}
+    candidates = options.candidates if isinstance(options, RerankerOptions) and options.candidates != "bm25" else None
+    models = {"mine_with": options.mine_with, "teacher": options.teacher, "candidates": candidates}
+    revisions = {name: part.revision for name, part in parts.items()} | {"corpus": data.corpus_revision}
+    revisions |= {name: model_revision(ModelReference.parse(model)) for name, model in models.items() if model}
+    return {name: revision for name, revision in revisions.items() if revision}
+
+
 def _prepared(job: Job) -> RetrievalData:
     """The data with mined negatives and the scores of a teacher, which a rerun reads from the directory."""
     from .negatives import mine_negatives
@@ -161,14 +172,9 @@ def _check(job: Job) -> None:
     Raises:
         UsageError: the metric does not exist or is undefined, no batch is full, or a model cannot be loaded.
     """
-    from llm_jp_modernbert.core.references import ModelReference
-
     from ..pretrain import on_main
     from ..recipe.shapes import check_known
 
-    for name in (job.options.mine_with, job.options.teacher):
-        if name is not None:
-            ModelReference.parse(name).check_model()
     # This loads the model that finds them.
     on_main(job.arguments, lambda: job.candidates is not None)
     benchmark = job.benchmarks["validation"]
