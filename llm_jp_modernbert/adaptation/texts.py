@@ -133,7 +133,7 @@ class _Reader:
 
     def held_out(self, option: str, paths: Sequence[str]) -> HeldOut:
         """At most `MOST_HELD_OUT` documents of texts of their own."""
-        counted = _Counted(_Sample(self.seed))
+        counted = _Counted(Sample(self.seed))
         for document in self._documents(option, self._sources(option, paths)):
             counted.add(document)
         texts, _ = counted.sample.lowest(MOST_HELD_OUT)
@@ -155,7 +155,7 @@ class _Reader:
             known: `text_digest` of documents that are held out already.
             held_out: documents to measure on; by default a tenth of these texts.
         """
-        counted, weights = _Counted(_Sample(self.seed)), []
+        counted, weights = _Counted(Sample(self.seed)), []
         sources = [self._sources(option, [path]) for path in paths]
         # Of general text, which can be large, documents of all paths in turn; the domain is counted completely.
         parts = sources if option == "train" else [list(chain.from_iterable(sources))]
@@ -215,7 +215,7 @@ class _Reader:
 class _Counted:
     """Number of documents and characters, the first texts, and a random sample."""
 
-    def __init__(self, sample: _Sample) -> None:
+    def __init__(self, sample: Sample) -> None:
         self.sample = sample
         self.documents, self.characters = 0, 0
         self.beginning: list[str] = []
@@ -228,7 +228,7 @@ class _Counted:
         self.sample.add(document.text)
 
 
-class _Sample:
+class Sample:
     """The texts with the lowest hashes: a random choice that does not depend on the order of the documents."""
 
     def __init__(self, seed: int) -> None:

@@ -254,11 +254,12 @@ def test_held_out_text_is_not_counted(base: Path, tmp_path: Path) -> None:
         (["trim", "BASE", "--texts", "DOMAIN", "--size", "800", "--share", "0.5"], "--size and --share"),
         (["trim", "BASE", "--texts", "EMPTY"], "empty.txt: no document"),
         (["trim", "BASE", "--texts", "SINGLE"], "--texts holds a single document"),
+        (["trim", "BASE", "--texts", "SINGLE", "--validation", "SINGLE"], "all of its documents are held out"),
         (["trim", "BASE", "--texts", "nothing.txt"], "--texts: nothing.txt"),
         (["trim", "nothing/", "--texts", "DOMAIN"], "nothing/: no such directory"),
         (["trim", "BERT", "--texts", "DOMAIN"], "a bert model. Only vocabularies of ModernBERT"),
         (["trim", "OTHER", "--texts", "DOMAIN"], r"has 290 tokens, but .* has a vocabulary of 900"),
-        (["extend", "BASE", "--texts", "SAME"], "no new terms found"),
+        (["extend", "BASE", "--texts", "HIRAGANA"], "no new terms found"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "KNOWN"], "all of its 1 terms are tokens already"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "EMPTY"], "holds no term"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "nothing.txt"], "nothing.txt: no such file"),
@@ -276,7 +277,12 @@ def test_bad_input_ends_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    files = {"EMPTY": "\n", "SINGLE": "今日は晴れ。", "KNOWN": "の\n", "SAME": "わたしはねる。\n\n" * 30}
+    files = {
+        "EMPTY": "\n",
+        "SINGLE": "今日は晴れ。",
+        "KNOWN": "の\n",
+        "HIRAGANA": "".join(f"わたしは{number * 'ね'}る。\n\n" for number in range(30)),
+    }
     places: dict[str, Path] = {"BASE": base, "BERT": bert, "DOMAIN": domain}
     for name, text in files.items():
         places[name] = tmp_path / f"{name.lower()}.txt"

@@ -14,16 +14,16 @@ from llm_jp_modernbert.core.files import fingerprint
 from llm_jp_modernbert.core.progress import progress_bar
 from llm_jp_modernbert.core.terminal import console
 from llm_jp_modernbert.training.data.encoding import Encoder
-from llm_jp_modernbert.training.data.masking import sample_keys
-from llm_jp_modernbert.training.data.order import DocumentOrder, FileShard, Source
+from llm_jp_modernbert.training.data.order import DocumentOrder, FileShard, Source, text_digest
 from llm_jp_modernbert.training.data.sources import sources_of
 
+from ..texts import Sample
 from .options import VocabularyOptions
 from .record import Texts
 
-# Share of the documents that is held out, until it has this number of characters.
-_HELD_OUT = 0.05
-_HELD_OUT_CHARACTERS = 200_000
+# Share of the documents that is held out, and their least number; the most characters, in all and of a document.
+_HELD_OUT, _FEWEST = 0.05, 2
+_HELD_OUT_CHARACTERS, _LONGEST = 200_000, 20_000
 # Characters that are encoded at once, and files that are open at a time.
 _BATCH = 1_000_000
 _OPEN_FILES = 64
@@ -36,7 +36,7 @@ class Domain:
         options: the options of the command.
 
     Attributes:
-        held_out: the held-out documents, truncated to 200,000 characters in all.
+        held_out: a random sample of documents, truncated to 200,000 characters in all. Copies are not read either.
 
     Raises:
         UsageError: a file or a row cannot be read, the texts are already tokenized, or there is a single document and
@@ -45,38 +45,31 @@ class Domain:
 
     def __init__(self, options: VocabularyOptions) -> None:
         (self._source,) = sources_of(list(options.texts), options.text_column, "--texts")
-        self._seed, self._names = options.seed, options.texts
-        self._places: set[tuple[int, int]] = set()
-        self.held_out: list[str] = []
-        self._held_out_source, self._held_out_names = self._source, options.texts
-        self._documents = self._characters = 0
+        self._names, self._held_out_names = options.texts, options.validation or options.texts
+        self._held_out_source, option = self._source, "--texts"
         if options.validation:
-            (self._held_out_source,) = sources_of(list(options.validation), options.text_column, "--validation")
-            self._held_out_names = options.validation
-            for _, text in _read(self._held_out_source, "--validation"):
-                if not self._hold_out(text):
-                    break
-        else:
-            self._choose()
-
-    def _choose(self) -> None:
-        """Holds out documents; the first never, and the second always, so that both parts have one."""
-        for number, (place, text) in enumerate(_read(self._source, "--texts")):
-            key = sample_keys(self._seed, np.array([place]))[0]
-            if number == 1 or (number and float(key) < _HELD_OUT * 2.0**64):
-                if not self._hold_out(text):
-                    break
-                self._places.add(place)
-        if not self.held_out:
-            raise UsageError(
-                "--texts holds a single document. Add documents, or name held-out text with --validation."
-            )
-
-    def _hold_out(self, text: str) -> bool:
-        room = _HELD_OUT_CHARACTERS - sum(map(len, self.held_out))
-        if room > 0:
-            self.held_out.append(text[:room])
-        return room > 0
+            option = "--validation"
+            (self._held_out_source,) = sources_of(list(options.validation), options.text_column, option)
+        sample, documents = Sample(options.seed), 0
+        for text in _read(self._held_out_source, option):
+            sample.add(text)
+            documents += 1
+        most = len(sample.counts)
+        if not options.validation:
+            most = min(max(_FEWEST, int(_HELD_OUT * documents)), most - 1)
+            if not most:
+                raise UsageError(
+                    "--texts holds a single document or copies of one. Add documents, or name held-out text with "
+                    "--validation. In a text file, blank lines separate documents."
+                )
+        self.held_out: list[str] = []
+        self._digests: set[bytes] = set()
+        self._documents = self._characters = 0
+        for text in sample.lowest(most)[0]:
+            room = _HELD_OUT_CHARACTERS - sum(map(len, self.held_out))
+            if room > 0:
+                self.held_out.append(text[: min(room, _LONGEST)])
+                self._digests.add(text_digest(text))
 
     def batches(self, description: str) -> Iterator[list[str]]:
         """Yields the documents in batches and shows a progress bar."""
@@ -85,8 +78,8 @@ class Domain:
             task = bar.add_task(description, total=self._characters or None, done="")
             batch: list[str] = []
             size = 0
-            for place, text in _read(self._source, "--texts"):
-                if place in self._places:
+            for text in _read(self._source, "--texts"):
+                if text_digest(text) in self._digests:
                     continue
                 batch.append(text)
                 size += len(text)
@@ -96,6 +89,10 @@ class Domain:
                     yield batch
                     bar.update(task, completed=characters, done=f"{characters / 1e6:,.0f}M characters")
                     batch, size = [], 0
+            if not self._documents:
+                raise UsageError(
+                    "--texts: all of its documents are held out. Name other texts than with --validation."
+                )
             self._characters = characters + size
             yield batch
             bar.update(task, total=self._characters, completed=self._characters)
@@ -119,14 +116,14 @@ class Domain:
         return _described(self._held_out_names, self._held_out_source, len(self.held_out), characters)
 
 
-def _read(source: Source, option: str) -> Iterator[tuple[tuple[int, int], str]]:
-    """Place and text of each document, one of each file in turn."""
+def _read(source: Source, option: str) -> Iterator[str]:
+    """The text of each document, one of each file in turn."""
     order = DocumentOrder([source], 0, shuffle=False, interleave=min(len(source.shards), _OPEN_FILES))
     while (item := order.next()) is not None:
-        place, document = item
+        document = item[1]
         if document.ids is not None:
-            raise UsageError(f"{option}: {document.path} is already tokenized. Name the texts that it was made from.")
-        yield (place.shard, place.row), document.text
+            raise UsageError(f"{option}: {document.path} holds token ids. Name the texts that they were made of.")
+        yield document.text
 
 
 def _described(names: Sequence[str], source: Source, documents: int, characters: int) -> Texts:
