@@ -67,7 +67,7 @@ def table(record: Record) -> Table:
         _row("tokens per character", before["tokens_per_character"], after["tokens_per_character"], ".3f"),
         _row("loss per character, nats", before["loss_per_character"], after["loss_per_character"], ".3f"),
         _shares("masked accuracy, %", before["masked_accuracy"], after["masked_accuracy"]),
-        _shares("same spans, %", before["span_accuracy"], after["span_accuracy"]),
+        _shares("accuracy, same spans, %", before["span_accuracy"], after["span_accuracy"]),
         _shares("restored exactly, %", before["round_trips"], after["round_trips"]),
     ]
     return Table("Before and after", ("on held-out text", "before", "after", "change"), rows)
@@ -76,11 +76,16 @@ def table(record: Record) -> Table:
 def _row(name: str, before: float | None, after: float | None, form: str) -> tuple[str, ...]:
     if before is None or after is None:
         return name, MISSING, MISSING, MISSING
-    return name, format(before, form), format(after, form), f"{100 * (after / before - 1):+.1f} %"
+    return name, format(before, form), format(after, form), f"{_signed(100 * (after / before - 1))} %"
+
+
+def _signed(value: float) -> str:
+    # Adding zero removes the sign of -0.0.
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def _shares(name: str, before: float | None, after: float | None) -> tuple[str, ...]:
-    change = MISSING if before is None or after is None else f"{100 * (after - before):+.1f}"
+    change = MISSING if before is None or after is None else _signed(100 * (after - before))
     return name, percentage(before), percentage(after), change
 
 
