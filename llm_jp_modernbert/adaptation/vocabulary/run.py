@@ -98,8 +98,8 @@ def extend(options: ExtendOptions) -> Record:
         The record of the new model.
 
     Raises:
-        UsageError: the model, its tokenizer, the texts or an option is unusable, or there is no new term. Nothing is
-            written then.
+        UsageError: the model, its tokenizer, the texts or an option is unusable, or the texts lack new terms. Nothing
+            is written then.
 
     Example:
         >>> extend(ExtendOptions("ORG/NAME", ["corpus/"], Path("larger"), new_tokens=100))["terms"][:2]
