@@ -45,7 +45,10 @@ def commands(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("arguments", [*commands(PAGE), *commands(RETRIEVAL), *commands(ADAPTATION)], ids=" ".join)
 def test_commands_parse(arguments: list[str]) -> None:
     name, *rest = [argument.replace("TASK", "ner") for argument in arguments]
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    command: Any = get_command(app).commands[name]  # type: ignore[attr-defined]
+    while hasattr(command, "commands"):
+        name, *rest = rest
+        command = command.commands[name]
     command.make_context(name, rest)
 
 
