@@ -36,6 +36,9 @@ POSITIONS = 4
 MASKED_SHARE = 0.15
 """Share of the tokens that are masked together."""
 
+# Hardly any text has more characters per token.
+_CHARACTERS = 8
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -66,9 +69,11 @@ class Windows:
         drawn = np.random.default_rng(seed)
         rows, places = [], []
         for text in texts:
-            ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            start = int(drawn.integers(max(1, len(ids) - size + 1)))
-            row = ids[start : start + size]
+            # Long documents are not tokenized completely.
+            characters = _CHARACTERS * size
+            start = int(drawn.integers(max(1, len(text) - characters + 1)))
+            part = text[start : start + characters]
+            row: list[int] = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"][:size]
             known = [place for place, token in enumerate(row) if token != tokenizer.unk_token_id]
             if known:
                 rows.append(row)

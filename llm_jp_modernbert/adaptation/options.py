@@ -70,7 +70,7 @@ class AdaptOptions:
         float | None,
         typer.Option(
             help="Passes over the texts of the domain.",
-            show_default=f"{EPOCHS:g}, or until max_steps, max_tokens or max_minutes",
+            show_default=f"{EPOCHS:g}, or until --max-tokens, max_steps or max_minutes",
         ),
     ] = None
     max_tokens: Annotated[

@@ -31,7 +31,7 @@ _BATCH = 8192
 _UNKNOWN_STEPS = 10**9
 
 _KEYS = [field.name for field in fields(PretrainingArguments) if field.init]
-_LIMITS = ("max_steps", "max_tokens", "max_minutes")
+_LIMITS = ("max_steps", "max_minutes")
 # Keys that an option of the command replaces.
 _OPTIONS = {
     "init_from": "name the base as the first argument",
@@ -42,6 +42,7 @@ _OPTIONS = {
     "exclude_data": "held-out documents are excluded already",
     "text_column": "use --text-column instead",
     "seed": "use --seed instead",
+    "max_tokens": "use --max-tokens instead",
     "resume_from_checkpoint": "a rerun of the same command continues",
     "push_to_hub": "publish the finished model with llm-jp-modernbert release",
 }
@@ -53,7 +54,7 @@ def given_keys(options: AdaptOptions) -> dict[str, Any]:
     Raises:
         UsageError: one has no value, is unknown, or is that of an option.
     """
-    given: dict[str, Any] = {} if options.max_tokens is None else {"max_tokens": options.max_tokens}
+    given: dict[str, Any] = {}
     for override in options.overrides:
         if "=" not in override:
             raise UsageError(f"{override}: give key=value. For several files, repeat the option: --train A --train B.")
@@ -96,25 +97,32 @@ def make_recipe(options: AdaptOptions, run: Path, context: int, stages: Sequence
         "text_column": options.text_column,
         "seed": options.seed,
     }
+    # Wrong types are reported when the recipe is loaded.
+    asked = {key: value for key, value in given.items() if isinstance(value, int)}
     last: Mapping[str, Any] = stages[-1]["recipe"] if stages else {}
-    batch = given.get("tokens_per_batch") or _BATCH
-    length = given.get("sequence_length") or min(last.get("sequence_length") or context, context, batch)
-    if length > context and "model" not in given:
-        raise UsageError(f"sequence_length: {length:,} tokens, but {options.base} reads at most {context:,}.")
-    keys["sequence_length"] = length
-    if not {"tokens_per_batch", "per_device_train_batch_size"} & given.keys():
+    length = min(last.get("sequence_length") or context, context, asked.get("tokens_per_batch", _BATCH))
+    length = keys["sequence_length"] = asked.get("sequence_length", length)
+    if "per_device_train_batch_size" in given:
+        keys["tokens_per_batch"] = None
+    else:
         # More steps than with a larger batch; domains have little text.
-        rows = stages[-1].get("rows_per_step") if stages else None
-        keys["tokens_per_batch"] = max(length, min(_BATCH, (rows or _BATCH) * length))
+        rows = (stages[-1].get("rows_per_step") if stages else None) or _BATCH
+        keys["tokens_per_batch"] = max(length, min(_BATCH, rows * length))
     if (peak := base_learning_rate(stages)) is not None:
         keys["learning_rate"] = _PEAK * peak
     if not {"bf16", "fp16"} & given.keys():
         has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         keys["bf16"] = has_bfloat16 and not given.get("use_cpu")
+    if options.max_tokens is not None:
+        keys["max_tokens"] = options.max_tokens
     if _is_limited_by_epochs(options, given):
         keys["max_steps"] = _UNKNOWN_STEPS
-    merged = {**keys, **given}
-    return load_recipe(RECIPE, [f"{key}={json.dumps(value)}" for key, value in merged.items()])
+    recipe = load_recipe(RECIPE, [*(f"{key}={json.dumps(value)}" for key, value in keys.items()), *options.overrides])
+    if recipe.sequence_length > context and recipe.model is None:
+        raise UsageError(
+            f"sequence_length: {recipe.sequence_length:,} tokens, but the base reads at most {context:,}."
+        )
+    return recipe
 
 
 def complete(
@@ -149,7 +157,8 @@ def complete(
 
 
 def _is_limited_by_epochs(options: AdaptOptions, given: dict[str, Any]) -> bool:
-    return "max_steps" not in given and (options.epochs is not None or not any(map(given.get, _LIMITS)))
+    is_limited = options.max_tokens is not None or any(map(given.get, _LIMITS))
+    return "max_steps" not in given and (options.epochs is not None or not is_limited)
 
 
 def _train_data(options: AdaptOptions, texts: Texts) -> list[Any]:
