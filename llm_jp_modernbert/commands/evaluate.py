@@ -23,6 +23,8 @@ def evaluate(options: EvaluateOptions) -> None:
 
     * `llm-jp-modernbert evaluate my-model --tasks jsts,jnli,jcola --data-dir data --seed 0 --seed 1`
 
+    * `llm-jp-modernbert evaluate bm25 embedder reranker --candidates bm25 --tasks retrieval:jsquad --data-dir data`
+
     * `llm-jp-modernbert evaluate ours=runs/stage1 base=llm-jp/llm-jp-modernbert-base --tasks similarity`
 
     * `llm-jp-modernbert evaluate my-model --text "朝ごはんを[MASK]ました。"`
