@@ -34,7 +34,7 @@ class Negatives(TypedDict):
 
 
 class Baseline(TypedDict):
-    """A system to compare with: `BM25`, or the base before training; its metrics by part."""
+    """A system to compare with: `bm25`, the base before training, or a reranker's candidates; its metrics by part."""
 
     name: str
     metrics: dict[str, dict[str, float | None]]
@@ -63,7 +63,7 @@ class Record(TypedDict):
         best_seed: seed of the model that was kept.
         seeds: all trainings.
         baselines: systems measured on the same parts.
-        candidates: for rerankers, which system finds the candidates, and their number, as in `BM25, 50`; else empty.
+        candidates: for rerankers, which system finds the candidates, and their number, as in `bm25, 50`; else empty.
         index: size of the index, see `measuring.index_facts`; empty for rerankers.
         by_length: nDCG@10 of embeddings on the last part, truncated to each length of `matryoshka`.
         max_length: maximum tokens of an input.

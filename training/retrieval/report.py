@@ -20,7 +20,7 @@ from .job import Job
 from .kinds import FORM_NAMES
 from .measuring import mean_of_tests
 from .options import RerankerOptions
-from .record import Record
+from .record import Record, task_of
 
 MEAN = "mean of tests"
 
@@ -101,7 +101,8 @@ def kept_rows(record: Record, rows: Sequence[Row]) -> dict[tuple[str, str], dict
     names = {(name.partition(":")[0], part["name"], part["revision"]): name for name, part in record["parts"].items()}
     kept: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        if row.seed == record["best_seed"]:
+        # Users may add results of other tasks.
+        if row.seed == record["best_seed"] and row.task == task_of(record["kind"]):
             key = names[row.split, row.dataset, row.dataset_revision], row.model
             kept.setdefault(key, {})[row.metric] = row
     order = {name: place for place, name in enumerate(baselines)}

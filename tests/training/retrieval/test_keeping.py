@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import TrainingArguments
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.results import Results, Row
 from llm_jp_modernbert.core.tables import REPORT
 from llm_jp_modernbert.evaluation.plots import plot_all
@@ -37,7 +38,7 @@ from llm_jp_modernbert.training.retrieval.options import (
     RerankerOptions,
     RetrievalOptions,
 )
-from llm_jp_modernbert.training.retrieval.record import Record, is_recorded, read_record
+from llm_jp_modernbert.training.retrieval.record import RECORD, Record, is_recorded, read_record
 from llm_jp_modernbert.training.retrieval.report import end_lines, start_lines
 
 ANIMALS, FOODS, PLACES = ["猫", "犬", "鳥"], ["寿司", "うどん", "パン"], ["駅", "港", "丘"]
@@ -251,7 +252,8 @@ def test_datasets_of_one_name_are_measured_separately() -> None:
 
 
 def test_reranker_is_compared_with_its_candidates(modernbert: Path, tmp_path: Path) -> None:
-    data = RetrievalData(part("train", 0, 12), part("validation", 12, 4), [part("test", 20, 60)])
+    further = [example.passages[0] for example in part("further", 30, 60).examples]
+    data = RetrievalData(part("train", 0, 12), part("validation", 12, 2), [part("test", 20, 6)], further)
     folder = finish(RerankerOptions(str(modernbert), out=tmp_path / "reranker"), data)
     record, rows = read(folder)
     assert record["candidates"] == "bm25, 50"
@@ -274,3 +276,24 @@ def test_index_of_a_late_interaction_model(modernbert: Path, tmp_path: Path) -> 
     assert record["index"]["bytes_per_passage"] == statistics.fmean(4 * 8 * len(vector) for vector in vectors)
     assert record["similarity"] == "maxsim"
     assert record["dimensions"] == 8
+
+
+def test_scores_of_a_single_query_have_no_interval(modernbert: Path, tmp_path: Path) -> None:
+    data = RetrievalData(part("train", 0, 12), part("validation", 12, 1))
+    folder = finish(EmbedderOptions(str(modernbert), out=tmp_path / "embedder"), data)
+    assert "| validation | embedder | 100.0 | – |" in (folder / REPORT).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("parts", {}, "parts lacks train and validation"),
+        ("best_seed", 1, "seeds lacks best_seed, 1"),
+        ("seeds", 1, "seeds"),
+    ],
+)
+def test_damaged_record_is_reported(embedder: Path, tmp_path: Path, key: str, value: Any, message: str) -> None:
+    record, _ = read(embedder)
+    (tmp_path / RECORD).write_text(json.dumps({**record, key: value}), encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        read_record(tmp_path)
