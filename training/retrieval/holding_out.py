@@ -15,6 +15,8 @@ from .dataset import Example, Part
 
 _MOST_HELD_OUT = 1_000
 _FEWEST_HELD_OUT = 2
+_DRAWS = 20
+"""Draws of scored pairs until two have different scores."""
 _ENDS = (re.compile(r"[。！？!?]+[」』）”]*\s*|\.[)”\"]*\s+|\n\s*"), re.compile(r"[、，,\s]\s*"))
 """Ends of sentences, and the places to cut a text that has one sentence."""
 
@@ -36,9 +38,9 @@ def hold_out(train: Part, seed: int, remarks: list[str]) -> tuple[Part, Part]:
     Raises:
         UsageError: there are too few examples.
     """
-    chosen = _choose([(*example.passages[:1], example.query) for example in train.examples], seed)
+    chosen = _choose(train, [(*example.passages[:1], example.query) for example in train.examples], seed)
     if not chosen:
-        chosen = _choose([(example.query,) for example in train.examples], seed)
+        chosen = _choose(train, [(example.query,) for example in train.examples], seed)
         if not chosen:
             count = len({example.query for example in train.examples})
             raise UsageError(
@@ -89,22 +91,27 @@ def half(text: str) -> tuple[str, str]:
     return text[: len(text) // 2], text[len(text) // 2 :]
 
 
-def _choose(texts: Sequence[tuple[str, ...]], seed: int) -> set[int]:
+def _choose(train: Part, texts: Sequence[tuple[str, ...]], seed: int) -> set[int]:
     """Indices of about a tenth of the examples; those that share a text are chosen together. Empty if impossible."""
     groups = _groups(texts)
-    wanted = min(max(-(-len(texts) // 10), _FEWEST_HELD_OUT), _MOST_HELD_OUT)
     if len(groups) < 2 * _FEWEST_HELD_OUT:
         return set()
-    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    wanted = min(max(-(-len(texts) // 10), _FEWEST_HELD_OUT), _MOST_HELD_OUT)
     # A group that holds much of the data stays in training.
     largest = max(wanted, sorted(map(len, groups))[_FEWEST_HELD_OUT - 1])
-    chosen: list[list[int]] = []
-    size = 0
-    for number in order:
-        if (size < wanted or len(chosen) < _FEWEST_HELD_OUT) and len(groups[number]) <= largest:
+    groups = [group for group in groups if len(group) <= largest]
+    generator = np.random.default_rng(seed)
+    for _ in range(_DRAWS):
+        chosen: list[list[int]] = []
+        for number in generator.permutation(len(groups)).tolist():
+            if sum(map(len, chosen)) >= wanted and len(chosen) >= _FEWEST_HELD_OUT:
+                break
             chosen.append(groups[number])
-            size += len(groups[number])
-    return set(chain.from_iterable(chosen))
+        indices = set(chain.from_iterable(chosen))
+        # Correlations need two different scores.
+        if train.form != "scored" or len({train.examples[index].scores for index in indices}) > 1:
+            break
+    return indices
 
 
 def _groups(texts: Sequence[Iterable[str]]) -> list[list[int]]:

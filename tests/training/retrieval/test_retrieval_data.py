@@ -231,6 +231,13 @@ def test_held_out_examples_are_a_tenth_and_depend_on_the_seed(tmp_path: Path) ->
     assert len(load(write(tmp_path / "b.jsonl", many)).validation.examples) == 1_000
 
 
+def test_held_out_pairs_have_two_different_scores(tmp_path: Path) -> None:
+    rows = [{"query": f"問{n}", "passage": f"答{n}", "label": int(n > 35)} for n in range(40)]
+    path = write(tmp_path / "a.jsonl", rows)
+    for seed in range(10):
+        assert {e.scores for e in load(path, seed=seed).validation.examples} == {(0.0,), (1.0,)}
+
+
 def test_texts_that_also_are_training_texts_are_reported(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", PAIRS)
     test = write(tmp_path / "b.jsonl", [PAIRS[3], {"query": "新しい", "passage": PAIRS[4]["passage"]}])
