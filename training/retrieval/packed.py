@@ -35,7 +35,8 @@ class InPieces:
             return dict(module.forward(input, **kwargs))
         lengths = mask.sum(1).tolist()
         pieces = list(self._pieces(lengths, limit))
-        if len(pieces) == 1 and sum(lengths) * self.calls_per_step <= limit:
+        is_recomputed = sum(lengths) * self.calls_per_step > limit
+        if len(pieces) == 1 and not is_recomputed:
             return dict(module.forward(input, **kwargs))
 
         def compute(rows: list[int]) -> tuple[torch.Tensor, ...]:
@@ -43,24 +44,27 @@ class InPieces:
             return tuple(output[name] for name in self.outputs)
 
         # Without gradients, `checkpoint` only calls the function.
-        results: Any = [checkpoint(compute, rows, use_reentrant=False) for rows in pieces]
+        results: Any = [
+            checkpoint(compute, rows, use_reentrant=False) if is_recomputed else compute(rows) for rows in pieces
+        ]
         order = torch.tensor([row for rows in pieces for row in rows], device=mask.device).argsort()
         joined = (_concatenate(parts)[order] for parts in zip(*results, strict=True))
         return {**input, **dict(zip(self.outputs, joined, strict=True))}
 
     def _pieces(self, lengths: list[int], limit: int) -> Iterator[list[int]]:
-        """Divides rows into pieces, the longest first; only packed rows need no padding."""
-        is_packed = any(isinstance(module, LlmJpModernBertPreTrainedModel) for module in self.modules())  # type: ignore[attr-defined]
+        """Divides rows into pieces, the longest first."""
+        modules: Iterator[nn.Module] = self.modules()  # type: ignore[attr-defined]
+        is_packed = any(isinstance(module, LlmJpModernBertPreTrainedModel) for module in modules)
+        # Packed rows need no padding, but the modules after the encoder read padded outputs.
+        cells = 2 * limit if is_packed else limit
         piece: list[int] = []
-        used = 0
+        tokens = 0
         for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-            cost = lengths[row] if is_packed or not piece else lengths[piece[0]]
-            if piece and used + cost > limit:
+            if piece and (tokens + lengths[row] > limit or (len(piece) + 1) * lengths[piece[0]] > cells):
                 yield piece
-                piece, used = [], 0
-                cost = lengths[row]
+                piece, tokens = [], 0
             piece.append(row)
-            used += cost
+            tokens += lengths[row]
         yield piece
 
 

@@ -70,7 +70,9 @@ def test_base_of_the_same_type_keeps_its_modules(base: Path, tmp_path: Path) -> 
     first = kind_of(LateInteractionOptions(str(base), dimensions=16))
     model = first.build(open_base(str(base)), 0, "pairs")
     first.save(model, tmp_path)
-    again = kind_of(LateInteractionOptions(str(tmp_path), dimensions=8)).build(open_base(str(tmp_path)), 1, "pairs")
+    options = LateInteractionOptions(str(tmp_path), dimensions=8, query_prompt="問: ")
+    again = kind_of(options).build(open_base(str(tmp_path)), 1, "pairs")
+    assert again.prompts == {"query": "問: ", "document": "検索文書: "}
     weights = again.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
