@@ -140,6 +140,9 @@ def test_directory_holds_record_results_plot_and_report(name: str, request: pyte
             assert row.value == figures[metric]  # type: ignore[literal-required]
             assert row.low is not None
             assert row.low <= row.value <= row.high  # type: ignore[operator]
+    low, high = record["changes"]["tokens_per_character"]
+    ratio = record["after"]["tokens_per_character"] / record["before"]["tokens_per_character"]
+    assert low <= ratio - 1 <= high  # type: ignore[operator]
     assert record["after"]["round_trips"] == record["before"]["round_trips"] == 1
     assert record["after"]["parameters"] == sum(
         weight.numel() for weight in load_file(folder / "model.safetensors").values()
@@ -212,7 +215,10 @@ def test_loss_of_a_uniform_model_is_the_log_of_its_vocabulary(base: Path, trimme
     # A character whose repetitions are one token each.
     texts = [40 * piece for piece in models[1].tokenizer.get_vocab() if len(piece) == 1]
     text = next(text for text in texts if all(len(model.tokenizer.tokenize(text)) == 41 for model in models))
-    for model, measurements in zip(models, measure(models, [text, text], True, 0, lambda share: None), strict=True):
+    measured, changes = measure(models, [text, text], True, 0, lambda share: None)
+    expected = math.log(len(models[1].tokenizer)) / math.log(len(models[0].tokenizer)) - 1
+    assert changes["loss_per_character"] == pytest.approx((expected, expected))
+    for model, measurements in zip(models, measured, strict=True):
         values = {measurement.metric: measurement.value for measurement in measurements}
         assert values["loss_per_character"] == pytest.approx(math.log(len(model.tokenizer)), rel=1e-5)
         assert values["tokens_per_character"] == pytest.approx(41 / 40)

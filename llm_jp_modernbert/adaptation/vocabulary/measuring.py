@@ -45,6 +45,9 @@ _MASKED_RATIOS = {
     "loss_per_character": (_LOSS, _MASKED_CHARACTERS, False, 1),
 }
 
+Interval = tuple[float | None, float | None]
+"""Ends of a 95 % interval; None for a single document."""
+
 Sums = npt.NDArray[np.float64]
 """`(documents, 9)` sums."""
 
@@ -66,8 +69,8 @@ def measure(
     has_vocabulary_head: bool,
     seed: int,
     progress: Callable[[float], None],
-) -> list[list[Measurement]]:
-    """The measurements of each model.
+) -> tuple[list[list[Measurement]], dict[str, Interval]]:
+    """The measurements of each model, and the interval of the change of each metric.
 
     Args:
         models: the model before and after.
@@ -86,7 +89,8 @@ def measure(
                 done += len(part)
                 progress((number + done / len(parts)) / len(models))
     ratios = {**_RATIOS, **(_MASKED_RATIOS if has_vocabulary_head else {})}
-    return [[_measurement(table, metric, *ratio, seed) for metric, ratio in ratios.items()] for table in sums]
+    measurements = [[_measurement(table, metric, *ratio, seed) for metric, ratio in ratios.items()] for table in sums]
+    return measurements, {metric: _change(sums[0], sums[1], *ratio, seed) for metric, ratio in ratios.items()}
 
 
 def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Sums:
@@ -162,13 +166,30 @@ def _measurement(
     table: Sums, metric: str, above: int, below: int | None, higher_is_better: bool, scale: int, seed: int
 ) -> Measurement:
     """A ratio of sums with its interval over the documents."""
-
-    def ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any], axis: int = -1) -> Any:
-        return numerator.sum(axis) / denominator.sum(axis)
-
-    totals = np.ones(len(table)) if below is None else table[:, below]
-    # Documents without a masked span say nothing.
-    samples = (table[totals > 0, above], totals[totals > 0])
-    low, high = bootstrap(samples, ratio, seed) if len(samples[0]) else (None, None)
-    value = float(ratio(*samples)) if len(samples[0]) else None
+    samples = _samples(table, above, below)
+    low, high = bootstrap(samples, _ratio, seed) if len(samples[0]) else (None, None)
+    value = float(_ratio(*samples)) if len(samples[0]) else None
     return Measurement(metric, value, higher_is_better, low=low, high=high, scale=scale)
+
+
+def _change(
+    before: Sums, after: Sums, above: int, below: int | None, higher_is_better: bool, scale: int, seed: int
+) -> Interval:
+    """The interval of a change: a difference of shares, or else a relative change. Documents are drawn for both."""
+
+    def change(old_above: Any, old_below: Any, new_above: Any, new_below: Any, axis: int = -1) -> Any:
+        old, new = _ratio(old_above, old_below, axis), _ratio(new_above, new_below, axis)
+        return new - old if scale > 1 else new / old - 1
+
+    samples = (*_samples(before, above, below), *_samples(after, above, below))
+    return bootstrap(samples, change, seed) if len(samples[0]) else (None, None)
+
+
+def _samples(table: Sums, above: int, below: int | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The two columns of a ratio. Documents without a masked span say nothing."""
+    totals = np.ones(len(table)) if below is None else table[:, below]
+    return table[totals > 0, above], totals[totals > 0]
+
+
+def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any], axis: int = -1) -> Any:
+    return above.sum(axis) / below.sum(axis)

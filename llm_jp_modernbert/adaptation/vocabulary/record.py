@@ -1,7 +1,7 @@
 """`vocabulary.json`: how the vocabulary of a model was changed, and what that costs on held-out text.
 
 The commands `vocabulary trim` and `vocabulary extend` write it into the directory of the model; `release` and the card
-read it. Confidence intervals are in the result rows in `results/` (see `core.results`).
+read it. Intervals of the figures are in the result rows in `results/` (see `core.results`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.files import read_json, write_whole
 
@@ -84,6 +84,8 @@ class Record(TypedDict):
         terms: the new tokens as text, in the order of their ids.
         before: figures of the model before.
         after: figures of this model.
+        changes: 95 % interval of the change of each metric on the held-out text, bootstrapped over documents: of the
+            difference for shares, of the relative change for other metrics.
         masked_share: share of the spans of the held-out text that were masked.
         seed: seed of the held-out share and of the masks.
         seconds: duration.
@@ -101,6 +103,7 @@ class Record(TypedDict):
     terms: list[str]
     before: Figures
     after: Figures
+    changes: NotRequired[dict[str, tuple[float | None, float | None]]]
     masked_share: float
     seed: int
     seconds: float

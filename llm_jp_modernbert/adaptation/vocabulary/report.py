@@ -19,6 +19,15 @@ from .record import TASK, Figures, Record
 ASSETS, RESULTS = "assets", "results"
 PLOT = "vocabulary.png"
 
+_SHARE = "share"
+_METRICS = (
+    ("characters per token", "characters_per_token", ".3f"),
+    ("tokens per character", "tokens_per_character", ".3f"),
+    ("loss per character, nats", "loss_per_character", ".3f"),
+    ("masked accuracy, %", "masked_accuracy", _SHARE),
+    ("accuracy, same spans, %", "span_accuracy", _SHARE),
+    ("restored exactly, %", "round_trips", _SHARE),
+)
 _MOST_TERMS = 1000
 _SHOWN_TERMS = 12
 
@@ -63,30 +72,25 @@ def table(record: Record) -> Table:
         _row("parameters", before["parameters"], after["parameters"], ",.0f"),
         _row("weights, MB", before["weights_bytes"] / 1e6, after["weights_bytes"] / 1e6, ",.1f"),
         _row("tokenizer.json, MB", before["tokenizer_bytes"] / 1e6, after["tokenizer_bytes"] / 1e6, ",.1f"),
-        _row("characters per token", before["characters_per_token"], after["characters_per_token"], ".3f"),
-        _row("tokens per character", before["tokens_per_character"], after["tokens_per_character"], ".3f"),
-        _row("loss per character, nats", before["loss_per_character"], after["loss_per_character"], ".3f"),
-        _shares("masked accuracy, %", before["masked_accuracy"], after["masked_accuracy"]),
-        _shares("accuracy, same spans, %", before["span_accuracy"], after["span_accuracy"]),
-        _shares("restored exactly, %", before["round_trips"], after["round_trips"]),
     ]
-    return Table("Before and after", ("on held-out text", "before", "after", "change"), rows)
+    for name, metric, form in _METRICS:
+        low, high = record.get("changes", {}).get(metric, (None, None))
+        interval = MISSING if low is None or high is None else f"{_signed(100 * low)} to {_signed(100 * high)}"
+        rows.append((*_row(name, before.get(metric), after.get(metric), form)[:4], interval))  # type: ignore[arg-type]
+    return Table("Before and after", ("on held-out text", "before", "after", "change", "95 % interval"), rows)
 
 
 def _row(name: str, before: float | None, after: float | None, form: str) -> tuple[str, ...]:
     if before is None or after is None:
-        return name, MISSING, MISSING, MISSING
-    return name, format(before, form), format(after, form), f"{_signed(100 * (after / before - 1))} %"
+        return name, MISSING, MISSING, MISSING, MISSING
+    if form == _SHARE:
+        return name, percentage(before), percentage(after), _signed(100 * (after - before)), ""
+    return name, format(before, form), format(after, form), f"{_signed(100 * (after / before - 1))} %", ""
 
 
 def _signed(value: float) -> str:
     # Adding zero removes the sign of -0.0.
     return f"{round(value, 1) + 0.0:+.1f}"
-
-
-def _shares(name: str, before: float | None, after: float | None) -> tuple[str, ...]:
-    change = MISSING if before is None or after is None else _signed(100 * (after - before))
-    return name, percentage(before), percentage(after), change
 
 
 def facts(record: Record) -> Iterator[str]:
@@ -143,7 +147,8 @@ def write_report(folder: Path, name: str, record: Record, remarks: Sequence[str]
         tables.append(Table("New tokens", ("token",), rows))
     closing = (
         f"Both models see the same held-out text, of which the same spans are masked ({MASKED_SHARE:.0%}). Values per "
-        "character and of the same spans compare the vocabularies; the masked accuracy is per token of each."
+        "character and of the same spans compare the vocabularies; the masked accuracy is per token of each. The "
+        "intervals are those of the change, bootstrapped over documents."
     )
     write_page(folder / REPORT, name, [*facts(record), *remarks], tables, folder / ASSETS, closing)
 

@@ -198,7 +198,7 @@ class _Change:
         models = [EvaluatedModel(ModelName(str(path), None, self.options.device)) for path in (source, folder)]
         with progress_bar(console(), transient=True) as bar:
             task = bar.add_task("measuring", total=1.0)
-            measured = measure(
+            measured, changes = measure(
                 models,
                 domain.held_out,
                 head == MASKED_LM,
@@ -227,6 +227,7 @@ class _Change:
             "terms": list(changed.terms),
             "before": before,
             "after": after,
+            "changes": changes,
             "masked_share": MASKED_SHARE,
             "seed": self.options.seed,
             "seconds": time.perf_counter() - started,
