@@ -18,17 +18,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer import losses
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertModel
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.tokenization import train_stand_in
-from llm_jp_modernbert.training.retrieval.embedder import Embedder, PackedSentenceTransformer
+from llm_jp_modernbert.training.retrieval.kinds import RetrievalKind, kind_of
 from llm_jp_modernbert.training.retrieval.options import EmbedderOptions
 
 from ..measure import OURS, Candidate, Case
@@ -77,7 +73,10 @@ def realistic_pairs(vocabulary: int, count: int, shortest: int, longest: int) ->
 
 def epoch_case(models: Models, dtype: str, pairs: Sequence[Pair], size: int, budget: int | None) -> Case:
     """Forward and backward passes over all pairs, in batches of `size`."""
-    ours, peer = sentence_transformers(models)
+    kind = kind_of(EmbedderOptions("", loss="cached-mnrl"))
+    from sentence_transformers.sentence_transformer import losses
+
+    ours, peer = sentence_transformers(models, kind)
     by_length = sorted(pairs, key=lambda pair: -len(pair[1]))
     tokens = float(sum(len(query) + len(passage) for query, passage in pairs))
     is_bf16 = dtype == "bfloat16"
@@ -97,7 +96,6 @@ def epoch_case(models: Models, dtype: str, pairs: Sequence[Pair], size: int, bud
 
         return run
 
-    kind = Embedder(EmbedderOptions("", loss="cached-mnrl"))
     candidates = {OURS: candidate(ours, kind.loss(ours, "pairs", budget or round(tokens)), pairs)}
     if budget is None:
         plain = losses.MultipleNegativesRankingLoss(peer)
@@ -126,8 +124,12 @@ def epoch_case(models: Models, dtype: str, pairs: Sequence[Pair], size: int, bud
     return Case(name, "tokens", CACHED if budget else PEER, candidates, settings)
 
 
-def sentence_transformers(models: Models) -> tuple[Any, Any]:
+def sentence_transformers(models: Models, kind: RetrievalKind) -> tuple[Any, Any]:
     """This library's encoder and transformers' in a SentenceTransformer, with the same weights, in training mode."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     with TemporaryDirectory() as folder:
         tokenizer = train_stand_in(
             [
@@ -150,7 +152,7 @@ def sentence_transformers(models: Models) -> tuple[Any, Any]:
     ours.model, peer.model = models.ours("float32").model, models.peer("float32").model
     width = models.config.hidden_size
     return (
-        PackedSentenceTransformer(modules=[ours, Pooling(width)], device=models.device).train(),
+        kind.model_class(modules=[ours, Pooling(width)], device=models.device).train(),
         SentenceTransformer(modules=[peer, Pooling(width)], device=models.device).train(),
     )
 

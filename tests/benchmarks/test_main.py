@@ -47,6 +47,7 @@ def error_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("fill-mask --tokenizer nowhere --prompts 0", "--prompts"),
         ("training-step texts.jsonl", "--tokenizer"),
         ("finetuning --shortest 300", "--shortest"),
+        ("retrieval --shortest 2000", "--shortest"),
         ("gpu --repeats 0", "--repeats"),
         ("readme nowhere", "no such file"),
     ],
