@@ -309,7 +309,7 @@ def test_changes_are_those_of_the_sums_over_documents() -> None:
 
 BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"train": []}, r"--train: missing"),
-    ({"train": ["./missing.jsonl"]}, r"--train: \./missing\.jsonl: no such file"),
+    ({"train": ["data/missing.jsonl"]}, r"--train: data/missing\.jsonl: no such file"),
     ({"replay": ["./missing.jsonl"]}, r"--replay: \./missing\.jsonl: no such file"),
     ({"validation": ["./missing.jsonl"]}, r"--validation: \./missing\.jsonl: no such file"),
     ({"general": ["./missing.jsonl"]}, r"--general: \./missing\.jsonl: no such file"),

@@ -23,6 +23,7 @@ from .manifest import MANIFEST, Manifest
 from .order import DocumentOrder, FileShard, Sample, Shard, Source, text_digest
 from .readers import (
     IDS_COLUMN,
+    KNOWN_SUFFIXES,
     BadRow,
     Document,
     Rows,
@@ -253,8 +254,9 @@ def _origin(place: str, revision: str | None = None) -> CorpusOrigin | None:
 
 def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
     path = str(entry["path"])
-    is_pattern = glob.escape(path) != path
-    if any(name in entry for name in _DATASET_KEYS) or not (is_pattern or is_local_path(path)):
+    # A missing file is not searched for on the Hub.
+    is_file = glob.escape(path) != path or is_local_path(path) or path.endswith(KNOWN_SUFFIXES)
+    if any(name in entry for name in _DATASET_KEYS) or not is_file:
         return _dataset_shards(path, entry, text_column, key)
     try:
         return [FileShard(file, text_column) for file in find_files([path])]
