@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ HELD_OUT = "held-out"
 _NOT_DECISIVE = ("out", "overrides", "epochs", "max_tokens", "text_column", "seed")
 # Keys of the recipe that name the same files as the options.
 _PATHS = ("init_from", "train_data", "exclude_data")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Job:
             UsageError: it is not a masked language model.
         """
         evaluated = EvaluatedModel(ModelName(model, device=str(self.recipe.device)))
+        logger.info("measuring the %s", label)
         scores = {}
         for name, windows in self.windows.items():
             with progress_bar(console(), transient=True) as bar:
