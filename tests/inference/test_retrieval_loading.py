@@ -23,7 +23,7 @@ def test_saved_models_load_as_their_type_with_the_packed_class(
     settings = {"num_labels": 1} if model_class is CrossEncoder else {}
     model_class(str(modernbert), device="cpu", **settings).save(str(tmp_path))
     model = load_retrieval_model(str(tmp_path), "cpu")
-    assert type(model) is model_class
+    assert isinstance(model, model_class)
     encoder = model[0].model
     assert isinstance(getattr(encoder, "model", encoder), LlmJpModernBertModel)
 

@@ -7,40 +7,25 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from sentence_transformers import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
+from sentence_transformers import SparseEncoderTrainer, SparseEncoderTrainingArguments
 from sentence_transformers.sparse_encoder import losses
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.heads import MASKED_LM
-from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.inference.retrieval.splade import SpladeEncoder
 
 from .dataset import Example, Form
 from .embedder import text_columns
 from .kinds import RetrievalKind
 from .packed import InPieces
-from .splade import vocabulary_weights
 
 if TYPE_CHECKING:
     from ..finetuning.finetune.base import Base
 
 
-class _PackedSplade(SparseEncoder):
-    """A `SparseEncoder` that holds no logits of a whole text, if its encoder is this package's."""
-
-    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        encoder, pooling, *others = self
-        is_splade = isinstance(pooling, SpladePooling) and pooling.pooling_strategy == "max" and not others
-        if not is_splade or not isinstance(encoder.model, LlmJpModernBertForMaskedLM):
-            return dict(super().forward(input, **kwargs))
-        weights = vocabulary_weights(encoder.model, input["input_ids"], input["attention_mask"])
-        if pooling.activation_function == "log1p_relu":
-            weights = weights.log1p()
-        return {**input, "sentence_embedding": weights}
-
-
-class PackedSparseEncoder(InPieces, _PackedSplade):
+class PackedSparseEncoder(InPieces, SpladeEncoder):
     """A `SparseEncoder` that computes batches in pieces."""
 
     outputs = ("sentence_embedding",)

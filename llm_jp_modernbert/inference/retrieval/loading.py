@@ -42,6 +42,8 @@ def load_retrieval_model(name: str, device: str | None = None, dtype: str = "flo
     """
     try:
         import sentence_transformers
+
+        from .splade import SpladeEncoder
     except ImportError as error:
         raise UsageError(
             f"{name}: needs sentence-transformers 6.2 or later: pip install 'llm-jp-modernbert[retrieval]'."
@@ -52,7 +54,8 @@ def load_retrieval_model(name: str, device: str | None = None, dtype: str = "flo
         limit_waiting()
     common: dict[str, Any] = {"revision": reference.revision} if reference.revision else {}
     try:
-        model_class = getattr(sentence_transformers, type_of(reference))
+        kind = type_of(reference)
+        model_class = SpladeEncoder if kind == "SparseEncoder" else getattr(sentence_transformers, kind)
         with registered_for_modernbert():
             return model_class(reference.name, device=device, model_kwargs={"dtype": dtype}, **common).eval()
     except loading_errors() as error:

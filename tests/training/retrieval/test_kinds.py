@@ -17,6 +17,7 @@ from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config
 from llm_jp_modernbert.inference.heads import ENCODER, MASKED_LM, SEQUENCE_CLASSIFICATION
+from llm_jp_modernbert.inference.retrieval.splade import vocabulary_weights
 from llm_jp_modernbert.training.finetuning.finetune.base import open_base
 from llm_jp_modernbert.training.retrieval.dataset import Example
 from llm_jp_modernbert.training.retrieval.kinds import kind_of
@@ -26,7 +27,6 @@ from llm_jp_modernbert.training.retrieval.options import (
     RerankerOptions,
     SparseOptions,
 )
-from llm_jp_modernbert.training.retrieval.splade import vocabulary_weights
 
 
 @pytest.fixture(scope="module")

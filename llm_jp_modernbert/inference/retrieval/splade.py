@@ -1,4 +1,4 @@
-"""SPLADE weights of packed documents without the logits of all their tokens."""
+"""SPLADE models (arXiv 2109.10086) on packed documents, without the logits of all their tokens."""
 
 from __future__ import annotations
 
@@ -7,12 +7,29 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch.autograd.function import once_differentiable
 
 from llm_jp_modernbert.modeling.modeling_llm_jp_modernbert import LlmJpModernBertForMaskedLM
 
 # Tokens whose logits are held at a time: 100 MB for 100,000 tokens of vocabulary.
 _CHUNK = 256
+
+
+class SpladeEncoder(SparseEncoder):
+    """A `SparseEncoder` that holds no logits of a whole text, if its encoder is this package's."""
+
+    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """As for `SparseEncoder`."""
+        encoder, pooling, *others = self
+        is_splade = isinstance(pooling, SpladePooling) and pooling.pooling_strategy == "max" and not others
+        if not is_splade or not isinstance(encoder.model, LlmJpModernBertForMaskedLM):
+            return dict(super().forward(input, **kwargs))
+        weights = vocabulary_weights(encoder.model, input["input_ids"], input["attention_mask"])
+        if pooling.activation_function == "log1p_relu":
+            weights = weights.log1p()
+        return {**input, "sentence_embedding": weights}
 
 
 def vocabulary_weights(
