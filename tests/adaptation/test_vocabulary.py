@@ -23,11 +23,14 @@ from llm_jp_modernbert.adaptation.vocabulary import run
 from llm_jp_modernbert.adaptation.vocabulary.measuring import measure
 from llm_jp_modernbert.adaptation.vocabulary.options import ExtendOptions, TrimOptions
 from llm_jp_modernbert.adaptation.vocabulary.record import Record, read_record
+from llm_jp_modernbert.adaptation.vocabulary.terms import find_words
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.results import Results
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
 from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION
 from llm_jp_modernbert.quickstart.data import embedded_texts
 from llm_jp_modernbert.tokenization import train_stand_in
+from llm_jp_modernbert.tokenization.vocabulary import Vocabulary
 
 EMBEDDINGS, BIAS = "model.embeddings.tok_embeddings.weight", "decoder.bias"
 NEW = "計量記譜法"
@@ -224,14 +227,25 @@ def test_loss_of_a_uniform_model_is_the_log_of_its_vocabulary(base: Path, trimme
         assert values["tokens_per_character"] == pytest.approx(41 / 40)
 
 
+def test_words_end_where_their_script_ends(base: Path) -> None:
+    text = "ーー設定ファイルの例、LilyPond-2.24.1とO_RDONLY、第123章の人々。"
+    words = ["設定ファイル", "LilyPond", "O_RDONLY", "人々"]
+    vocabulary = Vocabulary.of(AutoTokenizer.from_pretrained(base))
+    expected = {*words, "▁LilyPond", "▁O_RDONLY"} - vocabulary.ids.keys()
+    assert len(expected) > 3
+    assert find_words([[text] * 5], vocabulary, 100) == dict.fromkeys(expected, 5)
+    with pytest.raises(UsageError, match="no new terms found"):
+        find_words([[text] * 4], vocabulary, 100)
+
+
 def test_named_terms_are_added(base: Path, domain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     terms = tmp_path / "terms.txt"
     terms.write_text(f"{NEW}\n\n  LilyPond  \n未出現語\nの\n{NEW}\n", encoding="utf-8")
     with caplog.at_level("INFO", "llm_jp_modernbert"):
         record = run.extend(ExtendOptions(str(base), [str(domain)], tmp_path / "out", terms=terms))
     assert set(record["terms"]) == {NEW, "LilyPond", "未出現語"}
-    assert "1 terms are tokens already: の" in caplog.text
-    assert "1 new tokens do not occur in the texts: 未出現語" in caplog.text
+    assert "terms that are tokens already (1): の" in caplog.text
+    assert "terms that do not occur in the texts (1): 未出現語" in caplog.text
 
 
 def test_held_out_text_is_not_counted(base: Path, tmp_path: Path) -> None:
@@ -266,7 +280,7 @@ def test_held_out_text_is_not_counted(base: Path, tmp_path: Path) -> None:
         (["trim", "BERT", "--texts", "DOMAIN"], "a bert model. Only vocabularies of ModernBERT"),
         (["trim", "OTHER", "--texts", "DOMAIN"], r"has 290 tokens, but .* has a vocabulary of 900"),
         (["extend", "BASE", "--texts", "HIRAGANA"], "no new terms found"),
-        (["extend", "BASE", "--texts", "DOMAIN", "--terms", "KNOWN"], "all of its 1 terms are tokens already"),
+        (["extend", "BASE", "--texts", "DOMAIN", "--terms", "KNOWN"], "all of its terms are tokens already"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "EMPTY"], "holds no term"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "nothing.txt"], "nothing.txt: no such file"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "KNOWN", "--new-tokens", "5"], "--terms names"),

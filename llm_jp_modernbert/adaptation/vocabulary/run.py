@@ -133,7 +133,7 @@ def _extended(options: ExtendOptions, base: Base, vocabulary: Vocabulary, domain
         named, known = read_terms(options.terms, vocabulary)
         candidates = dict.fromkeys(with_spaces(named, vocabulary), 0)
         if known:
-            remarks.append(f"{len(known):,} terms are tokens already: {_some(known)}")
+            remarks.append(f"terms that are tokens already ({len(known):,}): {_some(known)}")
     total = int(domain.counts(base.tokenizer, threads, "counting tokens").sum())
     new = vocabulary.new_pieces(candidates, total)
     together = PreTrainedTokenizerFast(tokenizer_object=vocabulary.extended(new))
@@ -142,10 +142,11 @@ def _extended(options: ExtendOptions, base: Base, vocabulary: Vocabulary, domain
     if options.terms is None:
         chosen = [new[place].piece for place in vocabulary.most_saving(new, counts, number, MIN_COUNT)]
     else:
-        chosen = [piece for piece in uses if piece in named or uses[piece]]
+        always = set(named)
+        chosen = [piece for piece in uses if piece in always or uses[piece]]
         unused = [piece for piece in chosen if not uses[piece]]
         if unused:
-            remarks.append(f"{len(unused):,} new tokens do not occur in the texts: {_some(unused)}")
+            remarks.append(f"terms that do not occur in the texts ({len(unused):,}): {_some(unused)}")
     if not chosen:
         raise UsageError("--texts: no new term would be used. Add texts, or name terms with --terms.")
     ranked = vocabulary.new_pieces(

@@ -14,7 +14,7 @@ from llm_jp_modernbert.tokenization.vocabulary import Vocabulary
 
 # A word of Latin letters with digits and hyphens inside, or of kanji and katakana. Words of other scripts, above all
 # hiragana, are rarely terms. A word ends where its script ends.
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]+(?:[_-][A-Za-z][A-Za-z0-9]+)*|[ァ-ヺー一-鿿㐀-䶿々〆]{2,}")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[_-][A-Za-z][A-Za-z0-9]*)*|[ァ-ヺ一-鿿㐀-䶿][ァ-ヺー一-鿿㐀-䶿々〆]+")
 _LONGEST = 24
 _LEAST_LATIN = 3
 MIN_COUNT = 5
@@ -77,7 +77,7 @@ def read_terms(path: Path, vocabulary: Vocabulary) -> tuple[list[str], list[str]
     pieces = dict.fromkeys(vocabulary.piece_of(term) for term in terms if term)
     new = [piece for piece in pieces if piece and piece not in vocabulary.ids]
     if not new:
-        reason = f"all of its {len(pieces):,} terms are tokens already" if pieces else "holds no term"
+        reason = "all of its terms are tokens already" if pieces else "holds no term"
         raise UsageError(f"--terms {path}: {reason}. Name a file with a new term per line.")
     return new, [piece for piece in pieces if piece in vocabulary.ids]
 
