@@ -177,13 +177,13 @@ class _Change:
     def run(self, choose: Any) -> Record:
         started = time.perf_counter()
         options = self.options
+        base = open_base(options.model)
+        source = checkpoint_folder(options.model)
+        head = check_model(source)
+        vocabulary = Vocabulary.of(base.tokenizer)
+        check_fits(base.tokenizer, base.config)
+        domain = Domain(options)
         with _terminable(), lock(options.out, f"vocabulary {self.change}"):
-            base = open_base(options.model)
-            source = checkpoint_folder(options.model)
-            head = check_model(source)
-            vocabulary = Vocabulary.of(base.tokenizer)
-            check_fits(base.tokenizer, base.config)
-            domain = Domain(options)
             changed: _Changed = choose(options, base, vocabulary, domain)
             with atomic_directory(options.out) as folder:
                 write_model(source, folder, base.tokenizer, changed.backend, changed.rows)
