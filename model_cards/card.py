@@ -20,7 +20,7 @@ from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokeni
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION
 
-from . import commands, finetuned, formatting, retrieval, tables
+from . import adapted, commands, finetuned, formatting, retrieval, tables
 from .facts import SEARCH_TASKS, count_parameters
 from .usage import snippets
 
@@ -80,6 +80,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
     body = environment.get_template(name).render(
         facts=facts,
         tables=tables,
+        adapted=adapted,
         finetuned=finetuned,
         retrieval=retrieval,
         scores=finetuned.scores(facts),

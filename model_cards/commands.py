@@ -26,6 +26,7 @@ from .tables import without_directories
 if TYPE_CHECKING:
     from llm_jp_modernbert.core.results import Row
     from llm_jp_modernbert.training.finetuning.record import Part
+    from llm_jp_modernbert.training.run.adaptation import Record as AdaptationRecord
 
     from .facts import ModelFacts
 
@@ -52,7 +53,7 @@ def reproduction(facts: ModelFacts) -> Markdown | None:
     if not lines:
         others = [row for row in facts.rows if row.value is not None and not facts.is_own(row)]
         measured = evaluations(replace(row, model=facts.name) for row in others)
-        lines = [*_pretraining(facts), *_finetuning(facts), *_retrieval(facts), *measured]
+        lines = [*_pretraining(facts), *_vocabulary(facts), *_finetuning(facts), *_retrieval(facts), *measured]
     if any(f" {_DATA}" in line for line in lines):
         lines.insert(0, f"# {_DATA}: folder with the {'' if facts.trained else 'evaluation '}data")
     # The extra eval includes finetune.
@@ -88,6 +89,9 @@ def _pretraining(facts: ModelFacts) -> list[str]:
     if facts.is_continued:
         previous = quote(facts.start or "BASE_MODEL")
     for index, stage in enumerate(facts.stages):
+        if index == len(facts.stages) - 1 and facts.adaptation:
+            lines += _adaptation(facts.adaptation, previous or quote(facts.base_model or "BASE_MODEL"))
+            continue
         if index == len(facts.stages) - 1 and facts.recipe_file:
             recipe = quote(facts.recipe_file)
             lines.append(f"hf download {name} {recipe} --local-dir .")
@@ -101,6 +105,33 @@ def _pretraining(facts: ModelFacts) -> list[str]:
         lines.append(f"llm-jp-modernbert pretrain {recipe}{start} \\")
         lines.append(f"    train_data=YOUR_TEXTS tokenizer={name} output_dir={previous}")
     return lines
+
+
+def _adaptation(record: AdaptationRecord, base: str) -> list[str]:
+    texts = {"train": record["train"], "replay": record["replay"]}
+    data = [
+        f"--{option} {quote(name if is_repository(name) else f'{_DATA}/{name}')}"
+        for option, of_option in texts.items()
+        for name in (of_option["name"].split("+") if of_option else ())
+    ]
+    settings = [f"--epochs {record['epochs']:g}", f"--seed {record['seed']}"]
+    return [
+        f"llm-jp-modernbert adapt {base} learning_rate={record['learning_rate']:g} \\",
+        f"    {' '.join(data + settings)}",
+    ]
+
+
+def _vocabulary(facts: ModelFacts) -> list[str]:
+    record = facts.vocabulary
+    if record is None:
+        return []
+    trained = f"runs/{facts.stages[-1]['stage']}" if facts.stages else "BASE_MODEL"
+    name, base = record["texts"]["name"], quote(facts.base_model or trained)
+    data = " ".join(f"--texts {quote(part if is_repository(part) else f'{_DATA}/{part}')}" for part in name.split("+"))
+    size = (
+        f"--size {record['after']['tokens']}" if record["change"] == "trim" else f"--new-tokens {len(record['terms'])}"
+    )
+    return [f"llm-jp-modernbert vocabulary {record['change']} {base} \\", f"    {data} {size} --out MODEL"]
 
 
 def _finetuning(facts: ModelFacts) -> list[str]:

@@ -299,7 +299,9 @@ class ModelFacts:
         return "multi-label-classification" if is_multi_label else "classification"
 
     def is_own(self, row: Row) -> bool:
-        """Whether a result was measured by the training itself, not by `evaluate`."""
+        """Whether a result was measured by the job that made the model, not by `evaluate`."""
+        if row.task in ("adapt", "vocabulary"):
+            return True
         if self.retrieval is not None:
             return row.task == task_of(self.retrieval["kind"])
         return self.record is not None and row.task == f"finetune-{self.record['kind']}"

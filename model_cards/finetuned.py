@@ -45,11 +45,15 @@ CAPTIONS = {
     "confusion": "Confusion matrix",
     "per-class": "Precision, recall and F1 by label",
     "training": "Training loss, and validation metric by epoch",
-    "scores": "Scores with 95% intervals",
-    "dimensions": "Scores of truncated embeddings",
+    "systems": "Scores of this model and the systems it is compared with",
+    "matryoshka": "Scores of truncated embeddings",
+    "adaptation": "Measurements before and after the adaptation",
+    "vocabulary": "Measurements before and after the change of the vocabulary",
 }
 """Captions of the plots of a training, by file name."""
 
+# Parts that are measured, in the order of the tables.
+_PARTS = {"test": 0, "validation": 1}
 # Labels with fewer training examples are named among the limits.
 _FEW_EXAMPLES = 20
 # Training and test parts with fewer examples are called small.
@@ -96,7 +100,7 @@ def scores(facts: ModelFacts) -> list[Score]:
     rows = [row for row in facts.rows if facts.is_own(row) and row.seed == record["best_seed"]]
     kept = next((seed for seed in record["seeds"] if seed["seed"] == record["best_seed"]), None)
     found = []
-    for part in reversed(list(record["parts"])):
+    for part in sorted(record["parts"], key=lambda name: _PARTS.get(name.partition(":")[0], len(_PARTS))):
         values = kept["metrics"].get(part, {}) if kept else {}
         for metric in sorted(values, key=lambda name: name != record["metric"]):
             value, row = values[metric], next((row for row in rows if _is_of(row, part, record, metric)), None)
@@ -152,6 +156,12 @@ def published(facts: ModelFacts) -> list[Row]:
     ]
 
 
+def part_name(part: str) -> str:
+    """A part as written in a sentence: `test (NAME)` for one of several test datasets."""
+    name, _, dataset = part.partition(":")
+    return f"{name} ({dataset})" if dataset else name
+
+
 def metric_name(name: str) -> str:
     """A metric as written in a sentence."""
     return _METRICS.get(name, name.replace("_", " "))
@@ -168,7 +178,7 @@ def metrics(facts: ModelFacts) -> Markdown | None:
     systems = list(dict.fromkeys(name for score in measured for name in score.systems))
     lines = [
         [
-            score.part,
+            part_name(score.part),
             score.metric,
             share(score.value),
             "" if score.low is None else f"{share(score.low)} to {share(score.high)}",
@@ -235,7 +245,7 @@ def data(facts: ModelFacts) -> Markdown | None:
         return None
     lines = [
         [
-            name,
+            part_name(name),
             code(part["name"]),
             code(part["revision"][:15]),
             f"{part['rows']:,}",
@@ -325,7 +335,9 @@ def _weak_scores(facts: ModelFacts) -> list[str]:
             if (score.value <= (score.baseline or 0.0)) == is_worse
         ]
         if values:
-            lines.append(f"On the {part} part, the model is {verdict} than the simplest guess: {', '.join(values)}.")
+            lines.append(
+                f"On the {part_name(part)} part, the model is {verdict} than the simplest guess: {', '.join(values)}."
+            )
     if part == "validation":
         lines.append(
             "The data have no test part. The validation part also selected the model, so its values are optimistic."
@@ -337,26 +349,27 @@ def _weak_scores(facts: ModelFacts) -> list[str]:
         lowest, highest = min(spread.seeds), max(spread.seeds)
         if highest - lowest > spread.high - spread.low:
             lines.append(
-                f"The seeds disagree: {spread.metric} on the {spread.part} part is between {share(lowest)} and "
-                f"{share(highest)}, a wider range than the interval of this model."
+                f"The seeds disagree: {spread.metric} on the {part_name(spread.part)} part is between "
+                f"{share(lowest)} and {share(highest)}, a wider range than the interval of this model."
             )
     return lines
 
 
 def _weaker_than_systems(facts: ModelFacts) -> list[str]:
-    """Baselines that a retrieval model does not exceed by the main metric of a measured part."""
+    """Baselines that a retrieval model does not exceed by the main metric of the tests, or of validation."""
     lines: list[str] = []
     mains: dict[str, Score] = {}
     for score in scores(facts):
         mains.setdefault(score.part, score)
-    for score in mains.values():
+    split = next(iter(mains), "").partition(":")[0]
+    for score in (score for part, score in mains.items() if part.partition(":")[0] == split):
         low = score.value if score.low is None else score.low
         for name, value in score.systems.items():
             if value >= low:
                 verdict = "better than this model" if value >= score.value else "not clearly worse than this model"
                 lines.append(
-                    f"{name} is {verdict} on the {score.part} part: {score.metric} {share(value)}, this model "
-                    f"{share(score.value)}."
+                    f"{name} is {verdict} on the {part_name(score.part)} part: {score.metric} {share(value)}, "
+                    f"this model {share(score.value)}."
                 )
     return lines
 
@@ -387,9 +400,11 @@ def _data_limits(facts: ModelFacts) -> list[str]:
     if training and training["rows"] < _SMALL_TRAINING:
         lines.append(f"The model was trained on {training['rows']:,} examples, which is few.")
     if measured[0] != "train" and measured[1]["rows"] < _SMALL_TEST:
-        lines.append(f"The {measured[0]} part has {measured[1]['rows']:,} examples, so its intervals are wide.")
+        lines.append(
+            f"The {part_name(measured[0])} part has {measured[1]['rows']:,} examples, so its intervals are wide."
+        )
     cut = [
-        f"{part['truncated']:,} of {part['rows']:,} in {name}"
+        f"{part['truncated']:,} of {part['rows']:,} in {part_name(name)}"
         for name, part in record["parts"].items()
         if part["truncated"]
     ]

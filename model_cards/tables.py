@@ -58,7 +58,7 @@ def architecture(facts: ModelFacts) -> Markdown:
         ["RoPE theta, global / local", f"{number(config.global_rope_theta)} / {number(config.local_rope_theta)}"],
         ["Vocabulary size", number(config.vocab_size)],
         ["Mask token", code(facts.tokenizer.get("mask_token") or "")],
-        ["Maximum input length", f"{number(config.max_position_embeddings)} tokens"],
+        ["Maximum input length", f"{number(facts.max_length or config.max_position_embeddings)} tokens"],
         ["Weights", f"safetensors, {facts.dtype}"],
     ]
     return table(["", ""], [row for row in rows if row[1]], numbers=1)

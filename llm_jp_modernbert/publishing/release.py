@@ -316,6 +316,8 @@ def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:
             lambda row: belongs(row) or staging.is_recorded(options.source, row),
             options.repository,
             folder,
+            # The job has drawn plots of its own.
+            plotted=False,
         )
     if options.results is not None and options.results.resolve() != own.resolve():
         rows += staging.stage_results(Results(options.results), belongs, options.repository, folder)

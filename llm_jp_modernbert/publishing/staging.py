@@ -216,7 +216,9 @@ def check_secrets(folder: Path) -> None:
             raise UsageError(f"{path} contains an access token of the Hub (hf_…). Remove it from the source.")
 
 
-def stage_results(measured: Results, belongs: Callable[[Row], bool], name: str, folder: Path) -> list[Row]:
+def stage_results(
+    measured: Results, belongs: Callable[[Row], bool], name: str, folder: Path, plotted: bool = True
+) -> list[Row]:
     """Copies the results of a model under its public name, and plots them.
 
     Args:
@@ -224,6 +226,7 @@ def stage_results(measured: Results, belongs: Callable[[Row], bool], name: str, 
         belongs: whether a row is a result of the model.
         name: name of the release.
         folder: the staged release.
+        plotted: whether to plot them.
 
     Raises:
         UsageError: the model has no results, or matplotlib is missing.
@@ -253,7 +256,8 @@ def stage_results(measured: Results, belongs: Callable[[Row], bool], name: str, 
         if not rows:
             known = f" It holds results of {', '.join(sorted(others))}." if others else ""
             raise UsageError(f"{measured.folder}: no result of this model's weights.{known}")
-        plot_all(Results(temporary), folder / ASSETS)
+        if plotted:
+            plot_all(Results(temporary), folder / ASSETS)
     return rows
 
 
