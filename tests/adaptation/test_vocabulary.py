@@ -34,7 +34,7 @@ from llm_jp_modernbert.tokenization.vocabulary import Vocabulary
 
 EMBEDDINGS, BIAS = "model.embeddings.tok_embeddings.weight", "decoder.bias"
 NEW = "計量記譜法"
-"""A term of the texts that is no token."""
+"""A term of the texts that the vocabulary lacks."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty documents, most of which contain a term that is no token."""
+    """Sixty documents, which contain terms that the vocabulary lacks."""
     file = tmp_path_factory.mktemp("domain") / "domain.jsonl"
     texts = [f"{text[:120]}{NEW}とLilyPondで書く。" for text in embedded_texts().train[:60]]
     file.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")

@@ -163,7 +163,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 class _Change:
-    """What both commands do before and after the choice of tokens."""
+    """The steps of both commands around the choice of tokens."""
 
     def __init__(self, options: VocabularyOptions, change: Change) -> None:
         missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]

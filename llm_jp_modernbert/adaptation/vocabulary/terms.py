@@ -1,4 +1,4 @@
-"""Terms of a domain: words of its texts that are no tokens yet, or those of a list."""
+"""Terms of a domain: frequent words of its texts that the vocabulary lacks, or those of a list."""
 
 from __future__ import annotations
 
