@@ -232,3 +232,17 @@ def test_loss_curve_equals_that_of_sentence_transformers(base: Path, tmp_path: P
     assert len(curves[0]) == 8
     assert curves[0][-1] < curves[0][0]
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["embedder", "reranker", "late-interaction"])
+def test_pieces_do_not_change_the_result_of_other_encoders(name: str, bert: Path, tmp_path: Path) -> None:
+    kind = kind_for(name, bert)
+    model = kind.build(open_base(str(bert)), 0, "triplets").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    results = [
+        loss_and_gradients(kind, model, kind.loss(model, "triplets", budget), "triplets", tmp_path)
+        for budget in BUDGETS
+    ]
+    assert_equal(*results)
