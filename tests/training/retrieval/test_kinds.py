@@ -102,13 +102,27 @@ def test_no_more_tokens_than_the_budget_are_computed_at_once(options: Any, base:
     texts = [TEXTS[number % 3] * (1 + number % 4) for number in range(12)]
     features = model.preprocess(list(zip(texts, texts, strict=True)) if options is RerankerOptions else texts)
     lengths = features["attention_mask"].sum(1)
+    without_limit = bytes_for_backward(model, features)
     budget, computed = int(lengths.max()) + 1, []
     kind.loss(model, "pairs", budget)
     layers = next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
     layers[0].register_forward_hook(lambda layer, inputs, output: computed.append(len(output)))
-    model(features)
+    assert bytes_for_backward(model, features) < without_limit / 10
     assert sum(computed) == int(lengths.sum())
     assert budget / 2 < max(computed) <= budget
+
+
+def bytes_for_backward(model: Any, features: dict[str, Any]) -> int:
+    """Bytes of the tensors that a forward pass keeps for the backward pass."""
+    sizes: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(dict(features))
+    return sum(sizes)
 
 
 class LargestOutputs(TorchDispatchMode):
