@@ -51,8 +51,9 @@ def show_logs() -> None:
 
 
 def quiet_libraries() -> None:
-    """Turns off the progress bars and loading notes of transformers."""
+    """Turns off the progress bars and loading notes of transformers, and the hints of sentence-transformers."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)

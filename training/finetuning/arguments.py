@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,5 +148,11 @@ def arguments_of(
     check_trackers(constructed)
     if constructed.process_index == 0:
         for key in sorted({*without_effect} & given.keys()):
-            logger.warning("%s has no effect in this training.", key)
+            _warn_once(key)
     return constructed
+
+
+@cache
+def _warn_once(key: str) -> None:
+    """Warns about a key, but not again for the arguments of another seed."""
+    logger.warning("%s has no effect in this training.", key)

@@ -20,6 +20,9 @@ _UNSUPPORTED = {
     "router_mapping": "all texts are read by the same modules",
     "multi_dataset_batch_sampler": "repeated --train are one dataset",
     "label_smoothing_factor": "the losses of sentence-transformers have none",
+    "remove_unused_columns": "columns are chosen by options such as --query-column",
+    "use_liger_kernel": "batches are packed, and the losses are those of sentence-transformers",
+    "neftune_noise_alpha": "models of sentence-transformers do not support it",
     "eval_on_start": "the report measures the base",
 }
 
