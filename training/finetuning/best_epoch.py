@@ -1,4 +1,4 @@
-"""What the trainers of fine-tuning and retrieval share: the best epoch, checkpoints, stop signals and exact resuming.
+"""Trainers that keep the best epoch, write atomic checkpoints, stop after a signal and resume exactly.
 
 Each evaluation may find a better model, whose weights are kept in memory and in the checkpoints. Randomness is a
 function of the seed and the step, so a resumed training equals an uninterrupted one.

@@ -6,9 +6,11 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from packaging.version import Version
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
@@ -23,14 +25,13 @@ if TYPE_CHECKING:
     from .record import Record
 
 _PACKAGES = {
-    "sentence_transformers": "sentence-transformers",
-    "bm25s": "bm25s",
-    "sudachipy": "sudachipy",
-    "sudachidict_core": "sudachidict-core",
-    "scipy": "scipy",
-    "matplotlib": "matplotlib",
+    "sentence-transformers": "6.2",
+    "bm25s": "0.3",
+    "sudachipy": "0.6.10",
+    "sudachidict-core": "0",
+    "scipy": "1.15",
+    "matplotlib": "3.10",
 }
-
 _RANKING_METRICS = ("ndcg@10", "mrr@10", "map@100", "recall@10", "recall@100", "accuracy@1")
 _CORRELATIONS = ("spearman", "pearson")
 
@@ -132,9 +133,15 @@ def train_retrieval(options: RetrievalOptions) -> Trained:
 
 
 def _check_packages(options: RetrievalOptions) -> None:
-    for module, package in _PACKAGES.items():
-        if find_spec(module) is None:
-            raise UsageError(f"train-{options.kind} needs {package}: pip install 'llm-jp-modernbert[retrieval]'.")
+    for package, minimum in _PACKAGES.items():
+        try:
+            is_usable = Version(version(package)) >= Version(minimum)
+        except PackageNotFoundError:
+            is_usable = False
+        if not is_usable:
+            raise UsageError(
+                f"train-{options.kind} needs {package} {minimum} or later: pip install 'llm-jp-modernbert[retrieval]'."
+            )
 
 
 def _revisions(options: RetrievalOptions, data: RetrievalData) -> dict[str, str]:
