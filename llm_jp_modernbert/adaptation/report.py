@@ -93,14 +93,19 @@ def _figure(metric: str, value: float | None) -> str:
 
 
 def _change(metric: str, change: Estimate) -> str:
-    return f"{100 * change['value']:+.1f}" if metric == ACCURACY else f"× {change['value']:.3g}"
+    return _points(change["value"]) if metric == ACCURACY else f"× {change['value']:.3g}"
 
 
 def _interval(metric: str, change: Change) -> str:
     low, high = change["change"]["low"], change["change"]["high"]
     if low is None or high is None:
         return MISSING
-    return f"{100 * low:+.1f} to {100 * high:+.1f}" if metric == ACCURACY else f"{low:.3g} to {high:.3g}"
+    return f"{_points(low)} to {_points(high)}" if metric == ACCURACY else f"{low:.3g} to {high:.3g}"
+
+
+def _points(share: float) -> str:
+    # Adding zero turns -0.0 into 0.0.
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _notes(record: Record) -> Iterator[str]:
