@@ -174,7 +174,7 @@ def _prepared(job: Job) -> RetrievalData:
 
 
 def _check(job: Job) -> None:
-    """Checks what the data do not show before they are read.
+    """Checks what depends on the data, before anything is written.
 
     Raises:
         UsageError: the metric does not exist or is undefined, no batch is full, or a model cannot be loaded.
