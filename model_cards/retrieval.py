@@ -78,7 +78,7 @@ def passages(facts: ModelFacts) -> int | None:
 
 
 def candidates(facts: ModelFacts) -> str:
-    """What a reranker was measured on, such as `the 50 best passages of BM25`; empty if unknown."""
+    """The candidates that a reranker was measured on, such as `the 50 best passages of BM25`; empty if unknown."""
     name, _, depth = (facts.retrieval["candidates"] if facts.retrieval else "").rpartition(", ")
     return f"the {depth} best passages of {system_name(name)}" if name else ""
 

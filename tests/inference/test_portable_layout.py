@@ -76,7 +76,7 @@ def content(path: Path) -> Any:
 
 
 def outputs(folder: Path, kind: str) -> dict[str, torch.Tensor]:
-    """What the installed version computes: scores, or embeddings with each prompt and their similarities."""
+    """Outputs of the installed version: scores, or embeddings with each prompt and their similarities."""
     return embeddings_of(getattr(sentence_transformers, kind)(str(folder), device="cpu"), TEXTS)
 
 
