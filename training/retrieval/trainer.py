@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _WEIGHTS = "model.safetensors"
 """File of a checkpoint with the weights."""
 
+_SMALLEST_SHARE = 0.1
+"""Batches of distinct texts with a smaller share of the examples of a full one are left out."""
+
 
 class ShuffledBatches(DefaultBatchSampler):
     """Batches of all examples in random order.
@@ -44,19 +47,27 @@ class ShuffledBatches(DefaultBatchSampler):
 
 
 class DistinctBatches(NoDuplicatesBatchSampler):
-    """Batches without equal texts, as many as are needed for all examples.
+    """Batches without equal texts, as many as are needed for almost all examples.
 
-    If many examples share a passage, batches cannot be full, and there are more of them than sentence-transformers
-    announces: Trainer would leave out the rest of an epoch.
+    If many examples share a passage, there are more batches than sentence-transformers announces, and Trainer would
+    leave out the rest of an epoch. Only batches with hardly any negatives are left out, in which the same few passages
+    remain; their examples differ between epochs.
     """
 
     _count: int | None = None
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(super().__iter__(), len(self))
 
     def __len__(self) -> int:
         if self._count is None:
             # Iterating asks for the length, which is at least this one.
             self._count = super().__len__()
-            self._count = sum(1 for _ in self)
+            # The same for an interrupted training, which resumes in a later epoch.
+            epoch, self.epoch = self.epoch, 0
+            sizes = [len(batch) for batch in super().__iter__()]
+            self.epoch = epoch
+            self._count = sum(size >= _SMALLEST_SHARE * max(sizes) for size in sizes)
         return self._count
 
 

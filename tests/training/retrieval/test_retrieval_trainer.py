@@ -168,6 +168,18 @@ def test_order_is_a_function_of_seed_and_epoch(kind: Any) -> None:
         assert len(order) == len(first) == 4
 
 
+def test_no_batch_repeats_a_frequent_passage_almost_alone() -> None:
+    """Batches of one example, whose loss is 0, would take most steps of the epoch."""
+    passages = [f"p{number}" for number in range(200)] + ["frequent"] * 60
+    data = Dataset.from_list([{"query": f"q{place}", "passage": text} for place, text in enumerate(passages)])
+    sampler = DistinctBatches(data, batch_size=20, drop_last=False, generator=torch.Generator(), seed=1)
+    for epoch in (0, 1):
+        order = batches(sampler, epoch)
+        assert len(order) == len(sampler) < 15
+        assert min(map(len, order)) > 1
+        assert len({index for batch in order for index in batch if index < 200}) == 200
+
+
 def test_examples_that_share_passages_are_all_in_an_epoch() -> None:
     """No batch has the same passage twice, though only three can be together."""
     data = Dataset.from_list([{"query": f"q{number}", "passage": f"p{number % 3}"} for number in range(30)])
