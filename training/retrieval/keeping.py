@@ -118,14 +118,9 @@ def _baselines(job: Job) -> Iterator[System]:
         model = job.kind.build(base, options.seed, form).to(job.arguments.device)
         yield System(f"{base.name} (before training)", base.revision, model, job.ranker(model))
     else:
-        prompts = job.kind.prompts(form)
+        # The base does not know the prompts, which would make it worse.
         embedder = kind_of(
-            EmbedderOptions(
-                base=options.base,
-                tokenizer=options.tokenizer,
-                query_prompt=prompts.get("query", ""),
-                passage_prompt=prompts.get("document", ""),
-            )
+            EmbedderOptions(base=options.base, tokenizer=options.tokenizer, query_prompt="", passage_prompt="")
         )
         model = embedder.build(base, options.seed, form).to(job.arguments.device)
         yield System(f"{base.name} (mean pooling)", base.revision, model, ranker_of(model, job.tokens_per_batch))
