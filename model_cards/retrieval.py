@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .finetuned import share, system_name
+from .finetuned import part_name, share, system_name
 from .formatting import Markdown, code, literal, number, table
 
 if TYPE_CHECKING:
@@ -64,7 +64,12 @@ def index(facts: ModelFacts) -> Markdown | None:
     """Size of the index."""
     values = facts.retrieval.get("index", {}) if facts.retrieval else {}
     lines = [[_INDEX.get(name, name), f"{value:,.1f}"] for name, value in values.items()]
-    return table(["Mean over the last part", ""], lines, numbers=1) if lines else None
+    return table([f"Mean over the {last_part(facts)} part", ""], lines, numbers=1) if lines else None
+
+
+def last_part(facts: ModelFacts) -> str:
+    """The part that the size of the index and the truncated embeddings are measured on; empty without a record."""
+    return part_name(list(facts.retrieval["parts"])[-1]) if facts.retrieval else ""
 
 
 def passages(facts: ModelFacts) -> int | None:
@@ -89,8 +94,8 @@ def limits(facts: ModelFacts) -> list[str]:
     count, orders = passages(facts), candidates(facts)
     if count is not None:
         lines.append(
-            f"The queries of the last part search among {count:,} passages. In a larger collection, more passages "
-            "compete and scores are lower."
+            f"The queries of the {last_part(facts)} part search among {count:,} passages. In a larger collection, "
+            "more passages compete and scores are lower."
         )
     if orders:
         lines.append(

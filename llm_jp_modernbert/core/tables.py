@@ -95,7 +95,8 @@ def write_page(
 
 
 def _escaped(text: str) -> str:
-    return printable(text.replace("\n  ", "; ")).replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    one_line = printable(text.replace(".\n  ", ": ").replace("\n  ", "; "))
+    return one_line.replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
 
 
 def percentage(value: float | None) -> str:

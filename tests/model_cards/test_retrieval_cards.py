@@ -144,7 +144,7 @@ Columns: query from `question`, passage from `context`.
 | Bytes of a passage in the index, float32 without compression | 128.0 |
 ## Limitations and biases
 * BM25 is better than this model on the test part: nDCG@10 80.0, this model 70.0.
-* The queries of the last part search among 1,234 passages. In a larger collection, more passages compete and scores are lower.
+* The queries of the test part search among 1,234 passages. In a larger collection, more passages compete and scores are lower.
 ## Reproduction
 pip install 'llm-jp-modernbert[retrieval]'
 llm-jp-modernbert train-embedder org/base \

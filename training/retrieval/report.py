@@ -201,5 +201,10 @@ def write_report(folder: Path, job: Job, record: Record, rows: Sequence[Row]) ->
     if seeds := _seeds_line(record):
         facts.append(seeds)
     tables = [_data_table(job), *score_tables(record, rows), *_tables_of_model(record)]
-    closing = f"The queries whose relevant passage ranks worst are in {ERRORS}."
+    worst = (
+        "pairs whose score differs most from that of the data"
+        if job.benchmarks["validation"].is_scored
+        else "queries whose relevant passage ranks worst"
+    )
+    closing = f"The {worst} are in {ERRORS}."
     write_page(folder / REPORT, job.folder.out.resolve().name, facts, tables, folder / ASSETS, closing)
