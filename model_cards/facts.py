@@ -72,6 +72,7 @@ class Exports:
         dimensions: length of an embedding, or of the vector of a token; 0 for others.
         max_length: maximum tokens of an input; 0 if unknown.
         other_parameters: number of parameters outside of the encoder and its head.
+        is_portable: whether sentence-transformers 5.1 computes the same.
     """
 
     onnx: tuple[str, ...] = ()
@@ -84,6 +85,7 @@ class Exports:
     dimensions: int = 0
     max_length: int = 0
     other_parameters: int = 0
+    is_portable: bool = True
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,9 @@ class ModelFacts:
     @property
     def takes_pairs(self) -> bool:
         """Whether a classifier reads two texts."""
-        return "text_pair" in self.record["columns"] if self.record else self.is_nli
+        if self.record:
+            return "text_pair" in self.record["columns"]
+        return self.is_nli or self.exports.model_type == "CrossEncoder"
 
     @property
     def positions(self) -> int:

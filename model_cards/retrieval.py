@@ -46,11 +46,16 @@ def prompts(facts: ModelFacts) -> Markdown | None:
     methods = {"query": "encode_query", "document": "encode_document"}
     lines = []
     for name, prompt in facts.exports.prompts.items():
-        added = [code(methods[name])] if name in methods else []
-        added += [code("encode")] if name == facts.exports.default_prompt else []
+        added = [code(methods[name])] if name in methods and facts.task != "reranking" else []
+        added += [default_method(facts)] if name == facts.exports.default_prompt else []
         if prompt:
             lines.append([code(name), code(literal(prompt)), Markdown(", ".join(added))])
     return table(["Name", "Prompt", "Added by"], lines) if lines else None
+
+
+def default_method(facts: ModelFacts) -> Markdown:
+    """The methods that add the default prompt."""
+    return Markdown("`predict` and `rank`" if facts.task == "reranking" else "`encode`")
 
 
 def by_length(facts: ModelFacts) -> Markdown | None:

@@ -135,6 +135,10 @@ def described(embedder: Any, onnx: tuple[str, ...] = ()) -> Exports:
         dimensions=0 if is_reranker else embedder.get_embedding_dimension() or 0,
         max_length=embedder.max_seq_length,
         other_parameters=sum(weight.numel() for module in others for weight in module.parameters()),
+        # Version 5.1 has neither of these settings, nor poolings in any order.
+        is_portable=getattr(embedder, "truncate_dim", None) is None
+        and not (is_reranker and any(embedder.prompts.values()))
+        and all(isinstance(mode, str) for mode in modes if mode),
     )
 
 

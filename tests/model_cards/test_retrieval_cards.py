@@ -194,6 +194,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_card_of_a_reranker_names_the_methods_that_add_its_prompt() -> None:
+    exports = Exports((), True, "", "CrossEncoder", {"rank": "順: "}, "rank", is_portable=False)
+    text = model_card(ModelFacts("org/model", config("ForSequenceClassification", ("LABEL_0",)), exports=exports)).text
+    assert '| `rank` | `"順: "` | `predict` and `rank` |' in text
+    assert "`encode`" not in text
+    assert "5.1" not in text
+
+
 @pytest.mark.parametrize(("changes", "sentence"), CASES)
 def test_limits_follow_from_the_record(changes: dict[str, Any], sentence: str) -> None:
     limits = model_card(embedder(**changes)).text.partition("## Limitations and biases")[2]
