@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import LABELS, write_model
-from transformers import AutoConfig, pipeline
+from transformers import AutoConfig, TrainerControl, TrainerState, pipeline
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
@@ -253,6 +254,16 @@ def test_rerun_after_a_signal_equals_an_uninterrupted_run(
     assert again.record["seeds"] == finished.record["seeds"]
     for name, weight in weights(again.folder).items():
         assert torch.allclose(weight, weights(finished.folder)[name], atol=1e-6), name
+
+
+def test_line_of_an_epoch_has_its_mean_loss(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    lines, state = EpochLines("seed 42", "accuracy"), TrainerState(epoch=1.0)
+    for losses in ([3.0, 1.0], [0.5, 0.0]):
+        for loss in losses:
+            lines.on_log(None, state, TrainerControl(), logs={"loss": loss})
+        lines.on_evaluate(None, state, TrainerControl(), metrics={"eval_accuracy": 0.5})
+    assert [re.findall(r"loss ([\d.]+)", line) for line in caplog.messages] == [["2.000"], ["0.250"]]
 
 
 def test_signal_in_the_last_step_of_a_seed_stops_before_the_next(

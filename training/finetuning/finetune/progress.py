@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from statistics import fmean
 from typing import Any
 
 from rich.progress import Progress
@@ -28,7 +29,7 @@ class EpochLines(TrainerCallback):
 
     def __init__(self, name: str, metric: str) -> None:
         self.name, self.metric = name, metric
-        self._loss = "…"
+        self._loss, self._losses = "…", list[float]()
         self._bar: Progress | None = None
         self._last_line = 0.0
 
@@ -51,20 +52,21 @@ class EpochLines(TrainerCallback):
             self._log(f"{self.name}, {figures}")
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
-        """Remembers the latest loss."""
+        """Remembers the latest loss, and all since the latest line of an epoch."""
         if logs and "loss" in logs:
             self._loss = f"{logs['loss']:.3f}"
+            self._losses.append(logs["loss"])
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Logs a line."""
+        """Logs a line with the mean loss since the last one; the last batch of an epoch may have a single example."""
         score = (metrics or {}).get(f"eval_{self.metric}")
         if score is not None:
             shown = f"{score:.3f}" if self.metric == "loss" else f"{100 * score:.1f}"
-            self._log(
-                f"{self.name}, epoch {state.epoch or 0.0:<4.3g} loss {self._loss}, validation {self.metric} {shown}"
-            )
+            loss = f"{fmean(self._losses):.3f}" if self._losses else self._loss
+            self._log(f"{self.name}, epoch {state.epoch or 0.0:<4.3g} loss {loss}, validation {self.metric} {shown}")
+        self._losses.clear()
 
     def _log(self, line: str) -> None:
         logger.info("  %s", line)
