@@ -181,6 +181,7 @@ def _check(job: Job) -> None:
     """
     from ..pretrain import on_main
     from ..recipe.shapes import check_known
+    from .loading import trained_form
 
     # This loads the model that finds them.
     on_main(job.arguments, lambda: job.candidates is not None)
@@ -194,6 +195,12 @@ def _check(job: Job) -> None:
             "--validation file with different scores."
         )
     arguments, count = job.arguments, len(job.data.train.examples)
+    form = trained_form(job.options, job.data.train.form)
+    if form in ("pairs", "texts") and arguments.per_device_train_batch_size == 1:
+        raise UsageError(
+            "per_device_train_batch_size: the negatives of an example are the other passages of its batch, so nothing "
+            "is learned from batches of 1. Set it higher."
+        )
     size = arguments.per_device_train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and count < size:
         raise UsageError(

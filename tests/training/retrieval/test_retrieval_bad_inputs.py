@@ -189,6 +189,12 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         ["metric_for_best_model=spearman"],
         r"metric_for_best_model: unknown value 'spearman'; choose .*ndcg@10",
     ),
+    "no negatives in a batch": (
+        "embedder",
+        {"train.jsonl": GOOD},
+        ["per_device_train_batch_size=1"],
+        r"per_device_train_batch_size: .*nothing is learned from batches of 1\. Set it higher",
+    ),
     "no full batch": (
         "embedder",
         {"train.jsonl": GOOD},
