@@ -107,7 +107,7 @@ def lock(target: Path, job: str) -> Iterator[None]:
     """Holds an exclusive lock on a file or directory while the block runs.
 
     The lock is a hidden file next to `target`, or in it if its parent is read-only, and ends with the process, so a
-    killed job blocks nothing.
+    killed job blocks nothing. Parents of `target` are created, and removed if they stay empty.
 
     Args:
         target: the file or directory that only one process may write; it need not exist.
@@ -120,6 +120,7 @@ def lock(target: Path, job: str) -> Iterator[None]:
 
     # Symbolic links to one directory share its lock.
     target = Path(os.path.expanduser(target)).resolve()
+    missing = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     # A mounted volume may be the only directory that may be written.
     folder = target if target.is_dir() and not os.access(target.parent, os.W_OK) else target.parent
@@ -136,6 +137,10 @@ def lock(target: Path, job: str) -> Iterator[None]:
         with suppress(OSError):
             os.unlink(held.lock_file)
         held.release()
+        # A job that wrote nothing leaves nothing.
+        with suppress(OSError):
+            for parent in missing:
+                parent.rmdir()
 
 
 def read_json(path: Path, kind: Any = Any, *, max_bytes: int = JSON_LIMIT) -> Any:

@@ -165,3 +165,12 @@ def test_lock_in_an_empty_directory_leaves_it_vacant(tmp_path: Path, monkeypatch
     (target / "file").touch()
     with lock(target, "job"), pytest.raises(UsageError, match="is not empty"):
         check_vacant(target)
+
+
+def test_lock_leaves_no_empty_directories(tmp_path: Path) -> None:
+    with pytest.raises(UsageError), lock(tmp_path / "runs" / "new" / "out", "job"):
+        raise UsageError("mistake")
+    assert not any(tmp_path.iterdir())
+    with lock(tmp_path / "runs" / "out", "job"):
+        (tmp_path / "runs" / "out").mkdir()
+    assert [*tmp_path.rglob("*")] == [tmp_path / "runs", tmp_path / "runs" / "out"]
