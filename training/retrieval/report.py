@@ -55,7 +55,7 @@ def _facts(job: Job) -> Iterator[str]:
     yield f"loss: {job.kind.loss_name(form)}"
     if not isinstance(options, RerankerOptions):
         for role, prompt in job.kind.prompts(form).items():
-            yield f"{role} prompt: {prompt or 'none'}"
+            yield f"{role} prompt: {json.dumps(prompt, ensure_ascii=False) if prompt else 'none'}"
     yield f"columns: {', '.join(f'{role} = {column}' for role, column in job.data.columns.items()) or 'none'}"
     for name, part in job.parts.items():
         held_out = name == "validation" and not options.validation

@@ -167,6 +167,7 @@ def test_tables_end_with_the_mean_and_fit_the_terminal(embedder: Path) -> None:
     assert max(cell_len(line) for line in lines if str(embedder) not in line) <= 80
     mean = statistics.fmean(values(rows, model="bm25", dataset=name)["ndcg@10"] or 0 for name in ("first", "second"))
     report = (embedder / REPORT).read_text(encoding="utf-8")
+    assert '* query prompt: "検索クエリ: "\n' in report
     *_, last = [line for line in report.splitlines() if line.startswith("| mean of tests | bm25")]
     assert last.split(" | ")[2] == f"{100 * mean:.1f}"
     assert {path.stem for path in (embedder / "assets").iterdir()} == {"training", "systems", "matryoshka"}
