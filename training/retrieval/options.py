@@ -128,7 +128,10 @@ class EmbedderOptions(_WithPrompts):
 
     kind = "embedder"
 
-    pooling: Annotated[Literal["mean", "cls"], typer.Option(help="How token vectors become an embedding.")] = "mean"
+    pooling: Annotated[
+        Literal["mean", "cls"],
+        typer.Option(help="How token vectors become an embedding; a base that is an embedder keeps its own."),
+    ] = "mean"
     loss: Annotated[
         Literal["auto", "cached-mnrl", "cosent", "margin-mse", "kl-divergence"],
         typer.Option(help="Loss; auto chooses by the data."),
@@ -182,7 +185,9 @@ class LateInteractionOptions(_WithPrompts):
 
     kind = "late-interaction"
 
-    dimensions: Annotated[int, typer.Option(help="Length of the vector of a token.", min=1)] = 128
+    dimensions: Annotated[
+        int, typer.Option(help="Length of the vector of a token; a base of this type keeps its own.", min=1)
+    ] = 128
     loss: Annotated[
         Literal["auto", "cached-mnrl", "margin-mse", "kl-divergence"],
         typer.Option(help="Loss; auto chooses by the data."),
