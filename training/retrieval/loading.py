@@ -17,7 +17,7 @@ from .columns import PASSAGE_NAMES, TEXT_NAMES, RetrievalColumns, passage_text
 from .dataset import Example, Form, Part, RetrievalData
 from .holding_out import halves, hold_out, selected, without_negatives
 from .kinds import FORM_NAMES
-from .options import RetrievalOptions
+from .options import RerankerOptions, RetrievalOptions
 
 
 def load_data(options: RetrievalOptions, forms: tuple[Form, ...]) -> RetrievalData:
@@ -100,7 +100,8 @@ def _check_models(options: RetrievalOptions) -> None:
     """Raises a `UsageError` if another model that an option names is not a model, or is not used."""
     if options.mine_with is not None and not options.mine_negatives:
         raise UsageError("--mine-with names the embedder that mines negatives. Set --mine-negatives as well.")
-    for name in (options.mine_with, options.teacher):
+    candidates = options.candidates if isinstance(options, RerankerOptions) and options.candidates != "bm25" else None
+    for name in (options.mine_with, options.teacher, candidates):
         if name is not None:
             ModelReference.parse(name).check_model()
 

@@ -148,6 +148,12 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         ["--teacher", "teacher/"],
         r"teacher/: no such directory",
     ),
+    "no embedder that finds candidates": (
+        "reranker",
+        {"train.jsonl": TRIPLETS},
+        ["--candidates", "finder/"],
+        r"finder/: no such directory",
+    ),
     "too many dimensions": (
         "embedder",
         {"train.jsonl": GOOD},
