@@ -140,7 +140,7 @@ class Vocabulary:
             characters_in_use = len(fixed) - len(self.protected)
             raise UsageError(
                 f"{size:,} tokens are too few: {len(fixed):,} must stay, which are {len(self.protected):,} special "
-                f"tokens and bytes, and {characters_in_use:,} characters in use. Name a larger size."
+                f"tokens and bytes, and {characters_in_use:,} characters in use. Name a larger --size or --share."
             )
         return self._pruned(uses, fixed, total if size is None else size, min_count, np.ones(total))
 

@@ -168,6 +168,8 @@ class _Reader:
                     break
             weights.append(float(max(1, counted.characters - before)))
         documents, characters = counted.documents, counted.characters
+        if not documents:
+            raise UsageError(f"--{option} {_name(paths)}: all of its documents are held out. Add documents.")
         if held_out is None:
             texts, copies = counted.sample.lowest(min(MOST_HELD_OUT, documents // _INTERVAL))
             instead = {"train": "--validation", "replay": "--general"}[option]
@@ -179,8 +181,6 @@ class _Reader:
                 )
             held_out = HeldOut(_name(paths), option, texts)
             documents, characters = documents - copies, characters - sum(map(len, texts))
-        if not documents:
-            raise UsageError(f"--{option} {_name(paths)}: all of its documents are held out. Add documents.")
         tokens = self._tokens(counted.beginning, documents, characters)
         corpus = Corpus(
             tuple(paths),

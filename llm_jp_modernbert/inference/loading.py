@@ -237,7 +237,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
                 raise ValueError("without tokenizer files, transformers makes an empty tokenizer")
         except Exception:  # files with unexpected types may raise anything
             raise UsageError(
-                f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Name one with --tokenizer."
+                f"{reference}: no tokenizer found. {first_line(not_llm_jp)} Add its tokenizer.json, or name one with "
+                "--tokenizer where a command has this option."
             ) from not_llm_jp
     if not isinstance(tokenizer.model_max_length, (int, float)):
         raise UsageError(f"{reference}: model_max_length in its tokenizer_config.json must be a number.")

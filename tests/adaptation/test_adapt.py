@@ -310,6 +310,8 @@ def test_changes_are_those_of_the_sums_over_documents() -> None:
 BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"train": []}, r"--train: missing"),
     ({"train": ["data/missing.jsonl"]}, r"--train: data/missing\.jsonl: no such file"),
+    ({"train": [" "]}, r"--train: the name of a file or dataset is empty"),
+    ({"train": ["FEW"], "general": ["FEW"]}, r"--train few\.jsonl: all of its documents are held out"),
     ({"replay": ["./missing.jsonl"]}, r"--replay: \./missing\.jsonl: no such file"),
     ({"validation": ["./missing.jsonl"]}, r"--validation: \./missing\.jsonl: no such file"),
     ({"general": ["./missing.jsonl"]}, r"--general: \./missing\.jsonl: no such file"),

@@ -281,6 +281,9 @@ def test_held_out_text_is_not_counted(base: Path, tmp_path: Path) -> None:
         (["trim", "OTHER", "--texts", "DOMAIN"], r"has 290 tokens, but .* has a vocabulary of 900"),
         (["extend", "BASE", "--texts", "HIRAGANA"], "no new terms found"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "KNOWN"], "all of its terms are tokens already"),
+        (["trim", "BASE", "--texts", ""], "--texts: the name of a file or dataset is empty"),
+        (["extend", "BASE", "--texts", "DOMAIN", "--terms", "LONG"], "long.txt, row 2: 257 characters"),
+        (["extend", "BASE", "--texts", "DOMAIN", "--terms", "NULL"], r"null.txt, row 1: .* control character '\\x00'"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "EMPTY"], "holds no term"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "nothing.txt"], "nothing.txt: no such file"),
         (["extend", "BASE", "--texts", "DOMAIN", "--terms", "KNOWN", "--new-tokens", "5"], "--terms names"),
@@ -301,6 +304,8 @@ def test_bad_input_ends_in_one_line(
         "EMPTY": "\n",
         "SINGLE": "今日は晴れ。",
         "KNOWN": "の\n",
+        "LONG": f"公園\n{'公' * 257}\n",
+        "NULL": "公\x00園\n",
         "HIRAGANA": "".join(f"わたしは{number * 'ね'}る。\n\n" for number in range(30)),
     }
     places: dict[str, Path] = {"BASE": base, "BERT": bert, "DOMAIN": domain}

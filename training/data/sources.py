@@ -254,6 +254,8 @@ def _origin(place: str, revision: str | None = None) -> CorpusOrigin | None:
 
 def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
     path = str(entry["path"])
+    if not path.strip():
+        raise SourceError(f"{key}: the name of a file or dataset is empty.")
     # A missing file is not searched for on the Hub.
     is_file = glob.escape(path) != path or is_local_path(path) or path.endswith(KNOWN_SUFFIXES)
     if any(name in entry for name in _DATASET_KEYS) or not is_file:

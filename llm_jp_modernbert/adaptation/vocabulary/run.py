@@ -28,6 +28,7 @@ from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelNa
 from llm_jp_modernbert.inference.heads import MASKED_LM, Head
 from llm_jp_modernbert.inference.loading import checkpoint_folder
 from llm_jp_modernbert.tokenization import check_fits
+from llm_jp_modernbert.tokenization.layout import SPACE
 from llm_jp_modernbert.tokenization.vocabulary import Vocabulary
 from llm_jp_modernbert.training.finetuning.finetune.base import Base, open_base
 
@@ -159,7 +160,7 @@ def _extended(options: ExtendOptions, base: Base, vocabulary: Vocabulary, domain
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return ", ".join(name.replace(SPACE, "␣") for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 class _Change:

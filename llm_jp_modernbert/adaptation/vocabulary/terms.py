@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from unicodedata import category
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.text_files import read_lines
@@ -16,6 +17,8 @@ from llm_jp_modernbert.tokenization.vocabulary import Vocabulary
 # hiragana, are rarely terms. A word ends where its script ends.
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[_-][A-Za-z][A-Za-z0-9]*)*|[ァ-ヺ一-鿿㐀-䶿][ァ-ヺー一-鿿㐀-䶿々〆]+")
 _LONGEST = 24
+# Scores of longer splits add up to sums whose rounding errors come near the margin of new pieces.
+_LONGEST_NAMED = 256
 _LEAST_LATIN = 3
 MIN_COUNT = 5
 """Rarer words are not added: their embedding would hardly be trained."""
@@ -71,9 +74,20 @@ def read_terms(path: Path, vocabulary: Vocabulary) -> tuple[list[str], list[str]
         New pieces, and terms that are tokens already.
 
     Raises:
-        UsageError: the file cannot be read, or holds no new term.
+        UsageError: the file cannot be read or holds no new term, or a term is too long or has control characters.
     """
-    terms = dict.fromkeys(line.strip() for _, line in read_lines(path))
+    terms: dict[str, None] = {}
+    for row, line in read_lines(path):
+        term = line.strip()
+        if len(term) > _LONGEST_NAMED:
+            raise UsageError(
+                f"--terms {path}, row {row}: {len(term):,} characters; a term has at most {_LONGEST_NAMED}. Write one "
+                "term per line."
+            )
+        control = next((character for character in term if category(character) == "Cc"), None)
+        if control is not None:
+            raise UsageError(f"--terms {path}, row {row}: holds the control character {control!r}. Remove it.")
+        terms[term] = None
     pieces = dict.fromkeys(vocabulary.piece_of(term) for term in terms if term)
     new = [piece for piece in pieces if piece and piece not in vocabulary.ids]
     if not new:
