@@ -105,7 +105,7 @@ def _limits_of_adaptation(facts: ModelFacts) -> list[str]:
         lines.append("It was not measured how much the model has forgotten about general text.")
     else:
         general = record["general"]["metrics"].get(_PERPLEXITY)
-        if general and general["change"]["value"] > 1:
+        if general and (general["change"]["low"] or general["change"]["value"]) > 1:
             lines.append(
                 "The model has forgotten: its pseudo-perplexity of general text is × "
                 f"{general['change']['value']:.3g} that of its base."

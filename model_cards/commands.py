@@ -86,11 +86,14 @@ def evaluations(rows: Iterable[Row]) -> list[str]:
 
 def _pretraining(facts: ModelFacts) -> list[str]:
     name, lines, previous = quote(facts.name), [], None
+    # A changed vocabulary is not that of the training.
+    tokenizer = "BASE_TOKENIZER" if facts.vocabulary else name
     if facts.is_continued:
         previous = quote(facts.start or "BASE_MODEL")
     for index, stage in enumerate(facts.stages):
         if index == len(facts.stages) - 1 and facts.adaptation:
-            lines += _adaptation(facts.adaptation, previous or quote(facts.base_model or "BASE_MODEL"))
+            base = previous or quote(facts.base_model or "BASE_MODEL")
+            lines += _adaptation(facts.adaptation, base, stage["recipe"])
             continue
         if index == len(facts.stages) - 1 and facts.recipe_file:
             recipe = quote(facts.recipe_file)
@@ -103,22 +106,22 @@ def _pretraining(facts: ModelFacts) -> list[str]:
         start = f" init_from={previous}" if previous else ""
         previous = quote(f"runs/{stage['stage']}")
         lines.append(f"llm-jp-modernbert pretrain {recipe}{start} \\")
-        lines.append(f"    train_data=YOUR_TEXTS tokenizer={name} output_dir={previous}")
+        lines.append(f"    train_data=YOUR_TEXTS tokenizer={tokenizer} output_dir={previous}")
     return lines
 
 
-def _adaptation(record: AdaptationRecord, base: str) -> list[str]:
+def _adaptation(record: AdaptationRecord, base: str, recipe: Mapping[str, Any]) -> list[str]:
     texts = {"train": record["train"], "replay": record["replay"]}
     data = [
         f"--{option} {quote(name if is_repository(name) else f'{_DATA}/{name}')}"
         for option, of_option in texts.items()
         for name in (of_option["name"].split("+") if of_option else ())
     ]
-    settings = [f"--epochs {record['epochs']:g}", f"--seed {record['seed']}"]
-    return [
-        f"llm-jp-modernbert adapt {base} learning_rate={record['learning_rate']:g} \\",
-        f"    {' '.join(data + settings)}",
-    ]
+    share = [f"--replay-share {record['replay']['share']:g}"] if record["replay"] else []
+    settings = [*share, f"--epochs {record['epochs']:g}", f"--seed {record['seed']}"]
+    keys = ("learning_rate", "mlm_probability", "sequence_length", "tokens_per_batch")
+    overrides = [f"{key}={recipe[key]:.10g}" for key in keys if recipe.get(key) is not None]
+    return [f"llm-jp-modernbert adapt {base} {' '.join(overrides)} \\", f"    {' '.join(data + settings)}"]
 
 
 def _vocabulary(facts: ModelFacts) -> list[str]:

@@ -247,6 +247,9 @@ def test_card_of_an_adapted_model_shows_what_it_learned_and_forgot() -> None:
     assert "| domain | `texts` | pseudo-perplexity ↓ | 200 (180 to 220) | 100 (90 to 110) | × 0.5 |" in text
     assert "its pseudo-perplexity of general text is × 1.2 that of its base" in text
     assert "adapted to the texts of `manuals` with 25% general text" in text
+    adaptation["general"]["metrics"]["pseudo_perplexity"]["change"]["low"] = 0.9
+    unclear = model_card(ModelFacts("org/model", config("ForMaskedLM"), adaptation=adaptation)).text
+    assert "has forgotten" not in unclear
     assert "has not been evaluated" not in text.partition("associations")[0]
 
 
