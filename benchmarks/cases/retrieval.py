@@ -24,8 +24,9 @@ from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertModel
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.auto import registered_for_modernbert
 from llm_jp_modernbert.tokenization import train_stand_in
-from llm_jp_modernbert.training.retrieval.kinds import RetrievalKind, kind_of
+from llm_jp_modernbert.training.retrieval.kinds import RetrievalKind
 from llm_jp_modernbert.training.retrieval.options import EmbedderOptions
+from llm_jp_modernbert.training.retrieval.registry import kind_of
 
 from ..measure import OURS, Candidate, Case
 from ..models import FIRST_WORD, Dtype, Models, Shape

@@ -10,7 +10,6 @@ from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer import losses, modules
 from sentence_transformers.util import pairwise_cos_sim
@@ -42,7 +41,6 @@ class Embedder(RetrievalKind):
 
     model_class = PackedSentenceTransformer
     trainer_class = SentenceTransformerTrainer
-    arguments_class = SentenceTransformerTrainingArguments
     losses_by_form = MappingProxyType(
         {
             "pairs": ("cached-mnrl",),

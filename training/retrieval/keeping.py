@@ -22,11 +22,11 @@ from ..finetuning.finetune.folder import RESULTS, SeedResult
 from ..finetuning.record import ERRORS, Part, Seed
 from ..report import device_line
 from .job import Job
-from .kinds import kind_of
 from .measuring import CANDIDATES, WORST, Benchmark, Scores, index_facts, measure, ndcg_by_length
 from .options import EmbedderOptions, RerankerOptions
 from .plots import draw_all
 from .record import Baseline, Negatives, Record, task_of, write_record
+from .registry import kind_of
 from .report import kept_rows, main_row, write_report
 
 _LIBRARIES = (

@@ -46,7 +46,6 @@ class RetrievalKind(ABC):
     model_class: ClassVar[Any]
     """Class of sentence-transformers, extended by `InPieces`."""
     trainer_class: ClassVar[Any]
-    arguments_class: ClassVar[Any]
     losses_by_form: ClassVar[Mapping[Form, tuple[str, ...]]]
     """Losses by form of the training data; the first is the default."""
 
@@ -120,7 +119,7 @@ class RetrievalKind(ABC):
         """
 
     def trainer_arguments(self, form: Form) -> dict[str, Any]:
-        """Arguments that the loss requires, for `arguments_class`."""
+        """Arguments of the trainer that the loss requires."""
         # A passage that occurs twice in a batch would be a negative of its own query.
         return {"batch_sampler": "no_duplicates"} if self.loss_name(form) in ("cached-mnrl", "mnrl") else {}
 
@@ -190,27 +189,3 @@ class RetrievalKind(ABC):
     def is_own(self, base: Base) -> bool:
         """Whether the base is a model of sentence-transformers of this type."""
         return saved_type(base.reference) == self.model_class.model_type
-
-
-def kind_of(options: RetrievalOptions) -> RetrievalKind:
-    """The type of model that a command trains.
-
-    Raises:
-        UsageError: sentence-transformers is missing.
-    """
-    try:
-        from .embedder import Embedder
-        from .late_interaction import LateInteraction
-        from .reranker import Reranker
-        from .sparse import Sparse
-    except ImportError as error:
-        raise UsageError(
-            "training needs sentence-transformers 6.2 or later: pip install 'llm-jp-modernbert[retrieval]'."
-        ) from error
-    kinds: dict[str, type[RetrievalKind]] = {
-        "embedder": Embedder,
-        "reranker": Reranker,
-        "sparse": Sparse,
-        "late-interaction": LateInteraction,
-    }
-    return kinds[options.kind](options)

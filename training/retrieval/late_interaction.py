@@ -10,7 +10,6 @@ from datasets import Dataset
 from sentence_transformers import (
     MultiVectorEncoder,
     MultiVectorEncoderTrainer,
-    MultiVectorEncoderTrainingArguments,
 )
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder import losses
@@ -39,7 +38,6 @@ class LateInteraction(RetrievalKind):
 
     model_class = PackedMultiVectorEncoder
     trainer_class = MultiVectorEncoderTrainer
-    arguments_class = MultiVectorEncoderTrainingArguments
     losses_by_form = MappingProxyType(
         {
             "pairs": ("cached-mnrl",),

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers import CrossEncoder, CrossEncoderTrainer
 from sentence_transformers.cross_encoder import losses
 from torch import Tensor, nn
 
@@ -33,7 +33,6 @@ class Reranker(RetrievalKind):
 
     model_class = PackedCrossEncoder
     trainer_class = CrossEncoderTrainer
-    arguments_class = CrossEncoderTrainingArguments
     losses_by_form = MappingProxyType(
         {
             "pairs": ("cached-mnrl",),

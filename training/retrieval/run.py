@@ -97,8 +97,8 @@ def train_retrieval(options: RetrievalOptions) -> Trained:
     from ..pretrain import on_main
     from .arguments import retrieval_arguments
     from .job import Job
-    from .kinds import kind_of
     from .loading import load_data, trained_form
+    from .registry import kind_of
     from .report import end_lines, start_lines
     from .trainings import RetrievalTrainings
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from sentence_transformers import SparseEncoderTrainer, SparseEncoderTrainingArguments
+from sentence_transformers import SparseEncoderTrainer
 from sentence_transformers.sparse_encoder import losses
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
@@ -38,7 +38,6 @@ class Sparse(RetrievalKind):
 
     model_class = PackedSparseEncoder
     trainer_class = SparseEncoderTrainer
-    arguments_class = SparseEncoderTrainingArguments
     losses_by_form = MappingProxyType(
         {
             "pairs": ("mnrl",),

@@ -30,7 +30,6 @@ from llm_jp_modernbert.training.finetuning.record import ERRORS
 from llm_jp_modernbert.training.retrieval.dataset import Example, Form, Part, RetrievalData
 from llm_jp_modernbert.training.retrieval.job import Job
 from llm_jp_modernbert.training.retrieval.keeping import keep
-from llm_jp_modernbert.training.retrieval.kinds import kind_of
 from llm_jp_modernbert.training.retrieval.measuring import Benchmark, benchmarks_of, index_facts, search_of
 from llm_jp_modernbert.training.retrieval.options import (
     EmbedderOptions,
@@ -39,6 +38,7 @@ from llm_jp_modernbert.training.retrieval.options import (
     RetrievalOptions,
 )
 from llm_jp_modernbert.training.retrieval.record import RECORD, Record, is_recorded, read_record
+from llm_jp_modernbert.training.retrieval.registry import kind_of
 from llm_jp_modernbert.training.retrieval.report import end_lines, start_lines
 
 ANIMALS, FOODS, PLACES = ["猫", "犬", "鳥"], ["寿司", "うどん", "パン"], ["駅", "港", "丘"]

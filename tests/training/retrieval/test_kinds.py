@@ -20,13 +20,13 @@ from llm_jp_modernbert.inference.heads import ENCODER, MASKED_LM, SEQUENCE_CLASS
 from llm_jp_modernbert.inference.retrieval.splade import vocabulary_weights
 from llm_jp_modernbert.training.finetuning.finetune.base import open_base
 from llm_jp_modernbert.training.retrieval.dataset import Example
-from llm_jp_modernbert.training.retrieval.kinds import kind_of
 from llm_jp_modernbert.training.retrieval.options import (
     EmbedderOptions,
     LateInteractionOptions,
     RerankerOptions,
     SparseOptions,
 )
+from llm_jp_modernbert.training.retrieval.registry import kind_of
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,14 @@ from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.tokenization import train_stand_in
 from llm_jp_modernbert.training.finetuning.finetune.base import open_base
 from llm_jp_modernbert.training.retrieval.dataset import Example, Form
-from llm_jp_modernbert.training.retrieval.kinds import RetrievalKind, kind_of
+from llm_jp_modernbert.training.retrieval.kinds import RetrievalKind
 from llm_jp_modernbert.training.retrieval.options import (
     EmbedderOptions,
     LateInteractionOptions,
     RerankerOptions,
     SparseOptions,
 )
+from llm_jp_modernbert.training.retrieval.registry import kind_of
 
 OPTIONS: dict[str, Any] = {
     "embedder": EmbedderOptions,
@@ -122,7 +123,7 @@ def examples(form: Form) -> list[Example]:
 
 def loss_and_gradients(kind: RetrievalKind, model: Any, loss: Any, form: Form, folder: Path) -> Any:
     """The loss of one batch in sentence-transformers' trainer, and the gradients of all parameters."""
-    arguments = kind.arguments_class(str(folder), report_to=[], use_cpu=True)
+    arguments = kind.trainer_class.training_args_class(str(folder), report_to=[], use_cpu=True)
     rows = list(kind.columns(examples(form), form))
     trainer = kind.trainer_class(model, arguments, loss=loss)
     model.zero_grad()
@@ -213,7 +214,7 @@ def test_loss_curve_equals_that_of_sentence_transformers(base: Path, tmp_path: P
             kind.save(model, tmp_path / "model")
             model = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
             loss = embedder.CachedMultipleNegativesRankingLoss(model)
-        arguments = kind.arguments_class(
+        arguments = kind.trainer_class.training_args_class(
             str(tmp_path),
             num_train_epochs=4,
             per_device_train_batch_size=3,

@@ -20,7 +20,6 @@ from llm_jp_modernbert.training.finetuning.finetune.base import open_base
 from llm_jp_modernbert.training.finetuning.finetune.folder import Folder
 from llm_jp_modernbert.training.retrieval.arguments import retrieval_arguments
 from llm_jp_modernbert.training.retrieval.job import Job
-from llm_jp_modernbert.training.retrieval.kinds import kind_of
 from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import (
     EmbedderOptions,
@@ -29,6 +28,7 @@ from llm_jp_modernbert.training.retrieval.options import (
     RetrievalOptions,
     SparseOptions,
 )
+from llm_jp_modernbert.training.retrieval.registry import kind_of
 from llm_jp_modernbert.training.retrieval.trainer import (
     DistinctBatches,
     RetrievalTrainer,
