@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -164,6 +165,11 @@ def read_json(path: Path, kind: Any = Any, *, max_bytes: int = JSON_LIMIT) -> An
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from error
     return parse_json(content, str(path), kind, max_bytes=max_bytes)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a readable JSON file as a whole; numbers that are not finite are a `ValueError`."""
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def parse_json(content: str | bytes, source: str, kind: Any = Any, *, max_bytes: int = JSON_LIMIT) -> Any:

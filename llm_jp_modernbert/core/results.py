@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from .checkpoint_names import CheckpointName
 from .errors import UsageError
-from .files import parse_json, read_json, write_whole
+from .files import parse_json, read_json, write_json, write_whole
 from .results_schema_1 import upgrade
 from .versions import library_versions
 
@@ -362,7 +362,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Writes a file of rows; creates its parent directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}
-    write_whole(path, json.dumps(payload, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(path, payload)
 
 
 def model_folder(model: str) -> str:

@@ -13,7 +13,6 @@ checkpoints, for `llm-jp-modernbert leaderboard --results FOLDER/results`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 from llm_jp_modernbert.core.checkpoint_names import CheckpointName
 from llm_jp_modernbert.core.clean_process import reload_alone
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory, read_json, write_whole
+from llm_jp_modernbert.core.files import atomic_directory, read_json, write_json
 from llm_jp_modernbert.core.plots import save, style
 from llm_jp_modernbert.core.results import Results, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.evaluation.plots import plot_all
@@ -228,7 +227,7 @@ def _write_results(
 
 
 def _write_json(path: Path, content: Any) -> None:
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(path, content)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

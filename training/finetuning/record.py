@@ -6,14 +6,13 @@ it: they are result rows in `results/` (see `core.results`).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import read_json, write_whole
+from llm_jp_modernbert.core.files import read_json, write_json
 
 from .options import Kind
 
@@ -146,4 +145,4 @@ def is_recorded(record: Record, row: Row) -> bool:
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record of a fine-tuned model."""
-    write_whole(folder / RECORD, json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(folder / RECORD, record)

@@ -6,14 +6,13 @@ in `results/` (see `core.results`).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import read_json, write_whole
+from llm_jp_modernbert.core.files import read_json, write_json
 
 from ..finetuning.record import Part, Seed
 from .dataset import Form
@@ -119,7 +118,7 @@ def read_record(folder: Path) -> Record | None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record of a trained model."""
-    write_whole(folder / RECORD, json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(folder / RECORD, record)
 
 
 def task_of(kind: Kind) -> str:

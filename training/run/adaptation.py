@@ -6,13 +6,12 @@ the last stage of `training.json`, see `summary`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from typing_extensions import TypedDict
 
-from llm_jp_modernbert.core.files import read_json, write_whole
+from llm_jp_modernbert.core.files import read_json, write_json
 
 RECORD = "adaptation.json"
 """File name of the record, in the directory of an adapted model."""
@@ -133,4 +132,4 @@ def read_record(folder: Path) -> Record | None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record of an adapted model."""
-    write_whole(folder / RECORD, json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(folder / RECORD, record)

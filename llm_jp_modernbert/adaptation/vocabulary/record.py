@@ -6,13 +6,12 @@ read it. Intervals of the figures are in the result rows in `results/` (see `cor
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from llm_jp_modernbert.core.files import read_json, write_whole
+from llm_jp_modernbert.core.files import read_json, write_json
 
 RECORD = "vocabulary.json"
 """File name of the record, in the directory of a model whose vocabulary was changed."""
@@ -125,4 +124,4 @@ def read_record(folder: Path) -> Record | None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record of a model."""
-    write_whole(folder / RECORD, json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(folder / RECORD, record)
