@@ -1,0 +1,1 @@
+"""Vectors, predictions and labels of many texts, by any backend."""
