@@ -101,6 +101,7 @@ setup(
     package_dir={f"llm_jp_modernbert.{folder}": folder for folder in FOLDERS},
     package_data={
         "llm_jp_modernbert": ["py.typed"],
+        "llm_jp_modernbert.publishing.serving": ["probes/*.mjs"],
         "llm_jp_modernbert.quickstart": ["corpus/*"],
         "llm_jp_modernbert.evaluation.data": ["prompts.jsonl"],
         "llm_jp_modernbert.model_cards": ["templates/*.md", "templates/*.txt", "templates/licenses/*"],

@@ -27,6 +27,7 @@ from .commands.pull import pull
 from .commands.quickstart import quickstart
 from .commands.release import release
 from .commands.release_dataset import release_dataset
+from .commands.serve_check import serve_check
 from .commands.tokenize_corpus import tokenize_corpus
 from .commands.tokenizer import tokenizer
 from .commands.train_retrieval import train_embedder, train_late_interaction, train_reranker, train_sparse
@@ -63,6 +64,7 @@ for job in (
     tokenizer,
     release_dataset,
     release,
+    serve_check,
     pull,
     checkpoints,
 ):
