@@ -1,12 +1,16 @@
-"""Packed float16 weights keep the first candidates; unsupported uses are reported."""
+"""Prepared weights keep the results; unsupported uses are reported."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from checkpoints import TEXTS, write_checkpoint
+from peer import pair
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, pipeline
 from typer.testing import CliRunner
@@ -15,7 +19,11 @@ from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.fill_mask import FilledText, fill_masks
 from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
-from llm_jp_modernbert.inference.packed_weights import HalfPrecisionLinear, load_fast_masked_lm, pack_weights
+from llm_jp_modernbert.inference.packed_weights import (
+    HalfPrecisionLinear,
+    load_fast_masked_lm,
+    prepare_for_inference,
+)
 
 pytestmark = pytest.mark.skipif(
     torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="torch packs float16 weights on x86 only"
@@ -42,6 +50,73 @@ def test_layer_computes_in_float32_with_weights_rounded_to_float16() -> None:
     rounded = nn.functional.linear(inputs, linear.weight.half().float(), linear.bias)
     with torch.inference_mode():
         torch.testing.assert_close(HalfPrecisionLinear(linear)(inputs), rounded, atol=1e-5, rtol=1e-5)
+
+
+def outputs(model: nn.Module, *rows: list[int]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return [model(input_ids=torch.tensor([row])).logits[0] for row in rows]
+
+
+ROWS = ([5], list(range(4, 20)), [7, 9] * 60)
+
+
+@pytest.mark.parametrize("settings", [{}, {"mlp_bias": True, "attention_bias": True}])
+@pytest.mark.parametrize("head", ["ForMaskedLM", "ForTokenClassification"])
+def test_prepared_model_equals_transformers(head: str, settings: dict[str, bool]) -> None:
+    own, peer = pair(head, None, **settings)
+    expected = outputs(peer, *ROWS)
+    prepared = prepare_for_inference(own, torch.float32)
+    assert not any(type(module) is nn.Linear for module in prepared.model.modules())
+    for logits, others in zip(outputs(prepared, *ROWS), expected, strict=True):
+        torch.testing.assert_close(logits, others, atol=1e-5, rtol=1e-5)
+
+
+def test_prepared_model_keeps_one_copy_of_the_weights() -> None:
+    own, _ = pair("ForMaskedLM")
+    decoder, weight = own.decoder, own.decoder.weight
+    originals = [weakref.ref(layer.mlp.Wi.weight) for layer in own.model.layers]
+    prepare_for_inference(own)
+    gc.collect()
+    assert all(original() is None for original in originals)
+    # The vocabulary matrix is needed by the embeddings too.
+    assert own.decoder is decoder
+    assert own.decoder.weight is weight is own.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("lacking", ["instructions", "operators"])
+def test_layers_stay_without_prepared_products(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    own, peer = pair("ForMaskedLM", None)
+    if lacking == "operators":
+        # As in a version of torch without them.
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    prepare_for_inference(own)
+    assert type(own.model.layers[0].mlp.Wi) is nn.Linear
+    for logits, others in zip(outputs(own, *ROWS), outputs(peer, *ROWS), strict=True):
+        torch.testing.assert_close(logits, others, atol=1e-5, rtol=1e-5)
+
+
+def test_model_is_converted_to_bfloat16() -> None:
+    own, peer = pair("ForMaskedLM", None)
+    expected = outputs(peer.bfloat16(), *ROWS)
+    for logits, others in zip(outputs(prepare_for_inference(own, torch.bfloat16), *ROWS), expected, strict=True):
+        assert logits.dtype == torch.bfloat16
+        torch.testing.assert_close(logits, others, atol=2e-2, rtol=2e-2)
+
+
+def test_gradients_through_prepared_layers_are_refused() -> None:
+    own, _ = pair("ForMaskedLM", None)
+    prepare_for_inference(own)
+    # Forgotten `no_grad` is harmless.
+    assert not own(input_ids=torch.tensor([[5, 6]])).logits.requires_grad
+    with pytest.raises(UsageError, match="computes no gradients"):
+        own(inputs_embeds=torch.zeros(1, 4, own.config.hidden_size, requires_grad=True))
+
+
+def test_other_dtypes_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"inference in torch.float64 is not supported. Choose float32"):
+        prepare_for_inference(nn.Linear(2, 2), torch.float64)
 
 
 def test_first_candidates_equal_those_of_the_pipeline(folder: Path, results: list[FilledText]) -> None:
@@ -94,12 +169,13 @@ def test_conflicting_options_are_refused(folder: Path, option: list[str]) -> Non
     assert "Drop --device and --dtype, or --fast." in str(result.exception)
 
 
-def test_other_model_types_are_refused() -> None:
+def test_other_model_types_are_refused(tmp_path: Path) -> None:
     tiny = BertForMaskedLM(
         BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     )
+    tiny.save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="--fast is for ModernBERT, and this is bert"):
-        pack_weights(tiny)
+        load_fast_masked_lm(str(tmp_path))
 
 
 def test_weights_outside_of_float16_are_refused(folder: Path) -> None:
@@ -107,7 +183,7 @@ def test_weights_outside_of_float16_are_refused(folder: Path) -> None:
     with torch.no_grad():
         model.model.layers[1].mlp.Wi.weight[0, 0] = 1e5
     with pytest.raises(UsageError, match=r"weights up to 1e\+05 do not fit float16"):
-        pack_weights(model)
+        prepare_for_inference(model, torch.float16)
     assert isinstance(model.model.layers[0].mlp.Wi, nn.Linear), "a refused model is not changed"
 
 
@@ -116,16 +192,17 @@ def test_nan_weights_are_refused(folder: Path) -> None:
     with torch.no_grad():
         model.model.layers[1].mlp.Wi.weight[0, 0] = torch.nan
     with pytest.raises(UsageError, match="weights up to nan do not fit float16"):
-        pack_weights(model)
+        prepare_for_inference(model, torch.float16)
 
 
 def test_processor_without_packed_weights_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.quantized, "engine", "onednn")
-    with pytest.raises(UsageError, match="--fast needs an x86 processor"):
+    with pytest.raises(UsageError, match="float16 weights need an x86 processor"):
         load_fast_masked_lm(str(folder))
 
 
-def test_saving_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_saving_is_refused(folder: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     with pytest.raises(UsageError, match="cannot be saved"):
-        load_fast_masked_lm(str(folder)).save_pretrained(tmp_path / "copy")
+        prepare_for_inference(load_masked_lm(str(folder)), dtype).save_pretrained(tmp_path / "copy")
     assert not list(tmp_path.rglob("*.safetensors"))
