@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config
+from llm_jp_modernbert.inference.graphs.exporters import LARGEST_FILE, quiet_exporters, remove_metadata
 from llm_jp_modernbert.inference.heads import (
     ENCODER,
     MASKED_LM,
@@ -37,9 +36,6 @@ TOLERANCE = 1e-3
 """Largest allowed difference between outputs in onnxruntime and in torch."""
 LEAST_AGREEMENT = 0.5
 """Least share of predictions that int8 and float32 have in common."""
-
-LARGEST_FILE = 1_900_000_000
-"""Largest size in bytes of weights in the `.onnx` file itself: a protocol buffer holds at most 2 GB."""
 
 INPUTS = ("input_ids", "attention_mask")
 
@@ -224,7 +220,7 @@ def _export(source: PreTrainedModel, file: Path) -> None:
     # Two separate tensors: the exporter merges inputs that are the same tensor.
     examples = (torch.ones(*shape, dtype=torch.long), torch.ones(*shape, dtype=torch.long))
     axes = {number: torch.export.Dim(name) for number, name in enumerate(names)}
-    with _quietly():
+    with quiet_exporters():
         program = torch.onnx.export(
             Outputs().eval(),
             examples,
@@ -235,23 +231,9 @@ def _export(source: PreTrainedModel, file: Path) -> None:
             dynamic_shapes=(axes, axes),
         )
         assert program is not None
-        _remove_metadata(program.model)
+        remove_metadata(program.model)
         size = sum(parameter.nbytes for parameter in model.parameters())
         program.save(file, external_data=size > LARGEST_FILE)
-
-
-def _remove_metadata(model: Any) -> None:
-    """Removes torch's notes on the origin of every node, which contain paths of this machine."""
-    for graph in (model.graph, *model.functions.values()):
-        for node in graph.all_nodes():
-            node.doc_string = None
-            node.metadata_props.clear()
-            for value in node.outputs:
-                value.metadata_props.clear()
-        for value in (*graph.inputs, *getattr(graph, "initializers", {}).values()):
-            value.metadata_props.clear()
-        graph.metadata_props.clear()
-    model.metadata_props.clear()
 
 
 def _quantize(file: Path, quantized: Path) -> None:
@@ -259,7 +241,7 @@ def _quantize(file: Path, quantized: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     large = file.with_name(f"{file.name}.data").exists()
-    with _quietly(), tempfile.TemporaryDirectory() as temporary:
+    with quiet_exporters(), tempfile.TemporaryDirectory() as temporary:
         # Without it, the decoder (the transposed embeddings) is converted back to float32 in every run.
         prepared = Path(temporary) / file.name
         quant_pre_process(file, prepared, skip_symbolic_shape=True, save_as_external_data=large)
@@ -272,18 +254,3 @@ def _quantize(file: Path, quantized: Path) -> None:
             weight_type=QuantType.QInt8,
             use_external_data_format=large,
         )
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Silences the exporters' warnings about optional packages."""
-    previous, handlers = logging.root.manager.disable, list(logging.root.handlers)
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-        # onnxruntime gives the root logger a handler, which would show every message twice.
-        logging.root.handlers[:] = handlers

@@ -1,0 +1,1 @@
+"""The packed model as a graph for OpenVINO and ONNX Runtime."""

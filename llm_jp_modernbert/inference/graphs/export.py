@@ -1,0 +1,198 @@
+"""Exports packed graphs: one ONNX file, or OpenVINO's intermediate representation, next to a description.
+
+A graph is exported from a model on first use and kept in a cache, or shipped with a model in its folder `packed`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from llm_jp_modernbert import __version__
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import atomic_directory, read_json, write_json
+from llm_jp_modernbert.core.references import ModelReference
+
+from ..heads import MASKED_LM, Head, head_of
+from ..loading import OUR_MODEL_TYPES, load_model, model_revision
+from .exporters import LARGEST_FILE, quiet_exporters, remove_metadata
+from .inputs import INPUTS, LOGITS_POSITIONS, graph_inputs
+from .module import PackedGraph, Pooling, output_names
+
+logger = logging.getLogger(__name__)
+
+Runtime = Literal["onnx", "openvino"]
+
+FOLDER = "packed"
+"""Folder of a model in which its packed graphs are shipped."""
+
+FILES: dict[Runtime, str] = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
+"""File of a graph by runtime."""
+
+DESCRIPTION = "graph.json"
+
+# A RoPE type that depends on the length of a document cannot be a table.
+_ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+_ONNX_OPSET = 20
+# Lengths of the documents with which a graph is traced. Their sizes must differ, or axes would be taken for equal.
+_EXAMPLE = (150, 7, 33)
+
+
+class Description(TypedDict):
+    """Content of `graph.json`.
+
+    Attributes:
+        window: tokens on either side that a local layer attends to.
+        max_length: largest number of tokens of a document.
+        outputs: names of the outputs.
+        revision: commit of the model's repository, or hash of its weights.
+        version: version of this package that exported the graph.
+    """
+
+    architecture: str
+    window: int
+    max_length: int
+    outputs: list[str]
+    revision: str
+    version: str
+
+
+def graph_folder(name: str, runtime: Runtime, revision: str | None = None) -> Path:
+    """The folder with a model's packed graph: shipped with the model, cached, or exported into the cache now.
+
+    Args:
+        name: local path, repository, or `ORG/NAME@REVISION`.
+        runtime: runtime that reads the graph.
+        revision: branch, tag or commit of the repository, if the name does not have one.
+
+    Raises:
+        UsageError: the model cannot be loaded or exported, or a package is missing.
+    """
+    reference = ModelReference.parse(name, revision)
+    commit = model_revision(reference)
+    if reference.is_local:
+        shipped = reference.path / FOLDER
+        if (shipped / FILES[runtime]).is_file() and read_json(shipped / DESCRIPTION, Description)[
+            "revision"
+        ] == commit:
+            return shipped
+    from filelock import FileLock
+
+    folder = _cache() / f"{commit.replace(':', '-')}-{__version__}" / runtime
+    if not (folder / DESCRIPTION).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Other processes of the same job wait for the first.
+        with FileLock(folder.with_suffix(".lock")):
+            if not (folder / DESCRIPTION).is_file():
+                logger.info("Exporting %s for %s into %s", reference, runtime, folder)
+                model = load_model(name, revision=revision, dtype="float32", device="cpu")
+                export_graph(model, folder, runtime, commit)
+    return folder
+
+
+def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pooling: Pooling | None = None) -> None:
+    """Writes the packed graph of a model and its description into a new folder.
+
+    Args:
+        model: a float32 model of this package in evaluation mode.
+        folder: the folder to write.
+        runtime: `"onnx"` for `model.onnx`, `"openvino"` for `openvino_model.xml` and its weights.
+        revision: commit or hash that identifies the weights.
+        pooling: for an encoder, pooling of the additional output `sentence_embedding`.
+
+    Raises:
+        UsageError: not a ModernBERT model, or a RoPE type without fixed frequencies; or a package is missing.
+    """
+    config = model.config
+    if config.model_type not in OUR_MODEL_TYPES:
+        raise UsageError(f"{model.name_or_path}: packed graphs are for ModernBERT, and this is {config.model_type}.")
+    types = {str(parameters.get("rope_type", "default")) for parameters in config.rope_parameters.values()}
+    if not types <= set(_ROPE_TYPES):
+        raise UsageError(f"{model.name_or_path}: RoPE type {', '.join(sorted(types))} has no packed graph. Use torch.")
+    head = head_of(config.to_dict())
+    outputs = output_names(head, pooling)
+    with atomic_directory(folder, replace=True) as temporary:
+        file = temporary / FILES[runtime]
+        (_write_onnx if runtime == "onnx" else _write_openvino)(model, head, pooling, outputs, file)
+        description: Description = {
+            "architecture": config.architectures[0],
+            "window": config.local_attention // 2,
+            "max_length": config.max_position_embeddings,
+            "outputs": list(outputs),
+            "revision": revision,
+            "version": __version__,
+        }
+        write_json(temporary / DESCRIPTION, description)
+
+
+def input_names(head: Head) -> tuple[str, ...]:
+    """Names of the inputs of a graph."""
+    return (*INPUTS, LOGITS_POSITIONS) if head is MASKED_LM else INPUTS
+
+
+def _cache() -> Path:
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(os.environ.get("LLM_JP_MODERNBERT_CACHE") or Path(HF_HOME) / "llm-jp-modernbert" / "graphs")
+
+
+def _program(model: Any, head: Head, pooling: Pooling | None, fused_attention: bool) -> Any:
+    import torch
+
+    lengths = [min(length, model.config.max_position_embeddings) for length in _EXAMPLE]
+    boundaries = np.array([0, *np.cumsum(lengths)])
+    arrays = graph_inputs(np.ones(boundaries[-1], np.int64), boundaries, model.config.local_attention // 2)
+    if head is MASKED_LM:
+        arrays[LOGITS_POSITIONS] = np.array([1, 2, 3, 5, 8])
+    examples = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    # Axes of length 1 are the same for all batches.
+    axes = {
+        name: {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(array.shape) if size > 1}
+        for name, array in arrays.items()
+    }
+    graph = PackedGraph(model, head, pooling, fused_attention).eval()
+    with torch.no_grad():
+        return torch.export.export(graph, (), examples, dynamic_shapes=axes, strict=False)
+
+
+def _write_onnx(model: Any, head: Head, pooling: Pooling | None, outputs: tuple[str, ...], file: Path) -> None:
+    import torch
+
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "the ONNX export needs onnx, onnxscript and onnxruntime: pip install 'llm-jp-modernbert[onnx]'."
+        ) from error
+    with quiet_exporters():
+        program = torch.onnx.export(
+            _program(model, head, pooling, fused_attention=False),
+            dynamo=True,
+            verbose=False,
+            opset_version=_ONNX_OPSET,
+            input_names=list(input_names(head)),
+            output_names=list(outputs),
+        )
+        assert program is not None
+        remove_metadata(program.model)
+        size = sum(parameter.nbytes for parameter in model.parameters())
+        program.save(file, external_data=size > LARGEST_FILE)
+
+
+def _write_openvino(model: Any, head: Head, pooling: Pooling | None, outputs: tuple[str, ...], file: Path) -> None:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UsageError("this needs OpenVINO: pip install 'llm-jp-modernbert[openvino]'.") from error
+    with quiet_exporters():
+        graph = openvino.convert_model(_program(model, head, pooling, fused_attention=True))
+    for value, name in zip((*graph.inputs, *graph.outputs), (*input_names(head), *outputs), strict=True):
+        value.get_tensor().set_names({name})
+    # float16 would change the weights.
+    openvino.save_model(graph, file, compress_to_fp16=False)
