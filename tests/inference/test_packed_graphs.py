@@ -31,7 +31,7 @@ def model_with(head: Head, **changes: Any) -> Any:
     torch.manual_seed(0)
     labels = 2 if head is QUESTION_ANSWERING else 3
     config = tiny_config(
-        max_position_embeddings=LENGTH, local_attention=2 * WINDOW, num_labels=labels, num_hidden_layers=4, **changes
+        max_position_embeddings=LENGTH, local_attention=2 * WINDOW, num_labels=labels, num_hidden_layers=2, **changes
     )
     model = getattr(modeling, f"LlmJpModernBert{head.suffix}")(config).eval()
     with torch.no_grad():
@@ -89,9 +89,17 @@ def test_unusable_lengths_are_refused(runner: tuple[Any, GraphRunner], lengths: 
         runner[1].run(*batch_of(lengths))
 
 
-@pytest.mark.parametrize("name", RUNNERS)
-@pytest.mark.parametrize("head", [head for head in HEADS if head is not ENCODER], ids=lambda head: head.suffix)
-def test_heads_equal_torch(name: str, head: Head, tmp_path: Path) -> None:
+# Each runtime with half of the heads: exports take seconds.
+@pytest.mark.parametrize(
+    ("head", "name"),
+    zip(
+        (head for head in HEADS if head is not ENCODER),
+        ("openvino", "onnx", "openvino", "onnx", "openvino"),
+        strict=True,
+    ),
+    ids=lambda value: getattr(value, "suffix", value),
+)
+def test_heads_equal_torch(head: Head, name: str, tmp_path: Path) -> None:
     pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[name])
     model = model_with(head, classifier_pooling="cls" if head is MULTIPLE_CHOICE else "mean")
     export_graph(model, tmp_path / "graph", name, "test")  # type: ignore[arg-type]
