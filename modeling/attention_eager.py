@@ -33,7 +33,9 @@ def attend(inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor]:
     scores = query @ key.transpose(-1, -2) * inputs.scale
     scores = scores.masked_fill(~inputs.mask, torch.finfo(scores.dtype).min)
     # The softmax of a row without a token is uniform; the product sets it to zero.
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype) * inputs.mask
+    # At least float32: in half precision the sum would be inaccurate.
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=dtype).to(query.dtype) * inputs.mask
     weights = torch.nn.functional.dropout(weights, inputs.dropout)
     out = (weights @ value).transpose(1, 2)
     return layout.unpad(out.reshape(*layout.shape, *out.shape[2:])), weights

@@ -18,7 +18,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .attention import AttentionBackend, AttentionInputs
@@ -197,6 +196,8 @@ class _OverlappingBlocks(torch.autograd.Function):
     gradients token by token.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(tensor: torch.Tensor, block: int) -> torch.Tensor:
         return tensor.unfold(0, 2 * block, block).movedim(-1, 1)
@@ -206,13 +207,13 @@ class _OverlappingBlocks(torch.autograd.Function):
         ctx.block = inputs[1]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         first, second = grad.split(ctx.block, 1)
-        both = grad.new_empty((len(grad) + 1, ctx.block, *grad.shape[2:]))
-        both[0], both[-1] = first[0], second[-1]
-        torch.add(first[1:], second[:-1], out=both[1:-1])
-        return both.flatten(0, 1), None
+        return torch.cat([first[:1], first[1:] + second[:-1], second[-1:]]).flatten(0, 1), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> torch.Tensor:
+        return _OverlappingBlocks.forward(tangent, ctx.block)
 
 
 def _pad_tokens(tensor: torch.Tensor, before: int, after: int, fill: int) -> torch.Tensor:

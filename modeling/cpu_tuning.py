@@ -156,10 +156,15 @@ def empty_float32(shape: torch.Size) -> torch.Tensor:
 class _DenseGradient(torch.autograd.Function):
     """Identity that makes a sparse gradient dense, always or only with `create_graph`, where autograd needs it."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, always: bool) -> torch.Tensor:
-        ctx.always = always
+    def forward(weight: torch.Tensor, always: bool) -> torch.Tensor:
         return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, bool], output: torch.Tensor) -> None:
+        ctx.always = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:

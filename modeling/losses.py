@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from .cpu_tuning import empty_float32
 
@@ -194,20 +193,49 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradients = output[1:]
         ctx.mark_non_differentiable(*(gradient for gradient in gradients if gradient is not None))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*gradients)
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs[:3]]
+        ctx.save_for_backward(*gradients, *inputs[:4])
+        ctx.save_for_forward(*inputs[:4])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_total: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, ...]:
+        gradients, inputs = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        if torch.is_grad_enabled():
+            # With `create_graph`: the gradients of the forward pass have no derivatives.
+            scaled = _differentiable_gradients(grad_total, *inputs)
+            return *scaled, None, None, None, None, None
         # In place: a second copy of the largest gradient would raise the memory peak. Not if backward can run again
         # (`retain_graph=True`), for which torch has no public query.
         in_place = not torch._C._autograd._get_current_graph_task_keep_graph()
-        scaled = [
-            None if gradient is None else (gradient.mul_(grad_total) if in_place else gradient * grad_total).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        scaled = tuple(
+            None
+            if gradient is None
+            else (gradient.mul_(grad_total) if in_place else gradient * grad_total).to(tensor.dtype)
+            for gradient, tensor in zip(gradients, inputs[:3], strict=True)
+        )
         return *scaled, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        gradients = _differentiable_gradients(torch.ones((), device=ctx.saved_tensors[0].device), *ctx.saved_tensors)
+        pairs = zip(gradients, tangents[:3], strict=True)
+        return sum((gradient * tangent).sum() for gradient, tangent in pairs if tangent is not None), None, None, None
+
+
+def _differentiable_gradients(
+    grad_total: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of the summed loss that can be differentiated, from all logits at once."""
+
+    def total(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return cross_entropy(torch.nn.functional.linear(hidden, weight, bias), labels, 1)
+
+    inputs = (hidden, weight) if bias is None else (hidden, weight, bias)
+    gradients = torch.func.vjp(total, *inputs)[1](grad_total)
+    return gradients if bias is not None else (*gradients, None)
 
 
 def _gradient_buffer(weight: torch.Tensor, has_rows: bool) -> torch.Tensor:
