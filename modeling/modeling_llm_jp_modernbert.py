@@ -92,7 +92,14 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
 
         Returns:
             cos, sin: `(total_tokens, 1, head_dim / 2)` float32.
+
+        Raises:
+            ValueError: the frequencies depend on the batch in a way that a program would not repeat.
         """
+        if "dynamic" in self.rope_type[layer_type] and is_program():
+            raise ValueError(
+                "a traced program would keep the frequencies of rope_type='dynamic': choose another RoPE type."
+            )
         if self.rope_type[layer_type] != "default" and positions.shape[0] == 0:
             positions = positions.new_zeros(1)  # adaptive RoPE types read the largest position
         like = torch.empty(0, dtype=torch.float32, device=positions.device)

@@ -24,6 +24,7 @@ from peer import (
 
 Inputs = dict[str, torch.Tensor]
 EXAMPLE = ((50, 33), "right")
+LAYER_TYPES = ("full_attention", "sliding_attention")
 # Other numbers of rows, lengths around and beyond the window and its blocks, padding on the other side, and a row
 # without tokens.
 BATCHES = (
@@ -79,9 +80,9 @@ def traced(program: Program, head: str, example: Inputs) -> Any:
         return torch.jit.trace(program, (example["input_ids"], example["attention_mask"]), check_trace=False)
 
 
-def assert_programs_equal(program: Any, model: Any, head: str) -> None:
+def assert_programs_equal(program: Any, model: Any, head: str, batches: tuple[Any, ...] = BATCHES) -> None:
     """Check a recorded program against the model on other batches."""
-    for lengths, side in BATCHES:
+    for lengths, side in batches:
         for hole in (False, True):
             inputs = inputs_for(head, lengths, side, hole)
             expected = run(model, **inputs, return_dict=False)
@@ -98,9 +99,12 @@ def test_program_is_right_for_other_batches(head: str, record: Callable[..., Any
     assert_programs_equal(program, own, head)
 
 
-def test_padded_forward_compiles_as_one_graph() -> None:
-    own, _ = pair("ForMaskedLM", None, num_hidden_layers=2)
-    assert_programs_equal(compiled(Program(own), "ForMaskedLM", {}), own, "ForMaskedLM")
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_padded_forward_compiles_as_one_graph(head: str) -> None:
+    own, _ = pair(head, None, num_hidden_layers=2)
+    # Compiling takes seconds: batches of all forms only for one head.
+    batches = BATCHES if head == "ForMaskedLM" else BATCHES[:1]
+    assert_programs_equal(compiled(Program(own), head, {}), own, head, batches)
 
 
 @pytest.mark.parametrize("record", [exported, traced, compiled])
@@ -111,8 +115,9 @@ def test_program_of_mean_pooling_is_right_for_other_batches(record: Callable[...
     assert_programs_equal(program, own, "ForSequenceClassification")
 
 
+@pytest.mark.parametrize("is_traced", [False, True])
 @pytest.mark.parametrize("form", ["position_ids", "seq_idx", "cu_seqlens"])
-def test_exported_program_of_packed_rows_separates_other_documents(form: str) -> None:
+def test_program_of_packed_rows_separates_other_documents(form: str, is_traced: bool) -> None:
     own, _ = pair("ForTokenClassification", None, num_hidden_layers=2)
 
     class Packed(torch.nn.Module):
@@ -132,9 +137,20 @@ def test_exported_program_of_packed_rows_separates_other_documents(form: str) ->
     length = torch.export.Dim("length", min=3)
     axes = ({1: length}, {0: torch.export.Dim("boundaries", min=3)} if form == "cu_seqlens" else {1: length})
     with torch.no_grad():
-        program = torch.export.export(Packed(), inputs(50, 33), dynamic_shapes=axes).module()
+        if is_traced:
+            program = torch.jit.trace(Packed(), inputs(50, 33), check_trace=False)
+        else:
+            program = torch.export.export(Packed(), inputs(50, 33), dynamic_shapes=axes).module()
         for lengths in ((50, 33), (1, 150, 40), (200, 3)):
             assert_close(program(*inputs(*lengths)), Packed()(*inputs(*lengths)))
+
+
+@pytest.mark.parametrize("record", [exported, traced])
+def test_program_with_dynamic_rope_is_refused(record: Callable[..., Any]) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    own, _ = pair("Model", None, num_hidden_layers=2, rope_parameters=dict.fromkeys(LAYER_TYPES, rope))
+    with torch.no_grad(), pytest.raises(ValueError, match="choose another RoPE type"):
+        record(Program(own), "Model", inputs_for("Model", *EXAMPLE))
 
 
 def test_program_that_cannot_count_documents_raises() -> None:
