@@ -70,9 +70,9 @@ def linear_cross_entropy(
         # Inside an autograd.Function gradients are always disabled, so it only sees `requires_grad`.
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     if chunk is None:
-        chunk = CHUNK_ON_GPUS if hidden.is_cuda else CHUNK
+        chunk = CHUNK if hidden.device.type == "cpu" else CHUNK_ON_GPUS
     if block is None:
-        tokens = (BLOCK_ON_GPUS if hidden.is_cuda else BLOCK) // max(1, min(len(labels), chunk))
+        tokens = (BLOCK if hidden.device.type == "cpu" else BLOCK_ON_GPUS) // max(1, min(len(labels), chunk))
         block = max(1, tokens // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
     steps = _compiled_steps() if compiled else (_update_normalizer, _probabilities)
     needs = hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad
