@@ -218,7 +218,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         gradients = _differentiable_gradients(torch.ones((), device=ctx.saved_tensors[0].device), *ctx.saved_tensors)
         pairs = zip(gradients, tangents[:3], strict=True)
-        return sum((gradient * tangent).sum() for gradient, tangent in pairs if tangent is not None), None, None, None
+        products = [(grad * tangent).sum() for grad, tangent in pairs if grad is not None and tangent is not None]
+        return torch.stack(products).sum(), None, None, None
 
 
 def _differentiable_gradients(
