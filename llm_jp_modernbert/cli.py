@@ -17,6 +17,7 @@ from .commands.adapt import adapt
 from .commands.answer import answer
 from .commands.average import average
 from .commands.checkpoints import checkpoints
+from .commands.encode import encode
 from .commands.evaluate import evaluate
 from .commands.fill_mask import fill_mask
 from .commands.finetune import finetune
@@ -59,6 +60,7 @@ for job in (
     average,
     evaluate,
     leaderboard,
+    encode,
     fill_mask,
     answer,
     tokenizer,

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("modeling", "core"),
     ("tokenization",),
     ("inference",),
+    ("encoding",),
     ("training",),
     ("training.finetuning",),
     ("training.retrieval",),
