@@ -6,7 +6,7 @@ import csv
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -111,7 +111,7 @@ class Inputs:
         counts = [source.rows for source in self.sources]
         return None if None in counts else sum(count for count in counts if count is not None)
 
-    def read(self, start: int, count: int) -> Iterator[Document | BadRow]:
+    def read(self, start: int, count: int) -> Generator[Document | BadRow, None, None]:
         """Yields the rows from `start` on (from 0), at most `count`.
 
         Reading ranges in ascending order reads every file once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -46,6 +47,8 @@ class Job(ABC):
 
     def __init__(self, encoder: Encoder, options: EncodeOptions) -> None:
         self.encoder, self.options = encoder, options
+        # A copy: the texts are tokenized in the background, and a tokenizer has one user at a time.
+        self._tokenizer = copy.deepcopy(encoder.tokenizer)
 
     def settings(self) -> dict[str, Any]:
         """The settings that determine the result."""
@@ -74,8 +77,7 @@ class Job(ABC):
         """The columns without rows."""
 
     def _ids(self, *texts: list[str]) -> Rows:
-        encoder = self.encoder
-        encoded = encoder.tokenizer(*texts, truncation=True, max_length=encoder.max_length, verbose=False)
+        encoded = self._tokenizer(*texts, truncation=True, max_length=self.encoder.max_length, verbose=False)
         rows: Rows = encoded["input_ids"]
         return rows
 

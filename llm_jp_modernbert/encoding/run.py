@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
@@ -151,7 +151,7 @@ class Run:
         rate = f"{texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s"
         self.bar.update(self.task, completed=self.before.rows + rows, rate=rate)
 
-    def _blocks(self, start: int, count: int) -> Iterator[Block]:
+    def _blocks(self, start: int, count: int) -> Generator[Block, None, None]:
         """Reads and tokenizes rows; the limits of blocks depend on the rows alone."""
         documents, characters = list[Document](), 0
         problems: list[BadRow] = []
