@@ -30,6 +30,7 @@ COMMANDS = [
         "tokenize-corpus",
         "average",
         "tokenizer",
+        "encode",
         "fill-mask",
         "answer",
         "evaluate",

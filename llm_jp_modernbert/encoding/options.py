@@ -20,7 +20,7 @@ class EncodeOptions:
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT…",
+            metavar="INPUT...",
             help="JSON lines, CSV, TSV, Parquet, or text files with a text per line; a folder of them, a pattern, or "
             "a Hub dataset (ORG/NAME).",
         ),

@@ -11,15 +11,18 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from checkpoints import TEXTS
+from checkpoints import TEXTS, write_model
 from sentence_models import PROMPTS, write_sentence_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
-from transformers import AutoTokenizer, ModernBertForMaskedLM
+from transformers import AutoTokenizer, ModernBertForMaskedLM, pipeline
 
 from llm_jp_modernbert.encoding.encode import encode
 from llm_jp_modernbert.encoding.jobs import masked_places
 from llm_jp_modernbert.encoding.options import EncodeOptions
+from llm_jp_modernbert.inference.fill_mask import fill_masks
+from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION
+from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
 
 ROWS = [text * (1 + number % 3) for number, text in enumerate(TEXTS * 20)]
 
@@ -108,3 +111,40 @@ def test_masked_places_depend_on_id_and_seed_alone() -> None:
     counts = np.bincount(np.concatenate([masked_places(words, str(number), 0) for number in range(2000)]))[5:]
     # Every place is masked as often as the others, within five standard deviations.
     assert abs(counts - 300).max() < 5 * np.sqrt(300 * 0.85)
+
+
+def test_labels_equal_those_of_transformers(run: Any, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "classifier", SEQUENCE_CLASSIFICATION)
+    expected = pipeline("text-classification", model=str(model), device="cpu")(ROWS, truncation=True)
+    columns = run(model, classify=True)
+    assert columns["label"] == [result["label"] for result in expected]
+    assert columns["score"] == pytest.approx([result["score"] for result in expected], abs=1e-5)
+
+
+def test_second_texts_are_read_from_their_column(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "classifier", SEQUENCE_CLASSIFICATION)
+    pairs = [{"text": one, "text_pair": other} for one in TEXTS for other in TEXTS]
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    out = tmp_path / "out"
+    encode(EncodeOptions(str(model), [str(source)], out, classify=True, text_pair_column="text_pair"))
+    expected = pipeline("text-classification", model=str(model), device="cpu")(pairs)
+    scores = pyarrow.parquet.read_table(out / "data")["score"].to_pylist()
+    assert scores == pytest.approx([result["score"] for result in expected], abs=1e-5)
+
+
+def test_candidates_equal_those_of_fill_mask(modernbert: Path, tmp_path: Path) -> None:
+    texts = ["今日の[MASK]は[MASK]である。", "猫", "吾輩は[MASK]である。", "[MASK]" + "猫" * 300]
+    source = tmp_path / "texts.txt"
+    source.write_text("\n".join(texts), encoding="utf-8")
+    counts = encode(EncodeOptions(str(modernbert), [str(source)], tmp_path / "out", fill_mask=True, top_k=3))
+    assert (counts.texts, counts.skipped) == (2, 2)
+    columns = pyarrow.parquet.read_table(tmp_path / "out" / "data").to_pydict()
+    assert columns["id"] == ["texts.txt:1", "texts.txt:3"]
+    expected = fill_masks(load_masked_lm(str(modernbert)), load_tokenizer(str(modernbert)), texts[:1] + texts[2:3], 3)
+    for candidates, result in zip(columns["candidates"], expected, strict=True):
+        for written, mask in zip(json.loads(candidates), result.masks, strict=True):
+            assert [candidate["token"] for candidate in written] == [candidate.token for candidate in mask]
+            assert [candidate["probability"] for candidate in written] == pytest.approx(
+                [candidate.probability for candidate in mask], abs=1e-5
+            )
