@@ -63,6 +63,7 @@ class Exports:
 
     Attributes:
         onnx: paths in the release.
+        packed: paths of the packed graphs.
         sentence_transformers: whether sentence-transformers loads the release.
         pooling: its pooling mode; empty if it has none.
         model_type: the class of sentence-transformers.
@@ -86,6 +87,7 @@ class Exports:
     max_length: int = 0
     other_parameters: int = 0
     is_portable: bool = True
+    packed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,9 @@ class ReleaseOptions:
         False
     )
     int8: Annotated[bool, typer.Option("--int8", help="With --onnx: also add an int8 quantized ONNX file.")] = False
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Add graphs without padding, which load_encoder reads without an export.")
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 _ALLOWED = re.compile(
     r"""(\w[\w .,+=@()-]*/)*
     (\w[\w .,+=@()-]*\.(safetensors|onnx|onnx_data|jsonl?|ya?ml|txt|md|csv|tsv|parquet|arrow|jinja|png|jpe?g|gif)
+    |openvino_model\.(xml|bin)
     |(tokenizer|spiece|spm|sentencepiece[.\w-]*)\.(model|vocab)
     |LICEN[CS]E[\w-]*|NOTICE|README|COPYING|AUTHORS|CITATION\.cff)""",
     re.VERBOSE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -291,10 +291,16 @@ def _export(options: ReleaseOptions, source: Source, folder: Path) -> Exports:
         from .export_sentence_transformers import add_sentence_transformers
 
         add_sentence_transformers(folder, options.pooling)
+    packed: tuple[str, ...] = ()
+    if options.packed:
+        from llm_jp_modernbert.inference.graphs.export import add_packed_graphs
+
+        logger.info("Exporting packed graphs")
+        packed = add_packed_graphs(folder)
     paths = tuple(path.relative_to(folder).as_posix() for path in onnx)
     if source.embedder is not None:
-        return described(source.embedder, paths)
-    return Exports(paths, options.sentence_transformers, options.pooling)
+        return replace(described(source.embedder, paths), packed=packed)
+    return Exports(paths, options.sentence_transformers, options.pooling, packed=packed)
 
 
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:

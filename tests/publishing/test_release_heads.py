@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.results import Measurement, Results, Run
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.inference.graphs.export import graph_folder
 from llm_jp_modernbert.inference.heads import (
     ENCODER,
     HEADS,
@@ -323,3 +324,20 @@ def test_finetuned_model_is_described_after_a_pull(
     facts = describe(pulled.folder)
     assert facts["fine-tuned"] == f"classification, from {BASE} on 90 examples of org/reviews"
     assert (facts["head"], facts["labels"]) == ("sequence classification model", ", ".join(LABELS))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_released_graphs_are_used_until_the_weights_change(
+    hub: LoopbackHub, api: HfApi, classifier: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    release(ReleaseOptions(classifier, NAME, packed=True), QUICK, api)
+    pulled = pull(NAME, out=tmp_path / "out", patience=QUICK, api=api).folder
+    assert "packed/openvino/openvino_model.xml" in (pulled / "README.md").read_text(encoding="utf-8")
+    for runtime in ("onnx", "openvino"):
+        assert graph_folder(str(pulled), runtime) == pulled / "packed" / runtime  # type: ignore[arg-type]
+    weights = load_file(pulled / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, pulled / "model.safetensors", {"format": "pt"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLM_JP_MODERNBERT_CACHE", str(tmp_path / "cache"))
+        assert graph_folder(str(pulled), "openvino").is_relative_to(tmp_path / "cache")

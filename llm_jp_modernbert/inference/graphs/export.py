@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Runtime = Literal["onnx", "openvino"]
 
 FOLDER = "packed"
-"""Folder of a model in which its packed graphs are shipped."""
+"""Folder of a model in which its packed graphs are released, one folder for each runtime."""
 
 FILES: dict[Runtime, str] = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
 """File of a graph by runtime."""
@@ -73,16 +73,13 @@ def graph_folder(name: str, runtime: Runtime, revision: str | None = None) -> Pa
     Raises:
         UsageError: the model cannot be loaded or exported, or a package is missing.
     """
-    reference = ModelReference.parse(name, revision)
-    commit = model_revision(reference)
-    if reference.is_local:
-        shipped = reference.path / FOLDER
-        if (shipped / FILES[runtime]).is_file() and read_json(shipped / DESCRIPTION, Description)[
-            "revision"
-        ] == commit:
-            return shipped
     from filelock import FileLock
 
+    reference = ModelReference.parse(name, revision)
+    commit = model_revision(reference)
+    shipped = _shipped(reference, runtime)
+    if shipped is not None:
+        return shipped
     folder = _cache() / f"{commit.replace(':', '-')}-{__version__}" / runtime
     if not (folder / DESCRIPTION).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +90,25 @@ def graph_folder(name: str, runtime: Runtime, revision: str | None = None) -> Pa
                 model = load_model(name, revision=revision, dtype="float32", device="cpu")
                 export_graph(model, folder, runtime, commit)
     return folder
+
+
+def add_packed_graphs(folder: Path) -> tuple[str, ...]:
+    """Writes the packed graphs of a saved model into its folder `packed`, one folder for each runtime.
+
+    Args:
+        folder: a saved model in either format, whose files are final.
+
+    Returns:
+        Paths of the graphs relative to `folder`.
+
+    Raises:
+        UsageError: the model cannot be loaded or exported, or a package is missing.
+    """
+    model = load_model(str(folder), dtype="float32", device="cpu")
+    revision = model_revision(ModelReference.parse(str(folder)))
+    for runtime in FILES:
+        export_graph(model, folder / FOLDER / runtime, runtime, revision)
+    return tuple(f"{FOLDER}/{runtime}/{file}" for runtime, file in FILES.items())
 
 
 def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pooling: Pooling | None = None) -> None:
@@ -133,6 +149,22 @@ def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pool
 def input_names(head: Head) -> tuple[str, ...]:
     """Names of the inputs of a graph."""
     return (*INPUTS, LOGITS_POSITIONS) if head is MASKED_LM else INPUTS
+
+
+def _shipped(reference: ModelReference, runtime: Runtime) -> Path | None:
+    """The folder of a graph that was released with a model, if it belongs to the model's weights."""
+    if reference.is_local:
+        model = reference.path
+    else:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["config.json", "tokenizer.json", "*.safetensors", f"{FOLDER}/{runtime}/*"]
+        model = Path(snapshot_download(reference.name, revision=reference.revision, allow_patterns=patterns))
+    folder = model / FOLDER / runtime
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    weights = model_revision(ModelReference.parse(str(model)))
+    return folder if read_json(folder / DESCRIPTION, Description)["revision"] == weights else None
 
 
 def _cache() -> Path:
