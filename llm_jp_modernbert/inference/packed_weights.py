@@ -107,7 +107,8 @@ def prepare_for_inference(model: _Model, dtype: torch.dtype = torch.float32) -> 
         return model
     # The matrix of tied embeddings stays in memory, and few rows are multiplied by it: no second copy.
     kept = set() if is_half else {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for module in list(model.modules()):
+    # Without the layers themselves, so that each is freed as soon as it is replaced.
+    for module in [module for module in model.modules() if not isinstance(module, nn.Linear)]:
         for name, child in list(module.named_children()):
             # Not subclasses, whose weights other modules read.
             if type(child) is nn.Linear and id(child.weight) not in kept:
