@@ -18,7 +18,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
 
 from . import report, table
-from .cases import encoder, fill_mask, finetuning, gpu, retrieval, runtimes, tokenizing, training_step
+from .cases import encoder, encoding, fill_mask, finetuning, gpu, retrieval, runtimes, tokenizing, training_step
 from .measure import Case, environment, measure, show, write_json
 from .models import Shape, find_data, whole_numbers
 
@@ -54,7 +54,7 @@ def _case_command(cases: Callable[..., Iterable[Case]]) -> Callable[..., None]:
     return command
 
 
-for module in (encoder, training_step, finetuning, retrieval, tokenizing, fill_mask, runtimes, gpu):
+for module in (encoder, encoding, training_step, finetuning, retrieval, tokenizing, fill_mask, runtimes, gpu):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(fit_help(_case_command(module.cases)))
 
 
