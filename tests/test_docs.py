@@ -17,13 +17,13 @@ from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import RetrievalOptions
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, RETRIEVAL, ADAPTATION = (
-    (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("finetuning", "retrieval", "adaptation")
+PAGE, RETRIEVAL, ADAPTATION, ENCODING = (
+    (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("finetuning", "retrieval", "adaptation", "encoding")
 )
 SECTIONS, RETRIEVAL_SECTIONS = (page.split("\n## ")[1:] for page in (PAGE, RETRIEVAL))
 COMMAND = (
     r"^(?:llm-jp-modernbert|accelerate launch -m llm_jp_modernbert\."
-    r"(?:training\.finetuning\.|training\.retrieval|adaptation\.))(?: |)(.*)$"
+    r"(?:training\.finetuning\.|training\.retrieval|adaptation\.|encoding\.))(?: |)(.*)$"
 )
 FORMS: dict[str, Form] = {
     "Embedder": "pairs",
@@ -42,7 +42,9 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(COMMAND, lines, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("arguments", [*commands(PAGE), *commands(RETRIEVAL), *commands(ADAPTATION)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [*commands(PAGE), *commands(RETRIEVAL), *commands(ADAPTATION), *commands(ENCODING)], ids=" ".join
+)
 def test_commands_parse(arguments: list[str]) -> None:
     name, *rest = [argument.replace("TASK", "ner") for argument in arguments]
     command: Any = get_command(app).commands[name]  # type: ignore[attr-defined]
