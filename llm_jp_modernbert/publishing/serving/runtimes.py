@@ -29,11 +29,25 @@ class Runtime:
         return self.probe.endswith(".py")
 
 
+_RELEASE_AGAIN = "Release the model again with this version of llm-jp-modernbert."
+_EXPORT_AGAIN = "Export again: release with --onnx."
+
 RUNTIMES = (
+    Runtime("transformers", "hf_transformers.py", "pip install transformers torch", _RELEASE_AGAIN),
+    Runtime("sentence-transformers", "st_torch.py", "pip install sentence-transformers", _RELEASE_AGAIN),
     Runtime(
-        "transformers",
-        "hf_transformers.py",
-        "pip install transformers torch",
-        "Release the model again: config.json must have the settings of both generations of transformers.",
+        "sentence-transformers, onnx",
+        "st_onnx.py",
+        "pip install 'sentence-transformers[onnx]'",
+        "Use ONNX Runtime itself, or the torch backend.",
     ),
+    Runtime(
+        "sentence-transformers, openvino",
+        "st_openvino.py",
+        "pip install 'sentence-transformers[openvino]'",
+        "Use OpenVINO itself, or the torch backend.",
+    ),
+    Runtime("ONNX Runtime", "ort_graph.py", "pip install onnxruntime", _EXPORT_AGAIN),
+    Runtime("OpenVINO", "openvino_graph.py", "pip install openvino", _EXPORT_AGAIN),
+    Runtime("llm-jp-modernbert, torch", "packed_torch.py", "pip install llm-jp-modernbert", "Use --dtype float32."),
 )

@@ -127,6 +127,8 @@ def main() -> None:
     # Importing this package raises in all probes but its own.
     if not script.stem.startswith("packed_"):
         sys.modules["llm_jp_modernbert"] = None  # type: ignore[assignment]
+    # After the runtime's own modules. Probes import from each other.
+    sys.path.append(str(script.parent))
     spec = importlib.util.spec_from_file_location(f"probe_{script.stem}", script)
     assert spec is not None
     assert spec.loader is not None
