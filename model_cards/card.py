@@ -20,7 +20,7 @@ from llm_jp_modernbert.evaluation.tasks.fill_mask import FillMaskPublishedTokeni
 from llm_jp_modernbert.evaluation.tasks.registry import task_class
 from llm_jp_modernbert.inference.heads import SEQUENCE_CLASSIFICATION
 
-from . import adapted, commands, finetuned, formatting, retrieval, tables
+from . import adapted, commands, finetuned, formatting, retrieval, serving, tables
 from .facts import SEARCH_TASKS, count_parameters
 from .usage import snippets
 
@@ -83,6 +83,7 @@ def model_card(facts: ModelFacts) -> ModelCard:
         adapted=adapted,
         finetuned=finetuned,
         retrieval=retrieval,
+        serving=serving,
         scores=finetuned.scores(facts),
         snippets=snippets(facts),
         parameters=sum(count_parameters(facts.config, facts.head).values()) + facts.exports.other_parameters,

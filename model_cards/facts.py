@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from llm_jp_modernbert.training.retrieval.record import Record as RetrievalRecord
     from llm_jp_modernbert.training.run.adaptation import Record as AdaptationRecord
 
+    from .serving import Record as ServingRecord
+
 TaskType = Literal[
     "fill-mask",
     "classification",
@@ -206,6 +208,7 @@ class ModelFacts:
         adaptation: content of adaptation.json, if the model was adapted to a domain.
         vocabulary: content of vocabulary.json, if the vocabulary was changed.
         recipe: content of recipe.yaml of a fine-tuned model.
+        serving: content of serving.json, if `serve-check` measured this model.
         outputs: real output of the usage code, by the title of its snippet (see `usage.snippets`).
     """
 
@@ -239,6 +242,7 @@ class ModelFacts:
     adaptation: AdaptationRecord | None = None
     vocabulary: VocabularyRecord | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    serving: ServingRecord | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -83,6 +83,15 @@ def table(record: Record) -> Markdown:
     return formatting.table(("Runtime", "Version", "Output", "Largest difference", ""), rows)
 
 
+def failures(record: Record) -> list[str]:
+    """The reasons why outputs differ, in one line each."""
+    return [
+        f"{row['runtime']} {row['version']}: {row['reason']}. {row['fix']}"
+        for row in record["rows"]
+        if row["status"] == "failed"
+    ]
+
+
 def shown(row: Row) -> str:
     """The difference of a row in a readable form."""
     if row["difference"] is None:

@@ -32,7 +32,10 @@ def serve_check(options: ServeCheckOptions) -> None:
 
     quiet_libraries()
     record, console = run(options), Console()
-    rows = [(row["runtime"], row["version"], row["output"], shown(row), row["status"]) for row in record["rows"]]
+    rows = [
+        (row["runtime"], row["version"].partition(" · ")[0], row["output"], shown(row), row["status"])
+        for row in record["rows"]
+    ]
     title = f"Outputs compared with torch, ten texts of at most {record['longest']:,} tokens"
     console.print(
         Text(Table(title, ("runtime", "version", "output", "difference", ""), rows, 3).text()), soft_wrap=True

@@ -29,6 +29,7 @@ from llm_jp_modernbert.inference.heads import (
 )
 from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_model, load_tokenizer
 from llm_jp_modernbert.model_cards.facts import Exports
+from llm_jp_modernbert.model_cards.serving import RECORD
 
 from . import staging
 from .check import Checked, Source, check
@@ -81,6 +82,7 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         logger.info("%s: staging the release in the %s format", options.source, options.format)
         source = _stage_model(options, folder)
         exports = _export(options, source, folder)
+        staging.stage_serving(options.source, folder)
         logger.info("Loading the release with transformers alone and comparing its outputs")
         checked = check(source, folder, options.format, exports)
         rows = _stage_results(options, folder)
@@ -188,7 +190,7 @@ def _directory(options: ReleaseOptions) -> Iterator[Path]:
 def _check_replaced(target: Path, name: str) -> None:
     """Raises `UsageError` unless a directory holds the earlier dry run of a release and nothing else."""
     manifest = staging.read_manifest(target / staging.MANIFEST)
-    added = sorted(files_by_path(target).keys() - {*manifest["files"], staging.MANIFEST})
+    added = sorted(files_by_path(target).keys() - {*manifest["files"], staging.MANIFEST, RECORD})
     if manifest.get("name") != name:
         other = manifest.get("name", "of an unknown repository")
         raise UsageError(f"--dry-run {target} holds the release {other}. Name a new directory.")

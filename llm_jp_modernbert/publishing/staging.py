@@ -8,6 +8,7 @@ same bytes: no file contains a date.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from llm_jp_modernbert.core.references import is_local_path, is_repository
 from llm_jp_modernbert.core.results import Results, Row, instances_of, model_folder, read_rows, write_rows
 from llm_jp_modernbert.core.terminal import ACCESS_TOKEN
 from llm_jp_modernbert.core.yaml_files import read_yaml
+from llm_jp_modernbert.model_cards import serving
 from llm_jp_modernbert.model_cards.card import eval_result_files, model_card
 from llm_jp_modernbert.model_cards.check import validate_card
 from llm_jp_modernbert.model_cards.facts import ModelFacts, Plot, is_continued
@@ -40,6 +42,8 @@ from llm_jp_modernbert.training.run import adaptation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "release.json"
 """File of a release that lists the other files."""
@@ -125,6 +129,20 @@ def stage_training(source: Path, folder: Path, base: str | None = None) -> None:
             (folder / ASSETS).mkdir(exist_ok=True)
             shutil.copyfile(plot, folder / ASSETS / plot.name)
     make_public(folder, base)
+
+
+def stage_serving(source: Path, folder: Path) -> None:
+    """Copies the record of `serve-check` to a staged model that equals the one that was checked."""
+    if not (source / serving.RECORD).is_file():
+        return
+    shutil.copyfile(source / serving.RECORD, folder / serving.RECORD)
+    if serving.read_record(folder) is None:
+        (folder / serving.RECORD).unlink()
+        logger.warning(
+            "%s was measured with other files than those of this release, so the card omits it. Run serve-check on "
+            "the staged release (--dry-run), and release that directory with the same options.",
+            source / serving.RECORD,
+        )
 
 
 def records(folder: Path) -> dict[str, Any]:
@@ -319,6 +337,7 @@ def write_card(
         ],
         remarks=remarks,
         recipe=read_recipe(folder),
+        serving=serving.read_record(folder),
         **records(folder),
         **fields,
     )
