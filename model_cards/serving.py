@@ -18,7 +18,10 @@ RECORD = "serving.json"
 """File of the record in a model's directory."""
 
 # Files that decide what runtimes compute.
-_MEASURED = ("*.safetensors", "*.onnx", "*.onnx.data", "config.json", "tokenizer.json", "modules.json")
+_MEASURED = (
+    *("*.safetensors", "*.onnx", "*.onnx.data", "openvino_model.*"),
+    *("config.json", "tokenizer.json", "modules.json"),
+)
 
 Status = Literal["ok", "failed", "not installed", "not supported"]
 

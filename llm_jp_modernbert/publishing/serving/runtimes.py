@@ -31,6 +31,7 @@ class Runtime:
 
 _RELEASE_AGAIN = "Release the model again with this version of llm-jp-modernbert."
 _EXPORT_AGAIN = "Export again: release with --onnx."
+_PACK_AGAIN = "Export again: release with --packed."
 
 RUNTIMES = (
     Runtime("transformers", "hf_transformers.py", "pip install transformers torch", _RELEASE_AGAIN),
@@ -49,5 +50,9 @@ RUNTIMES = (
     ),
     Runtime("ONNX Runtime", "ort_graph.py", "pip install onnxruntime", _EXPORT_AGAIN),
     Runtime("OpenVINO", "openvino_graph.py", "pip install openvino", _EXPORT_AGAIN),
-    Runtime("llm-jp-modernbert, torch", "packed_torch.py", "pip install llm-jp-modernbert", "Use --dtype float32."),
+    Runtime("llm-jp-modernbert, torch", "packed_torch.py", "pip install llm-jp-modernbert", _RELEASE_AGAIN),
+    Runtime("llm-jp-modernbert, onnx", "packed_onnx.py", "pip install 'llm-jp-modernbert[onnx]'", _PACK_AGAIN),
+    Runtime(
+        "llm-jp-modernbert, openvino", "packed_openvino.py", "pip install 'llm-jp-modernbert[openvino]'", _PACK_AGAIN
+    ),
 )

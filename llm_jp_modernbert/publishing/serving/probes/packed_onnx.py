@@ -1,0 +1,26 @@
+"""Probe of this package's packed graph in ONNX Runtime, on one packed batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from packed_torch import packed_by
+
+REQUIRES = ("llm_jp_modernbert", "onnxruntime")
+VERSION_OF = ("llm-jp-modernbert", "onnxruntime")
+FOLDER = "packed/onnx"
+
+
+def unsupported(request: dict[str, Any]) -> str | None:
+    """The release must have the graph."""
+    is_here = (Path(request["folder"]) / FOLDER).is_dir()
+    return None if is_here else f"the directory has no {FOLDER}: release with --packed"
+
+
+def outputs(request: dict[str, Any]) -> dict[str, list[Any]]:
+    """The outputs of all texts in one packed batch by the graph."""
+    from llm_jp_modernbert.inference.graphs.runners import OnnxRunner
+
+    runner = OnnxRunner(Path(request["folder"]) / FOLDER)
+    return packed_by(runner, "sentence_embedding" in runner.description["outputs"], request)
