@@ -38,7 +38,7 @@ COMMANDS = [
         "vocabulary trim",
         "vocabulary extend",
     ),
-    *("release", "release-dataset", "pull", "checkpoints"),
+    *("release", "serve-check", "release-dataset", "pull", "checkpoints"),
 ]
 
 
