@@ -2,7 +2,8 @@
 
 All candidates compute the same hidden states from the same weights. The peers are transformers, and ONNX Runtime and
 OpenVINO with the graph that is exported from transformers' model. They read several texts one at a time, and in sorted
-and padded batches of four and of eight; the fastest of these is their best.
+and padded batches of eight; OpenVINO's throughput hint also computes several texts at once. The fastest of these is
+their best.
 """
 
 from __future__ import annotations
@@ -28,21 +29,22 @@ from llm_jp_modernbert.inference.graphs.export import Runtime, export_graph
 from llm_jp_modernbert.inference.graphs.runners import OnnxRunner, OpenVinoRunner
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.inference.packed_weights import prepare_for_inference
-from llm_jp_modernbert.publishing.export_onnx import export_onnx
+from llm_jp_modernbert.publishing.export_onnx import FOLDER, export_onnx
 
 from ..measure import OURS, Candidate, Case
 from ..models import FIRST_WORD, Dtype, Models, Shape, find_data, whole_numbers
 
 PEER = "OpenVINO"
-TRANSFORMERS, ONNX_RUNTIME, THROUGHPUT = "transformers", "ONNX Runtime", "OpenVINO, throughput hint"
+TRANSFORMERS, ONNX_RUNTIME, SEVERAL = "transformers", "ONNX Runtime", "OpenVINO, several at once"
 
 _MIXED = (20, 45, 80, 120, 200, 300, 400, 512)
 _TOKENS_PER_BATCH = 8192
-_BATCHES = (4, 8)
+_BATCH = 8
 _SENTENCES, _PARAGRAPHS = 64, 16
 
-# Computes token ids `(batch, length)` with an attention mask.
-Padded = Callable[[np.ndarray, np.ndarray], Any]
+# `input_ids` and `attention_mask` `(batch, length)`.
+Inputs = dict[str, np.ndarray]
+Padded = Callable[[Inputs], Any]
 
 
 def cases(
@@ -72,7 +74,7 @@ def cases(
         ours = runners(models, dtype, Path(temporary))
         peers = padded_peers(models, dtype, Path(temporary))
         for name, row in texts.items():
-            yield _case(name, models, dtype, row, ours, peers)
+            yield _case(name, models, dtype, row, ours, peers, Path(temporary) / "padded" / FOLDER / "model.onnx")
 
 
 def real_lengths(data: Path | None) -> list[int]:
@@ -107,7 +109,6 @@ def runners(models: Models, dtype: str, folder: Path) -> dict[str, Runner]:
 def padded_peers(models: Models, dtype: str, folder: Path) -> dict[str, Padded]:
     """The peers by name, each at its best settings."""
     import onnxruntime
-    import openvino
 
     saved = folder / "padded"
     models.ours("float32").model.save_pretrained(saved, format="plain")
@@ -115,24 +116,23 @@ def padded_peers(models: Models, dtype: str, folder: Path) -> dict[str, Padded]:
     peer = models.peer(dtype).model
 
     @torch.inference_mode()
-    def transformers(ids: np.ndarray, mask: np.ndarray) -> Any:
-        return peer(torch.from_numpy(ids), torch.from_numpy(mask)).last_hidden_state
+    def transformers(inputs: Inputs) -> Any:
+        return peer(**{name: torch.from_numpy(array) for name, array in inputs.items()}).last_hidden_state
 
     peers: dict[str, Padded] = {TRANSFORMERS: transformers}
-    core = openvino.Core()
-    for name, hint in {PEER: "LATENCY", THROUGHPUT: "THROUGHPUT"}.items():
-        precision = {"float32": "f32", "bfloat16": "bf16"}[dtype]
-        settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision}
-        peers[name] = _openvino(core.compile_model(str(file), "CPU", settings))
+    peers[PEER] = _openvino(file, dtype, "LATENCY").create_infer_request().infer
     if dtype == "float32":
         session = onnxruntime.InferenceSession(_optimized(file), providers=["CPUExecutionProvider"])
-        peers[ONNX_RUNTIME] = lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})
+        peers[ONNX_RUNTIME] = lambda inputs: session.run(None, inputs)
     return peers
 
 
-def _openvino(compiled: Any) -> Padded:
-    request = compiled.create_infer_request()
-    return lambda ids, mask: request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True)
+def _openvino(file: Path, dtype: str, hint: str) -> Any:
+    import openvino
+
+    precision = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision}
+    return openvino.Core().compile_model(str(file), "CPU", settings)
 
 
 def _optimized(file: Path) -> Path:
@@ -155,21 +155,25 @@ def _case(
     lengths: Sequence[int],
     ours: Mapping[str, Runner],
     peers: Mapping[str, Padded],
+    file: Path,
 ) -> Case:
     drawn = np.random.default_rng(0)
     rows = [drawn.integers(FIRST_WORD, models.config.vocab_size, length) for length in lengths]
     candidates: dict[str, Candidate] = {}
     for peer, compute in peers.items():
         candidates[peer] = _padded_candidate(compute, rows, 1)
-        for size in _BATCHES if len(rows) > 1 else ():
-            candidates[f"{peer}, sorted batches of {size}"] = _padded_candidate(compute, rows, size)
+        if len(rows) > 1:
+            candidates[f"{peer}, sorted batches of {_BATCH}"] = _padded_candidate(compute, rows, _BATCH)
+    if len(rows) > 1:
+        candidates[SEVERAL] = _queued_candidate(file, dtype, rows)
     for runner, backend in ours.items():
         candidates[runner] = _packed_candidate(backend, rows)
     settings = {**models.settings, "dtype": dtype, "texts": len(rows), "tokens": sum(lengths)}
-    return Case(f"runtimes, {name}, {dtype}", "tokens", PEER, candidates, settings, in_a_row=2)
+    return Case(f"runtimes, {name}, {dtype}", "tokens", PEER, candidates, settings)
 
 
-def _padded_candidate(compute: Padded, rows: Sequence[np.ndarray], size: int) -> Candidate:
+def _padded(rows: Sequence[np.ndarray], size: int) -> list[Inputs]:
+    """Batches of texts, sorted by length and padded to the longest."""
     ordered = sorted(rows, key=len)
     batches = []
     for start in range(0, len(ordered), size):
@@ -177,11 +181,31 @@ def _padded_candidate(compute: Padded, rows: Sequence[np.ndarray], size: int) ->
         mask = (np.arange(len(part[-1])) < np.array([len(row) for row in part])[:, None]).astype(np.int64)
         ids = np.zeros_like(mask)
         ids[mask.astype(bool)] = np.concatenate(part)
-        batches.append((ids, mask))
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return batches
+
+
+def _padded_candidate(compute: Padded, rows: Sequence[np.ndarray], size: int) -> Candidate:
+    batches = _padded(rows, size)
 
     def run(turn: int) -> float:
-        for ids, mask in batches:
-            compute(ids, mask)
+        for batch in batches:
+            compute(batch)
+        return float(sum(len(row) for row in rows))
+
+    return run
+
+
+def _queued_candidate(file: Path, dtype: str, rows: Sequence[np.ndarray]) -> Candidate:
+    import openvino
+
+    queue = openvino.AsyncInferQueue(_openvino(file, dtype, "THROUGHPUT"))
+    batches = _padded(rows, 1)[::-1]
+
+    def run(turn: int) -> float:
+        for batch in batches:
+            queue.start_async(batch)
+        queue.wait_all()
         return float(sum(len(row) for row in rows))
 
     return run

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import TypedDict
 
-from llm_jp_modernbert import __version__
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import atomic_directory, read_json, write_json
 from llm_jp_modernbert.core.references import ModelReference
@@ -35,6 +35,8 @@ FILES: dict[Runtime, str] = {"onnx": "model.onnx", "openvino": "openvino_model.x
 """File of a graph by runtime."""
 
 DESCRIPTION = "graph.json"
+
+_VERSION = version("llm-jp-modernbert")
 
 # A RoPE type that depends on the length of a document cannot be a table.
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
@@ -80,7 +82,7 @@ def graph_folder(name: str, runtime: Runtime, revision: str | None = None) -> Pa
     shipped = _shipped(reference, runtime)
     if shipped is not None:
         return shipped
-    folder = _cache() / f"{commit.replace(':', '-')}-{__version__}" / runtime
+    folder = _cache() / f"{commit.replace(':', '-')}-{_VERSION}" / runtime
     if not (folder / DESCRIPTION).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Other processes of the same job wait for the first.
@@ -141,7 +143,7 @@ def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pool
             "max_length": config.max_position_embeddings,
             "outputs": list(outputs),
             "revision": revision,
-            "version": __version__,
+            "version": _VERSION,
         }
         write_json(temporary / DESCRIPTION, description)
 
