@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .inference.auto import register, register_for_modernbert, unregister_for_modernbert
 
 if TYPE_CHECKING:
+    from .inference.encoder.encoder import Encoder, load_encoder
     from .modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
     from .modeling.modeling_llm_jp_modernbert import (
         LlmJpModernBertForMaskedLM,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "Encoder",
     "LlmJpModernBertConfig",
     "LlmJpModernBertForMaskedLM",
     "LlmJpModernBertForMultipleChoice",
@@ -34,6 +36,7 @@ __all__ = [
     "LlmJpModernBertForTokenClassification",
     "LlmJpModernBertModel",
     "LlmJpTokenizer",
+    "load_encoder",
     "register_for_modernbert",
     "unregister_for_modernbert",
 ]
@@ -44,6 +47,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "LlmJpModernBertConfig":
         return getattr(import_module(".modeling.configuration_llm_jp_modernbert", __name__), name)
+    if name in ("Encoder", "load_encoder"):
+        return getattr(import_module(".inference.encoder.encoder", __name__), name)
     if name == "LlmJpTokenizer":
         module = import_module(".tokenization.tokenization_llm_jp", __name__)
         module.LlmJpTokenizer._hub_push = _push

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.terminal import printable
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MASK_ALIASES = ("[MASK]", "<mask>", "{mask}")
 """Spellings of the mask in a text that are replaced by the tokenizer's mask token."""
+
+ComputeLogits = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], "list[torch.Tensor]"]
+"""Token ids of texts and positions in them → float32 logits `(positions, vocabulary)` of each text."""
 
 _TOKENS_PER_BATCH = 8192
 
@@ -62,10 +66,29 @@ def fill_masks(
     top_k: int = 5,
     problems: Callable[[int, UsageError], None] | None = None,
 ) -> list[FilledText]:
+    """Predicts the masked tokens of texts with a model of torch; see `predict_masks`.
+
+    Args:
+        model: a masked language model.
+        tokenizer, texts, top_k, problems: as for `predict_masks`.
+    """
+    return predict_masks(partial(masked_logits, model), model.config, tokenizer, texts, top_k, problems)
+
+
+def predict_masks(
+    compute_logits: ComputeLogits,
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    top_k: int = 5,
+    problems: Callable[[int, UsageError], None] | None = None,
+) -> list[FilledText]:
     """Predicts the masked tokens of texts.
 
     Args:
-        model, tokenizer: a masked language model and its tokenizer.
+        compute_logits: the model; takes and returns what `masked_logits` does, except for its first argument.
+        config: the model's configuration.
+        tokenizer: its tokenizer.
         texts: texts with at least one mask, written as the tokenizer's mask token or one of `MASK_ALIASES`.
         top_k: number of candidates per mask.
         problems: callback invoked with the index of each text without a mask, above the context length or with lone
@@ -78,12 +101,12 @@ def fill_masks(
         UsageError: a text cannot be used, the tokenizer has no mask token or more tokens than the model, or `top_k` is
             not between 1 and the vocabulary size.
     """
-    check_vocabulary(model.config, tokenizer)
+    check_vocabulary(config, tokenizer)
     if not 1 <= top_k <= len(tokenizer):
         raise UsageError(f"top-k is {top_k}; it must be from 1 to {len(tokenizer)}, the vocabulary size.")
     if tokenizer.mask_token is None:
         raise UsageError(f"the tokenizer {tokenizer.name_or_path} has no mask token. Name another with --tokenizer.")
-    limit = context_length(model.config, tokenizer)
+    limit = context_length(config, tokenizer)
     masked, encoded = [], []
     for index, text in enumerate(texts):
         try:
@@ -99,7 +122,7 @@ def fill_masks(
     for batch in batches([len(ids) for ids in encoded], _TOKENS_PER_BATCH):
         rows = [encoded[index] for index in batch]
         positions = [[index for index, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
-        for index, logits in zip(batch, masked_logits(model, rows, positions), strict=True):
+        for index, logits in zip(batch, compute_logits(rows, positions), strict=True):
             candidates = tuple(_candidates(tokenizer, mask_logits, top_k) for mask_logits in logits)
             results.append(FilledText(masked[index], candidates))
     return results

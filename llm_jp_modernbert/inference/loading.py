@@ -103,7 +103,7 @@ def load_model(
         head: head of the model; by default that named in its config.json.
         revision: branch, tag or commit of the repository, if the name does not have one.
         dtype: `"auto"` (as saved), `"float32"`, `"bfloat16"` or `"float16"`.
-        device: such as `"cpu"` or `"cuda"`; by default a GPU if there is one.
+        device: such as `"cpu"` or `"cuda"`; by default the accelerator if there is one.
 
     Raises:
         UsageError: the model is missing, its head is unknown or has no weights, or two different revisions are given.
@@ -246,11 +246,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def usable_device(device: str | None) -> str:
-    """Returns a device, by default a GPU if there is one; raises `UsageError` if the device is not available."""
+    """Returns a device, by default the accelerator if there is one; raises `UsageError` if it is not available."""
     import torch
 
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        # CUDA and ROCm, Apple's MPS or Intel's XPU.
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if accelerator is None else accelerator.type
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

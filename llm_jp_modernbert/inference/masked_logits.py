@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llm_jp_modernbert.core.errors import UsageError
 
-from .loading import OUR_MODEL_TYPES
+from .packed_forward import packed_forward
 
 if TYPE_CHECKING:
     import torch
@@ -34,45 +36,29 @@ def masked_logits(
     Raises:
         UsageError: a logit is NaN.
     """
-    import torch
-
-    with torch.inference_mode():
-        compute = _packed if model.config.model_type in OUR_MODEL_TYPES else _padded
-        logits = compute(model, rows, positions)
+    logits = packed_forward(model, *packed_positions(rows, positions))["logits"]
     # topk treats NaN as the largest value.
-    if logits and bool(torch.stack([torch.isnan(part).any() for part in logits]).any()):
+    if bool(logits.isnan().any()):
         raise UsageError(f"{model.name_or_path}: the model gives NaN logits. Try --dtype float32.")
-    return logits
-
-
-def _packed(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
-) -> list[torch.Tensor]:
-    import torch
-
-    lengths = [len(row) for row in rows]
-    starts = [0, *accumulate(lengths)]
-    ids = torch.tensor([[token for row in rows for token in row]], device=model.device)
-    selected = torch.zeros_like(ids, dtype=torch.bool)
-    selected[
-        0, [start + position for start, places in zip(starts, positions, strict=False) for position in places]
-    ] = True
-    cu_seqlens = torch.tensor(starts, device=model.device, dtype=torch.int32)
-    logits = model(input_ids=ids, cu_seqlens=cu_seqlens, max_seqlen=max(lengths), logits_positions=selected).logits
     return list(logits.float().split([len(places) for places in positions]))
 
 
-def _padded(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
-) -> list[torch.Tensor]:
-    import torch
+def packed_positions(
+    rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Packs rows of token ids and selected positions.
 
-    width = max(len(row) for row in rows)
-    pad = getattr(model.config, "pad_token_id", None) or 0
-    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
-    logits = model(input_ids=ids, attention_mask=mask).logits
-    return [row[list(places)].float() for row, places in zip(logits, positions, strict=True)]
+    Args:
+        rows: token ids of each text.
+        positions: the selected positions of each row.
+
+    Returns:
+        int64 ids `(total_tokens,)`, boundaries `(texts + 1,)` and selected places `(selected,)` of the packed row.
+    """
+    starts = [0, *accumulate(map(len, rows))]
+    selected = [start + place for start, places in zip(starts, positions, strict=False) for place in places]
+    ids = [token for row in rows for token in row]
+    return np.array(ids, dtype=np.int64), np.array(starts, dtype=np.int64), np.array(selected, dtype=np.int64)
 
 
 def batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

@@ -10,17 +10,12 @@ too up to 3 %.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from llm_jp_modernbert.core.errors import UsageError
-
-from .loading import OUR_MODEL_TYPES, load_masked_lm
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -133,22 +128,9 @@ def _has_prepared_products(dtype: torch.dtype) -> bool:
 
 def _require_half_precision(model: nn.Module) -> None:
     if torch.backends.quantized.engine not in _ENGINES:
-        raise UsageError(
-            "packed float16 weights need an x86 processor with AVX2. Use float32 or bfloat16, and drop --fast."
-        )
+        raise UsageError("packed float16 weights need an x86 processor with AVX2. Use float32 or bfloat16.")
     largest = float(torch.stack([weight.detach().abs().max() for weight in model.parameters()]).max())
     # `not <=` instead of `>`, so that NaN is refused.
     if not largest <= torch.finfo(torch.float16).max:
         name = getattr(model, "name_or_path", "model")
-        raise UsageError(f"{name}: weights up to {largest:.0e} do not fit float16. Use float32, and drop --fast.")
-
-
-def load_fast_masked_lm(name: str, revision: str | None = None) -> PreTrainedModel:
-    """Loads a ModernBERT masked language model for inference on a CPU, with packed float16 weights.
-
-    Takes the arguments of `load_masked_lm`, and raises `UsageError` as it and `prepare_for_inference` do.
-    """
-    model = load_masked_lm(name, revision, dtype="float32", device="cpu")
-    if model.config.model_type not in OUR_MODEL_TYPES:
-        raise UsageError(f"{name}: --fast is for ModernBERT, and this is {model.config.model_type}. Drop --fast.")
-    return prepare_for_inference(model, torch.float16)
+        raise UsageError(f"{name}: weights up to {largest:.0e} do not fit float16. Use float32.")

@@ -24,7 +24,7 @@ class Runner(Protocol):
             float32 outputs by name. Encoder: `last_hidden_state` `(total_tokens, hidden)`. Masked language model:
             `logits` `(selected, vocabulary)` if there are positions, else `last_hidden_state`. Sequence classification
             and multiple choice: `logits` `(documents, labels)`. Token classification: `logits` `(total_tokens,
-            labels)`. Question answering: `start_logits` and `end_logits` `(total_tokens,)`. Embedder of
-            sentence-transformers: `sentence_embedding` `(documents, dimensions)`. Further outputs are allowed.
+            labels)`. Question answering: `start_logits` and `end_logits` `(total_tokens,)`. An embedder of
+            sentence-transformers with torch: also `sentence_embedding` `(documents, dimensions)`. There may be others.
         """
         ...

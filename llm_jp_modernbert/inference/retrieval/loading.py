@@ -68,7 +68,7 @@ def type_of(reference: ModelReference) -> str:
     if saved is not None:
         return saved
     # Earlier versions saved rerankers as models of transformers.
-    config = _file(reference, "config.json")
+    config = model_file(reference, "config.json")
     architectures = (read_json(config, dict[str, Any]).get("architectures") if config is not None else None) or [""]
     if architectures[0] in _LATE_INTERACTION:
         return "MultiVectorEncoder"
@@ -78,17 +78,17 @@ def type_of(reference: ModelReference) -> str:
 
 def saved_type(reference: ModelReference) -> str | None:
     """The class of sentence-transformers that has saved a model; None for models of transformers."""
-    if _file(reference, MODULES) is None:
+    if model_file(reference, MODULES) is None:
         return None
-    settings = _file(reference, SETTINGS)
+    settings = model_file(reference, SETTINGS)
     # Files of versions before 5.0 do not name the type.
     known = read_json(settings, dict[str, Any]) if settings is not None else {}
     name = str(known.get("model_type", "SentenceTransformer"))
     return "MultiVectorEncoder" if name in _LATE_INTERACTION else name
 
 
-def _file(reference: ModelReference, name: str) -> Path | None:
-    """A file of a model, downloaded if necessary; None if it has none."""
+def model_file(reference: ModelReference, name: str) -> Path | None:
+    """A file of a model, downloaded if necessary; None if the model lacks it."""
     from transformers.utils.hub import cached_file
 
     path = cached_file(
