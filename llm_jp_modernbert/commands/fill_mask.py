@@ -14,6 +14,7 @@ from rich.console import Console
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.terminal import quiet_libraries
 from llm_jp_modernbert.core.text_files import STDIN, BadRow, read_rows
+from llm_jp_modernbert.inference.encoder.choice import BackendName
 
 if TYPE_CHECKING:
     from llm_jp_modernbert.inference.fill_mask import FilledText
@@ -46,13 +47,17 @@ def fill_mask(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(
             metavar="<type>",
-            help="Data type of weights and computation: float32, bfloat16, float16, or auto for the checkpoint's.",
+            help="Data type of weights and computation: float32, bfloat16, float16, or auto for the checkpoint's. "
+            "float16 on a CPU stores the weights in float16 and computes in float32: faster for single sentences.",
         ),
     ] = "auto",
-    fast: Annotated[
-        bool,
-        typer.Option("--fast", help="Use the CPU with packed float16 weights: faster for single sentences."),
-    ] = False,
+    backend: Annotated[
+        BackendName,
+        typer.Option(
+            help="Program that computes: auto is the fastest one installed. onnx and openvino export the model into a "
+            "cache on first use, which takes a minute.",
+        ),
+    ] = "torch",
 ) -> None:
     """Predicts the masked tokens of texts. Texts that cannot be used are reported, and the others are predicted.
 
@@ -60,35 +65,25 @@ def fill_mask(
 
     * `llm-jp-modernbert fill-mask llm-jp/llm-jp-modernbert-base "今日のご飯は[MASK]である。" --top-k 10`
 
-    * `llm-jp-modernbert fill-mask quickstart-model - --json --fast < texts.txt`
+    * `llm-jp-modernbert fill-mask quickstart-model - --json --dtype float16 < texts.txt`
     """
-    if fast and (dtype != "auto" or device not in (None, "cpu")):
-        raise UsageError("--fast sets the device and the data type. Drop --device and --dtype, or --fast.")
     given = list(_texts(texts))
     if not given:
         raise UsageError("standard input holds no text. Give one text per line.")
     problems = [str(text) for _, text in given if isinstance(text, BadRow)]
     usable = [(place, text) for place, text in given if isinstance(text, str)]
-    from llm_jp_modernbert.inference.fill_mask import fill_masks
-    from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
+    from llm_jp_modernbert.inference.encoder.encoder import load_encoder
+    from llm_jp_modernbert.inference.heads import MASKED_LM
 
     quiet_libraries()
-    if fast:
-        from llm_jp_modernbert.inference.packed_weights import load_fast_masked_lm
-
-        masked_lm = load_fast_masked_lm(model, revision)
-    else:
-        masked_lm = load_masked_lm(model, revision, dtype, device)
-    loaded_tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(model, revision)
-    results = fill_masks(
-        masked_lm,
-        loaded_tokenizer,
+    encoder = load_encoder(model, backend, dtype, device, revision, MASKED_LM, tokenizer)
+    results = encoder.fill_mask(
         [text for _, text in usable],
         top_k,
         problems=lambda index, error: problems.append(f"{usable[index][0]} {error}"),
     )
     if results:
-        _print(results, str(loaded_tokenizer.mask_token), as_json)
+        _print(results, str(encoder.tokenizer.mask_token), as_json)
     if len(given) > 1:
         for problem in problems[:_SHOWN_PROBLEMS]:
             logger.warning(problem)

@@ -12,16 +12,16 @@ import torch
 from checkpoints import TEXTS, write_checkpoint
 from peer import pair
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, pipeline
+from transformers import pipeline
 from typer.testing import CliRunner
 
 from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.inference.encoder.encoder import Encoder, load_encoder
 from llm_jp_modernbert.inference.fill_mask import FilledText, fill_masks
 from llm_jp_modernbert.inference.loading import load_masked_lm, load_tokenizer
 from llm_jp_modernbert.inference.packed_weights import (
     HalfPrecisionLinear,
-    load_fast_masked_lm,
     prepare_for_inference,
 )
 
@@ -39,9 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"))
 
 
+def load_half(folder: Path) -> Encoder:
+    return load_encoder(str(folder), "torch", "float16", "cpu")
+
+
 @pytest.fixture(scope="module")
 def results(folder: Path) -> list[FilledText]:
-    return fill_masks(load_fast_masked_lm(str(folder)), load_tokenizer(str(folder)), PROMPTS)
+    return load_half(folder).fill_mask(PROMPTS)
 
 
 def test_layer_computes_in_float32_with_weights_rounded_to_float16() -> None:
@@ -134,9 +138,9 @@ def test_first_candidates_equal_those_of_the_pipeline(folder: Path, results: lis
 
 
 def test_result_does_not_depend_on_the_batch(folder: Path, results: list[FilledText]) -> None:
-    model, tokenizer = load_fast_masked_lm(str(folder)), load_tokenizer(str(folder))
+    encoder = load_half(folder)
     for prompt, expected in list(zip(PROMPTS, results, strict=True))[::7]:
-        (single,) = fill_masks(model, tokenizer, [prompt])
+        (single,) = encoder.fill_mask([prompt])
         for candidates, theirs in zip(single.masks, expected.masks, strict=True):
             assert [candidate.token_id for candidate in candidates] == [candidate.token_id for candidate in theirs]
             probabilities = [candidate.probability for candidate in candidates]
@@ -148,34 +152,17 @@ def test_bfloat16_checkpoint_is_computed_in_float32(folder: Path, tmp_path: Path
     load_tokenizer(str(folder)).save_pretrained(tmp_path)
     tokenizer = load_tokenizer(str(tmp_path))
     plain = fill_masks(load_masked_lm(str(tmp_path), dtype="float32"), tokenizer, PROMPTS)
-    fast = fill_masks(load_fast_masked_lm(str(tmp_path)), tokenizer, PROMPTS)
-    for result, expected in zip(fast, plain, strict=True):
+    for result, expected in zip(load_half(tmp_path).fill_mask(PROMPTS), plain, strict=True):
         first = [candidates[0].token_id for candidates in result.masks]
         assert first == [candidates[0].token_id for candidates in expected.masks]
 
 
-def test_fill_mask_command_with_fast(folder: Path) -> None:
+def test_fill_mask_command_with_float16(folder: Path) -> None:
     arguments = ["fill-mask", str(folder), "今日の[MASK]は[MASK]である。", "--top-k", "3"]
-    plain, fast = (CliRunner().invoke(app, [*arguments, *options]) for options in ([], ["--fast"]))
-    assert fast.exit_code == plain.exit_code == 0
-    assert fast.output.split()[0] == plain.output.split()[0]
-    assert "mask 2 of 2" in fast.output
-
-
-@pytest.mark.parametrize("option", [["--device", "cuda"], ["--dtype", "float32"]])
-def test_conflicting_options_are_refused(folder: Path, option: list[str]) -> None:
-    result = CliRunner().invoke(app, ["fill-mask", str(folder), "[MASK]", "--fast", *option])
-    assert isinstance(result.exception, UsageError)
-    assert "Drop --device and --dtype, or --fast." in str(result.exception)
-
-
-def test_other_model_types_are_refused(tmp_path: Path) -> None:
-    tiny = BertForMaskedLM(
-        BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    )
-    tiny.save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="--fast is for ModernBERT, and this is bert"):
-        load_fast_masked_lm(str(tmp_path))
+    plain, half = (CliRunner().invoke(app, [*arguments, *options]) for options in ([], ["--dtype", "float16"]))
+    assert half.exit_code == plain.exit_code == 0
+    assert half.output.split()[0] == plain.output.split()[0]
+    assert "mask 2 of 2" in half.output
 
 
 def test_weights_outside_of_float16_are_refused(folder: Path) -> None:
@@ -198,7 +185,7 @@ def test_nan_weights_are_refused(folder: Path) -> None:
 def test_processor_without_packed_weights_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.quantized, "engine", "onednn")
     with pytest.raises(UsageError, match="float16 weights need an x86 processor"):
-        load_fast_masked_lm(str(folder))
+        load_half(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
