@@ -70,7 +70,8 @@ def serve_check(options: ServeCheckOptions) -> Record:
                 shutil.rmtree(out)
             installed = [result for result in results if result.status != "not installed"]
             for result in installed or results[:1]:
-                rows += _rows(runtime, result, inputs)
+                # Environments can have the same version of a runtime.
+                rows += [row for row in _rows(runtime, result, inputs) if row not in rows]
         record: Record = {"schema": 1, "longest": inputs.longest, "rows": rows, "files": measured_files(folder)}
         write_json(folder / RECORD, record)
     return record
