@@ -55,4 +55,20 @@ RUNTIMES = (
     Runtime(
         "llm-jp-modernbert, openvino", "packed_openvino.py", "pip install 'llm-jp-modernbert[openvino]'", _PACK_AGAIN
     ),
+    Runtime(
+        "transformers.js",
+        "transformers_js.mjs",
+        "ONNXRUNTIME_NODE_INSTALL=skip npm install @huggingface/transformers (here, or in a directory on NODE_PATH)",
+        "Give it the token ids of Python's tokenizers: its own unigram tokenizer has no byte fallback for line breaks "
+        "and characters outside the vocabulary (huggingface/tokenizers.js#26).",
+    ),
+    Runtime(
+        "llama.cpp",
+        "llama_cpp.py",
+        "pip install xllamacpp gguf safetensors",
+        "Send llama-server the token ids of Python's tokenizers: its own unigram tokenizer has no byte fallback for "
+        "characters outside the vocabulary (ggml-org/llama.cpp#28862).",
+        # GELU is approximated by tanh, in half precision.
+        tolerance=1e-2,
+    ),
 )

@@ -30,7 +30,8 @@ Outputs that may be compared, and the shape of each text's array (see `inputs.py
 * `token_ids` (tokens): the ids of `texts`, and `sentence_ids`, those of `sentences`, by the runtime's own tokenizer.
 
 OUT receives `result.json` with `status` (`ok`, `not installed`, `not supported`, `failed`), `version`, `reason`,
-`seconds`, and `outputs`: for each name a list of `file` (raw little-endian) with `shape` and `dtype`.
+`seconds`, and `outputs`: for each name a list of `file` (raw little-endian) with `shape` and `dtype`, or
+null for a text that is left out.
 """
 
 from __future__ import annotations
