@@ -26,6 +26,7 @@ def packages() -> list[str]:
 EXTRAS = {
     "flash": ["flash-attn>=2.8.3"],
     "onnx": ["onnx>=1.19", "onnxscript>=0.5.6", "onnxruntime>=1.23"],
+    "openvino": ["openvino>=2026.4"],
     "finetune": [
         "scikit-learn>=1.7",
         "scipy>=1.15",
@@ -54,10 +55,11 @@ EXTRAS["test"] = [
     *EXTRAS["eval"],
     *EXTRAS["retrieval"],
     *EXTRAS["onnx"],
+    *EXTRAS["openvino"],
 ]
 
 EXTRAS["all"] = sorted(
-    {requirement for extra in ("eval", "mteb", "onnx", "retrieval", "test") for requirement in EXTRAS[extra]}
+    {requirement for extra in ("eval", "mteb", "onnx", "openvino", "retrieval", "test") for requirement in EXTRAS[extra]}
 )
 
 ROOT = Path(__file__).parent
