@@ -126,7 +126,7 @@ def test_token_ids_are_used_as_they_are(encoder: Encoder) -> None:
     ids = encoder.tokenizer([f"検索: {text}" for text in TEXTS])["input_ids"]
     expected = encoder.encode(TEXTS, "query")
     np.testing.assert_array_equal(encoder.encode(ids), expected)
-    mixed = encoder.encode([TEXTS[0], np.array(ids[1]), ids[2]], "query")
+    mixed = encoder.encode([TEXTS[0], np.array(ids[1]), tuple(ids[2])], "query")
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
 
 

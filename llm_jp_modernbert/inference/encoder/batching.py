@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Text = str | tuple[str, str] | Sequence[int]
+Text = str | tuple[str, str] | Sequence[int] | np.ndarray
 """A text, a pair of texts, or the token ids of a text with special tokens."""
 
 # Texts that are tokenised and sorted together: batches of a small window are uneven, a large one takes memory.
@@ -206,5 +206,5 @@ def _checked(index: int, text: Any, prompt: str) -> Text:
     if isinstance(text, (list, tuple, np.ndarray)) and len(text):
         ids = np.asarray(text)
         if ids.ndim == 1 and np.issubdtype(ids.dtype, np.integer):
-            return text
+            return ids
     raise UsageError(f"text {index + 1} is {str(text)[:30]!r}; it must be a string or a list of token ids.")
