@@ -17,8 +17,9 @@ from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import RetrievalOptions
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, RETRIEVAL, ADAPTATION, ENCODING = (
-    (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("finetuning", "retrieval", "adaptation", "encoding")
+PAGE, RETRIEVAL, ADAPTATION, ENCODING, SERVING = (
+    (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("finetuning", "retrieval", "adaptation", "encoding", "serving")
 )
 SECTIONS, RETRIEVAL_SECTIONS = (page.split("\n## ")[1:] for page in (PAGE, RETRIEVAL))
 COMMAND = (
@@ -43,7 +44,9 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [*commands(PAGE), *commands(RETRIEVAL), *commands(ADAPTATION), *commands(ENCODING)], ids=" ".join
+    "arguments",
+    [*commands(PAGE), *commands(RETRIEVAL), *commands(ADAPTATION), *commands(ENCODING), *commands(SERVING)],
+    ids=" ".join,
 )
 def test_commands_parse(arguments: list[str]) -> None:
     name, *rest = [argument.replace("TASK", "ner") for argument in arguments]
