@@ -58,9 +58,8 @@ EXTRAS["test"] = [
     *EXTRAS["openvino"],
 ]
 
-EXTRAS["all"] = sorted(
-    {requirement for extra in ("eval", "mteb", "onnx", "openvino", "retrieval", "test") for requirement in EXTRAS[extra]}
-)
+_ALL = ("eval", "mteb", "onnx", "openvino", "retrieval", "test")
+EXTRAS["all"] = sorted({requirement for extra in _ALL for requirement in EXTRAS[extra]})
 
 ROOT = Path(__file__).parent
 # Read, not imported: the build environment lacks the dependencies.

@@ -62,7 +62,7 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened to rows of the inputs.
+    """Counts of rows of the inputs.
 
     Attributes:
         rows: rows that were read; the sum of texts, blank and skipped ones.

@@ -1,4 +1,4 @@
-"""What `encode` computes for each text: a vector, a score, candidates for masks, or a label."""
+"""The jobs of `encode`: each computes a vector, a score, candidates for masks, or a label for a text."""
 
 from __future__ import annotations
 

@@ -33,12 +33,10 @@ def packed_forward(
     import torch
 
     is_masked_lm = model.get_output_embeddings() is not None
-    if is_masked_lm and positions is None:
-        model = model.base_model
+    computed: Any = model.base_model if is_masked_lm and positions is None else model
+    compute = _packed if model.config.model_type in OUR_MODEL_TYPES else _padded
     with torch.inference_mode():
-        compute = _packed if model.config.model_type in OUR_MODEL_TYPES else _padded
-        outputs = compute(model, input_ids, cu_seqlens, positions if is_masked_lm else None)
-    return outputs
+        return compute(computed, input_ids, cu_seqlens, positions if is_masked_lm else None)
 
 
 def _packed(

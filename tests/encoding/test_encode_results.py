@@ -1,4 +1,4 @@
-"""What `encode` writes equals what other libraries compute."""
+"""Results of `encode` equal those of other libraries."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_card_of_a_release_shows_the_table_until_the_model_changes(
     assert f"| tokenizer | {row['version']} | token ids | 1 of 10 texts | failed |" in card
     assert "Use another one." in card
     assert RECORD in json.loads((again / "release.json").read_text("utf-8"))["files"]
-    # The record is no obstacle to another dry run into its directory.
+    # The record does not prevent another dry run into its directory.
     release(ReleaseOptions(classifier, "org/name", dry_run=staged))
     # In bfloat16 the model computes something else.
     release(ReleaseOptions(again, "org/name", dtype="bfloat16", dry_run=staged))

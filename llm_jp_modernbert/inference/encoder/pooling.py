@@ -112,7 +112,7 @@ def pool(hidden: torch.Tensor, cu_seqlens: np.ndarray, pooling: Pooling | Sequen
             # With boundaries, sentence-transformers' modules read a packed row.
             features: dict[str, Any] = {"token_embeddings": hidden[None], "cu_seq_lens_q": boundaries}
             for module in pooling:
-                features = module(features)  # type: ignore[operator]
+                features = module(features)
             vectors = features["sentence_embedding"]
         array: np.ndarray = vectors.float().cpu().numpy()
     return array

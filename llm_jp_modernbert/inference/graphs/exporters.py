@@ -1,4 +1,4 @@
-"""What exports of graphs have in common: quiet exporters, and ONNX files without paths of this machine."""
+"""Helpers of all exports of graphs: quiet exporters, and ONNX files without paths of this machine."""
 
 from __future__ import annotations
 

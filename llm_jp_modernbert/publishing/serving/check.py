@@ -32,7 +32,7 @@ _PROBES = Path(__file__).with_name("probes")
 
 @dataclass(frozen=True)
 class _Result:
-    """What a probe has left: its status, and for `ok` its outputs by name, an array or None for each text."""
+    """Result of a probe: its status, and for `ok` its outputs by name, an array or None for each text."""
 
     status: Status
     version: str = ""
@@ -152,7 +152,9 @@ def _difference(
         return None, f"{len(arrays)} outputs for {len(expected)} texts"
     if name.endswith("_ids"):
         differing = [
-            number for number, pair in enumerate(zip(arrays, expected, strict=True)) if not np.array_equal(*pair)
+            number
+            for number, (array, torchs) in enumerate(zip(arrays, expected, strict=True))
+            if array is None or not np.array_equal(array, torchs)
         ]
         texts = ", ".join(str(number + 1) for number in differing)
         return float(len(differing)), f"splits other tokens than the tokenizer in text {texts}" if differing else ""

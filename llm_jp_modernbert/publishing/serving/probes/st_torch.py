@@ -12,7 +12,7 @@ VERSION_OF = ("sentence-transformers", "transformers")
 def unsupported(request: dict[str, Any]) -> str | None:
     """The model must be one of sentence-transformers."""
     if request["embedder"] is None:
-        return "the directory has no modules.json, so it is no embedder"
+        return "the directory has no modules.json of an embedder"
     return None
 
 
