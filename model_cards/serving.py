@@ -19,7 +19,7 @@ RECORD = "serving.json"
 
 # Files that decide what runtimes compute.
 _MEASURED = (
-    *("*.safetensors", "*.onnx", "*.onnx.data", "openvino_model.*"),
+    *("*.safetensors", "*.onnx", "*.onnx_data", "openvino_model.*"),
     *("config.json", "tokenizer.json", "modules.json"),
 )
 

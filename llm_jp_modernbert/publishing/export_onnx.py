@@ -13,7 +13,13 @@ import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_config
-from llm_jp_modernbert.inference.graphs.exporters import LARGEST_FILE, quiet_exporters, remove_metadata
+from llm_jp_modernbert.inference.graphs.exporters import (
+    LARGEST_FILE,
+    quiet_exporters,
+    remove_metadata,
+    rename_weights,
+    weights_file,
+)
 from llm_jp_modernbert.inference.heads import (
     ENCODER,
     MASKED_LM,
@@ -65,7 +71,7 @@ def export_onnx(folder: Path, int8: bool = False) -> list[Path]:
         int8: whether to write `onnx/model_int8.onnx` too, with int8 weights (dynamic quantization).
 
     Returns:
-        The written files, including a `.data` file for each model that exceeds 2 GB.
+        The written files, including an `.onnx_data` file for each model that exceeds 2 GB.
 
     Raises:
         UsageError: a package is missing; the folder holds no model; outputs differ from torch's by more than 1e-3; or
@@ -236,13 +242,14 @@ def _export(source: PreTrainedModel, file: Path) -> None:
         remove_metadata(program.model)
         size = sum(parameter.nbytes for parameter in model.parameters())
         program.save(file, external_data=size > LARGEST_FILE)
+        rename_weights(file)
 
 
 def _quantize(file: Path, quantized: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    large = file.with_name(f"{file.name}.data").exists()
+    large = weights_file(file).exists()
     with quiet_exporters(), tempfile.TemporaryDirectory() as temporary:
         # Without it, the decoder (the transposed embeddings) is converted back to float32 in every run.
         prepared = Path(temporary) / file.name
@@ -256,3 +263,4 @@ def _quantize(file: Path, quantized: Path) -> None:
             weight_type=QuantType.QInt8,
             use_external_data_format=large,
         )
+        rename_weights(quantized)

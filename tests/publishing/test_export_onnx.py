@@ -128,7 +128,7 @@ def test_large_models_have_a_separate_weights_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "changes", lambda first, second, folder: (0, 398))
     folder = write_checkpoint(tmp_path / "model")
     files = export_onnx(folder, int8=True)
-    names = ["model.onnx", "model.onnx.data", "model_int8.onnx", "model_int8.onnx.data"]
+    names = ["model.onnx", "model.onnx_data", "model_int8.onnx", "model_int8.onnx_data"]
     assert [file.name for file in files] == names
     ids = torch.ones(1, 5, dtype=torch.long)
     assert run(files[0], ids, ids)[0].shape == run(files[2], ids, ids)[0].shape == (1, 5, 305)

@@ -20,7 +20,7 @@ from llm_jp_modernbert.core.references import ModelReference
 
 from ..heads import MASKED_LM, Head, head_of
 from ..loading import OUR_MODEL_TYPES, load_model, model_revision
-from .exporters import LARGEST_FILE, quiet_exporters, remove_metadata
+from .exporters import LARGEST_FILE, quiet_exporters, remove_metadata, rename_weights
 from .inputs import INPUTS, LOGITS_POSITIONS, graph_inputs
 from .module import PackedGraph, Pooling, output_names
 
@@ -217,6 +217,7 @@ def _write_onnx(model: Any, head: Head, pooling: Pooling | None, outputs: tuple[
         remove_metadata(program.model)
         size = sum(parameter.nbytes for parameter in model.parameters())
         program.save(file, external_data=size > LARGEST_FILE)
+        rename_weights(file)
 
 
 def _write_openvino(model: Any, head: Head, pooling: Pooling | None, outputs: tuple[str, ...], file: Path) -> None:

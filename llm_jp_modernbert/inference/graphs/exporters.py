@@ -6,10 +6,26 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 LARGEST_FILE = 1_900_000_000
 """Largest size in bytes of weights in the `.onnx` file itself: a protocol buffer holds at most 2 GB."""
+
+
+def weights_file(file: Path) -> Path:
+    """The file of a large graph's weights, with the name that optimum and transformers.js expect."""
+    return file.with_name(f"{file.name}_data")
+
+
+def rename_weights(file: Path) -> None:
+    """Gives the weights of a large graph that torch or ONNX Runtime saved as `.onnx.data` their usual name."""
+    import onnx_ir
+
+    saved = file.with_name(f"{file.name}.data")
+    if saved.exists():
+        onnx_ir.save(onnx_ir.load(file), file, external_data=weights_file(file).name)
+        saved.unlink()
 
 
 def remove_metadata(model: Any) -> None:
