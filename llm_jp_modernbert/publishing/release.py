@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core import hub
 from llm_jp_modernbert.core.errors import UsageError, describe, is_failed_write
-from llm_jp_modernbert.core.files import atomic_directory, files_by_path, lock, read_config
+from llm_jp_modernbert.core.files import atomic_directory, files_by_path, lock, read_config, write_json
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.inference.heads import (
     ENCODER,
@@ -269,6 +269,9 @@ def _stage_model(options: ReleaseOptions, folder: Path) -> Source:
     if embedder is None and "record" not in staging.records(options.source):
         match_length(tokenizer, model.config)
     model.save_pretrained(folder, format=options.format, max_shard_size=options.max_shard_size)
+    if head is SEQUENCE_CLASSIFICATION:
+        # text-embeddings-inference needs the number of labels, which transformers does not save.
+        write_json(folder / "config.json", {**read_config(folder), "num_labels": model.config.num_labels})
     tokenizer.save_pretrained(folder)
     if embedder is not None:
         stage_modules(options.source, folder)

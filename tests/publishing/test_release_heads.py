@@ -88,6 +88,9 @@ def test_release_equals_its_source_and_shows_real_output(head: Head, printed: st
     assert printed in output
     assert output.strip() in card.text
     assert str(tmp_path) not in card.text
+    if head is SEQUENCE_CLASSIFICATION:
+        # text-embeddings-inference reads it.
+        assert json.loads((staged / "config.json").read_text())["num_labels"] == len(LABELS)
 
 
 def test_changed_head_is_detected(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
