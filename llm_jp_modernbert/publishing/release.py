@@ -296,16 +296,16 @@ def _export(options: ReleaseOptions, source: Source, folder: Path) -> Exports:
         from .export_sentence_transformers import add_sentence_transformers
 
         add_sentence_transformers(folder, options.pooling)
-    packed: tuple[str, ...] = ()
+    paths = tuple(path.relative_to(folder).as_posix() for path in onnx)
+    exports = Exports(paths, options.sentence_transformers, options.pooling)
+    if source.embedder is not None:
+        exports = described(source.embedder, paths)
     if options.packed:
         from llm_jp_modernbert.inference.graphs.export import add_packed_graphs
 
         logger.info("Exporting packed graphs")
-        packed = add_packed_graphs(folder)
-    paths = tuple(path.relative_to(folder).as_posix() for path in onnx)
-    if source.embedder is not None:
-        return replace(described(source.embedder, paths), packed=packed)
-    return Exports(paths, options.sentence_transformers, options.pooling, packed=packed)
+        exports = replace(exports, packed=add_packed_graphs(folder, exports.pooling))
+    return exports
 
 
 def _stage_results(options: ReleaseOptions, folder: Path) -> list[Row]:

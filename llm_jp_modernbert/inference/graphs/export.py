@@ -9,7 +9,7 @@ import logging
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -18,7 +18,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import atomic_directory, read_json, write_json
 from llm_jp_modernbert.core.references import ModelReference
 
-from ..heads import MASKED_LM, Head, head_of
+from ..heads import ENCODER, MASKED_LM, Head, head_of
 from ..loading import OUR_MODEL_TYPES, load_model, model_revision
 from .exporters import LARGEST_FILE, quiet_exporters, remove_metadata, rename_weights
 from .inputs import INPUTS, LOGITS_POSITIONS, graph_inputs
@@ -94,11 +94,12 @@ def graph_folder(name: str, runtime: Runtime, revision: str | None = None) -> Pa
     return folder
 
 
-def add_packed_graphs(folder: Path) -> tuple[str, ...]:
+def add_packed_graphs(folder: Path, pooling: str = "") -> tuple[str, ...]:
     """Writes the packed graphs of a saved model into its folder `packed`, one folder for each runtime.
 
     Args:
         folder: a saved model in either format, whose files are final.
+        pooling: pooling of the output `sentence_embedding` of an encoder, if it is `mean` or `cls`.
 
     Returns:
         Paths of the graphs relative to `folder`.
@@ -108,8 +109,9 @@ def add_packed_graphs(folder: Path) -> tuple[str, ...]:
     """
     model = load_model(str(folder), dtype="float32", device="cpu")
     revision = model_revision(ModelReference.parse(str(folder)))
+    pools = head_of(model.config.to_dict()) is ENCODER and pooling in ("mean", "cls")
     for runtime in FILES:
-        export_graph(model, folder / FOLDER / runtime, runtime, revision)
+        export_graph(model, folder / FOLDER / runtime, runtime, revision, cast("Pooling", pooling) if pools else None)
     return tuple(f"{FOLDER}/{runtime}/{file}" for runtime, file in FILES.items())
 
 
