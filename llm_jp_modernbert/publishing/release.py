@@ -304,7 +304,7 @@ def _export(options: ReleaseOptions, source: Source, folder: Path) -> Exports:
         from llm_jp_modernbert.inference.graphs.export import add_packed_graphs
 
         logger.info("Exporting packed graphs")
-        exports = replace(exports, packed=add_packed_graphs(folder, exports.pooling))
+        exports = replace(exports, packed=add_packed_graphs(folder))
     return exports
 
 

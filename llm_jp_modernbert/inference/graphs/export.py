@@ -9,17 +9,18 @@ import logging
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import atomic_directory, read_json, write_json
+from llm_jp_modernbert.core.files import atomic_directory, read_config, read_json, write_json
 from llm_jp_modernbert.core.references import ModelReference
 
 from ..heads import ENCODER, MASKED_LM, Head, head_of
 from ..loading import OUR_MODEL_TYPES, load_model, model_revision
+from ..retrieval.layout import MODULES, Module
 from .exporters import LARGEST_FILE, quiet_exporters, remove_metadata, rename_weights
 from .inputs import INPUTS, LOGITS_POSITIONS, graph_inputs
 from .module import PackedGraph, Pooling, output_names
@@ -94,12 +95,11 @@ def graph_folder(name: str, runtime: Runtime, revision: str | None = None) -> Pa
     return folder
 
 
-def add_packed_graphs(folder: Path, pooling: str = "") -> tuple[str, ...]:
+def add_packed_graphs(folder: Path) -> tuple[str, ...]:
     """Writes the packed graphs of a saved model into its folder `packed`, one folder for each runtime.
 
     Args:
-        folder: a saved model in either format, whose files are final.
-        pooling: pooling of the output `sentence_embedding` of an encoder, if it is `mean` or `cls`.
+        folder: a saved model in either format, or an embedder of sentence-transformers, whose files are final.
 
     Returns:
         Paths of the graphs relative to `folder`.
@@ -109,13 +109,20 @@ def add_packed_graphs(folder: Path, pooling: str = "") -> tuple[str, ...]:
     """
     model = load_model(str(folder), dtype="float32", device="cpu")
     revision = model_revision(ModelReference.parse(str(folder)))
-    pools = head_of(model.config.to_dict()) is ENCODER and pooling in ("mean", "cls")
+    pooling, normalized = _pooling(folder)
     for runtime in FILES:
-        export_graph(model, folder / FOLDER / runtime, runtime, revision, cast("Pooling", pooling) if pools else None)
+        export_graph(model, folder / FOLDER / runtime, runtime, revision, pooling, normalized)
     return tuple(f"{FOLDER}/{runtime}/{file}" for runtime, file in FILES.items())
 
 
-def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pooling: Pooling | None = None) -> None:
+def export_graph(
+    model: Any,
+    folder: Path,
+    runtime: Runtime,
+    revision: str,
+    pooling: Pooling | None = None,
+    normalized: bool = True,
+) -> None:
     """Writes the packed graph of a model and its description into a new folder.
 
     Args:
@@ -124,6 +131,7 @@ def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pool
         runtime: `"onnx"` for `model.onnx`, `"openvino"` for `openvino_model.xml` and its weights.
         revision: commit or hash that identifies the weights.
         pooling: for an encoder, pooling of the additional output `sentence_embedding`.
+        normalized: whether these vectors are scaled to length 1.
 
     Raises:
         UsageError: not a ModernBERT model, or a RoPE type without fixed frequencies; or a package is missing.
@@ -138,7 +146,9 @@ def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pool
     outputs = output_names(head, pooling)
     with atomic_directory(folder, replace=True) as temporary:
         file = temporary / FILES[runtime]
-        (_write_onnx if runtime == "onnx" else _write_openvino)(model, head, pooling, outputs, file)
+        # ONNX Runtime fuses the parts of attention itself.
+        graph = PackedGraph(model, head, pooling, normalized, fused_attention=runtime == "openvino").eval()
+        (_write_onnx if runtime == "onnx" else _write_openvino)(graph, outputs, file)
         description: Description = {
             "architecture": config.architectures[0],
             "window": config.local_attention // 2,
@@ -148,6 +158,20 @@ def export_graph(model: Any, folder: Path, runtime: Runtime, revision: str, pool
             "version": _VERSION,
         }
         write_json(temporary / DESCRIPTION, description)
+
+
+def _pooling(folder: Path) -> tuple[Pooling | None, bool]:
+    """The pooling of an embedder and whether it normalises; None if it has other modules, or is no embedder."""
+    if not (folder / MODULES).is_file() or head_of(read_config(folder)) is not ENCODER:
+        return None, False
+    _, *modules = read_json(folder / MODULES, list[Module])
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if kinds not in (["Pooling"], ["Pooling", "Normalize"]):
+        return None, False
+    settings = read_json(folder / modules[0]["path"] / "config.json", dict[str, Any])
+    poolings: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    modes = [key for key, value in settings.items() if key.startswith("pooling_mode_") and value]
+    return (poolings.get(modes[0]) if len(modes) == 1 else None), len(kinds) == 2
 
 
 def input_names(head: Head) -> tuple[str, ...]:
@@ -177,13 +201,14 @@ def _cache() -> Path:
     return Path(os.environ.get("LLM_JP_MODERNBERT_CACHE") or Path(HF_HOME) / "llm-jp-modernbert" / "graphs")
 
 
-def _program(model: Any, head: Head, pooling: Pooling | None, fused_attention: bool) -> Any:
+def _program(graph: PackedGraph) -> Any:
     import torch
 
-    lengths = [min(length, model.config.max_position_embeddings) for length in _EXAMPLE]
+    config = graph.model.config
+    lengths = [min(length, config.max_position_embeddings) for length in _EXAMPLE]
     boundaries = np.array([0, *np.cumsum(lengths)])
-    arrays = graph_inputs(np.ones(boundaries[-1], np.int64), boundaries, model.config.local_attention // 2)
-    if head is MASKED_LM:
+    arrays = graph_inputs(np.ones(boundaries[-1], np.int64), boundaries, config.local_attention // 2)
+    if graph.head is MASKED_LM:
         arrays[LOGITS_POSITIONS] = np.array([1, 2, 3, 5, 8])
     examples = {name: torch.from_numpy(array) for name, array in arrays.items()}
     # Axes of length 1 are the same for all batches.
@@ -191,12 +216,11 @@ def _program(model: Any, head: Head, pooling: Pooling | None, fused_attention: b
         name: {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(array.shape) if size > 1}
         for name, array in arrays.items()
     }
-    graph = PackedGraph(model, head, pooling, fused_attention).eval()
     with torch.no_grad():
         return torch.export.export(graph, (), examples, dynamic_shapes=axes, strict=False)
 
 
-def _write_onnx(model: Any, head: Head, pooling: Pooling | None, outputs: tuple[str, ...], file: Path) -> None:
+def _write_onnx(graph: PackedGraph, outputs: tuple[str, ...], file: Path) -> None:
     import torch
 
     try:
@@ -208,28 +232,28 @@ def _write_onnx(model: Any, head: Head, pooling: Pooling | None, outputs: tuple[
         ) from error
     with quiet_exporters():
         program = torch.onnx.export(
-            _program(model, head, pooling, fused_attention=False),
+            _program(graph),
             dynamo=True,
             verbose=False,
             opset_version=_ONNX_OPSET,
-            input_names=list(input_names(head)),
+            input_names=list(input_names(graph.head)),
             output_names=list(outputs),
         )
         assert program is not None
         remove_metadata(program.model)
-        size = sum(parameter.nbytes for parameter in model.parameters())
+        size = sum(parameter.nbytes for parameter in graph.parameters())
         program.save(file, external_data=size > LARGEST_FILE)
         rename_weights(file)
 
 
-def _write_openvino(model: Any, head: Head, pooling: Pooling | None, outputs: tuple[str, ...], file: Path) -> None:
+def _write_openvino(graph: PackedGraph, outputs: tuple[str, ...], file: Path) -> None:
     try:
         import openvino
     except ImportError as error:
         raise UsageError("this needs OpenVINO: pip install 'llm-jp-modernbert[openvino]'.") from error
     with quiet_exporters():
-        graph = openvino.convert_model(_program(model, head, pooling, fused_attention=True))
-    for value, name in zip((*graph.inputs, *graph.outputs), (*input_names(head), *outputs), strict=True):
+        converted = openvino.convert_model(_program(graph))
+    for value, name in zip((*converted.inputs, *converted.outputs), (*input_names(graph.head), *outputs), strict=True):
         value.get_tensor().set_names({name})
     # float16 would change the weights.
-    openvino.save_model(graph, file, compress_to_fp16=False)
+    openvino.save_model(converted, file, compress_to_fp16=False)

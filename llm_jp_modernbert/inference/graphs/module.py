@@ -23,13 +23,22 @@ class PackedGraph(nn.Module):
     Args:
         model: a float32 model of this package in evaluation mode.
         head: its head.
-        pooling: for an encoder, also return the normalised mean or first hidden state of each document.
+        pooling: for an encoder, also return the mean or first hidden state of each document.
+        normalized: whether these vectors are scaled to length 1.
         fused_attention: whether attention is one `scaled_dot_product_attention`, which OpenVINO computes without
             storing the scores of long documents, or its parts, which ONNX Runtime fuses itself.
     """
 
-    def __init__(self, model: Any, head: Head, pooling: Pooling | None = None, fused_attention: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        head: Head,
+        pooling: Pooling | None = None,
+        normalized: bool = True,
+        fused_attention: bool = True,
+    ) -> None:
         super().__init__()
+        self.normalized = normalized
         self.model, self.head, self.pooling, self.fused_attention = model, head, pooling, fused_attention
         self.encoder = getattr(model, "model", model)
         config = model.config
@@ -119,7 +128,8 @@ class PackedGraph(nn.Module):
         if self.head is ENCODER:
             if self.pooling is None:
                 return (hidden_states,)
-            return normalize(self._pool(hidden_states, documents, global_tokens, self.pooling), dim=-1), hidden_states
+            vectors = self._pool(hidden_states, documents, global_tokens, self.pooling)
+            return (normalize(vectors, dim=-1) if self.normalized else vectors), hidden_states
         if self.head is MASKED_LM:
             selected = embedding(logits_positions, hidden_states)  # type: ignore[arg-type]
             return model.decoder(model.head(selected)), hidden_states
