@@ -193,10 +193,11 @@ def _opened(source: str | Path) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
         return
     path = str(source)
+    name = path.lower()
     with open(path, "rb") as file:
-        if path.endswith(".gz"):
+        if name.endswith(".gz"):
             yield cast("IO[bytes]", io.BufferedReader(gzip.GzipFile(fileobj=file)))
-        elif path.endswith(".zst"):
+        elif name.endswith(".zst"):
             # pyarrow includes the decompressor.
             import pyarrow
 
@@ -271,6 +272,6 @@ def _file_error(name: str, row: int, error: Exception) -> SourceError:
     if isinstance(error, FileNotFoundError):
         return SourceError(f"{name}: no such file.")
     reason = getattr(error, "strerror", None)
-    if reason is None and name.endswith(".zst"):
+    if reason is None and name.lower().endswith(".zst"):
         return SourceError(f"{name}, after row {row}: not a valid zstd file ({error}). Download it again.")
     return SourceError(f"{name}: cannot be read: {reason or error}.")

@@ -7,6 +7,7 @@ share nothing but the directory, so any number of commands may also be started b
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
@@ -32,7 +33,7 @@ _OPTIONS_OF = {
     "": ("prompt", "pooling", "dimensions", "normalize", "precision"),
     "scores": ("seed",),
     "fill_mask": ("top_k",),
-    "classify": ("text_pair_column",),
+    "classify": ("pair_column",),
 }
 
 
@@ -49,7 +50,10 @@ def encode(options: EncodeOptions) -> Counts:
         UsageError: an option, the model or the inputs cannot be used, or the directory has other settings.
     """
     check_options(options)
-    columns = Columns(options.text_column, options.text_pair_column, options.id_column)
+    columns = Columns(options.text_column, options.pair_column, options.id_column)
+    for name in options.inputs:
+        if options.out.resolve().is_relative_to(Path(name).resolve()):
+            raise UsageError(f"--out {options.out} is in the input {name}, so a rerun would read it. Name another.")
     inputs = open_inputs(options.inputs, columns, options.split, options.config_name)
     inputs.check()
     share_threads()
@@ -75,7 +79,7 @@ def encode(options: EncodeOptions) -> Counts:
                 "dtype": encoder.dtype,
                 "rows_per_shard": options.rows_per_shard,
                 "text_column": options.text_column,
-                "text_pair_column": options.text_pair_column,
+                "pair_column": options.pair_column,
                 "id_column": options.id_column,
             },
             "inputs": [

@@ -103,10 +103,15 @@ class Folder:
         with self._alone():
             if (self.out / SETTINGS).exists():
                 _compare(self.out, self.record(), record)
-                return
-            check_vacant(self.out, "--out")
-            (self.out / DATA).mkdir(parents=True, exist_ok=True)
-            write_json(self.out / SETTINGS, record)
+            else:
+                # A process killed while it wrote the settings leaves such a file.
+                for unfinished in self.out.glob(f".{SETTINGS}.*"):
+                    unfinished.unlink()
+                check_vacant(self.out, "--out")
+                self.out.mkdir(exist_ok=True)
+                # First: a directory without settings is refused.
+                write_json(self.out / SETTINGS, record)
+            (self.out / DATA).mkdir(exist_ok=True)
 
     def record(self) -> Record:
         """The settings of the directory."""
@@ -168,8 +173,8 @@ class Folder:
 
     def finished(self) -> list[int]:
         """The finished shards."""
-        paths = (self.out / DATA).glob("part-*.parquet")
-        return sorted(int(path.stem.removeprefix("part-")) for path in paths)
+        numbers = [path.stem.removeprefix("part-") for path in (self.out / DATA).glob("part-*.parquet")]
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def tidy(self) -> None:
         """Removes the lock files and unfinished files of killed processes, when all shards are finished."""

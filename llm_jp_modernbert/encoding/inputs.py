@@ -18,7 +18,14 @@ from llm_jp_modernbert.core.errors import UsageError, describe
 from llm_jp_modernbert.core.hub_errors import one_line_errors
 from llm_jp_modernbert.core.references import ModelReference, is_repository
 from llm_jp_modernbert.core.terminal import printable
-from llm_jp_modernbert.core.text_files import MAX_ROW_BYTES, BadRow, SourceError, check_characters, parse_object
+from llm_jp_modernbert.core.text_files import (
+    MAX_ROW_BYTES,
+    BadRow,
+    SourceError,
+    check_characters,
+    parse_object,
+    source_name,
+)
 from llm_jp_modernbert.core.text_files import read_rows as read_text_rows
 
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -189,7 +196,7 @@ def open_inputs(
     counted = [source.name for source in sources]
     return Inputs(
         [
-            replace(source, name=str(source.path))
+            replace(source, name=source_name(source.path))
             if isinstance(source, _File) and counted.count(source.name) > 1
             else source
             for source in sources
@@ -215,16 +222,19 @@ def _file(path: Path, name: str, columns: Columns) -> _File:
             f"{path}: unsupported file type. Supported: {' '.join(_SUPPORTED)}, and .gz or .zst of texts."
         )
     kind = _Json if suffix in _JSON else _Delimited if suffix in _DELIMITED else _Lines
-    return (_Parquet if suffix == _PARQUET else kind)(path, name, columns)
+    return (_Parquet if suffix == _PARQUET else kind)(path, source_name(name), columns)
 
 
 def no_column(columns: Sequence[str], present: Sequence[str]) -> str | None:
-    """A message if a column is missing, with the columns that are present; None if all are there."""
-    missing = next((column for column in columns if column not in present), None)
-    if missing is None:
+    """A message if a column is missing, with those that are present, or is there twice; None if all are right."""
+    wrong = next((column for column in columns if present.count(column) != 1), None)
+    if wrong is None:
         return None
+    if wrong in present:
+        return f"has the column {wrong!r} twice. Rename one of them."
     names = ", ".join(map(repr, present[:_SHOWN_COLUMNS])) + (", …" if len(present) > _SHOWN_COLUMNS else "")
-    return f"no column {missing!r}; the columns are {names or 'none'}. Name it with --text-column or --id-column."
+    way_out = "Name it with --text-column, --pair-column or --id-column."
+    return f"no column {wrong!r}; the columns are {names or 'none'}. {way_out}"
 
 
 @dataclass(frozen=True)
@@ -266,7 +276,7 @@ def document(source: str, row: int, values: dict[str, Any], columns: Columns) ->
     if any(text is None or not text or text.isspace() for text in texts):
         return BadRow(source, row, "blank")
     identity = f"{source}:{row}" if columns.id is None else values[columns.id]
-    if identity is None or isinstance(identity, (dict, list)):
+    if identity in (None, "") or isinstance(identity, (dict, list, bytes)):
         return BadRow(source, row, f"column {columns.id!r} holds no id.")
     return Document(source, row, str(identity), *texts)
 
@@ -276,7 +286,9 @@ class _Lines(_File):
 
     def raw(self, start: int) -> Iterator[tuple[int, str | BadRow]]:
         if self.columns.id is not None or self.columns.pair is not None:
-            raise UsageError(f"{self.path}: a text file has no columns. Drop --id-column, or name another file.")
+            raise UsageError(
+                f"{self.path}: a text file has no columns. Drop --id-column and --pair-column, or name another file."
+            )
         return read_text_rows(self.path, start)
 
     def parse(self, raw: tuple[int, str | BadRow]) -> Document | BadRow:

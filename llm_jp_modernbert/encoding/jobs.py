@@ -85,7 +85,8 @@ class Job(ABC):
 def check_head(encoder: Encoder, head: Head, option: str) -> None:
     """Raises `UsageError` if the model of an option has another head."""
     if encoder.head != head:
-        raise UsageError(f"{option} needs a {head.name}, but the model is a {encoder.head.name}.")
+        article = "an" if encoder.head.name[0] in "aeiou" else "a"
+        raise UsageError(f"{option} needs a {head.name}, but the model is {article} {encoder.head.name}.")
 
 
 class Embed(Job):
@@ -228,6 +229,8 @@ class FillMask(Job):
         super().__init__(encoder, options)
         check_head(encoder, MASKED_LM, "--fill-mask")
         self.mask = str(encoder.tokenizer.mask_token)
+        # Finds a wrong --top-k before anything is written.
+        encoder.fill_mask([self.mask], options.top_k)
 
     def settings(self) -> dict[str, Any]:
         return {"top_k": self.options.top_k}
@@ -268,13 +271,12 @@ class Classify(Job):
 
     def tokenize(self, documents: Sequence[Document]) -> Rows:
         texts = [document.text for document in documents]
-        if self.options.text_pair_column is None:
+        if self.options.pair_column is None:
             return self._ids(texts)
         return self._ids(texts, [document.pair or "" for document in documents])
 
     def compute(self, documents: Sequence[Document], rows: Rows, progress: Progress) -> dict[str, pyarrow.Array]:
-        results = self.encoder.classify(rows)
-        progress(1.0)
+        results = self.encoder.classify(rows, self.options.tokens_per_batch, progress)
         return self._columns([result.label for result in results], [result.score for result in results])
 
     def empty(self) -> dict[str, pyarrow.Array]:

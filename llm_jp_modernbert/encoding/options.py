@@ -59,9 +59,7 @@ class EncodeOptions:
         Precision,
         typer.Option(help="Type of the vectors' components; int8 is calibrated on the first texts."),
     ] = "float32"
-    text_pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair (--classify).")] = (
-        None
-    )
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair (--classify).")] = None
     top_k: Annotated[int, typer.Option(help="Number of candidates per mask (--fill-mask).", min=1)] = 5
     seed: Annotated[int, typer.Option(help="Seed of the masked positions (--scores).", min=0)] = 0
     backend: Annotated[

@@ -108,6 +108,11 @@ class Run:
             counts = self.folder.counts(index)
             if counts is None:
                 return False
+            if self.options.strict and counts.skipped:
+                raise UsageError(
+                    f"{self.folder.shard(index)}: {counts.skipped:,} unusable rows were skipped by a run without "
+                    "--strict. Drop --strict, or name another --out."
+                )
             self._add(index, counts)
         return True
 

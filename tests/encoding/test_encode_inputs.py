@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def test_multi_line_cells_are_one_row(tmp_path: Path) -> None:
         (b'{"text": "x"', "not JSON"),
         ('{"text": "日本語の文", "key": 1}'.encode("euc-jp"), "EUC-JP"),
         (b'{"text": "x", "key": null}', "'key' holds no id"),
+        (b'{"text": "x", "key": ""}', "'key' holds no id"),
     ],
 )
 def test_unreadable_rows_are_named(tmp_path: Path, line: bytes, reason: str) -> None:
@@ -132,3 +134,18 @@ def test_missing_files_and_unknown_types_are_refused(tmp_path: Path) -> None:
     for name, message in [("y.jsonl", "no such file"), ("x.pdf", "unsupported file type"), ("", "no file of a")]:
         with pytest.raises(UsageError, match=message):
             open_inputs([str(tmp_path / name)], Columns("text"))
+
+
+def test_repeated_columns_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], ["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("text,text\na,b\n")
+    for name in ("x.parquet", "x.csv"):
+        with pytest.raises(UsageError, match="the column 'text' twice"):
+            read(tmp_path / name, Columns("text"))
+
+
+def test_names_of_files_are_arbitrary_bytes_and_upper_case(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.TXT.GZ")
+    path.write_bytes(gzip.compress("猫\n".encode()))
+    assert [(row.id, row.text) for row in read(path, Columns("text"))] == [("\\xff.TXT.GZ:1", "猫")]

@@ -127,7 +127,7 @@ def test_second_texts_are_read_from_their_column(tmp_path: Path) -> None:
     source = tmp_path / "pairs.jsonl"
     source.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     out = tmp_path / "out"
-    encode(EncodeOptions(str(model), [str(source)], out, classify=True, text_pair_column="text_pair"))
+    encode(EncodeOptions(str(model), [str(source)], out, classify=True, pair_column="text_pair"))
     expected = pipeline("text-classification", model=str(model), device="cpu")(pairs)
     scores = pyarrow.parquet.read_table(out / "data")["score"].to_pylist()
     assert scores == pytest.approx([result["score"] for result in expected], abs=1e-5)

@@ -102,6 +102,27 @@ def test_counts_and_skipped_rows_are_reported(options: EncodeOptions, caplog: py
 def test_strict_stops_at_the_first_unusable_row(options: EncodeOptions) -> None:
     with pytest.raises(UsageError, match=r"rows\.jsonl, row 18"):
         encode(replace(options, strict=True))
+    encode(options)
+    with pytest.raises(UsageError, match=r"part-00001.parquet: .* skipped by a run without --strict"):
+        encode(replace(options, strict=True))
+
+
+def test_failed_beginning_does_not_block_the_directory(options: EncodeOptions, monkeypatch: Any) -> None:
+    def full(*arguments: Any) -> None:
+        (options.out / ".encode.json.1").touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_jp_modernbert.encoding.folder.write_json", full)
+        with pytest.raises(OSError, match="No space"):
+            encode(options)
+    encode(options)
+    assert not list(options.out.glob(".*"))
+
+
+def test_result_in_an_input_folder_is_refused(options: EncodeOptions, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is in the input"):
+        encode(replace(options, inputs=[str(tmp_path)]))
 
 
 def test_other_settings_and_inputs_are_refused(options: EncodeOptions) -> None:
@@ -131,6 +152,7 @@ def test_other_settings_and_inputs_are_refused(options: EncodeOptions) -> None:
         ({"top_k": 3}, "--top-k only applies with --fill-mask"),
         ({"scores": True, "fill_mask": True}, "exclude each other"),
         ({"id_column": "key"}, "no column 'key'"),
+        ({"fill_mask": True, "top_k": 10**6}, "top-k is 1000000"),
     ],
 )
 def test_refused_options_write_nothing(options: EncodeOptions, changes: dict[str, Any], message: str) -> None:
