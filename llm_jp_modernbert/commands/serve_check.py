@@ -6,7 +6,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from llm_jp_modernbert.core.tables import Table
 from llm_jp_modernbert.core.terminal import printable, quiet_libraries
 from llm_jp_modernbert.publishing.serving.options import ServeCheckOptions
 
@@ -32,17 +31,18 @@ def serve_check(options: ServeCheckOptions) -> None:
 
     quiet_libraries()
     record, console = run(options), Console()
-    rows = [
-        (row["runtime"], row["version"].partition(" · ")[0], row["output"], shown(row), row["status"])
-        for row in record["rows"]
-    ]
-    title = f"Outputs compared with torch, ten texts of at most {record['longest']:,} tokens"
-    console.print(
-        Text(Table(title, ("runtime", "version", "output", "difference", ""), rows, 3).text()), soft_wrap=True
-    )
+    lines = [f"Outputs compared with torch, ten texts of at most {record['longest']:,} tokens"]
+    for row in record["rows"]:
+        if row["output"]:
+            heading = f"  {row['runtime']} {row['version']}"
+            if heading not in lines:
+                lines.append(heading)
+            lines.append(f"    {row['output']:<32} {shown(row):>13}  {row['status']}")
+    console.print(Text(printable("\n".join(lines))), soft_wrap=True)
     for row in record["rows"]:
         if row["reason"]:
-            line = f"{row['runtime']} {row['version']}: {row['reason']}. {row['fix']}".strip()
+            runtime = f"{row['runtime']} {row['version']}".strip()
+            line = f"{runtime}, {row['status']}: {row['reason']}. {row['fix']}".strip()
             console.print(Text(printable(line)), soft_wrap=True)
     console.print(Text(printable(f"Written to {options.folder / RECORD}.")), soft_wrap=True)
     if any(row["status"] == "failed" for row in record["rows"]):

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .runtimes import RUNTIMES
+
 
 @dataclass(frozen=True)
 class ServeCheckOptions:
@@ -25,6 +27,11 @@ class ServeCheckOptions:
         ),
     ] = field(default_factory=list)
     runtimes: Annotated[
-        list[str], typer.Option("--runtime", help="Check this runtime only; by default all of them. Repeatable.")
+        list[str],
+        typer.Option(
+            "--runtime",
+            help="Check this runtime only; by default all of them. Repeatable. "
+            f"Names: {'; '.join(runtime.name for runtime in RUNTIMES)}.",
+        ),
     ] = field(default_factory=list)
     timeout: Annotated[float, typer.Option(help="Seconds after which a runtime has failed.", min=1)] = 900.0
