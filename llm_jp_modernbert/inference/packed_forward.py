@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .heads import HEADS
 from .loading import OUR_MODEL_TYPES
 
 if TYPE_CHECKING:
@@ -57,10 +58,8 @@ def _packed(
         inputs["logits_positions"] = selected
     outputs = _known(model(**inputs))
     # Outputs of tokens keep the axis of the one row.
-    return {
-        name: value[0] if positions is None and value.shape[:2] == ids.shape else value
-        for name, value in outputs.items()
-    }
+    has_row = positions is None and not _is_pooled(model)
+    return {name: value[0] if has_row else value for name, value in outputs.items()}
 
 
 def _padded(
@@ -79,14 +78,16 @@ def _padded(
     cells = np.flatnonzero(mask)
     cells = cells if positions is None else cells[positions]
     rows = torch.from_numpy(cells).to(model.device)
-    return {
-        name: value.flatten(0, 1)[rows] if value.shape[:2] == mask.shape else value
-        for name, value in _known(model(**tensors)).items()
-    }
+    outputs = _known(model(**tensors))
+    return outputs if _is_pooled(model) else {name: value.flatten(0, 1)[rows] for name, value in outputs.items()}
 
 
 def _known(outputs: Any) -> dict[str, torch.Tensor]:
     return {name: outputs[name] for name in _OUTPUTS if outputs.get(name) is not None}
+
+
+def _is_pooled(model: PreTrainedModel) -> bool:
+    return type(model).__name__.endswith(tuple(head.suffix for head in HEADS if head.pools))
 
 
 def _is_multiple_choice(model: PreTrainedModel) -> bool:
