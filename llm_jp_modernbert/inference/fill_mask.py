@@ -11,8 +11,9 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.terminal import printable
 from llm_jp_modernbert.core.text_files import check_characters
 
+from .encoder.batching import split
 from .loading import check_vocabulary, context_length
-from .masked_logits import batches, masked_logits
+from .masked_logits import masked_logits
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +83,7 @@ def predict_masks(
     texts: Sequence[str],
     top_k: int = 5,
     problems: Callable[[int, UsageError], None] | None = None,
+    padding: float = 0.0,
 ) -> list[FilledText]:
     """Predicts the masked tokens of texts.
 
@@ -93,6 +95,7 @@ def predict_masks(
         top_k: number of candidates per mask.
         problems: callback invoked with the index of each text without a mask, above the context length or with lone
             surrogates, and its error; if None, such texts raise.
+        padding: cost of padding in `compute_logits`; see `split`.
 
     Returns:
         The texts in their order, without those passed to `problems`.
@@ -118,14 +121,14 @@ def predict_masks(
             continue
         masked.append(with_mask_token(text, tokenizer.mask_token))
         encoded.append(ids)
-    results = []
-    for batch in batches([len(ids) for ids in encoded], _TOKENS_PER_BATCH):
+    results: dict[int, FilledText] = {}
+    for batch in split([len(ids) for ids in encoded], _TOKENS_PER_BATCH, padding):
         rows = [encoded[index] for index in batch]
         positions = [[index for index, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
         for index, logits in zip(batch, compute_logits(rows, positions), strict=True):
             candidates = tuple(_candidates(tokenizer, mask_logits, top_k) for mask_logits in logits)
-            results.append(FilledText(masked[index], candidates))
-    return results
+            results[index] = FilledText(masked[index], candidates)
+    return [results[index] for index in range(len(encoded))]
 
 
 def render(result: FilledText, mask_token: str) -> RenderableType:
