@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from llm_jp_modernbert.inference.encoder.encoder import Encoder, load_encoder
 from llm_jp_modernbert.inference.encoder.runner import Runner
 from llm_jp_modernbert.inference.heads import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from llm_jp_modernbert.inference.loading import usable_device
+from llm_jp_modernbert.inference.packed_forward import packed_forward
 
 SAMPLES = [*TEXTS, "x" * 500, "", "猫", *(text[:place] for text in TEXTS for place in range(3, 12))]
 PAIRS = [(TEXTS[0], TEXTS[1]), (TEXTS[2], TEXTS[2]), (TEXTS[1], "猫")]
@@ -141,6 +143,8 @@ def test_no_texts_have_vectors_of_the_same_width(encoder: Encoder) -> None:
         (None, r"text 2 is 'None'; it must be a string"),
         ([], r"text 2 is '\[\]'; it must be a string"),
         ([0.5], r"text 2 is '\[0.5\]'"),
+        ([1, 2**40], r"text 2 has token ids outside of 0 to \d+\.$"),
+        ([-1], r"text 2 has token ids outside of 0 to"),
         ("\ud800", r"text 2 has"),
         ([5] * 101, r"text 2 has 101 tokens, but the context length is 100. Shorten it\.$"),
     ],
@@ -176,9 +180,23 @@ def test_unusable_options_are_named(encoder: Encoder, options: dict[str, Any], m
         encoder.encode(["猫"], **options)
 
 
-def test_one_string_instead_of_a_list_is_refused(encoder: Encoder) -> None:
+@pytest.mark.parametrize("texts", ["猫", None])
+def test_other_than_a_list_is_refused(encoder: Encoder, texts: Any) -> None:
     with pytest.raises(UsageError, match="Give a list of texts"):
-        encoder.encode("猫")
+        encoder.encode(texts)
+
+
+def test_texts_may_be_any_iterable(encoder: Encoder) -> None:
+    expected = encoder.encode(TEXTS)
+    np.testing.assert_array_equal(encoder.encode(iter(TEXTS)), expected)
+    np.testing.assert_array_equal(encoder.encode(np.array(TEXTS)), expected)
+
+
+def test_an_encoder_is_used_by_several_threads(encoder: Encoder) -> None:
+    expected = encoder.encode(SAMPLES)
+    with ThreadPoolExecutor(4) as executor:
+        for vectors in executor.map(lambda _: encoder.encode(SAMPLES, tokens_per_batch=64), range(12)):
+            np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
 def test_an_iterator_is_read_in_windows(encoder: Encoder) -> None:
@@ -237,6 +255,54 @@ def test_labels_equal_those_of_the_pipeline(tmp_path: Path, problem_type: str) -
         for result, labels in zip(results, expected, strict=True):
             assert result.scores == pytest.approx({entry["label"]: entry["score"] for entry in labels}, rel=1e-4)
             assert (result.label, result.score) == (labels[0]["label"], pytest.approx(labels[0]["score"], rel=1e-4))
+
+
+@pytest.mark.parametrize("kind", ["bert", "llm-jp-modernbert"])
+def test_a_document_may_have_as_many_tokens_as_labels(kind: str) -> None:
+    settings = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = transformers.AutoConfig.for_model(kind, num_hidden_layers=1, num_labels=3, **settings)
+    if kind == "bert":
+        model: Any = transformers.BertForSequenceClassification(config).eval()
+    else:
+        model = llm_jp_modernbert.LlmJpModernBertForSequenceClassification(config).eval()
+    rows = np.array([[5, 6, 7], [8, 9, 10]])
+    with torch.no_grad():
+        expected = model(torch.from_numpy(rows)).logits
+    for count in (1, 2):
+        logits = packed_forward(model, rows[:count].reshape(-1), np.arange(0, 3 * count + 1, 3))["logits"]
+        torch.testing.assert_close(logits, expected[:count], rtol=1e-4, atol=1e-5)
+
+
+def test_masks_of_short_texts_are_not_padded_to_long_ones(masked_lm: Path) -> None:
+    encoder = load_encoder(str(masked_lm), "torch", device="cpu")
+    texts = ["[MASK]。", "[MASK]" + "猫" * 60, *("猫は[MASK]。" for _ in range(30))]
+    sizes: list[int] = []
+
+    class Recorder:
+        def run(self, ids: np.ndarray, boundaries: np.ndarray, positions: Any = None) -> dict[str, np.ndarray]:
+            sizes.append((len(boundaries) - 1) * int(np.diff(boundaries).max()) ** 2)
+            return encoder.runner.run(ids, boundaries, positions)
+
+    recorded = Encoder(Recorder(), encoder.tokenizer, encoder.config, encoder.head, "other", "float32")
+    results = recorded.fill_mask(texts)
+    assert max(sizes) < 2 * 190**2
+    for result, text in zip(results, texts, strict=True):
+        expected = encoder.fill_mask([text])[0]
+        assert result.text == expected.text
+        assert result.masks[0][0].probability == pytest.approx(expected.masks[0][0].probability, rel=1e-3)
+
+
+def test_unknown_backends_and_types_and_unwritable_caches_are_named(
+    masked_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="backend is 'tensorrt'; choose one of auto, torch"):
+        load_encoder(str(masked_lm), "tensorrt")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="dtype is 'fp16'; choose one of auto, float32"):
+        load_encoder(str(masked_lm), dtype="fp16")  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLM_JP_MODERNBERT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="Set LLM_JP_MODERNBERT_CACHE to a writable directory"):
+        load_encoder(str(masked_lm), "onnx", device="cpu")
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])

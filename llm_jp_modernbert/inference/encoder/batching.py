@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,14 +98,19 @@ class Batcher:
     Args:
         tokenizer: the model's tokenizer.
         max_length: maximum number of tokens of a document, special tokens included.
+        vocabulary: number of token ids of the model.
         padding: see `split`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, padding: float = 0.0) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int, padding: float = 0.0
+    ) -> None:
         # A copy: its settings must not change while the thread uses it.
         self._tokenizer = copy.deepcopy(tokenizer)
         self._backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        self._max_length = max_length
+        self._max_length, self._vocabulary = max_length, vocabulary
+        # Its settings must not change either while another batch is read.
+        self._lock = threading.Lock()
         self._padding = padding
 
     def batches(
@@ -129,7 +135,8 @@ class Batcher:
 
         def read() -> tuple[list[int], list[np.ndarray], int]:
             window = list(_window(remaining))
-            rows, truncated = self._tokenize(window, prompt, truncate)
+            with self._lock:
+                rows, truncated = self._tokenize(window, prompt, truncate)
             return [index for index, _ in window], rows, truncated
 
         with ThreadPoolExecutor(1, "tokenizer") as executor:
@@ -147,7 +154,7 @@ class Batcher:
         self, window: Sequence[tuple[int, Text]], prompt: str, truncate: bool
     ) -> tuple[list[np.ndarray], int]:
         """The token ids of texts, and the number of truncated texts."""
-        inputs = {place: _checked(index, text, prompt) for place, (index, text) in enumerate(window)}
+        inputs = {place: self._checked(index, text, prompt) for place, (index, text) in enumerate(window)}
         texts = {place: text for place, text in inputs.items() if isinstance(text, (str, tuple))}
         rows = {place: np.asarray(ids, dtype=np.int32) for place, ids in inputs.items() if place not in texts}
         rows |= zip(texts, self._ids(list(texts.values())), strict=True)
@@ -165,6 +172,25 @@ class Batcher:
             if not len(row):
                 raise UsageError(f"text {window[place][0] + 1} has no tokens. Leave it out.")
         return [rows[place] for place in range(len(window))], len(too_long)
+
+    def _checked(self, index: int, text: Any, prompt: str) -> Text:
+        """The text after the prompt; raises `UsageError` if it is none."""
+        if isinstance(text, str) or is_pair(text):
+            text = prompt + text if isinstance(text, str) else text
+            try:
+                for part in (text,) if isinstance(text, str) else text:
+                    check_characters(part)
+            except UsageError as error:
+                raise UsageError(f"text {index + 1} has {error}") from None
+            return text
+        if isinstance(text, (list, tuple, np.ndarray)) and len(text):
+            ids = np.asarray(text)
+            if ids.ndim == 1 and np.issubdtype(ids.dtype, np.integer):
+                # Runtimes may read any row of memory for other ids.
+                if ids.min() < 0 or ids.max() >= self._vocabulary:
+                    raise UsageError(f"text {index + 1} has token ids outside of 0 to {self._vocabulary - 1}.")
+                return ids
+        raise UsageError(f"text {index + 1} is {str(text)[:30]!r}; it must be a string or a list of token ids.")
 
     def _ids(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[np.ndarray]:
         if self._backend is None:
@@ -185,26 +211,11 @@ def _window(texts: Iterator[tuple[int, Text]]) -> Iterator[tuple[int, Text]]:
     for count, (index, text) in enumerate(texts, start=1):
         yield index, text
         if isinstance(text, (str, list, tuple)):
-            characters += len(text) if isinstance(text, str) else sum(map(len, text)) if _is_pair(text) else len(text)
+            characters += len(text) if isinstance(text, str) else sum(map(len, text)) if is_pair(text) else len(text)
         if count == _WINDOW_TEXTS or characters >= _WINDOW_CHARACTERS:
             return
 
 
-def _is_pair(text: Any) -> bool:
+def is_pair(text: Any) -> bool:
+    """Whether an element is a pair of texts; other tuples are token ids."""
     return isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-
-
-def _checked(index: int, text: Any, prompt: str) -> Text:
-    """The text after the prompt; raises `UsageError` if it is none."""
-    if isinstance(text, str) or _is_pair(text):
-        try:
-            for part in (text,) if isinstance(text, str) else text:
-                check_characters(part)
-        except UsageError as error:
-            raise UsageError(f"text {index + 1} has {error}") from None
-        return prompt + text if isinstance(text, str) else text
-    if isinstance(text, (list, tuple, np.ndarray)) and len(text):
-        ids = np.asarray(text)
-        if ids.ndim == 1 and np.issubdtype(ids.dtype, np.integer):
-            return ids
-    raise UsageError(f"text {index + 1} is {str(text)[:30]!r}; it must be a string or a list of token ids.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, get_args
 
 from llm_jp_modernbert.core.errors import UsageError
 
@@ -40,6 +40,8 @@ def choose_backend(backend: BackendName, dtype: str, device: str, model_type: st
             return "torch"
         usable = (name for name in ("openvino", "onnx") if dtype in _DTYPES[name] and find_spec(_PACKAGES[name]))
         return next(usable, "torch")
+    if backend not in _PACKAGES:
+        raise UsageError(f"backend is {backend!r}; choose one of {', '.join(get_args(BackendName))}.")
     if find_spec(_PACKAGES[backend]) is None:
         raise UsageError(f"backend {backend}: not installed. pip install 'llm-jp-modernbert[{backend}]'.")
     if device != "cpu":
@@ -62,9 +64,14 @@ def choose_dtype(dtype: DtypeName, saved: object, device: str) -> str:
         dtype: the requested data type.
         saved: `dtype` of the model's configuration, such as `torch.bfloat16`; None if unknown.
         device: device of the computation.
+
+    Raises:
+        UsageError: the data type is none of these.
     """
     import torch
 
+    if dtype not in get_args(DtypeName):
+        raise UsageError(f"dtype is {dtype!r}; choose one of {', '.join(get_args(DtypeName))}.")
     if dtype != "auto":
         return dtype
     name = str(saved or "float32").removeprefix("torch.")

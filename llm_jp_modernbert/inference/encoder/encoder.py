@@ -27,7 +27,7 @@ from ..loading import (
 from ..masked_logits import packed_positions
 from ..packed_weights import prepare_for_inference
 from ..retrieval.loading import saved_type
-from .batching import Batch, Batcher, Text, padding_cost
+from .batching import Batch, Batcher, Text, is_pair, padding_cost
 from .choice import BackendName, DtypeName, choose_backend, choose_dtype
 from .pooling import Embedder, Pooling, load_embedder, pool
 from .runner import Runner
@@ -140,7 +140,8 @@ class Encoder:
             (1, 768)
         """
         settings = (prompt, pooling, dimensions, normalize, tokens_per_batch, truncate)
-        if len(texts) == 0:
+        texts = _listed(texts)
+        if not texts:
             return next(self.encode_batches([""], *settings))[1][:0]
         vectors = np.empty((len(texts), 0), np.float32)
         done = 0
@@ -215,7 +216,10 @@ class Encoder:
             UsageError: the model is not a masked language model, or as `predict_masks`.
         """
         self._require(MASKED_LM, "fill_mask")
-        return predict_masks(self._mask_logits, self.config, self.tokenizer, texts, top_k, problems)
+        texts = _listed(texts)
+        return predict_masks(
+            self._mask_logits, self.config, self.tokenizer, texts, top_k, problems, self._padding_cost
+        )
 
     def classify(
         self,
@@ -243,7 +247,8 @@ class Encoder:
             'contradiction'
         """
         self._require(SEQUENCE_CLASSIFICATION, "classify")
-        if getattr(self.config, "type_vocab_size", 1) > 1 and any(isinstance(text, tuple) for text in texts):
+        texts = _listed(texts)
+        if getattr(self.config, "type_vocab_size", 1) > 1 and any(map(is_pair, texts)):
             raise UsageError(f"classify reads no pairs with a {self.config.model_type}, whose tokens have types.")
         results: list[Any] = [None] * len(texts)
         done = 0
@@ -262,8 +267,11 @@ class Encoder:
 
     @cached_property
     def _batcher(self) -> Batcher:
-        padding = 0.0 if isinstance(self.runner, TorchRunner) else padding_cost(self.config)
-        return Batcher(self.tokenizer, self.max_length, padding)
+        return Batcher(self.tokenizer, self.max_length, self.config.vocab_size, self._padding_cost)
+
+    @property
+    def _padding_cost(self) -> float:
+        return 0.0 if isinstance(self.runner, TorchRunner) else padding_cost(self.config)
 
     def _prompt(self, prompt: str | None) -> str:
         prompt = self.default_prompt if prompt is None else prompt
@@ -295,6 +303,13 @@ class Encoder:
     def _require(self, head: Head, method: str) -> None:
         if self.head != head:
             raise UsageError(f"{method} needs {_a(head.name)}, but this is {_a(self.head.name)}.")
+
+
+def _listed(texts: Iterable[Any]) -> list[Any]:
+    """The texts as a list: an iterator has no length."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise UsageError(f"texts is {str(texts)[:30]!r}. Give a list of texts.")
+    return list(texts)
 
 
 def _a(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from typing_extensions import TypedDict
 
-from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.errors import UsageError, describe, first_line
 from llm_jp_modernbert.core.files import atomic_directory, read_config, read_json, write_json
 from llm_jp_modernbert.core.references import ModelReference
 
@@ -85,13 +85,18 @@ def graph_folder(name: str, runtime: Runtime, revision: str | None = None) -> Pa
         return shipped
     folder = _cache() / f"{commit.replace(':', '-')}-{_VERSION}" / runtime
     if not (folder / DESCRIPTION).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Other processes of the same job wait for the first.
-        with FileLock(folder.with_suffix(".lock")):
-            if not (folder / DESCRIPTION).is_file():
-                logger.info("Exporting %s for %s into %s", reference, runtime, folder)
-                model = load_model(name, revision=revision, dtype="float32", device="cpu")
-                export_graph(model, folder, runtime, commit)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Other processes of the same job wait for the first.
+            with FileLock(folder.with_suffix(".lock")):
+                if not (folder / DESCRIPTION).is_file():
+                    logger.info("Exporting %s for %s into %s", reference, runtime, folder)
+                    model = load_model(name, revision=revision, dtype="float32", device="cpu")
+                    export_graph(model, folder, runtime, commit)
+        except OSError as error:
+            raise UsageError(
+                f"the graph cannot be cached. {describe(error)} Set LLM_JP_MODERNBERT_CACHE to a writable directory."
+            ) from error
     return folder
 
 
@@ -187,7 +192,10 @@ def _shipped(reference: ModelReference, runtime: Runtime) -> Path | None:
         from huggingface_hub import snapshot_download
 
         patterns = ["config.json", "tokenizer.json", "*.safetensors", f"{FOLDER}/{runtime}/*"]
-        model = Path(snapshot_download(reference.name, revision=reference.revision, allow_patterns=patterns))
+        try:
+            model = Path(snapshot_download(reference.name, revision=reference.revision, allow_patterns=patterns))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{reference}: cannot be downloaded. {first_line(error)}") from error
     folder = model / FOLDER / runtime
     if not (folder / DESCRIPTION).is_file():
         return None

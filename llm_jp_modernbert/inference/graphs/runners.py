@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ class GraphRunner:
         lengths = np.diff(cu_seqlens)
         limit = self.description["max_length"]
         if len(lengths) == 0 or lengths.min() < 1 or lengths.max() > limit:
-            raise UsageError(f"documents of {lengths.tolist()} tokens; each must have 1 to {limit}.")
+            raise UsageError(f"there must be documents, each of 1 to {limit} tokens.")
         inputs = graph_inputs(input_ids, cu_seqlens, self.description["window"])
         if self.description["architecture"].endswith("ForMaskedLM"):
             none = np.empty(0, np.int64)
@@ -78,7 +79,7 @@ class OnnxRunner(GraphRunner):
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes have no public base
-            raise UsageError(f"{file}: cannot be loaded. {first_line(error)}") from error
+            raise UsageError(f"{file}: cannot be loaded. {first_line(error)} Delete its folder.") from error
 
     def _compute(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = self.description["outputs"]
@@ -113,12 +114,15 @@ class OpenVinoRunner(GraphRunner):
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         file = folder / FILES["openvino"]
+        # A request computes one batch at a time.
+        self._lock = threading.Lock()
         try:
             self._request = core.compile_model(str(file), "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise UsageError(f"{file}: cannot be loaded. {first_line(error)}") from error
+            raise UsageError(f"{file}: cannot be loaded. {first_line(error)} Delete its folder.") from error
 
     def _compute(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         # Inputs are read in place; outputs are copied, because the next batch overwrites them.
-        outputs = self._request.infer(inputs, share_inputs=True)
+        with self._lock:
+            outputs = self._request.infer(inputs, share_inputs=True)
         return {name: outputs[name] for name in self.description["outputs"]}
