@@ -22,12 +22,13 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import parse_json
 from llm_jp_modernbert.core.text_files import read_json_lines, read_text
 from llm_jp_modernbert.evaluation.data.readers import find
-from llm_jp_modernbert.inference.encoder.batching import pack, split
+from llm_jp_modernbert.inference.encoder.batching import pack
 from llm_jp_modernbert.inference.encoder.runner import Runner
 from llm_jp_modernbert.inference.encoder.torch_runner import TorchRunner
 from llm_jp_modernbert.inference.graphs.export import Runtime, export_graph
 from llm_jp_modernbert.inference.graphs.runners import OnnxRunner, OpenVinoRunner
 from llm_jp_modernbert.inference.loading import load_tokenizer
+from llm_jp_modernbert.inference.masked_logits import split
 from llm_jp_modernbert.inference.packed_weights import prepare_for_inference
 from llm_jp_modernbert.publishing.export_onnx import FOLDER, export_onnx
 

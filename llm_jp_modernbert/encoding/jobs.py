@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.encoder.batching import pack, split
+from llm_jp_modernbert.inference.encoder.batching import pack
 from llm_jp_modernbert.inference.fill_mask import MASK_ALIASES, with_mask_token
 from llm_jp_modernbert.inference.heads import MASKED_LM, SEQUENCE_CLASSIFICATION, Head
+from llm_jp_modernbert.inference.masked_logits import split
 
 from .inputs import Document
 from .options import EncodeOptions

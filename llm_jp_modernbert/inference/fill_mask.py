@@ -11,9 +11,8 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.terminal import printable
 from llm_jp_modernbert.core.text_files import check_characters
 
-from .encoder.batching import split
 from .loading import check_vocabulary, context_length
-from .masked_logits import masked_logits
+from .masked_logits import masked_logits, split
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+# A batch of few tokens takes as long as this many more: the weights are read once per batch.
+_TOKENS_OF_A_BATCH = 32
+
 
 def masked_logits(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
@@ -69,6 +72,32 @@ def batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         if batch and tokens + length > limit:
             yield batch
             batch, tokens = [], 0
+        batch.append(index)
+        tokens += length
+    if batch:
+        yield batch
+
+
+def split(lengths: Sequence[int], tokens_per_batch: int, padding: float = 0.0) -> Iterator[list[int]]:
+    """Yields the indices of documents in batches of similar lengths, the longest first.
+
+    A batch ends at the token budget, or where its padding costs more than another batch would. A document shorter than
+    the longest of its batch, `n`, wastes `n² − length²` scores.
+
+    Args:
+        lengths: the number of tokens of each document.
+        tokens_per_batch: maximum tokens of a batch; a longer document is a batch of its own.
+        padding: cost of a wasted score; see `encoder.batching.padding_cost`. 0 for backends that do not pad.
+    """
+    batch: list[int] = []
+    tokens, wasted = 0, 0.0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        length = lengths[index]
+        if batch:
+            wasted += padding * (lengths[batch[0]] ** 2 - length**2)
+            if tokens + length > tokens_per_batch or wasted > _TOKENS_OF_A_BATCH:
+                yield batch
+                batch, tokens, wasted = [], 0, 0.0
         batch.append(index)
         tokens += length
     if batch:

@@ -18,12 +18,13 @@ from sentence_transformers import SentenceTransformer
 
 import llm_jp_modernbert
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.encoder.batching import padding_cost, split
+from llm_jp_modernbert.inference.encoder.batching import padding_cost
 from llm_jp_modernbert.inference.encoder.choice import choose_backend, choose_dtype
 from llm_jp_modernbert.inference.encoder.encoder import Encoder, load_encoder
 from llm_jp_modernbert.inference.encoder.runner import Runner
 from llm_jp_modernbert.inference.heads import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from llm_jp_modernbert.inference.loading import usable_device
+from llm_jp_modernbert.inference.masked_logits import split
 from llm_jp_modernbert.inference.packed_forward import packed_forward
 
 SAMPLES = [*TEXTS, "x" * 500, "", "猫", *(text[:place] for text in TEXTS for place in range(3, 12))]
@@ -260,7 +261,7 @@ def test_labels_equal_those_of_the_pipeline(tmp_path: Path, problem_type: str) -
 @pytest.mark.parametrize("kind", ["bert", "llm-jp-modernbert"])
 def test_a_document_may_have_as_many_tokens_as_labels(kind: str) -> None:
     settings = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    config = transformers.AutoConfig.for_model(kind, num_hidden_layers=1, num_labels=3, **settings)
+    config: Any = transformers.AutoConfig.for_model(kind, num_hidden_layers=1, num_labels=3, **settings)
     if kind == "bert":
         model: Any = transformers.BertForSequenceClassification(config).eval()
     else:

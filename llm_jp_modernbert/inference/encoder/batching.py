@@ -15,6 +15,8 @@ import numpy as np
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.text_files import check_characters
 
+from ..masked_logits import split
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -26,8 +28,6 @@ Text = str | tuple[str, str] | Sequence[int] | np.ndarray
 # Texts that are tokenised and sorted together: batches of a small window are uneven, a large one takes memory.
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 4_000_000
-# A batch of few tokens takes as long as this many more: the weights are read once per batch.
-_TOKENS_OF_A_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -64,32 +64,6 @@ def padding_cost(config: Any) -> float:
     hidden, types = config.hidden_size, config.layer_types[: config.num_hidden_layers]
     linear = len(types) * (8 * hidden + 6 * config.intermediate_size)
     return float(4 * types.count("full_attention") / linear)
-
-
-def split(lengths: Sequence[int], tokens_per_batch: int, padding: float = 0.0) -> Iterator[list[int]]:
-    """Yields the indices of documents in batches of similar lengths, the longest first.
-
-    A batch ends at the token budget, or where its padding costs more than another batch would. A document shorter than
-    the longest of its batch, `n`, wastes `n² − length²` scores.
-
-    Args:
-        lengths: the number of tokens of each document.
-        tokens_per_batch: maximum tokens of a batch; a longer document is a batch of its own.
-        padding: cost of a wasted score; see `padding_cost`. 0 for backends that do not pad.
-    """
-    batch: list[int] = []
-    tokens, wasted = 0, 0.0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        length = lengths[index]
-        if batch:
-            wasted += padding * (lengths[batch[0]] ** 2 - length**2)
-            if tokens + length > tokens_per_batch or wasted > _TOKENS_OF_A_BATCH:
-                yield batch
-                batch, tokens, wasted = [], 0, 0.0
-        batch.append(index)
-        tokens += length
-    if batch:
-        yield batch
 
 
 class Batcher:

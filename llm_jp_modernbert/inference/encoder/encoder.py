@@ -106,7 +106,7 @@ class Encoder:
 
     def encode(
         self,
-        texts: Sequence[Text],
+        texts: Iterable[Text],
         prompt: str | None = None,
         pooling: Pooling | None = None,
         dimensions: int | None = None,
@@ -200,7 +200,7 @@ class Encoder:
 
     def fill_mask(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         top_k: int = 5,
         problems: Callable[[int, UsageError], None] | None = None,
     ) -> list[FilledText]:
@@ -223,7 +223,7 @@ class Encoder:
 
     def classify(
         self,
-        texts: Sequence[Text],
+        texts: Iterable[Text],
         tokens_per_batch: int = 8192,
         progress: Progress | None = None,
         truncate: bool = True,
