@@ -131,7 +131,7 @@ def share_threads() -> None:
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         import torch
 
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 def main() -> None:

@@ -359,7 +359,10 @@ def load_encoder(
         raise UsageError(f"{reference}: cannot be loaded. {first_line(error)}") from error
     dtype_name = choose_dtype(dtype, config.dtype, device)
     chosen = choose_backend(backend, dtype_name, device, config.model_type)
-    embedder = load_embedder(reference) if head is None and saved_type(reference) == "SentenceTransformer" else None
+    saved = saved_type(reference) if head is None else None
+    if saved in ("SparseEncoder", "MultiVectorEncoder"):
+        raise UsageError(f"{reference}: is a {saved}, which has no vector per text. Use sentence-transformers.")
+    embedder = load_embedder(reference) if saved == "SentenceTransformer" else None
     runner: Runner | None = None
     if chosen != "torch":
         try:
@@ -386,12 +389,15 @@ def load_encoder(
 
 
 def _graph_runner(name: str, revision: str | None, backend: str, dtype: str) -> Runner:
+    import torch
+
     from ..graphs.export import graph_folder
     from ..graphs.runners import OnnxRunner, OpenVinoRunner
 
+    threads = torch.get_num_threads()
     if backend == "onnx":
-        return OnnxRunner(graph_folder(name, "onnx", revision))
-    return OpenVinoRunner(graph_folder(name, "openvino", revision), dtype)
+        return OnnxRunner(graph_folder(name, "onnx", revision), threads)
+    return OpenVinoRunner(graph_folder(name, "openvino", revision), dtype, threads)
 
 
 def _load_torch(
