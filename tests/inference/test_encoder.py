@@ -337,6 +337,9 @@ def test_models_with_other_modules_are_refused(tmp_path: Path) -> None:
     modules.write_text(modules.read_text("utf-8").replace("Dense", "WordWeights"), "utf-8")
     with pytest.raises(UsageError, match="it has Transformer, Pooling, WordWeights, Normalize"):
         load_encoder(str(folder))
+    sparse = write_sentence_model(tmp_path / "splade", "SparseEncoder")
+    with pytest.raises(UsageError, match="is a SparseEncoder, which has no vector per text"):
+        load_encoder(str(sparse))
 
 
 def test_auto_is_the_first_installed_backend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError, describe, first_line
@@ -22,7 +21,7 @@ from ..heads import ENCODER, MASKED_LM, Head, head_of
 from ..loading import OUR_MODEL_TYPES, load_model, model_revision
 from ..retrieval.layout import MODULES, Module
 from .exporters import LARGEST_FILE, quiet_exporters, remove_metadata, rename_weights
-from .inputs import INPUTS, LOGITS_POSITIONS, graph_inputs
+from .inputs import INPUTS, LOGITS_POSITIONS
 from .module import PackedGraph, Pooling, output_names
 
 logger = logging.getLogger(__name__)
@@ -42,8 +41,17 @@ _VERSION = version("llm-jp-modernbert")
 # A RoPE type that depends on the length of a document cannot be a table.
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 _ONNX_OPSET = 20
-# Lengths of the documents with which a graph is traced. Their sizes must differ, or axes would be taken for equal.
-_EXAMPLE = (150, 7, 33)
+# Shapes with which a graph is traced. Axes that may differ have different sizes, or they would be taken for equal.
+_TOKENS, _ROWS, _QUERIES, _KEYS, _DOCUMENTS, _LONGEST, _SELECTED = 41, 5, 11, 19, 3, 13, 7
+_SHAPES = {
+    **dict.fromkeys(("input_ids", "positions", "local_outputs", "global_outputs", "documents"), (_TOKENS,)),
+    "local_queries": (_ROWS, _QUERIES),
+    "local_keys": (_ROWS, _KEYS),
+    "local_mask": (_ROWS, 1, _QUERIES, _KEYS),
+    "global_tokens": (_DOCUMENTS, _LONGEST),
+    "global_mask": (_DOCUMENTS, 1, 1, _LONGEST),
+    LOGITS_POSITIONS: (_SELECTED,),
+}
 
 
 class Description(TypedDict):
@@ -212,17 +220,15 @@ def _cache() -> Path:
 def _program(graph: PackedGraph) -> Any:
     import torch
 
-    config = graph.model.config
-    lengths = [min(length, config.max_position_embeddings) for length in _EXAMPLE]
-    boundaries = np.array([0, *np.cumsum(lengths)])
-    arrays = graph_inputs(np.ones(boundaries[-1], np.int64), boundaries, config.local_attention // 2)
-    if graph.head is MASKED_LM:
-        arrays[LOGITS_POSITIONS] = np.array([1, 2, 3, 5, 8])
-    examples = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    # Zeros are valid indices and masks.
+    examples = {
+        name: torch.zeros(_SHAPES[name], dtype=torch.float32 if name.endswith("mask") else torch.int64)
+        for name in input_names(graph.head)
+    }
     # Axes of length 1 are the same for all batches.
     axes = {
-        name: {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(array.shape) if size > 1}
-        for name, array in arrays.items()
+        name: {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(example.shape) if size > 1}
+        for name, example in examples.items()
     }
     with torch.no_grad():
         return torch.export.export(graph, (), examples, dynamic_shapes=axes, strict=False)
