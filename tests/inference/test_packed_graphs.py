@@ -13,7 +13,7 @@ from support.tiny_models import tiny_config
 
 import llm_jp_modernbert.modeling.modeling_llm_jp_modernbert as modeling
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.graphs.export import DESCRIPTION, export_graph, graph_folder
+from llm_jp_modernbert.inference.graphs.export import DESCRIPTION, FILES, export_graph, graph_folder
 from llm_jp_modernbert.inference.graphs.inputs import BLOCK
 from llm_jp_modernbert.inference.graphs.runners import GraphRunner, OnnxRunner, OpenVinoRunner
 from llm_jp_modernbert.inference.heads import ENCODER, HEADS, MASKED_LM, MULTIPLE_CHOICE, QUESTION_ANSWERING, Head
@@ -136,4 +136,7 @@ def test_graph_is_exported_once_and_again_for_other_weights(tmp_path: Path, monk
     with torch.no_grad():
         model.final_norm.weight.mul_(2)
     model.save_pretrained(tmp_path / "model")
-    assert graph_folder(str(tmp_path / "model"), "openvino") != first
+    second = graph_folder(str(tmp_path / "model"), "openvino")
+    assert second != first
+    # The record of serve-check identifies a graph by its bytes.
+    assert (second / FILES["openvino"]).read_bytes() == (first / FILES["openvino"]).read_bytes()

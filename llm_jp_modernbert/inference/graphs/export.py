@@ -269,5 +269,9 @@ def _write_openvino(graph: PackedGraph, outputs: tuple[str, ...], file: Path) ->
         converted = openvino.convert_model(_program(graph))
     for value, name in zip((*converted.inputs, *converted.outputs), (*input_names(graph.head), *outputs), strict=True):
         value.get_tensor().set_names({name})
+    # Names with counters of this process would make the files of two exports differ.
+    converted.set_friendly_name("packed")
+    for number, operation in enumerate(converted.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     # float16 would change the weights.
     openvino.save_model(converted, file, compress_to_fp16=False)
