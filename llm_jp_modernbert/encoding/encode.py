@@ -30,7 +30,7 @@ _LIBRARIES = (
 )
 # Options that only apply with one kind of result; "" for vectors.
 _OPTIONS_OF = {
-    "": ("prompt", "pooling", "dimensions", "normalize", "precision"),
+    "": ("prompt", "pooling", "dimensions", "no_normalize", "precision"),
     "scores": ("seed",),
     "fill_mask": ("top_k",),
     "classify": ("pair_column",),
@@ -111,7 +111,7 @@ def check_options(options: EncodeOptions) -> None:
 
 
 def _option(name: str) -> str:
-    return "--no-normalize" if name == "normalize" else f"--{name.replace('_', '-')}"
+    return f"--{name.replace('_', '-')}"
 
 
 def local_device(device: str | None) -> str | None:

@@ -106,7 +106,7 @@ class Embed(Job):
             "pooling": self.options.pooling,
             "prompt": self.prompt,
             "dimensions": self.options.dimensions,
-            "normalize": self.options.normalize,
+            "normalize": not self.options.no_normalize,
             "precision": self.options.precision,
         }
 
@@ -118,7 +118,7 @@ class Embed(Job):
             rows,
             pooling=self.options.pooling,
             dimensions=self.options.dimensions,
-            normalize=self.options.normalize,
+            normalize=not self.options.no_normalize,
             tokens_per_batch=self.options.tokens_per_batch,
             progress=progress,
         )

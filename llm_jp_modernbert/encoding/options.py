@@ -54,7 +54,7 @@ class EncodeOptions:
     dimensions: Annotated[
         int | None, typer.Option(help="Keep this many first dimensions (Matryoshka).", min=1, show_default="all")
     ] = None
-    normalize: Annotated[bool, typer.Option("--normalize/--no-normalize", help="Scale vectors to length 1.")] = True
+    no_normalize: Annotated[bool, typer.Option("--no-normalize", help="Do not scale vectors to length 1.")] = False
     precision: Annotated[
         Precision,
         typer.Option(help="Type of the vectors' components; int8 is calibrated on the first texts."),

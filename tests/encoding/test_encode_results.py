@@ -68,7 +68,7 @@ def test_dimensions_and_length_can_be_chosen(modernbert: Path, run: Any) -> None
             for text in ROWS
         ]
     expected = np.stack([state.mean(0)[:8] for state in states])
-    vectors = run(modernbert, dimensions=8, normalize=False)["embedding"]
+    vectors = run(modernbert, dimensions=8, no_normalize=True)["embedding"]
     np.testing.assert_allclose(vectors, expected, atol=2e-5)
 
 
