@@ -22,7 +22,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import parse_json
 from llm_jp_modernbert.core.text_files import read_json_lines, read_text
 from llm_jp_modernbert.evaluation.data.readers import find
-from llm_jp_modernbert.inference.encoder.batching import pack
+from llm_jp_modernbert.inference.encoder.batching import pack, padding_cost
 from llm_jp_modernbert.inference.encoder.runner import Runner
 from llm_jp_modernbert.inference.encoder.torch_runner import TorchRunner
 from llm_jp_modernbert.inference.graphs.export import Runtime, export_graph
@@ -168,7 +168,9 @@ def _case(
     if len(rows) > 1:
         candidates[SEVERAL] = _queued_candidate(file, dtype, rows)
     for runner, backend in ours.items():
-        candidates[runner] = _packed_candidate(backend, rows)
+        # As load_encoder: graphs pad global attention to the longest text of a batch.
+        padding = 0.0 if isinstance(backend, TorchRunner) else padding_cost(models.config)
+        candidates[runner] = _packed_candidate(backend, rows, padding)
     settings = {**models.settings, "dtype": dtype, "texts": len(rows), "tokens": sum(lengths)}
     return Case(f"runtimes, {name}, {dtype}", "tokens", PEER, candidates, settings)
 
@@ -212,8 +214,8 @@ def _queued_candidate(file: Path, dtype: str, rows: Sequence[np.ndarray]) -> Can
     return run
 
 
-def _packed_candidate(runner: Runner, rows: Sequence[np.ndarray]) -> Candidate:
-    places = list(split([len(row) for row in rows], _TOKENS_PER_BATCH))
+def _packed_candidate(runner: Runner, rows: Sequence[np.ndarray], padding: float) -> Candidate:
+    places = list(split([len(row) for row in rows], _TOKENS_PER_BATCH, padding))
     batches = [pack([rows[place] for place in batch], batch) for batch in places]
 
     def run(turn: int) -> float:
