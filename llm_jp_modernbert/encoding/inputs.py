@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -238,7 +239,7 @@ def no_column(columns: Sequence[str], present: Sequence[str]) -> str | None:
 
 
 @dataclass(frozen=True)
-class _File:
+class _File(ABC):
     path: Path
     name: str
     columns: Columns
@@ -257,11 +258,13 @@ class _File:
             digest.update(file.read(_SAMPLE))
         return f"{size} bytes, sha256 of both ends {digest.hexdigest()[:16]}"
 
+    @abstractmethod
     def raw(self, start: int) -> Iterator[Any]:
-        raise NotImplementedError
+        """The rows from an index on, as the file stores them."""
 
+    @abstractmethod
     def parse(self, raw: Any) -> Document | BadRow:
-        raise NotImplementedError
+        """The document of a stored row."""
 
     def _document(self, row: int, values: dict[str, Any]) -> Document | BadRow:
         return document(self.name, row, values, self.columns)

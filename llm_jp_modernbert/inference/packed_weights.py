@@ -10,6 +10,7 @@ too up to 3 %.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +24,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 _ENGINES = ("x86", "fbgemm")
 
 
-class PreparedLinear(nn.Module):
+class PreparedLinear(nn.Module, ABC):
     """A linear layer with a prepared weight: it cannot be trained or saved.
 
     Args:
@@ -40,8 +41,9 @@ class PreparedLinear(nn.Module):
             raise UsageError("a model with packed weights computes no gradients. Use the original model.")
         return self._multiply(inputs)
 
+    @abstractmethod
     def _multiply(self, inputs: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """The product with the prepared weight."""
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise UsageError("a model with packed weights cannot be saved. Save the original model.")

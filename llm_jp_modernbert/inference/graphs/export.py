@@ -174,7 +174,7 @@ def export_graph(
 
 
 def _pooling(folder: Path) -> tuple[Pooling | None, bool]:
-    """The pooling of an embedder and whether it normalises; None if it has other modules, or is no embedder."""
+    """The pooling of an embedder and whether it normalises; None for other models and modules."""
     if not (folder / MODULES).is_file() or head_of(read_config(folder)) is not ENCODER:
         return None, False
     _, *modules = read_json(folder / MODULES, list[Module])

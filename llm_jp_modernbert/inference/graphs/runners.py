@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from .export import DESCRIPTION, FILES, Description
 from .inputs import LOGITS_POSITIONS, graph_inputs
 
 
-class GraphRunner:
+class GraphRunner(ABC):
     """Computes packed batches with an exported graph.
 
     Attributes:
@@ -50,8 +51,9 @@ class GraphRunner:
             inputs[LOGITS_POSITIONS] = none if positions is None else positions.astype(np.int64)
         return self._compute(inputs)
 
+    @abstractmethod
     def _compute(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        raise NotImplementedError
+        """The outputs of the runtime by name."""
 
 
 class OnnxRunner(GraphRunner):
