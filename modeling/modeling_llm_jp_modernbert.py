@@ -670,6 +670,7 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
         logits_positions: torch.Tensor | None = None,
         return_logits: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        label_positions: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict tokens. The inputs are those of `build_layout`, which also lists the errors, and:
@@ -681,9 +682,15 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
                 used.
             num_items_in_batch: divisor of the summed loss, as passed by Trainer; the number of labelled tokens in this
                 batch if None.
+            label_positions: int64 `(labelled_tokens,)`, the positions of all labelled tokens in the flattened input,
+                if known; saves a GPU synchronization.
 
         Returns:
             `loss` (0 without labelled tokens) and `logits` `(*input shape, vocabulary)`, zero at padding.
+
+        Raises:
+            ValueError: `label_positions` are not the positions of the labelled tokens (on a GPU, a device-side
+                assertion).
         """
         # The loss needs logits if the decoder is more than a matrix, for example with an adapter.
         weight = self.decoder.weight if labels is not None and _is_unmodified(self.decoder, nn.Linear) else None
@@ -701,16 +708,19 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
             **kwargs,
         )
 
+        selected = None if logits_positions is None else logits_positions.bool()
         loss = None
         if labels is not None:
             labelled = labels != self.config.sparse_pred_ignore_index
-            loss = self._loss(hidden_states, labels, labelled, weight, num_items_in_batch)
-            if self.config.sparse_prediction and logits_positions is None:
-                logits_positions = labelled
+            # A program's shapes must not depend on the labels.
+            indices = None if is_program() else _labelled_rows(labelled, label_positions)
+            loss = self._loss(hidden_states, labels, labelled, indices, weight, num_items_in_batch)
+            if self.config.sparse_prediction and selected is None:
+                selected = labelled if indices is None else indices
 
         if return_logits is None:
             return_logits = labels is None or not self.training
-        logits = self._logits(hidden_states, layout, logits_positions) if return_logits else None
+        logits = self._logits(hidden_states, layout, selected) if return_logits else None
         return MaskedLMOutput(loss=loss, logits=logits, **recorded)
 
     def _loss(
@@ -718,16 +728,15 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
         hidden_states: torch.Tensor,
         labels: torch.Tensor,
         labelled: torch.Tensor,
+        indices: torch.Tensor | None,
         weight: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
-        if is_program():
-            # The number of labelled tokens is data: all rows are computed, and the others count for nothing.
+        if indices is None:
+            # All rows are computed, and the others count for nothing.
             logits = self.decoder(self.head(hidden_states.flatten(0, -2)))
             items = labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             return cross_entropy(logits, labels.masked_fill(~labelled, -100).flatten(), items)
-        # Computed once, because nonzero waits for the GPU.
-        indices = _labelled_rows(labelled)
         rows = self.head(hidden_states.flatten(0, -2).index_select(0, indices))
         targets = labels.flatten().index_select(0, indices)
         if weight is None:
@@ -737,10 +746,11 @@ class LlmJpModernBertForMaskedLM(LlmJpModernBertWithHead):
         )
 
     def _logits(
-        self, hidden_states: torch.Tensor, layout: PackedLayout, positions: torch.Tensor | None
+        self, hidden_states: torch.Tensor, layout: PackedLayout, selected: torch.Tensor | None
     ) -> torch.Tensor:
-        if positions is not None:
-            return self.decoder(self.head(hidden_states[positions.bool()]))
+        if selected is not None:
+            is_mask = selected.dtype == torch.bool
+            return self.decoder(self.head((hidden_states if is_mask else hidden_states.flatten(0, -2))[selected]))
         return layout.repad(self.decoder(self.head(layout.unpad(hidden_states))))
 
 
@@ -938,8 +948,26 @@ class LlmJpModernBertForQuestionAnswering(LlmJpModernBertClassifier):
 
 # A graph would need the number of labelled rows.
 @torch.compiler.disable(reason="The masked-LM loss depends on the number of labels. Use compile_layers().")
-def _labelled_rows(labelled: torch.Tensor) -> torch.Tensor:
-    return labelled.flatten().nonzero().squeeze(1)
+def _labelled_rows(labelled: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    """Return the int64 indices of the labelled tokens, in the flattened input, after a check if they are given."""
+    labelled = labelled.flatten()
+    if positions is None:
+        # Waits for the GPU.
+        return labelled.nonzero().squeeze(1)
+    error = "label_positions must be int64 (labelled_tokens,), the positions of all labelled tokens"
+    if positions.dim() != 1 or positions.dtype != torch.int64:
+        raise ValueError(f"{error}; got {tuple(positions.shape)} of {str(positions.dtype).removeprefix('torch.')}.")
+    is_on_host = positions.device.type == "cpu"
+    if is_on_host and len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < len(labelled):
+        raise ValueError(f"{error}; got {int(positions.min())} to {int(positions.max())} in {len(labelled)} tokens.")
+    positions = positions.to(labelled.device, non_blocking=True)
+    marked = torch.zeros_like(labelled).index_fill(0, positions, True)
+    is_complete = (marked == labelled).all() & (labelled.sum() == len(positions))
+    if labelled.is_cuda:
+        torch._assert_async(is_complete, f"{error}.")
+    elif not bool(is_complete):
+        raise ValueError(f"{error}; got {len(positions)} that differ from the {int(labelled.sum())} labelled tokens.")
+    return positions
 
 
 def _norm(config: LlmJpModernBertConfig) -> nn.LayerNorm:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from peer import LOSS_TOLERANCE, assert_close, documents, pair
+from peer import EXACT, LOSS_TOLERANCE, assert_close, boundaries, documents, gradients, pair, run
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_jp_modernbert.modeling import losses
 
@@ -55,3 +58,78 @@ def test_loss_without_gradients_does_not_compute_them(monkeypatch: pytest.Monkey
 def test_label_outside_vocabulary_raises(label: int) -> None:
     with pytest.raises(RuntimeError, match=f"{label} is out of bounds"):
         losses.linear_cross_entropy(torch.randn(2, 16), torch.randn(50, 16), None, torch.tensor([3, label]))
+
+
+# Positions of the labelled tokens
+
+
+def packed_batch() -> dict[str, Any]:
+    """Two documents of 90 and 40 tokens in a packed row; every third token has a label."""
+    rows = documents(90, 40)
+    ids = torch.cat(rows)[None]
+    labels = ids.where(torch.arange(130) % 3 == 0, -100)
+    return {"input_ids": ids, "cu_seqlens": boundaries(rows), "max_seqlen": 90, "labels": labels}
+
+
+class Operations(TorchDispatchMode):
+    """Record the names of the dispatched operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("sparse_prediction", [True, False])
+def test_given_label_positions_equal_computed_ones(sparse_prediction: bool) -> None:
+    own, _ = pair("ForMaskedLM", sparse_prediction=sparse_prediction)
+    batch = packed_batch()
+    positions = torch.arange(0, 130, 3)
+    for order in (positions, positions.flip(0)):
+        results = []
+        for given in ({}, {"label_positions": order}):
+            own.zero_grad()
+            loss = own.train()(**batch, **given).loss
+            loss.backward()
+            results.append((loss, gradients(own)))
+        assert_close(results[0][0], results[1][0], EXACT)
+        for name, gradient in results[0][1].items():
+            assert_close(results[1][1][name], gradient, EXACT)
+    own.eval()
+    logits = run(own, **batch, label_positions=positions).logits
+    assert torch.equal(logits, run(own, **batch).logits)
+
+
+def test_given_label_positions_need_no_nonzero() -> None:
+    """The number of nonzero elements is read from the device, as is a boolean index."""
+    own, _ = pair("ForMaskedLM", sparse_prediction=True)
+    for training in (True, False):
+        own.train(training)
+        for given, needs_nonzero in (({}, True), ({"label_positions": torch.arange(0, 130, 3)}, False)):
+            with Operations() as operations:
+                own(**packed_batch(), **given).loss.backward()
+            assert ("nonzero" in operations.names) == needs_nonzero
+            boolean_indices = {"masked_select", "_unsafe_masked_index"}
+            assert not boolean_indices & set(operations.names)
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        (torch.arange(0, 129, 3), "got 43 that differ from the 44 labelled tokens"),
+        (torch.arange(1, 130, 3), "got 43 that differ"),
+        (torch.arange(0, 130, 3) // 2, "got 44 that differ"),
+        (torch.arange(0, 130, 3).clamp(min=3), "got 44 that differ"),
+        (torch.arange(0, 132, 3) + 3, "got 3 to 132 in 130 tokens"),
+        (torch.arange(0, 132, 3) - 3, "got -3 to 126 in 130 tokens"),
+        (torch.arange(0, 132, 3)[None], r"got \(1, 44\) of int64"),
+        (torch.arange(0, 132, 3).int(), r"got \(44,\) of int32"),
+    ],
+)
+def test_wrong_label_positions_raise(positions: torch.Tensor, message: str) -> None:
+    own, _ = pair("ForMaskedLM")
+    with pytest.raises(ValueError, match=message):
+        own(**packed_batch(), label_positions=positions)
