@@ -79,10 +79,13 @@ class Counter:
         """Starts the training time of a step."""
         self._clock = time.perf_counter()
 
-    def stop_clock(self) -> None:
-        """Adds the time of rank 0 since `start_clock`; every rank must call it, so that all stop at the same step."""
+    def stop_clock(self) -> float:
+        """Adds and returns the seconds of rank 0 since `start_clock`; every rank must call it."""
         seconds = time.perf_counter() - self._clock if self._recipe.process_index == 0 else 0.0
-        self.totals.seconds += self.sum([seconds])[0]
+        # Summed, so that all ranks stop at the same step.
+        (summed,) = self.sum([seconds])
+        self.totals.seconds += summed
+        return summed
 
     def start_step(self, infos: list[BatchInfo], stop_requested: bool) -> float:
         """Counts the batches of a step.

@@ -53,9 +53,11 @@ def pretrain(
     Example:
         >>> pretrain(load_recipe("nano", ["train_data=texts.jsonl", "tokenizer=my-tokenizer", "output_dir=runs/nano"]))
     """
+    from .compiling import check_compiler
     from .recipe.validation import check_trackers
 
     check_trackers(recipe)
+    check_compiler(recipe)
     with _opened_run(recipe) as checkpoint:
         return _train(recipe, checkpoint, probes, callbacks, prepare)
 

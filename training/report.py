@@ -13,6 +13,7 @@ import torch
 from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.modeling.attention_backends import choose_backend
 
+from . import compiling
 from .data.manifest import MANIFEST
 from .data.order import FileShard, Source
 from .data.readers import Document
@@ -49,6 +50,7 @@ def start_lines(trainer: PretrainingTrainer) -> list[str]:
         f"  {device_line(recipe.device, recipe.world_size)}, attention: {attention}",
         *data,
         f"  {counted(recipe.rows_per_step, 'row')} of {recipe.sequence_length:,} tokens per step, until {ends}",
+        *compiling.start_lines(recipe),
     ]
 
 

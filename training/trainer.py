@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +36,8 @@ from .run.checkpoints import StopSignals
 from .run.summary import Stage
 from .run.totals import Totals
 from .sharding import keep_float32
+
+logger = logging.getLogger(__name__)
 
 
 class PretrainingTrainer(Trainer):
@@ -241,6 +244,7 @@ class _FlowCallback(TrainerCallback):
     def __init__(self, trainer: PretrainingTrainer) -> None:
         self.trainer = trainer
         self.steps = {*(trainer.recipe.publish_steps or ()), *(trainer.recipe.keep_steps or ())}
+        self.compiles = trainer.recipe.torch_compile
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Applies the intervals of this recipe to a resumed run; a new one saves the untrained model, at least as a
@@ -258,7 +262,11 @@ class _FlowCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Updates the state and requests a checkpoint or the end of training; all ranks decide the same."""
         trainer = self.trainer
-        trainer.counter.stop_clock()
+        seconds = trainer.counter.stop_clock()
+        if self.compiles:
+            self.compiles = False
+            if state.is_world_process_zero:
+                logger.info("  first step, with compiling: %.0f s", seconds)
         state.epoch = float(trainer.counter.epoch)
         state.num_input_tokens_seen = int(trainer.totals.tokens)
         if state.global_step in self.steps:

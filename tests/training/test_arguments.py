@@ -425,6 +425,7 @@ def test_differences_list_keys_that_affect_training_only(write: Any) -> None:
         "save_steps=7",
         "dataloader_num_workers=2",
         "save_total_limit=1",
+        "torch_compile=true",
     ]
     assert (
         differences(saved, load_recipe(write(learning_rate=5e-4), [*elsewhere, "resume_from_checkpoint=true"])) == []

@@ -66,6 +66,11 @@ def test_recipe_loads_with_its_required_keys(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
+def test_recipes_for_gpus_compile_layers(name: str) -> None:
+    assert load(name).torch_compile == name.startswith(("paper", "small", "stage"))
+
+
+@pytest.mark.parametrize("name", shipped())
 def test_missing_required_key_is_named(name: str) -> None:
     keys = ["train_data", "output_dir", "init_from" if name in CONTINUED else "tokenizer"]
     for key in keys:
