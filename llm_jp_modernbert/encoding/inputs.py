@@ -163,17 +163,17 @@ class Inputs:
 
 
 def open_inputs(
-    names: Sequence[str], columns: Columns, split: str = "train", config_name: str | None = None
+    names: Sequence[str], columns: Columns, split: str | None = None, config_name: str | None = None
 ) -> Inputs:
     """Finds the sources of texts.
 
     Args:
         names: files, folders, glob patterns, or `ORG/NAME[@REVISION]` of the Hub.
         columns: columns to read; text files have none, each line is a text.
-        split, config_name: split and configuration of Hub datasets.
+        split, config_name: split (by default `train`) and configuration of Hub datasets.
 
     Raises:
-        UsageError: a name is neither a file of a supported type nor a dataset.
+        UsageError: a name is neither a file of a supported type nor a dataset, or no dataset has the split.
     """
     sources: list[Source] = []
     for name in names:
@@ -193,7 +193,10 @@ def open_inputs(
         elif _suffix(name) in _SUPPORTED or not is_repository(name.partition("@")[0]):
             raise UsageError(f"{name}: no such file, and not the name of a dataset of the Hub (ORG/NAME).")
         else:
-            sources.append(_HubSplit.open(name, columns, split, config_name))
+            sources.append(_HubSplit.open(name, columns, split or "train", config_name))
+    if (split or config_name) and not any(isinstance(source, _HubSplit) for source in sources):
+        option = "--split" if split else "--config-name"
+        raise UsageError(f"{option} is for datasets of the Hub, not for files. Drop it.")
     counted = [source.name for source in sources]
     return Inputs(
         [

@@ -249,12 +249,16 @@ class FillMask(Job):
     def compute(self, documents: Sequence[Document], rows: Rows, progress: Progress) -> dict[str, pyarrow.Array]:
         import pyarrow
 
-        results = self.encoder.fill_mask([document.text for document in documents], self.options.top_k)
+        results = self.encoder.fill_mask(
+            [document.text for document in documents],
+            self.options.top_k,
+            tokens_per_batch=self.options.tokens_per_batch,
+            progress=progress,
+        )
         candidates = [
             json.dumps([[asdict(candidate) for candidate in mask] for mask in result.masks], ensure_ascii=False)
             for result in results
         ]
-        progress(1.0)
         return {"candidates": pyarrow.array(candidates, pyarrow.string())}
 
     def empty(self) -> dict[str, pyarrow.Array]:

@@ -30,7 +30,7 @@ class EncodeOptions:
     id_column: Annotated[
         str | None, typer.Option(help="Column of the id.", show_default="name of the file and number of the row")
     ] = None
-    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train"
+    split: Annotated[str | None, typer.Option(help="Split of a Hub dataset.", show_default="train")] = None
     config_name: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None
     scores: Annotated[
         bool, typer.Option("--scores", help="Write a masked language model's score of each text, not vectors.")

@@ -25,8 +25,6 @@ MASK_ALIASES = ("[MASK]", "<mask>", "{mask}")
 ComputeLogits = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], "list[torch.Tensor]"]
 """Token ids of texts and positions in them → float32 logits `(positions, vocabulary)` of each text."""
 
-_TOKENS_PER_BATCH = 8192
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -83,6 +81,8 @@ def predict_masks(
     top_k: int = 5,
     problems: Callable[[int, UsageError], None] | None = None,
     padding: float = 0.0,
+    tokens_per_batch: int = 8192,
+    progress: Callable[[float], None] | None = None,
 ) -> list[FilledText]:
     """Predicts the masked tokens of texts.
 
@@ -95,6 +95,8 @@ def predict_masks(
         problems: callback invoked with the index of each text without a mask, above the context length or with lone
             surrogates, and its error; if None, such texts raise.
         padding: cost of padding in `compute_logits`; see `split`.
+        tokens_per_batch: maximum tokens of a batch.
+        progress: called with the completed share.
 
     Returns:
         The texts in their order, without those passed to `problems`.
@@ -121,12 +123,14 @@ def predict_masks(
         masked.append(with_mask_token(text, tokenizer.mask_token))
         encoded.append(ids)
     results: dict[int, FilledText] = {}
-    for batch in split([len(ids) for ids in encoded], _TOKENS_PER_BATCH, padding):
+    for batch in split([len(ids) for ids in encoded], tokens_per_batch, padding):
         rows = [encoded[index] for index in batch]
         positions = [[index for index, token in enumerate(ids) if token == tokenizer.mask_token_id] for ids in rows]
         for index, logits in zip(batch, compute_logits(rows, positions), strict=True):
             candidates = tuple(_candidates(tokenizer, mask_logits, top_k) for mask_logits in logits)
             results[index] = FilledText(masked[index], candidates)
+        if progress is not None:
+            progress(len(results) / len(encoded))
     return [results[index] for index in range(len(encoded))]
 
 

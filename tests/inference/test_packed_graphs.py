@@ -13,7 +13,7 @@ from support.tiny_models import tiny_config
 
 import llm_jp_modernbert.modeling.modeling_llm_jp_modernbert as modeling
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.graphs.export import DESCRIPTION, FILES, export_graph, graph_folder
+from llm_jp_modernbert.inference.graphs.export import DESCRIPTION, export_graph, graph_folder
 from llm_jp_modernbert.inference.graphs.inputs import BLOCK
 from llm_jp_modernbert.inference.graphs.runners import GraphRunner, OnnxRunner, OpenVinoRunner
 from llm_jp_modernbert.inference.heads import ENCODER, HEADS, MASKED_LM, MULTIPLE_CHOICE, QUESTION_ANSWERING, Head

@@ -203,6 +203,8 @@ class Encoder:
         texts: Iterable[str],
         top_k: int = 5,
         problems: Callable[[int, UsageError], None] | None = None,
+        tokens_per_batch: int = 8192,
+        progress: Progress | None = None,
     ) -> list[FilledText]:
         """Predicts the masked tokens of texts; see `predict_masks`.
 
@@ -211,6 +213,8 @@ class Encoder:
             top_k: number of candidates per mask.
             problems: callback invoked with the index and the error of each text that cannot be used; if None, such
                 texts raise.
+            tokens_per_batch: maximum tokens of a batch.
+            progress: called with the completed share.
 
         Raises:
             UsageError: the model is not a masked language model, or as `predict_masks`.
@@ -218,7 +222,15 @@ class Encoder:
         self._require(MASKED_LM, "fill_mask")
         texts = _listed(texts)
         return predict_masks(
-            self._mask_logits, self.config, self.tokenizer, texts, top_k, problems, self._padding_cost
+            self._mask_logits,
+            self.config,
+            self.tokenizer,
+            texts,
+            top_k,
+            problems,
+            self._padding_cost,
+            tokens_per_batch,
+            progress,
         )
 
     def classify(
