@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.encoder.encoder import load_encoder
+from llm_jp_modernbert.inference.encoder.encoder import BackendName, Encoder, load_encoder
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.data.readers import find_files, read_in_turn
 
@@ -23,6 +23,8 @@ from ..measure import OURS, Candidate, Case
 from ..models import DATA_VARIABLE, Models, Shape, find_data, whole_numbers
 
 PEER = "sentence-transformers"
+
+_BACKENDS: tuple[BackendName, ...] = ("torch", "openvino")
 
 
 def cases(
@@ -65,7 +67,8 @@ def encoding_case(folder: str, texts: Sequence[str], sizes: Sequence[int], setti
     from sentence_transformers import SentenceTransformer
 
     peer = SentenceTransformer(folder, device="cpu")
-    ours = load_encoder(folder, backend="torch", device="cpu")
+    encoders = {name: load_encoder(folder, backend=name, device="cpu") for name in _BACKENDS}
+    ours = encoders[_BACKENDS[0]]
     lengths = [
         len(ids) for ids in ours.tokenizer(list(texts), truncation=True, max_length=ours.max_length)["input_ids"]
     ]
@@ -79,11 +82,15 @@ def encoding_case(folder: str, texts: Sequence[str], sizes: Sequence[int], setti
 
         return run
 
-    def own(turn: int) -> float:
-        ours.encode(list(texts if turn else texts[:32]))
-        return float(sum(lengths))
+    def own(encoder: Encoder) -> Candidate:
+        def run(turn: int) -> float:
+            encoder.encode(list(texts if turn else texts[:32]))
+            return float(sum(lengths))
 
-    names = {f"{PEER}, batches of {size}": theirs(size) for size in sizes}
+        return run
+
+    peers = {f"{PEER}, batches of {size}": theirs(size) for size in sizes}
+    own_names = {f"{OURS}, {name}": own(encoder) for name, encoder in encoders.items()}
     settings = {
         **settings,
         "dtype": "float32",
@@ -92,4 +99,4 @@ def encoding_case(folder: str, texts: Sequence[str], sizes: Sequence[int], setti
         "median": sorted(lengths)[len(lengths) // 2],
         "longest": max(lengths),
     }
-    return Case("vectors of texts, float32", "tokens", next(iter(names)), {**names, OURS: own}, settings)
+    return Case("vectors of texts, float32", "tokens", next(iter(peers)), {**peers, **own_names}, settings)
