@@ -42,11 +42,11 @@ class Models:
     """
 
     def __init__(
-        self, shape: str, vocabulary: int = VOCABULARY, layers: int | None = None, device: str | None = None
+        self, shape: str, vocabulary: int | None = None, layers: int | None = None, device: str | None = None
     ) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         changes = {} if layers is None else {"num_hidden_layers": layers}
-        self.config: Any = model_config({"shape": shape, **changes}, vocabulary)
+        self.config: Any = model_config({"shape": shape, **changes}, vocabulary or VOCABULARY)
         self.config.checkpoint_format = "plain"
         self.settings: dict[str, Any] = {"shape": shape, "layers": self.config.num_hidden_layers}
         self._ours: dict[str, Any] = {}

@@ -16,7 +16,7 @@ import typer
 from llm_jp_modernbert.core.errors import UsageError
 
 from ..measure import Case
-from ..models import FIRST_WORD, VOCABULARY, Compiled, Models, Shape
+from ..models import FIRST_WORD, Compiled, Models, Shape
 from .encoder import one_length
 from .training_step import MASKED, Batch, training_case
 
@@ -39,21 +39,21 @@ def cases(
         yield one_length(models, "bfloat16", rows, 8192, compiled)
 
 
-def random_documents(tokens: int, longest: int, seed: int) -> Batch:
+def random_documents(vocabulary: int, tokens: int, longest: int, seed: int) -> Batch:
     """Draw documents of random tokens, 30 % of which are predicted; their median length is a third of the longest."""
     lengths: list[int] = []
     drawn = np.random.default_rng(seed)
     while (missing := tokens - sum(lengths)) > 0:
         lengths.append(min(missing, int(np.clip(drawn.lognormal(np.log(longest / 3), 0.8), 16, longest))))
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(FIRST_WORD, VOCABULARY, (tokens,), generator=generator)
+    ids = torch.randint(FIRST_WORD, vocabulary, (tokens,), generator=generator)
     labels = ids.where(torch.rand(tokens, generator=generator) < MASKED, -100)
     return Batch(ids.split(lengths), labels.split(lengths))
 
 
 def packed_training(models: Models, longest: int, tokens: int, peer_tokens: int, compiled: bool) -> Case:
     """Training steps on `tokens` tokens in one packed row, against padded batches of at most `peer_tokens` tokens."""
-    batch = random_documents(tokens, longest, seed=0)
+    batch = random_documents(models.config.vocab_size, tokens, longest, seed=0)
     settings = {"tokens": tokens, "documents": len(batch.ids)}
     name = f"packed, documents up to {longest} tokens"
     at_once = max(1, peer_tokens // longest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ from llm_jp_modernbert.core.errors import UsageError
 TINY = replace(
     table.QUICK, turns=1, long_turns=1, rows=(1,), lengths=(96, 64), length=64, numbers=(1, 2, 3, 4, 5, 8, 9)
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_products() -> Iterator[None]:
+    """Without instructions for bfloat16, large products take minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.models.VOCABULARY", 1000)
+        patch.setattr(table, "matrix_rate", lambda dtype: 1e12)
+        yield
 
 
 @pytest.fixture(scope="module")
