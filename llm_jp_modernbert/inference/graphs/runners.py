@@ -14,6 +14,9 @@ from llm_jp_modernbert.core.files import read_json
 from .export import DESCRIPTION, FILES, Description
 from .inputs import LOGITS_POSITIONS, graph_inputs
 
+# Attention scores of a head and batch up to which ONNX Runtime keeps its memory for the next batch.
+_KEPT_SCORES = 1 << 22
+
 
 class GraphRunner(ABC):
     """Computes packed batches with an exported graph.
@@ -83,9 +86,15 @@ class OnnxRunner(GraphRunner):
         except Exception as error:  # its classes have no public base
             raise UsageError(f"{file}: cannot be loaded. {first_line(error)} Delete its folder.") from error
 
+        self._shrinking = onnxruntime.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
     def _compute(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = self.description["outputs"]
-        return dict(zip(names, self._session.run(names, inputs), strict=True))
+        documents, longest = inputs["global_tokens"].shape
+        # The memory of attention scores would be kept: 15 GB after a document of 8,192 tokens.
+        is_large = documents * longest**2 > _KEPT_SCORES
+        return dict(zip(names, self._session.run(names, inputs, self._shrinking if is_large else None), strict=True))
 
 
 class OpenVinoRunner(GraphRunner):
