@@ -184,6 +184,7 @@ def make_stream(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase
         ranks=recipe.world_size,
         lanes=recipe.data_lanes,
         workers=recipe.dataloader_num_workers,
+        prefetch=recipe.dataloader_prefetch_factor or 2,
     )
 
 

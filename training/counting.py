@@ -1,4 +1,4 @@
-"""Counts and figures of a run, summed over its ranks once per optimizer step."""
+"""Counts and figures of a run, summed over its ranks once per optimizer step, before its forward pass."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Counter:
         totals: counts over all ranks since the beginning of the run.
         epoch: epoch of the latest batch.
         infos: descriptions of the batches of the current step, of this rank.
+        losses: losses of these batches so far, on the device.
         stop_requested: whether any rank has received a stop signal.
     """
 
@@ -43,13 +44,13 @@ class Counter:
         self.totals = Totals()
         self.epoch = 0
         self.infos: list[BatchInfo] = []
+        self.losses: list[torch.Tensor] = []
         self.stop_requested = False
         self._recipe, self._config = recipe, config
         self._group = torch.distributed.new_group(backend="gloo") if recipe.world_size > 1 else None
         # Counts of this rank that have not been summed yet.
         self._pending = Totals()
         self._clock = time.perf_counter()
-        self._losses: list[torch.Tensor] = []
         # Since the last log line: totals and step at that line, and the sum of losses after it.
         self._logged = Totals()
         self._logged_step = 0
@@ -80,12 +81,21 @@ class Counter:
         self._clock = time.perf_counter()
 
     def stop_clock(self) -> float:
-        """Adds and returns the seconds of rank 0 since `start_clock`; every rank must call it."""
-        seconds = time.perf_counter() - self._clock if self._recipe.process_index == 0 else 0.0
-        # Summed, so that all ranks stop at the same step.
-        (summed,) = self.sum([seconds])
-        self.totals.seconds += summed
-        return summed
+        """Returns the seconds since `start_clock`; those of rank 0 are added to the totals.
+
+        Several ranks get them with the next sum, so that all of them stop at the same step.
+        """
+        seconds = time.perf_counter() - self._clock
+        if self._group is None:
+            self.totals.seconds += seconds
+        elif self._recipe.process_index == 0:
+            self._pending.seconds += seconds
+        return seconds
+
+    def settle(self) -> None:
+        """Sums what has not been summed yet; every rank must call it."""
+        self.totals.add(self.sum(self._pending.values()))
+        self._pending = Totals()
 
     def start_step(self, infos: list[BatchInfo], stop_requested: bool) -> float:
         """Counts the batches of a step.
@@ -97,7 +107,7 @@ class Counter:
         Returns:
             The number of labels in the batches of all ranks; of this rank without average_tokens_across_devices.
         """
-        self.infos, self._losses = infos, []
+        self.infos, self.losses = infos, []
         self.epoch = max(info.epoch for info in infos)
         for info in infos:
             for block in info.blocks:
@@ -110,23 +120,12 @@ class Counter:
         self.stop_requested = stopping > 0
         return labels if self._recipe.average_tokens_across_devices else own
 
-    @property
-    def batches(self) -> int:
-        """Number of batches of the current step that have a loss."""
-        return len(self._losses)
-
-    def add_loss(self, loss: torch.Tensor) -> None:
-        """Remembers the loss of a batch without waiting for the device."""
-        self._losses.append(loss)
-
-    def read_losses(self) -> list[float]:
-        """The losses of the step's batches, for one call per step; finite ones are added to the logged mean."""
-        losses = [float(loss) for loss in self._losses]
+    def add_losses(self, losses: Sequence[float]) -> None:
+        """Adds the losses of a step's batches to the logged mean, once per step; non-finite ones count as 0."""
         loss = sum(filter(math.isfinite, losses))
         self._loss_sum += loss
         self._process_loss += loss
         self._process_steps += 1
-        return losses
 
     def mean_loss(self) -> float:
         """The mean loss of the steps that this process has taken; every rank must call it."""

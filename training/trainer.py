@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,8 @@ from transformers.trainer_callback import PrinterCallback
 from .callbacks import NonFiniteCallback
 from .checkpointing import PretrainingCheckpoints, load_moments, read_rank_states, read_state
 from .counting import Counter
-from .data.stream import BatchStream
+from .data.read_ahead import on_device, pinned, read_ahead
+from .data.stream import BatchStream, StreamState
 from .data.validation import MaskedValidation
 from .recipe.arguments import PretrainingArguments, to_training_arguments
 from .run.checkpoints import StopSignals
@@ -79,16 +81,20 @@ class PretrainingTrainer(Trainer):
         self.resuming = False
         self.counter = Counter(recipe, model.config)
         self.schedule = recipe.schedule(lambda: int(self.totals.tokens), lambda: self.totals.seconds)
+        self.non_finite = NonFiniteCallback(recipe, self.counter, stream.maker.sources)
+        self._batches: _Batches | None = None
+        # After the latest step; None before the first one.
+        self._stream_state: StreamState | None = None
         super().__init__(
             model=model,
             args=to_training_arguments(recipe),
             processing_class=tokenizer,
             eval_dataset=validation,
-            callbacks=[NonFiniteCallback(recipe, self.counter, stream.maker.sources), *callbacks],
+            callbacks=[self.non_finite, *callbacks],
         )
         self.checkpoints = PretrainingCheckpoints(recipe, self.accelerator.wait_for_everyone, earlier_stages)
-        # First, so that other callbacks find a checkpoint complete.
-        self.callback_handler.callbacks.insert(0, _FlowCallback(self))
+        # After DefaultFlowCallback, whose decisions it reads, and before others, which find a checkpoint complete.
+        self.callback_handler.callbacks.insert(1, _FlowCallback(self))
         self.remove_callback(PrinterCallback)
         keep_float32(getattr(self.accelerator.state, "fsdp_plugin", None))
 
@@ -105,7 +111,8 @@ class PretrainingTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The batches of this rank, from the current position in the data."""
-        return _Batches(self.stream, self.args.gradient_accumulation_steps)
+        self._batches = _Batches(self.stream, self.args)
+        return self._batches
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -113,8 +120,12 @@ class PretrainingTrainer(Trainer):
         """The batches of an optimizer step, and the number of labels that the sum of their losses is divided by."""
         self.counter.start_clock()
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        labels = self.counter.start_step([batch.pop("info") for batch in batches], self.stop.received is not None)
-        return batches, torch.tensor(max(1.0, labels), device=device)
+        infos = [batch.pop("info") for batch in batches]
+        self._stream_state = infos[-1].state
+        labels = self.counter.start_step(infos, self.stop.received is not None)
+        # Not torch.tensor, which waits for the device.
+        divisor = torch.full((), max(1.0, labels), device=device)
+        return [on_device(batch, device) for batch in batches], divisor
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward pass; a non-finite loss is returned as 0 and handled before the optimizer step.
@@ -122,10 +133,10 @@ class PretrainingTrainer(Trainer):
         Dropout is a function of the recipe's seed, the step, the batch in it and the rank: resuming needs no generator
         state, and nothing that draws random numbers between two batches changes the run.
         """
-        place = (self.args.seed, self.state.global_step, self.counter.batches, self.args.process_index)
+        place = (self.args.seed, self.state.global_step, len(self.counter.losses), self.args.process_index)
         set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.counter.add_loss(loss)
+        self.counter.losses.append(loss)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
@@ -209,33 +220,73 @@ class PretrainingTrainer(Trainer):
             NonFiniteLoss: a loss or gradient is not finite.
             CheckpointError: a checkpoint could not be written.
         """
-        with self.checkpoints.cleanup():
-            output = super().train(*args, **kwargs)
+        try:
+            with self.checkpoints.cleanup():
+                output = super().train(*args, **kwargs)
+        finally:
+            if self._batches is not None:
+                self._batches.close()
         return output._replace(training_loss=output.metrics["train_loss"])
 
     def _get_output_dir(self, trial: Any) -> str:
         # The only private method overridden: Trainer has no public way to choose the directory of checkpoints.
         return str(self.checkpoints.staging)
 
+    def wait_for_device(self) -> None:
+        """Waits for the work of this process on its device."""
+        if self.args.device.type != "cpu":
+            torch.accelerator.synchronize(self.args.device)
+
+    def settle(self) -> None:
+        """Completes the counts after a step; every rank must call it.
+
+        Raises:
+            NonFiniteLoss: a loss or gradient is not finite.
+        """
+        self.non_finite.read()
+        self.counter.settle()
+
     def complete_checkpoint(self) -> None:
         """Completes the checkpoint that Trainer has just written."""
+        # A callback can request a checkpoint after the end of the step.
+        self.settle()
         rank_state = {
             "ranks": self.args.world_size,
             "weights_alone": self.args.save_only_model,
-            "stream": self.stream.state_dict(),
+            "stream": self._stream_state or self.stream.state_dict(),
             **self.counter.state_dict(),
         }
         self.checkpoints.complete(self.state, self.totals, rank_state)
 
 
 class _Batches:
-    """Iterable over the batches of a stream; Trainer calls `iter` once per epoch."""
+    """Iterable over the batches of a stream; Trainer calls `iter` once per epoch.
 
-    def __init__(self, stream: BatchStream, accumulation: int) -> None:
-        self.stream, self.accumulation = stream, accumulation
+    Attributes:
+        ahead: number of batches that a thread assembles ahead: those of two steps for a GPU, none for a CPU, whose
+            cores are all busy.
+        pins: whether they are in page-locked memory.
+    """
+
+    def __init__(self, stream: BatchStream, arguments: PretrainingArguments) -> None:
+        self.stream, self.accumulation = stream, arguments.gradient_accumulation_steps
+        self.ahead = 0 if arguments.device.type == "cpu" else 2 * self.accumulation
+        self.pins = arguments.device.type == "cuda" and arguments.dataloader_pin_memory
+        self._opened: Generator[dict[str, Any], None, None] | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self.stream.batches(self.accumulation)
+        self._opened = self._iterate()
+        return self._opened
+
+    def _iterate(self) -> Generator[dict[str, Any], None, None]:
+        with closing(self.stream.batches(self.accumulation)) as batches:
+            made = map(pinned, batches) if self.pins else batches
+            yield from read_ahead(made, self.ahead) if self.ahead else made
+
+    def close(self) -> None:
+        """Ends the thread and the processes that prepare batches."""
+        if self._opened is not None:
+            self._opened.close()
 
 
 class _FlowCallback(TrainerCallback):
@@ -262,6 +313,11 @@ class _FlowCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Updates the state and requests a checkpoint or the end of training; all ranks decide the same."""
         trainer = self.trainer
+        if state.global_step in self.steps:
+            control.should_save = True
+        if control.should_log or control.should_evaluate or control.should_save:
+            # Its work belongs to the training time.
+            trainer.wait_for_device()
         seconds = trainer.counter.stop_clock()
         if self.compiles:
             self.compiles = False
@@ -269,12 +325,12 @@ class _FlowCallback(TrainerCallback):
                 logger.info("  first step, with compiling: %.0f s", seconds)
         state.epoch = float(trainer.counter.epoch)
         state.num_input_tokens_seen = int(trainer.totals.tokens)
-        if state.global_step in self.steps:
-            control.should_save = True
         finished = trainer.schedule.progress(state.global_step) >= 1.0
         if finished or trainer.stopping:
             control.should_training_stop = True
             control.should_save = control.should_save or trainer.stopping or args.save_strategy != "no"
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            trainer.settle()
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Completes the checkpoint."""

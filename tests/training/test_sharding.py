@@ -64,3 +64,21 @@ def test_other_plugins_are_unchanged() -> None:
     plain = FullyShardedDataParallelPlugin(fsdp_version=2)
     keep_float32(plain)
     assert plain.mixed_precision_policy is None
+
+
+def test_fused_optimizer_skips_a_step_of_sharded_weights(group: None) -> None:
+    """`found_inf` is a plain tensor, and the weights are distributed ones."""
+    model = torch.nn.Linear(4, 4)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    weights = []
+    for skipped in (0.0, 1.0, 0.0):
+        model(torch.ones(2, 4) if not skipped else torch.full((2, 4), torch.nan)).sum().backward()
+        optimizer.found_inf = torch.tensor(skipped)  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad()
+        weights.append(model.weight.full_tensor().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert weights[1].isfinite().all()
+    assert not torch.equal(weights[1], weights[2])
+    assert {float(state["step"]) for state in optimizer.state.values()} == {2.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -375,6 +376,55 @@ def test_non_finite_steps_are_skipped_up_to_the_limit(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[3] == 0.0
     assert all(loss > 1 for index, loss in enumerate(losses) if index != 3)
+
+
+def test_all_ranks_skip_a_step_whose_loss_is_not_finite_on_one(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is finite, and the loss on the other rank as well."""
+    training_step = Trainer.training_step
+
+    def spoiled(self: PretrainingTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = training_step(self, *args, **kwargs)
+        is_last_rank = self.args.process_index == self.args.world_size - 1
+        return loss * torch.inf if is_last_rank and self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(Trainer, "training_step", spoiled)
+    changes = {"max_steps": 8, "max_skipped_steps": 1, "data_lanes": 2, "save_steps": 8}
+    train(runs.recipe(*data, tmp_path / "one", **changes))
+    two = runs.recipe(*data, tmp_path / "two", **{**changes, "per_device_train_batch_size": 2})
+    assert runs.run_apart(two, ranks=2) == [0, 0]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert all(torch.allclose(weight, weights[1][name], rtol=0, atol=2e-5) for name, weight in weights[0].items())
+    for rank, losses in enumerate(([True], [False])):
+        state = json.loads((tmp_path / "two" / "checkpoint-8" / f"data-0000{rank}.json").read_text())
+        assert state["totals"]["skipped_steps"] == 1
+        report = json.loads((tmp_path / "two" / "non_finite" / f"step-4-rank-{rank}.json").read_text())
+        assert [math.isfinite(float(loss)) for loss in report["losses"]] == losses
+
+
+def test_step_before_a_checkpoint_is_checked_before_it_is_saved(data: Data, tmp_path: Path) -> None:
+    """Losses are read one step late, but nothing is saved after a step that ends the run."""
+    with pytest.raises(NonFiniteLoss, match="step 5: "):
+        train(runs.recipe(*data, tmp_path / "run", logging_steps=100), At(4, spoil))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_non_finite_step_changes_neither_weights_nor_moments(data: Data, tmp_path: Path, optim: str) -> None:
+    changes = {"max_steps": 4, "max_skipped_steps": 1, "logging_steps": 100, "save_steps": 1, "optim": optim}
+
+    def spoil_gradient(kwargs: dict[str, Any]) -> None:
+        weight = kwargs["model"].head.dense.weight
+        handle = weight.register_hook(lambda gradient: handle.remove() or gradient * torch.inf)
+
+    assert train(runs.recipe(*data, tmp_path / "run", **changes), At(2, spoil_gradient)).totals.skipped_steps == 1
+    saved = [tmp_path / "run" / f"checkpoint-{step}" for step in (2, 3, 4)]
+    weights = [load_file(folder / "model.safetensors") for folder in saved]
+    states = [torch.load(folder / "optimizer.pt", weights_only=True)["state"] for folder in saved]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+    assert not torch.equal(weights[1]["head.dense.weight"], weights[2]["head.dense.weight"])
 
 
 def test_full_disk_keeps_the_previous_checkpoint(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

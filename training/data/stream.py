@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, cast
 
@@ -54,6 +54,7 @@ class BatchInfo:
         padded_tokens: number of tokens of the batch if it were padded to its longest row.
         room: capacity of its rows, in tokens.
         blocks: blocks that begin in this batch; among ranks that share a lane, only the first one lists them.
+        state: state of the stream after the last batch of an optimizer step; None for the other batches.
     """
 
     samples: npt.NDArray[np.int64]
@@ -62,6 +63,7 @@ class BatchInfo:
     padded_tokens: int
     room: int
     blocks: tuple[Block, ...] = ()
+    state: StreamState | None = None
 
     @property
     def tokens(self) -> int:
@@ -121,6 +123,7 @@ class BatchStream:
         ranks: number of ranks.
         lanes: number of lanes that blocks are dealt to.
         workers: number of processes that prepare blocks; 0 prepares them in this process.
+        prefetch: number of blocks that each process prepares ahead.
     """
 
     def __init__(
@@ -133,9 +136,11 @@ class BatchStream:
         ranks: int = 1,
         lanes: int = 1,
         workers: int = 0,
+        prefetch: int = 2,
     ) -> None:
         self.maker, self.masking, self.rows, self.probability = maker, masking, rows, probability
-        self.rank, self.ranks, self.lanes, self.workers = rank, ranks, lanes, workers
+        self.rank, self.ranks, self.lanes = rank, ranks, lanes
+        self.workers, self.prefetch = workers, prefetch
         self.step = 0
         self._next_row = 0
         self._lanes = {lane: _Lane(lane) for lane in self._lanes_of_rank()}
@@ -153,7 +158,8 @@ class BatchStream:
             "rows": self._next_row,
             "step": self.step,
             "sources": self._shards,
-            "lanes": {str(number): cast(Any, asdict(lane)) for number, lane in self._lanes.items()},
+            # Copies, but of the lanes alone: positions are replaced, never changed.
+            "lanes": {str(number): cast(Any, dict(vars(lane))) for number, lane in self._lanes.items()},
         }
 
     def load_state_dict(self, states: Sequence[StreamState]) -> None:
@@ -182,15 +188,16 @@ class BatchStream:
             )
         self._lanes = {number: _Lane(**saved[number]) for number in self._lanes_of_rank()}
 
-    def batches(self, accumulation: int = 1) -> Iterator[dict[str, Any]]:
+    def batches(self, accumulation: int = 1) -> Generator[dict[str, Any], None, None]:
         """Yields batches from the current position; the state advances with them.
 
         Args:
             accumulation: number of batches per optimizer step.
 
         Returns:
-            `input_ids` and `labels` `(1, total_tokens)` int64, `cu_seqlens` `(pieces + 1,)` int32, `max_seqlen` int,
-            and `info`, a `BatchInfo` that must be removed before the batch is passed to the model.
+            `input_ids` and `labels` `(1, total_tokens)` int64, `label_positions` `(predicted,)` int64, `cu_seqlens`
+            `(pieces + 1,)` int32, `max_seqlen` int, and `info`, a `BatchInfo` that must be removed before the batch is
+            passed to the model.
 
         Raises:
             SourceError: see `read_documents`.
@@ -202,7 +209,7 @@ class BatchStream:
         blocks = _BlockDataset(
             self.maker, self.lanes, first, 0 if unread else earliest.block, None if unread else earliest.begin
         )
-        loaded = _load(blocks, self.workers)
+        loaded = _load(blocks, self.workers, self.prefetch)
         # Also at exit, where torch would wait for workers that ignore its signal. Registered last, called first.
         atexit.register(loaded.close)
         begun: list[Block] = []
@@ -216,7 +223,8 @@ class BatchStream:
                     self._next_row += size * self.ranks
                     # Before the yield: the state after the last batch of a step belongs to the next step.
                     self.step += micro == accumulation - 1
-                    batch = self._batch(chosen, probability, tuple(begun))
+                    state = self.state_dict() if micro == accumulation - 1 else None
+                    batch = self._batch(chosen, probability, tuple(begun), state)
                     begun.clear()
                     yield batch
         finally:
@@ -246,7 +254,11 @@ class BatchStream:
             yield block, int(block.order[position - lane.base])
 
     def _batch(
-        self, chosen: Sequence[tuple[Block, int]], probability: float | None, begun: tuple[Block, ...]
+        self,
+        chosen: Sequence[tuple[Block, int]],
+        probability: float | None,
+        begun: tuple[Block, ...],
+        state: StreamState | None,
     ) -> dict[str, Any]:
         rows = [block.rows.row(row) for block, row in chosen]
         ids, lengths = (np.concatenate(parts) for parts in zip(*rows, strict=True))
@@ -257,17 +269,21 @@ class BatchStream:
             # The value at CLS and SEP is irrelevant: special tokens are never masked.
             words = np.concatenate([block.rows.gather(row, cast(Any, block.words), 0, 0)[0] for block, row in chosen])
         inputs, labels = self.masking(ids, lengths, keys, words, probability)
+        predicted = np.flatnonzero(labels != IGNORED)
         info = BatchInfo(
             samples,
             lengths,
-            int((labels != IGNORED).sum()),
+            len(predicted),
             max(len(ids) for ids, _ in rows) * len(rows),
             len(rows) * self.maker.settings.sequence_length,
             begun,
+            state,
         )
         return {
             "input_ids": torch.from_numpy(inputs)[None],
             "labels": torch.from_numpy(labels)[None],
+            # So that the model need not search them on the device, which would wait for it.
+            "label_positions": torch.from_numpy(predicted),
             "cu_seqlens": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
             "max_seqlen": int(lengths.max()),
             "info": info,
@@ -315,14 +331,14 @@ class _BlockDataset(IterableDataset["Block | SourceError"]):
             yield error
 
 
-def _load(blocks: _BlockDataset, workers: int) -> Generator[Block, None, None]:
+def _load(blocks: _BlockDataset, workers: int, prefetch: int) -> Generator[Block, None, None]:
     """Yields blocks made by worker processes, which end when the generator is closed or fails."""
     loader = DataLoader(
         blocks,
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_prepare_worker,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=prefetch if workers else None,
         # Without its own, it draws from the generator of the training.
         generator=torch.Generator(),
     )

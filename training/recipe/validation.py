@@ -64,9 +64,8 @@ _CONDITIONS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
         lambda v: False,
     ),
     (
-        "data_seed dataloader_drop_last dataloader_persistent_workers "
-        "dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order label_names "
-        "train_sampling_strategy length_column_name",
+        "data_seed dataloader_drop_last dataloader_persistent_workers dataloader_multiprocessing_context "
+        "dataloader_in_order label_names train_sampling_strategy length_column_name",
         "in pre-training, whose batches follow seed, shuffle and dataloader_num_workers",
         lambda v: False,
     ),
