@@ -27,6 +27,8 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from llm_jp_modernbert.core.errors import UsageError, first_line
+
 from .callbacks import NonFiniteCallback
 from .checkpointing import PretrainingCheckpoints, load_moments, read_rank_states, read_state
 from .counting import Counter
@@ -219,10 +221,17 @@ class PretrainingTrainer(Trainer):
         Raises:
             NonFiniteLoss: a loss or gradient is not finite.
             CheckpointError: a checkpoint could not be written.
+            UsageError: a batch does not fit into the memory of the GPU.
         """
         try:
             with self.checkpoints.cleanup():
                 output = super().train(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            key = "per_device_train_batch_size" if self.recipe.tokens_per_batch is None else "tokens_per_batch"
+            raise UsageError(
+                f"{key}: a batch needs more memory than the GPU has ({first_line(error)}). Lower it and raise "
+                "gradient_accumulation_steps: `pretrain --find-batch-size` prints the values that fit."
+            ) from error
         finally:
             if self._batches is not None:
                 self._batches.close()
