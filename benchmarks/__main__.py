@@ -18,7 +18,18 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
 
 from . import report, table
-from .cases import encoder, encoding, fill_mask, finetuning, gpu, retrieval, runtimes, tokenizing, training_step
+from .cases import (
+    encoder,
+    encoding,
+    fill_mask,
+    finetuning,
+    gpu,
+    retrieval,
+    runtimes,
+    step_cost,
+    tokenizing,
+    training_step,
+)
 from .measure import Case, environment, measure, show, write_json
 from .models import Shape, find_data, whole_numbers
 
@@ -56,6 +67,9 @@ def _case_command(cases: Callable[..., Iterable[Case]]) -> Callable[..., None]:
 
 for module in (encoder, encoding, training_step, finetuning, retrieval, tokenizing, fill_mask, runtimes, gpu):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(fit_help(_case_command(module.cases)))
+
+
+app.command("step-cost")(fit_help(step_cost.step_cost))
 
 
 @app.callback(invoke_without_command=True)
