@@ -1,4 +1,4 @@
-"""Probe of this package's packed graph in ONNX Runtime, on one packed batch."""
+"""Probe of this package's packed graph in ONNX Runtime on packed batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unsupported(request: dict[str, Any]) -> str | None:
 
 
 def outputs(request: dict[str, Any]) -> dict[str, list[Any]]:
-    """The outputs of all texts in one packed batch by the graph."""
+    """The outputs of packed batches by the graph."""
     from llm_jp_modernbert.inference.graphs.runners import OnnxRunner
 
     runner = OnnxRunner(Path(request["folder"]) / FOLDER)
