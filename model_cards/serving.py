@@ -77,7 +77,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def table(record: Record) -> Markdown:
-    """The outputs that agree with torch, as a table of the card."""
+    """The outputs that were compared with torch, as a table of the card."""
     rows = [
         (row["runtime"], row["version"], row["output"], shown(row), row["status"])
         for row in record["rows"]
@@ -86,19 +86,32 @@ def table(record: Record) -> Markdown:
     return formatting.table(("Runtime", "Version", "Output", "Largest difference", ""), rows)
 
 
-def failures(record: Record) -> list[str]:
-    """The reasons why outputs differ, in one line each."""
+def remarks(record: Record) -> list[str]:
+    """Why outputs differ, or were not compared for some texts, in one line each."""
     return [
-        f"{row['runtime']} {row['version']}: {row['reason']}. {row['fix']}"
+        f"{heading(row)}, {row['output'] or 'all outputs'}: {explanation(row)}"
         for row in record["rows"]
-        if row["status"] == "failed"
+        if row["status"] == "failed" or (row["status"] == "not supported" and row["output"])
     ]
+
+
+def heading(row: Row) -> str:
+    """The runtime of a row and its version."""
+    return f"{row['runtime']} {row['version']}".strip()
+
+
+def explanation(row: Row) -> str:
+    """The reason of a row's status, and the way out."""
+    separator = ": " if row["status"] == "not installed" else ". "
+    return f"{row['reason']}{separator}{row['fix']}".strip()
 
 
 def shown(row: Row) -> str:
     """The difference of a row in a readable form."""
     if row["difference"] is None:
         return ""
-    if row["output"].endswith("ids"):
-        return f"{row['difference']:.0f} of 10 texts"
-    return f"{row['difference']:.1e}" if row["difference"] else "0"
+    if not row["difference"]:
+        return "none"
+    if row["output"].partition(" of ")[0].endswith("ids"):
+        return f"{row['difference']:.0f} text{'s' if row['difference'] > 1 else ''}"
+    return f"{row['difference']:.1e}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from llm_jp_modernbert.core.terminal import printable, quiet_libraries
@@ -26,24 +27,33 @@ def serve_check(options: ServeCheckOptions) -> None:
 
     * `llm-jp-modernbert serve-check staged --python old-env/bin/python --python vllm-env/bin/python`
     """
-    from llm_jp_modernbert.model_cards.serving import RECORD, shown
+    from llm_jp_modernbert.model_cards.serving import RECORD, explanation, heading, shown
     from llm_jp_modernbert.publishing.serving.check import serve_check as run
 
     quiet_libraries()
     record, console = run(options), Console()
-    lines = [f"Outputs compared with torch, ten texts of at most {record['longest']:,} tokens"]
+
+    def show(line: str, indent: int = 0) -> None:
+        console.print(Padding(Text(printable(line)), (0, 0, 0, indent)))
+
+    show(f"Largest difference from torch, on ten texts of at most {record['longest']:,} tokens:\n")
+    last = ""
     for row in record["rows"]:
-        if row["output"]:
-            heading = f"  {row['runtime']} {row['version']}"
-            if heading not in lines:
-                lines.append(heading)
-            lines.append(f"    {row['output']:<32} {shown(row):>13}  {row['status']}")
-    console.print(Text(printable("\n".join(lines))), soft_wrap=True)
+        if row["status"] in ("ok", "failed") and row["output"]:
+            if heading(row) != last:
+                last = heading(row)
+                show(last)
+            show(f"{row['output']:<40} {shown(row):>8}  {row['status']}", indent=2)
+    # Several runtimes may have the same reason.
+    reasons: dict[str, list[str]] = {}
     for row in record["rows"]:
         if row["reason"]:
-            runtime = f"{row['runtime']} {row['version']}".strip()
-            line = f"{runtime}, {row['status']}: {row['reason']}. {row['fix']}".strip()
-            console.print(Text(printable(line)), soft_wrap=True)
-    console.print(Text(printable(f"Written to {options.folder / RECORD}.")), soft_wrap=True)
+            text = f"{row['status'].capitalize()}: {explanation(row)}"
+            reasons.setdefault(text, []).append(", ".join(filter(None, (heading(row), row["output"]))))
+    for text, names in reasons.items():
+        show("\n" + "\n".join(names))
+        show(text, indent=2)
+    written = f"\nWritten to {options.folder / RECORD}. The card of a release of this directory shows the table."
+    console.print(Text(printable(written)), soft_wrap=True)
     if any(row["status"] == "failed" for row in record["rows"]):
         raise typer.Exit(1)

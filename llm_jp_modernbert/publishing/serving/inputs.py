@@ -48,11 +48,15 @@ class Inputs:
         request: the request of the probes (see `probes/harness.py`), without the names of its files.
         expected: outputs by name, an array for each text.
         longest: tokens of the longest text.
+        byte_tokens: ids of the tokens that are a byte of a character outside the vocabulary.
+        unknown_token: id of the token for such characters in tokenizers without byte fallback; -1 if there is none.
     """
 
     request: dict[str, Any]
     expected: dict[str, list[np.ndarray]]
     longest: int
+    byte_tokens: list[int]
+    unknown_token: int
 
 
 def make_inputs(folder: Path) -> Inputs:
@@ -92,7 +96,11 @@ def make_inputs(folder: Path) -> Inputs:
     if embedder is not None:
         sentences, outputs = _embed(folder, embedder)
         expected |= outputs
-    return Inputs({**request, **sentences}, expected, max(len(choice) for row in rows for choice in row))
+    vocabulary = tokenizer.get_vocab()
+    byte_tokens = [vocabulary[name] for byte in range(256) if (name := f"<0x{byte:02X}>") in vocabulary]
+    longest = max(len(choice) for row in rows for choice in row)
+    unknown_token = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    return Inputs({**request, **sentences}, expected, longest, byte_tokens, unknown_token)
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, limit: int, head: Head | None) -> list[list[str]]:

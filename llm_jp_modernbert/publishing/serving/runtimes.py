@@ -13,7 +13,8 @@ class Runtime:
         name: its name in tables and for `--runtime`.
         probe: its script in `probes/`; `.mjs` runs in node.
         install: the way out if it is not installed.
-        fix: the way out if its outputs differ.
+        fix: the way out if it fails.
+        byte_fallback_issue: issue about its tokenizer, if that has unknown tokens in place of bytes.
         tolerance: allowed difference from torch, as a share of the largest value of an output.
     """
 
@@ -21,6 +22,7 @@ class Runtime:
     probe: str
     install: str
     fix: str
+    byte_fallback_issue: str = ""
     tolerance: float = 1e-3
 
     @property
@@ -58,16 +60,17 @@ RUNTIMES = (
     Runtime(
         "transformers.js",
         "transformers_js.mjs",
-        "ONNXRUNTIME_NODE_INSTALL=skip npm install @huggingface/transformers (here, or in a directory on NODE_PATH)",
-        "Give it the token ids of Python's tokenizers: its own unigram tokenizer has no byte fallback for line breaks "
-        "and characters outside the vocabulary (huggingface/tokenizers.js#26).",
+        "ONNXRUNTIME_NODE_INSTALL=skip npm install @huggingface/transformers (here, or set NODE_PATH to the directory "
+        "node_modules)",
+        _EXPORT_AGAIN,
+        byte_fallback_issue="huggingface/tokenizers.js#26",
     ),
     Runtime(
         "llama.cpp",
         "llama_cpp.py",
         "pip install xllamacpp gguf safetensors",
-        "Send llama-server the token ids of Python's tokenizers: its own unigram tokenizer has no byte fallback for "
-        "characters outside the vocabulary (ggml-org/llama.cpp#28862).",
+        _RELEASE_AGAIN,
+        byte_fallback_issue="ggml-org/llama.cpp#28862",
         # GELU is approximated by tanh, in half precision.
         tolerance=1e-2,
     ),

@@ -11,6 +11,7 @@ from typing import Any
 
 REQUIRES = ("xllamacpp", "gguf", "safetensors")
 VERSION_OF = ("xllamacpp",)
+LEFT_OUT = "its tokenizer inserts a space after a mask"
 
 
 def _converter() -> Any:
@@ -44,7 +45,10 @@ def outputs(request: dict[str, Any]) -> dict[str, list[Any]]:
         texts, token_ids = request["texts"], request["token_ids"]
         results = {
             "last_hidden_state": [_post(server, "embedding", content=ids)[0]["embedding"] for ids in token_ids],
-            "token_ids": [_tokenize(server, *text) for text in texts],
+            "token_ids": [
+                None if request["mask_token_id"] in ids else _tokenize(server, *text)
+                for text, ids in zip(texts, token_ids, strict=True)
+            ],
         }
         if pools:
             server = _start(file, pooling_types.LLAMA_POOLING_TYPE_UNSPECIFIED, limit)
