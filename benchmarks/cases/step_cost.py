@@ -51,7 +51,7 @@ def step_cost(
 
     Needs no GPU. Kernels of compiled layers are those that torch.compile plans for an H100.
     """
-    batch = random_documents(tokens, longest, seed=0)
+    batch = random_documents(VOCABULARY, tokens, longest, seed=0)
     model: dict[str, Any] = {"shape": shape, **({} if layers is None else {"num_hidden_layers": layers})}
     settings = {
         "shape": shape,
@@ -171,15 +171,10 @@ def _compilations(settings: dict[str, Any]) -> dict[str, int]:
         for seed in range(_BATCH_SHAPES):
             graphs.append(0)
             # Enough tokens for two blocks of the vocabulary.
-            _micro_batch(model, _inputs(_narrow_batch(1000 - 16 * seed, 256, seed)))
+            _micro_batch(model, _inputs(random_documents(_NARROW_VOCABULARY, 1000 - 16 * seed, 256, seed)))
     torch._dynamo.reset()
     breaks = sum(counters["graph_break"].values())
     return {"graphs": graphs[0], "graph breaks": breaks, f"recompilations in {_BATCH_SHAPES} batches": sum(graphs[1:])}
-
-
-def _narrow_batch(tokens: int, longest: int, seed: int = 0) -> Batch:
-    drawn = random_documents(tokens, longest, seed)
-    return Batch(*([part.clamp(max=_NARROW_VOCABULARY - 1) for part in parts] for parts in (drawn.ids, drawn.labels)))
 
 
 def _narrow_model(settings: dict[str, Any]) -> LlmJpModernBertForMaskedLM:
@@ -203,7 +198,7 @@ def host_milliseconds(settings: dict[str, Any], operations: int, compiled: bool)
         operations: number of operations per micro-batch without compiled layers.
         compiled: whether to measure compiled layers too.
     """
-    batch = _narrow_batch(64, 16)
+    batch = random_documents(_NARROW_VOCABULARY, 64, 16, seed=0)
     model, inputs = _narrow_model(settings), _inputs(batch)
     counted = _count([model.config], batch, False)[0]["operations"]
     threads, measured = torch.get_num_threads(), {}

@@ -61,9 +61,10 @@ class Batch:
         return sum(int((labels != -100).sum()) for labels in self.labels)
 
     def packed(self) -> dict[str, Any]:
-        """All documents in one packed row."""
+        """All documents in one packed row, as the loader of a training run gives it."""
         boundaries = torch.tensor([0, *self.lengths]).cumsum(0).int()
-        row = {"input_ids": torch.cat(list(self.ids))[None], "labels": torch.cat(list(self.labels))[None]}
+        ids, labels = torch.cat(list(self.ids)), torch.cat(list(self.labels))
+        row = {"input_ids": ids[None], "labels": labels[None], "label_positions": (labels != -100).nonzero()[:, 0]}
         return {**row, "cu_seqlens": boundaries, "max_seqlen": max(self.lengths)}
 
     def padded(self, rows: int, is_sorted: bool, pad: int) -> list[dict[str, Any]]:
