@@ -153,7 +153,7 @@ class Run:
             getattr(done, name) - getattr(self.before, name) + share * getattr(block, name)
             for name in ("rows", "texts", "tokens")
         )
-        rate = f"{texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s"
+        rate = _rate(texts, tokens, seconds)
         self.bar.update(self.task, completed=self.before.rows + rows, rate=rate)
 
     def _blocks(self, start: int, count: int) -> Generator[Block, None, None]:
@@ -215,7 +215,7 @@ class Run:
         texts, tokens = counts.texts - self.before.texts, counts.tokens - self.before.tokens
         parts = [f"{counts.texts:,} texts, {counts.tokens:,} tokens"]
         if texts:
-            parts.append(f"{texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s in this run")
+            parts.append(f"{_rate(texts, tokens, seconds)} in this run")
         if counts.full:
             parts.append(
                 f"{counts.full:,} fill the context of {self.job.encoder.max_length:,} tokens, the rest is cut"
@@ -228,6 +228,12 @@ class Run:
         data = self.folder.out / DATA
         logger.info("%s: %s.", self.folder.out, "; ".join(parts))
         logger.info('Read them with pandas.read_parquet("%s") or datasets.load_dataset("%s").', data, self.folder.out)
+
+
+def _rate(texts: float, tokens: float, seconds: float) -> str:
+    # Books take longer than a second.
+    decimals = 0 if texts >= 10 * seconds else 2
+    return f"{texts / seconds:,.{decimals}f} texts/s, {tokens / seconds:,.0f} tokens/s"
 
 
 def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
