@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.inference.encoder.encoder import BackendName, Encoder, load_encoder
+from llm_jp_modernbert.inference.encoder.choice import BackendName
+from llm_jp_modernbert.inference.encoder.encoder import Encoder, load_encoder
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.data.readers import find_files, read_in_turn
 
