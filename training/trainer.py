@@ -289,8 +289,12 @@ class _Batches:
 
     def _iterate(self) -> Generator[dict[str, Any], None, None]:
         with closing(self.stream.batches(self.accumulation)) as batches:
-            made = map(pinned, batches) if self.pins else batches
-            yield from read_ahead(made, self.ahead) if self.ahead else made
+            made: Iterator[dict[str, Any]] = map(pinned, batches) if self.pins else batches
+            if self.ahead:
+                # The first batch starts the processes, which end with an error if another thread has forked them.
+                yield next(made)
+                made = read_ahead(made, self.ahead)
+            yield from made
 
     def close(self) -> None:
         """Ends the thread and the processes that prepare batches."""
