@@ -231,15 +231,25 @@ def load_moments(optimizer: torch.optim.Optimizer, source: Path) -> None:
     if not (source / "optimizer.pt").is_file():
         source = (checkpoints.newest_sound(source) if source.is_dir() else None) or source
     try:
-        state = torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        saved = torch.load(source / "optimizer.pt", map_location="cpu", weights_only=True)
+        # Parameters are known by their order in the groups.
+        sizes, own = (
+            [len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)
+        )
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"init_optimizer: {source} holds no matching optimizer state ({first_line(error)}). Name a run or one of "
             "its checkpoints in init_from, or set init_optimizer=fresh."
         ) from error
-    if any(parameter.shape != moments["exp_avg"].shape for parameter, moments in optimizer.state.items()):
+    fits = all(
+        moment.shape == parameter.shape
+        for parameter, moments in optimizer.state.items()
+        for moment in moments.values()
+        if moment.ndim
+    )
+    if sizes != own or not fits:
         raise CheckpointError(
             f"init_optimizer: the optimizer state in {source} belongs to a different model or was saved with a "
-            "different decay_norms_and_biases."
+            "different optim or decay_norms_and_biases."
         )

@@ -35,7 +35,8 @@ from .counting import Counter
 from .data.read_ahead import on_device, pinned, read_ahead
 from .data.stream import BatchStream, StreamState
 from .data.validation import MaskedValidation
-from .recipe.arguments import PretrainingArguments, to_training_arguments
+from .optimizers import make_optimizer
+from .recipe.arguments import OWN_OPTIMIZERS, PretrainingArguments, to_training_arguments
 from .run.checkpoints import StopSignals
 from .run.summary import Stage
 from .run.totals import Totals
@@ -56,6 +57,9 @@ class PretrainingTrainer(Trainer):
         callbacks: further callbacks.
         stop: receives signals that request a last checkpoint.
         earlier_stages: training stages of the model before this run, see `run.summary`.
+
+    Raises:
+        UsageError: the recipe's optimizer does not support FSDP, with which the processes were launched.
 
     Attributes:
         counter: counts of the run.
@@ -99,6 +103,8 @@ class PretrainingTrainer(Trainer):
         self.callback_handler.callbacks.insert(1, _FlowCallback(self))
         self.remove_callback(PrinterCallback)
         keep_float32(getattr(self.accelerator.state, "fsdp_plugin", None))
+        if self.is_fsdp_enabled and recipe.optim in OWN_OPTIMIZERS:
+            raise UsageError(f"optim: {recipe.optim} needs whole weights, which FSDP divides. Train without FSDP.")
 
     @property
     def totals(self) -> Totals:
@@ -144,6 +150,8 @@ class PretrainingTrainer(Trainer):
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
         """Creates the optimizer; with init_optimizer=kept, it starts with the state saved in init_from."""
         created = self.optimizer is None
+        if created:
+            self.optimizer = make_optimizer(self.model, self.args, self.get_decay_parameter_names(self.model))
         optimizer = super().create_optimizer(*args)
         if created and self.recipe.init_optimizer == "kept" and not self.resuming:
             load_moments(optimizer, Path(str(self.recipe.init_from)))

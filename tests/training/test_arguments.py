@@ -195,7 +195,7 @@ def test_invalid_recipe_raises_one_line_with_key_and_remedy(write: Any, changes:
 OPTIONAL_OPTIMIZERS = {
     **dict.fromkeys(("adamw_8bit", "paged_lion_8bit", "rmsprop_bnb", "ademamix"), "bitsandbytes"),
     **{"adamw_torch_8bit": "torchao", "galore_adamw": "galore", "apollo_adamw": "apollo", "lomo": "lomo"},
-    **{"grokadamw": "grokadamw", "schedule_free_adamw": "schedulefree", "stable_adamw": "optimi"},
+    **{"grokadamw": "grokadamw", "schedule_free_adamw": "schedulefree"},
     "adamw_anyprecision": "torchdistx",
 }
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import get_int_from_env
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from llm_jp_modernbert.core.errors import UsageError
 
@@ -19,6 +20,9 @@ Data = str | list[str | dict[str, Any]] | dict[str, Any]
 
 SPECIAL_TOKENS_PER_PIECE = 2
 """CLS before and SEP after every document or piece of one."""
+
+MUON, STABLE_ADAMW = OWN_OPTIMIZERS = ("muon", "stable_adamw")
+"""Values of `optim` that are not transformers': see `training.optimizers`."""
 
 # Trainer needs a number of steps. If tokens or time end the run, they do so long before this one.
 _NO_LIMIT = 10**12
@@ -68,6 +72,8 @@ class PretrainingArguments(LaunchedArguments):
 
     Keys of transformers' `TrainingArguments` keep their meaning. `to_training_arguments` makes the arguments that
     Trainer receives.
+
+    `optim` also accepts `muon` and `stable_adamw`, see `training.optimizers`.
 
     Attributes:
         stage: name of the training stage, used in the log and in revision names of checkpoints.
@@ -164,7 +170,12 @@ class PretrainingArguments(LaunchedArguments):
     )
 
     def __post_init__(self) -> None:
+        own = next((name for name in OWN_OPTIMIZERS if name == self.optim), None)
+        if own is not None:
+            # transformers rejects names that it does not know.
+            self.optim = OptimizerNames.ADAMW_TORCH
         super().__post_init__()
+        self.optim = own or self.optim
         self._frozen = True
 
     def __setattr__(self, name: str, value: Any) -> None:

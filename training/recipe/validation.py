@@ -31,7 +31,7 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import is_repository
 from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
-from .arguments import SPECIAL_TOKENS_PER_PIECE, LaunchedArguments, PretrainingArguments
+from .arguments import MUON, OWN_OPTIMIZERS, SPECIAL_TOKENS_PER_PIECE, LaunchedArguments, PretrainingArguments
 from .schedule import STEP_COUNTS, Schedule
 from .shapes import SHAPE, change_config, check_known, model_config
 
@@ -127,6 +127,7 @@ _CHOICES: dict[str, list[str]] = {
 # Transformers accepts more strategies, but a stream of batches has no epochs and no best checkpoint.
 _PRETRAINING_CHOICES: dict[str, list[str]] = {
     **{key: ["no", "steps"] for key in ("eval_strategy", "logging_strategy", "save_strategy")},
+    "optim": [*_CHOICES["optim"], MUON],
     "metric_for_best_model": ["loss", "eval_loss", "masked_accuracy", "eval_masked_accuracy"],
 }
 
@@ -406,8 +407,10 @@ def check_launchable(arguments: LaunchedArguments) -> None:
         UsageError: a package of the optimizer is missing, or accelerator_config or fsdp_config is invalid.
     """
     placeholder: Any = torch.nn.Linear(1, 1)
+    is_own = isinstance(arguments, PretrainingArguments) and arguments.optim in OWN_OPTIMIZERS
     try:
-        Trainer.get_optimizer_cls_and_kwargs(arguments, placeholder)
+        if not is_own:
+            Trainer.get_optimizer_cls_and_kwargs(arguments, placeholder)
     except (ImportError, ValueError, TypeError) as error:
         # optim_target_modules match the real model only.
         if "target modules found" not in str(error):
