@@ -34,7 +34,7 @@ def serve_check(options: ServeCheckOptions) -> None:
     record, console = run(options), Console()
 
     def show(line: str, indent: int = 0) -> None:
-        console.print(Padding(Text(printable(line)), (0, 0, 0, indent)))
+        console.print(Padding(Text(printable(line)), (0, 0, 0, indent), expand=False))
 
     show(f"Largest difference from torch, on ten texts of at most {record['longest']:,} tokens:\n")
     last = ""

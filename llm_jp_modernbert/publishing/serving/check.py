@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,16 +36,18 @@ class _Result:
     """Result of a probe.
 
     Attributes:
-        reason: why it computed nothing; with status `ok`, why it left out some texts.
+        reason: why it computed nothing.
         fix: the way out, if it is not that of the runtime.
         outputs: with status `ok`, outputs by name, an array or None for each text.
+        left_out: why an output is None for some texts, by name.
     """
 
     status: Status
     version: str = ""
     reason: str = ""
     fix: str = ""
-    outputs: Mapping[str, Sequence[np.ndarray | None]] | None = None
+    outputs: Mapping[str, Sequence[np.ndarray | None]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def serve_check(options: ServeCheckOptions) -> Record:
@@ -120,7 +122,13 @@ def _probe(runtime: Runtime, python: str, request: Path, out: Path, timeout: flo
         name: [entry and np.fromfile(out / entry["file"], entry["dtype"]).reshape(entry["shape"]) for entry in entries]
         for name, entries in result.get("outputs", {}).items()
     }
-    return _Result(result["status"], result.get("version", ""), result.get("reason", ""), outputs=outputs)
+    return _Result(
+        result["status"],
+        result.get("version", ""),
+        result.get("reason", ""),
+        outputs=outputs,
+        left_out=result.get("left_out", {}),
+    )
 
 
 def _rows(runtime: Runtime, result: _Result, inputs: Inputs) -> list[Row]:
@@ -152,7 +160,7 @@ def _rows(runtime: Runtime, result: _Result, inputs: Inputs) -> list[Row]:
             rows.append(_row(runtime, result, label, float(len(limited)), "not supported", reason, _SEND_IDS))
         if left_out := sum(array is None for array in arrays):
             label = f"{name} of {_counted(left_out)}"
-            rows.append(_row(runtime, result, label, None, "not supported", result.reason, ""))
+            rows.append(_row(runtime, result, label, None, "not supported", result.left_out[name], ""))
     return rows
 
 

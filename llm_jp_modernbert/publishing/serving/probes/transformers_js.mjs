@@ -9,8 +9,10 @@ import { createRequire } from "node:module";
 import path from "node:path";
 
 const PACKAGE = "@huggingface/transformers";
-// The graph computes the logits of all tokens; texts with more are left out.
+// The graph computes the logits of all tokens.
 const LARGEST_LOGITS = 2 ** 31;
+const TOO_LONG = "the logits of all tokens of a longer text take more than 2 GB";
+const OTHER_TOKENS = "its pipeline reads texts, which its tokenizer splits differently";
 const CLASSES = {
   ForMaskedLM: "AutoModelForMaskedLM",
   ForSequenceClassification: "AutoModelForSequenceClassification",
@@ -62,11 +64,13 @@ function split(output, name, batch, request) {
   return rows;
 }
 
+// The outputs by name, with null for texts that are left out, and why they are.
 async function compute(library, request) {
   library.env.allowRemoteModels = false;
   library.env.localModelPath = path.dirname(request.folder);
   const name = path.basename(request.folder);
   const outputs = {};
+  const leftOut = {};
   const tokenizer = await library.AutoTokenizer.from_pretrained(name);
   const encode = (texts) =>
     texts.map(([text, pair]) => {
@@ -76,9 +80,13 @@ async function compute(library, request) {
   outputs.token_ids = encode(request.texts);
   const model = await library[CLASSES[request.head]].from_pretrained(name, { dtype: "fp32", device: "cpu" });
   const vocabulary = request.mask_token_id === null ? 0 : model.config.vocab_size;
+  const isTooLong = (tokens) => tokens * vocabulary * 4 > LARGEST_LOGITS;
   for (const batch of request.batches) {
-    if (batch.input_ids.flat().length * vocabulary * 4 > LARGEST_LOGITS) {
-      Object.values(outputs).slice(1).forEach((rows) => rows.push(...batch.input_ids.map(() => null)));
+    if (isTooLong(batch.input_ids.flat().length)) {
+      for (const key of Object.keys(outputs).slice(1)) {
+        outputs[key].push(...batch.input_ids.map(() => null));
+        leftOut[key] = TOO_LONG;
+      }
       continue;
     }
     const inputs = {};
@@ -95,12 +103,18 @@ async function compute(library, request) {
     outputs.sentence_ids = encode(request.sentences);
     const extract = await library.pipeline("feature-extraction", name, { dtype: "fp32", device: "cpu" });
     outputs.sentence_embedding = [];
-    for (const [sentence] of request.sentences) {
+    for (const [number, [sentence]] of request.sentences.entries()) {
+      const ids = request.sentence_ids[number];
+      if (isTooLong(ids.length) || outputs.sentence_ids[number].data.join() !== ids.join()) {
+        outputs.sentence_embedding.push(null);
+        leftOut.sentence_embedding = isTooLong(ids.length) ? TOO_LONG : OTHER_TOKENS;
+        continue;
+      }
       const { dims, data } = await extract(sentence, options);
       outputs.sentence_embedding.push({ shape: dims.slice(1), data });
     }
   }
-  return outputs;
+  return { outputs, leftOut };
 }
 
 async function run(request, out) {
@@ -116,7 +130,7 @@ async function run(request, out) {
   const reason = unsupported(request);
   if (reason !== null) return { ...result, status: "not supported", reason };
   const started = performance.now();
-  const outputs = await compute(library, request);
+  const { outputs, leftOut } = await compute(library, request);
   const entries = {};
   for (const [name, rows] of Object.entries(outputs)) {
     entries[name] = rows.map((row, number) => {
@@ -128,9 +142,7 @@ async function run(request, out) {
     });
   }
   const seconds = (performance.now() - started) / 1000;
-  const isComplete = Object.values(outputs).every((rows) => !rows.includes(null));
-  const leftOut = isComplete ? "" : "the logits of all tokens of a longer text take more than 2 GB";
-  return { ...result, status: "ok", reason: leftOut, seconds, outputs: entries };
+  return { ...result, status: "ok", seconds, outputs: entries, left_out: leftOut };
 }
 
 const [requestFile, out] = process.argv.slice(2);
