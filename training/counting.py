@@ -36,6 +36,7 @@ class Counter:
         totals: counts over all ranks since the beginning of the run.
         epoch: epoch of the latest batch.
         infos: descriptions of the batches of the current step, of this rank.
+        flops: floating-point operations of these batches.
         losses: losses of these batches so far, on the device.
         stop_requested: whether any rank has received a stop signal.
     """
@@ -44,6 +45,7 @@ class Counter:
         self.totals = Totals()
         self.epoch = 0
         self.infos: list[BatchInfo] = []
+        self.flops: list[int] = []
         self.losses: list[torch.Tensor] = []
         self.stop_requested = False
         self._recipe, self._config = recipe, config
@@ -109,10 +111,11 @@ class Counter:
         """
         self.infos, self.losses = infos, []
         self.epoch = max(info.epoch for info in infos)
-        for info in infos:
+        self.flops = [training_flops(self._config, info.lengths, info.labels) for info in infos]
+        for info, flops in zip(infos, self.flops, strict=True):
             for block in info.blocks:
                 self._add_block(block)
-            self._pending.add_batch(info, training_flops(self._config, info.lengths, info.labels))
+            self._pending.add_batch(info, flops)
         own = float(sum(info.labels for info in infos))
         *counts, labels, stopping = self.sum([*self._pending.values(), own, float(stop_requested)])
         self.totals.add(counts)

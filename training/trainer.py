@@ -23,7 +23,6 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
 
@@ -142,10 +141,18 @@ class PretrainingTrainer(Trainer):
         state, and nothing that draws random numbers between two batches changes the run.
         """
         place = (self.args.seed, self.state.global_step, len(self.counter.losses), self.args.process_index)
-        set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        # Only the generators of the model: seeding all of them takes a hundred times as long.
+        torch.default_generator.manual_seed(seed)
+        if self.args.device.type != "cpu":
+            torch.get_device_module(self.args.device).manual_seed(seed)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.counter.losses.append(loss)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Operations of the current batch; Trainer would walk over all parameters to estimate them."""
+        return self.counter.flops[len(self.counter.losses) - 1]
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
         """Creates the optimizer; with init_optimizer=kept, it starts with the state saved in init_from."""

@@ -60,6 +60,7 @@ def test_training_learns(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFi
     assert measured[-1]["eval_masked_accuracy"] > measured[0]["eval_baseline_accuracy"] + 0.1
     assert measured[-1]["eval_loss"] < measured[0]["eval_loss"] - 2
     assert trainer.totals.packing_efficiency > 0.9
+    assert trainer.state.total_flos == trainer.totals.flops > 0
     assert f"The model is in {tmp_path / 'run'}" in caplog.text
     logged = [entry for entry in history if "loss" in entry][-1]
     assert {"tokens", "padded_tokens", "documents", "epoch", "tokens_per_second", "total_flos", "grad_norm"} <= {
