@@ -1,7 +1,7 @@
 """A GPU without hardware: training steps with the shapes, dtypes and code paths of a GPU, but without data.
 
 The device is torch's experimental Python backend (`PrivateUse1`) under FakeTensorMode. Code that asks for the type of
-the device takes the branches of a GPU, and autocast casts as on CUDA, so the operations are those that a GPU gets.
+the device, or for CUDA, takes the branches of a GPU, and autocast casts as on CUDA, so the operations are those that a GPU gets.
 Attention is one opaque operation per pass, as a kernel of FlashAttention is. CUDA itself cannot be imitated on a CPU
 build of torch: autograd asks the device for streams, which such a build lacks.
 
@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import torch
 from functorch.compile import make_boxed_func
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from transformers import PreTrainedModel
@@ -92,7 +92,8 @@ def opaque_attention() -> Iterator[None]:
 def stand_in_gpu() -> Iterator[None]:
     """Tensors created inside have no data, `DEVICE` exists, and `varlen` attention computes nothing."""
     _register()
-    with opaque_attention(), FakeTensorMode(allow_non_fake_inputs=True):
+    is_cuda = property(lambda tensor: tensor.device.type == DEVICE)
+    with opaque_attention(), patch.object(FakeTensor, "is_cuda", is_cuda), FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
 
