@@ -17,7 +17,7 @@ from llm_jp_modernbert.commands.options import fit_help
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
 
-from . import report, table
+from . import report, roofline, table
 from .cases import (
     encoder,
     encoding,
@@ -65,11 +65,13 @@ def _case_command(cases: Callable[..., Iterable[Case]]) -> Callable[..., None]:
     return command
 
 
-for module in (encoder, encoding, training_step, finetuning, retrieval, tokenizing, fill_mask, runtimes, gpu):
+for module in (encoder, encoding, training_step, finetuning, retrieval, tokenizing, fill_mask, runtimes):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(fit_help(_case_command(module.cases)))
 
 
 app.command("step-cost")(fit_help(step_cost.step_cost))
+app.command("gpu")(fit_help(gpu.gpu))
+app.command("roofline")(fit_help(roofline.roofline))
 
 
 @app.callback(invoke_without_command=True)

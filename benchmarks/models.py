@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -69,9 +70,7 @@ class Models:
         if not compiled:
             return {OURS: ours}
         if dtype not in self._compiled:
-            # Shared weights: a second copy and its optimizer state would slow candidates that need much memory.
-            weights = (*ours.parameters(), *ours.buffers())
-            self._compiled[dtype] = copy.deepcopy(ours, {id(tensor): tensor for tensor in weights})
+            self._compiled[dtype] = _with_shared_weights(ours)
             self._compiled[dtype].compile_layers()
         return {OURS: ours, COMPILED: self._compiled[dtype]}
 
@@ -90,6 +89,21 @@ class Models:
             model.model.rotary_emb = type(model.model.rotary_emb)(config).to(self.device)
             self._peers[dtype] = model
         return self._peers[dtype]
+
+    def peer_variants(self, dtype: str) -> dict[str, Any]:
+        """Faster variants of transformers' model by name, with shared weights: compiled, and with flash-attn."""
+        variants = {"compiled": _with_shared_weights(self.peer(dtype))}
+        variants["compiled"].compile(dynamic=True)
+        if self.device == "cuda" and find_spec("flash_attn") is not None:
+            variants["flash-attn"] = _with_shared_weights(self.peer(dtype))
+            variants["flash-attn"].set_attn_implementation("flash_attention_2")
+        return variants
+
+
+def _with_shared_weights(model: Any) -> Any:
+    """Copy a model without its weights: copies and their optimizer states would take much memory."""
+    weights = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in weights})
 
 
 class RealData(NamedTuple):

@@ -1,9 +1,9 @@
 """A GPU without hardware: training steps with the shapes, dtypes and code paths of a GPU, but without data.
 
 The device is torch's experimental Python backend (`PrivateUse1`) under FakeTensorMode. Code that asks for the type of
-the device, or for CUDA, takes the branches of a GPU, and autocast casts as on CUDA, so the operations are those that a GPU gets.
-Attention is one opaque operation per pass, as a kernel of FlashAttention is. CUDA itself cannot be imitated on a CPU
-build of torch: autograd asks the device for streams, which such a build lacks.
+the device, or for CUDA, takes the branches of a GPU, and autocast casts as on CUDA, so the operations are those of a
+GPU. Attention is one opaque operation per pass, as a kernel of FlashAttention is. CUDA itself cannot be imitated on a
+CPU build of torch: autograd asks the device for streams, which such a build lacks.
 
 `inductor_for` makes torch.compile plan its kernels by the rules for Triton on an H100 and run the graphs as they are.
 It uses internal interfaces of torch, since no public one reports the planned kernels.

@@ -1,60 +1,187 @@
-"""Training and inference on a GPU against transformers with padding, with the share of the GPU's peak.
+"""Everything to know about training and inference on one GPU, in nine minutes and unattended.
 
-The share of the peak is the exact number of operations (`modeling/flops.py`) per second over the data sheet's peak.
-Documents are random tokens with realistic (lognormal) lengths, packed for this library and padded for the peer.
+The parts run in the order of what they say about a slow step: where its time goes, the attention kernels, the
+vocabulary head, training against transformers at its best, the largest batch, and inference. Each has a time budget;
+whatever does not run is listed with its reason. Documents are random tokens with realistic (lognormal) lengths. The
+share of the peak is the exact number of operations (`modeling/flops.py`) per second over the data sheet's peak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import typer
+from rich.console import Console
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.batch_size import largest
 
-from ..measure import Case
-from ..models import FIRST_WORD, Compiled, Models, Shape
-from .encoder import one_length
-from .training_step import MASKED, Batch, training_case
+from ..gpu_plot import plot
+from ..gpu_run import Row, Run
+from ..measure import OURS, Case, environment, measure, show, write_json
+from ..models import Compiled, Models, Shape
+from .encoder import mixed_lengths, one_length, realistic_lengths
+from .gpu_kernels import attention, head, profile, training_step
+from .training_step import random_documents, training_case
 
 
-def cases(
+def gpu(
     shape: Shape = "base",
-    tokens: Annotated[int, typer.Option(help="Tokens of this library's packed training batch.", min=1)] = 65_536,
-    peer_tokens: Annotated[
-        int, typer.Option(help="Tokens of the peer's padded batches, including padding.", min=1)
-    ] = 16_384,
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="cpu rehearses all parts with tiny sizes.")] = "cuda",
+    minutes: Annotated[float, typer.Option(help="Time for all parts.", min=0.1)] = 9.0,
+    parts: Annotated[str | None, typer.Option(help="Comma-separated parts; by default all.")] = None,
     compiled: Compiled = True,
-) -> Iterator[Case]:
-    """Measure training and inference on a GPU, with the share of its peak, against transformers with padding."""
-    if not torch.cuda.is_available():
-        raise UsageError("torch finds no CUDA GPU.")
-    models = Models(shape)
-    for longest in (1024, 8192):
-        yield packed_training(models, longest, tokens, peer_tokens, compiled)
-    for rows in (1, 16):
-        yield one_length(models, "bfloat16", rows, 8192, compiled)
+    out: Annotated[Path, typer.Option(help="Folder for gpu.json and gpu.png.", file_okay=False)] = Path(
+        "build/benchmarks"
+    ),
+) -> None:
+    """Measure a GPU unattended: profile, attention, vocabulary head, training, largest batch, inference.
+
+    Results are written after each part. The parts are named profile, attention, head, training, batch and inference.
+
+    Examples:
+
+    * `python -m benchmarks gpu --out benchmarks/results`
+
+    * `python -m benchmarks gpu --device cpu --shape nano`
+    """
+    names = list(PARTS) if parts is None else [name.strip() for name in parts.split(",")]
+    if not names or not set(names) <= set(PARTS):
+        raise UsageError(f"--parts {parts}: choose from {', '.join(PARTS)}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch finds no CUDA GPU. Rehearse with --device cpu --shape nano.")
+    console = Console()
+    run = Run(shape, device, compiled, console)
+    settings = {"shape": shape, "device": device, "minutes": minutes, "compiled": compiled, **asdict(run.sizes)}
+    content: dict[str, Any] = {**environment(), "settings": settings, "parts": {}}
+    end = time.perf_counter() + 60 * minutes
+    for index, name in enumerate(names):
+        function, share = PARTS[name]
+        begun = time.perf_counter()
+        # Time that earlier parts have not used is divided among the others.
+        run.deadline = begun + (end - begun) * share / sum(PARTS[later][1] for later in names[index:])
+        rows: list[Row] = []
+        part: dict[str, Any] = {"rows": rows}
+        content["parts"][name] = part
+        try:
+            for row in function(run):
+                rows.append(row)
+                console.print(f"{name}: {_text(row)}", markup=False, highlight=False)
+                write_json(out / "gpu.json", content)
+        # A part that fails must not end the others.
+        except Exception as error:
+            rows.append({"failed": f"{type(error).__name__}: {str(error).strip()[:200]}"})
+            console.print(traceback.format_exc(limit=-3), markup=False, highlight=False)
+        part["seconds"] = round(time.perf_counter() - begun, 1)
+        console.print(f"[bold]{name}[/]: {part['seconds']} seconds")
+        run.free()
+        write_json(out / "gpu.json", content)
+        plot(content, out / "gpu.png")
+    console.print(f"{out / 'gpu.json'}, {out / 'gpu.png'}")
 
 
-def random_documents(vocabulary: int, tokens: int, longest: int, seed: int) -> Batch:
-    """Draw documents of random tokens, 30 % of which are predicted; their median length is a third of the longest."""
-    lengths: list[int] = []
-    drawn = np.random.default_rng(seed)
-    while (missing := tokens - sum(lengths)) > 0:
-        lengths.append(min(missing, int(np.clip(drawn.lognormal(np.log(longest / 3), 0.8), 16, longest))))
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(FIRST_WORD, vocabulary, (tokens,), generator=generator)
-    labels = ids.where(torch.rand(tokens, generator=generator) < MASKED, -100)
-    return Batch(ids.split(lengths), labels.split(lengths))
+def _text(row: Row) -> str:
+    """A row as one line, numbers with four digits."""
+    shown = {key: f"{value:,.4g}" if isinstance(value, float) else value for key, value in row.items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if not isinstance(value, dict))
+
+
+def training(run: Run) -> Iterator[Row]:
+    """Training steps on packed documents, against transformers at its best."""
+    models, sizes = run.models, run.sizes
+    for longest in sizes.lengths:
+        case = partial(packed_training, models, longest, sizes.tokens, sizes.peer_tokens, run.compiled)
+        yield from _measured(run, case)
 
 
 def packed_training(models: Models, longest: int, tokens: int, peer_tokens: int, compiled: bool) -> Case:
     """Training steps on `tokens` tokens in one packed row, against padded batches of at most `peer_tokens` tokens."""
     batch = random_documents(models.config.vocab_size, tokens, longest, seed=0)
     settings = {"tokens": tokens, "documents": len(batch.ids)}
-    name = f"packed, documents up to {longest} tokens"
-    at_once = max(1, peer_tokens // longest)
-    return training_case(name, models, batch, settings, compiled, documents_at_once=at_once)
+    return training_case(
+        f"packed, documents up to {longest} tokens",
+        models,
+        batch,
+        settings,
+        compiled,
+        documents_at_once=max(1, peer_tokens // longest),
+        is_sorted=True,
+        variants=models.peer_variants("float32") if compiled else {},
+    )
+
+
+def _measured(run: Run, make: Callable[[], Case]) -> Iterator[Row]:
+    """One row per candidate of a case."""
+    if run.out_of_time:
+        yield {"skipped": "a case", "reason": "out of time"}
+        return
+    case = make()
+    measurement = measure(case, run.sizes.turns)
+    show(measurement, run.console)
+    for name in measurement.rates:
+        rate = measurement.median(name)
+        yield {
+            "case": case.name,
+            "candidate": name,
+            "tokens/s": rate,
+            "ratio": measurement.ratio(name),
+            "MFU": run.utilization(rate * case.operations[OURS]),
+            "extra peak MB": measurement.extra_peak_megabytes.get(name),
+        }
+
+
+def largest_batch(run: Run) -> Iterator[Row]:
+    """The most tokens of a packed batch that a training step holds in memory, and its speed."""
+    for longest in run.sizes.lengths:
+        if run.out_of_time:
+            yield {"documents up to": longest, "skipped": "out of time"}
+            continue
+        run.free()
+
+        def step_of(units: int, longest: int = longest) -> Callable[[], None]:
+            vocabulary, tokens = run.models.config.vocab_size, units * run.sizes.batch_unit
+            return training_step(run.models, run.compiled, random_documents(vocabulary, tokens, longest, seed=0))
+
+        def fits(units: int) -> bool:
+            try:
+                step_of(units)()
+                run.synchronize()
+            except torch.OutOfMemoryError:
+                return False
+            finally:
+                run.free()
+            return not run.out_of_time
+
+        units = largest(fits, run.sizes.most_units)
+        row: Row = {"documents up to": longest, "tokens": units * run.sizes.batch_unit}
+        if units:
+            row["tokens/s"] = row["tokens"] / run.seconds(step_of(units), 3)
+            row["peak MB"] = run.peak_megabytes()
+        yield row
+
+
+def inference(run: Run) -> Iterator[Row]:
+    """The encoder on single sequences and full batches, and on a batch of realistic lengths."""
+    models, longest, rows = run.models, run.sizes.lengths[-1], run.sizes.rows
+    yield from _measured(run, lambda: one_length(models, "bfloat16", 1, longest, run.compiled))
+    yield from _measured(run, lambda: one_length(models, "bfloat16", rows, longest, run.compiled))
+    lengths = realistic_lengths(run.sizes.texts)
+    yield from _measured(run, lambda: mixed_lengths(models, "bfloat16", lengths, run.compiled))
+
+
+# The function of each part, and its share of the time in seconds.
+PARTS: dict[str, tuple[Callable[[Run], Iterator[Row]], int]] = {
+    "profile": (profile, 110),
+    "attention": (attention, 60),
+    "head": (head, 40),
+    "training": (training, 180),
+    "batch": (largest_batch, 50),
+    "inference": (inference, 80),
+}

@@ -29,8 +29,7 @@ from ..models import VOCABULARY, Compiled, Shape
 from ..recorder import Recorder
 from ..stand_in_gpu import ATTENTION as ATTENTION_BACKEND
 from ..stand_in_gpu import DEVICE, inductor_for, model_on_stand_in, opaque_attention, stand_in_gpu
-from .gpu import random_documents
-from .training_step import Batch
+from .training_step import Batch, random_documents
 
 _PERIOD = 3  # layers after which the pattern of global and local layers repeats
 _BATCH_SHAPES = 20  # batches of different sizes

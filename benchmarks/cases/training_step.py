@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from torch import nn
@@ -138,6 +140,24 @@ def typical_batch(files: Sequence[str], tokenizer: str, length: int, rows: int) 
     return batches[min(range(len(batches)), key=distance)]
 
 
+def random_documents(vocabulary: int, tokens: int, longest: int, seed: int) -> Batch:
+    """Draw documents of random tokens, 30 % of which are predicted; their median length is a third of the longest."""
+    lengths = document_lengths(tokens, longest, seed)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(FIRST_WORD, vocabulary, (tokens,), generator=generator)
+    labels = ids.where(torch.rand(tokens, generator=generator) < MASKED, -100)
+    return Batch(ids.split(lengths), labels.split(lengths))
+
+
+def document_lengths(tokens: int, longest: int, seed: int) -> list[int]:
+    """Draw the lognormal lengths of documents with `tokens` tokens in total."""
+    lengths: list[int] = []
+    drawn = np.random.default_rng(seed)
+    while (missing := tokens - sum(lengths)) > 0:
+        lengths.append(min(missing, int(np.clip(drawn.lognormal(np.log(longest / 3), 0.8), 16, longest))))
+    return lengths
+
+
 def full_rows(models: Models, rows: int, length: int, compiled: bool) -> Case:
     """Rows of `length` random tokens without padding, 30 % of them predicted."""
     generator = torch.Generator().manual_seed(0)
@@ -164,8 +184,12 @@ def training_case(
     *,
     documents_at_once: int = _DOCUMENTS_AT_ONCE,
     is_sorted: bool = False,
+    variants: Mapping[str, Any] = MappingProxyType({}),
 ) -> Case:
-    """Training steps of all models on one batch, which the peer reads in padded batches of `documents_at_once`."""
+    """Training steps of all models on one batch, which the peer reads in padded batches of `documents_at_once`.
+
+    `is_sorted` adds batches sorted by length; `variants` are further models of the peer, which read such batches.
+    """
     dtype = "bfloat16 autocast"
     # The first tokens of the two longest documents.
     warm_up = batch.part(sorted(range(len(batch.ids)), key=lambda index: -len(batch.ids[index]))[:2], _WARM_UP_TOKENS)
@@ -208,6 +232,8 @@ def training_case(
     }
     if is_sorted:
         candidates[SORTED] = candidate(peer, padded(True), sparse_prediction=True)
+        for variant, model in variants.items():
+            candidates[f"{SORTED}, {variant}"] = candidate(model, padded(True), sparse_prediction=True)
         padding["padding, sorted"] = 1 - tokens / batch.padded_size(documents_at_once, True)
     for ours, model in models.candidates("float32", compiled).items():
         candidates[ours] = candidate(model, lambda used: [used.packed()])

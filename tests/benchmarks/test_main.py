@@ -48,7 +48,10 @@ def error_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("training-step texts.jsonl", "--tokenizer"),
         ("finetuning --shortest 300", "--shortest"),
         ("retrieval --shortest 2000", "--shortest"),
-        ("gpu --repeats 0", "--repeats"),
+        ("gpu --parts speed", "--parts"),
+        ("gpu --device tpu", "--device"),
+        ("step-cost --layers 3", "--layers"),
+        ("roofline --set speed=3", "speed"),
         ("readme nowhere", "no such file"),
     ],
 )
