@@ -34,7 +34,8 @@ from .training_step import Batch, random_documents
 _PERIOD = 3  # layers after which the pattern of global and local layers repeats
 _BATCH_SHAPES = 20  # batches of different sizes
 _FEW_LAYERS = 4  # all kinds of layers: the first, a global and two local ones
-_NARROW_VOCABULARY = 12_288
+_BLOCKS_VOCABULARY = 12_288  # more than a block of the vocabulary head on a CPU
+_TINY_VOCABULARY = 256
 _TURNS = 20
 
 
@@ -162,25 +163,24 @@ def _compilations(settings: dict[str, Any]) -> dict[str, int]:
         graphs[-1] += 1
         return graph.forward
 
-    model = _narrow_model({**settings, "num_hidden_layers": _FEW_LAYERS})
+    model = _narrow_model({**settings, "num_hidden_layers": _FEW_LAYERS}, _BLOCKS_VOCABULARY)
     torch._dynamo.reset()
     counters.clear()
     model.compile_layers()
     with opaque_attention(), patch.object(compile_fx, "compile_fx", run_uncompiled):
         for seed in range(_BATCH_SHAPES):
             graphs.append(0)
-            # Enough tokens for two blocks of the vocabulary.
-            _micro_batch(model, _inputs(random_documents(_NARROW_VOCABULARY, 1000 - 16 * seed, 256, seed)))
+            _micro_batch(model, _inputs(random_documents(_BLOCKS_VOCABULARY, 1000 - 16 * seed, 256, seed)))
     torch._dynamo.reset()
     breaks = sum(counters["graph_break"].values())
     return {"graphs": graphs[0], "graph breaks": breaks, f"recompilations in {_BATCH_SHAPES} batches": sum(graphs[1:])}
 
 
-def _narrow_model(settings: dict[str, Any]) -> LlmJpModernBertForMaskedLM:
+def _narrow_model(settings: dict[str, Any], vocabulary: int) -> LlmJpModernBertForMaskedLM:
     """A model on the CPU with the same layers, heads and code paths, but tiny matrices; needs `opaque_attention`."""
-    heads = model_config(settings, _NARROW_VOCABULARY).num_attention_heads
-    narrow = {**settings, "hidden_size": 8 * heads, "intermediate_size": 16}
-    model = LlmJpModernBertForMaskedLM(model_config(narrow, _NARROW_VOCABULARY)).train()
+    heads = model_config(settings, vocabulary).num_attention_heads
+    narrow = {**settings, "hidden_size": 2 * heads, "intermediate_size": 8}
+    model = LlmJpModernBertForMaskedLM(model_config(narrow, vocabulary)).train()
     model.config._attn_implementation = ATTENTION_BACKEND
     return model
 
@@ -197,8 +197,8 @@ def host_milliseconds(settings: dict[str, Any], operations: int, compiled: bool)
         operations: number of operations per micro-batch without compiled layers.
         compiled: whether to measure compiled layers too.
     """
-    batch = random_documents(_NARROW_VOCABULARY, 64, 16, seed=0)
-    model, inputs = _narrow_model(settings), _inputs(batch)
+    batch = random_documents(_TINY_VOCABULARY, 32, 16, seed=0)
+    model, inputs = _narrow_model(settings, _TINY_VOCABULARY), _inputs(batch)
     counted = _count([model.config], batch, False)[0]["operations"]
     threads, measured = torch.get_num_threads(), {}
     torch.set_num_threads(1)
