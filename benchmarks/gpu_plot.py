@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_jp_modernbert.core.files import write_whole
 
-_COLORS = ("#1f5fa8", "#8db8e2", "#c0392b", "#e2a08d", "#5a8f4e", "#b5b5b5")
+_COLORS = ("#1f5fa8", "#8db8e2", "#c0392b", "#e2a08d", "#5a8f4e", "#b8a14b", "#b5b5b5")
 
 
 def plot(content: dict[str, Any], path: Path) -> None:
@@ -56,7 +56,7 @@ def _profile(axes: Any, rows: list[dict[str, Any]]) -> None:
         left = [start + value for start, value in zip(left, values, strict=True)]
     axes.set_yticks(range(len(rows)), [row["shape"] for row in rows])
     axes.set_title("profile: ms per step", fontsize=9, loc="left")
-    axes.legend(fontsize=6, ncols=4, frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=7, ncols=7, frameon=False)
 
 
 def _attention(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -115,7 +115,7 @@ def attention(run: Run) -> Iterator[Row]:
                     continue
                 try:
                     yield {**row, **_attention_times(run, name, kind, lengths)}
-                except (RuntimeError, NotImplementedError, ImportError) as error:
+                except (RuntimeError, ImportError) as error:
                     yield {**row, "skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"}
                 finally:
                     if version is not None:

@@ -34,6 +34,11 @@ def test_autocast_casts_as_on_cuda(recorder: Recorder) -> None:
         assert functional.gelu(product).dtype == torch.bfloat16
 
 
+def test_tensors_pass_for_cuda_tensors(recorder: Recorder) -> None:
+    assert torch.empty(1, device=DEVICE).is_cuda
+    assert not torch.empty(1).is_cuda
+
+
 def test_kernels_and_traffic_of_operations(recorder: Recorder) -> None:
     left, right = torch.empty(64, 32, device=DEVICE), torch.empty(64, 32, device=DEVICE)
     with recorder:
