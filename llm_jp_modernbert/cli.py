@@ -21,6 +21,7 @@ from .commands.encode import encode
 from .commands.evaluate import evaluate
 from .commands.fill_mask import fill_mask
 from .commands.finetune import finetune
+from .commands.index_blocks import index_blocks
 from .commands.leaderboard import leaderboard
 from .commands.options import fit_help
 from .commands.pretrain import pretrain
@@ -57,6 +58,7 @@ for job in (
     train_late_interaction,
     adapt,
     tokenize_corpus,
+    index_blocks,
     average,
     evaluate,
     leaderboard,

@@ -28,6 +28,7 @@ COMMANDS = [
         "train-late-interaction",
         "adapt",
         "tokenize-corpus",
+        "index-blocks",
         "average",
         "tokenizer",
         "encode",

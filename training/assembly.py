@@ -15,6 +15,7 @@ from llm_jp_modernbert.core.references import ModelReference
 from llm_jp_modernbert.inference.loading import load_tokenizer, loading_errors
 from llm_jp_modernbert.tokenization import check_fits, match_length
 
+from .data.block_index import BlockIndex
 from .data.blocks import BlockMaker, BlockSettings
 from .data.masking import Masking
 from .data.sources import check_tokenized_with, excluded_texts, read_held_out, sources_of
@@ -161,8 +162,10 @@ def make_masking(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBas
     )
 
 
-def make_stream(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase) -> BatchStream:
-    """The batches of this rank.
+def make_blocks(
+    recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase, index: BlockIndex | None = None
+) -> BlockMaker:
+    """The maker of the run's blocks.
 
     Raises:
         SourceError: the data does not exist, or was tokenized with a different tokenizer or Unicode normalization.
@@ -170,13 +173,24 @@ def make_stream(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase
     excluded = excluded_texts(recipe.exclude_data or [], recipe.text_column)
     sources = sources_of(recipe.train_data or [], recipe.text_column, excluded=excluded)
     check_tokenized_with(sources, tokenizer, recipe.normalization)
+    return BlockMaker(sources, _block_settings(recipe), tokenizer, index)
+
+
+def make_stream(recipe: PretrainingArguments, tokenizer: PreTrainedTokenizerBase) -> BatchStream:
+    """The batches of this rank.
+
+    Raises:
+        SourceError: see `make_blocks`.
+        UsageError: block_index does not exist, or belongs to other data or settings.
+    """
+    maker = make_blocks(recipe, tokenizer, None if recipe.block_index is None else BlockIndex(recipe.block_index))
     full, warmup = recipe.rows_per_device_batch, recipe.batch_warmup_steps
 
     def rows(step: int) -> int:
         return full if step >= warmup else max(1, math.ceil(full * (step + 1) / warmup))
 
     return BatchStream(
-        BlockMaker(sources, _block_settings(recipe), tokenizer),
+        maker,
         make_masking(recipe, tokenizer),
         rows,
         _mlm_probability(recipe),

@@ -8,9 +8,10 @@ which the block begins. A few million characters are packed to more than 99 % an
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -24,6 +25,8 @@ from .readers import BadRow, Document, SourceError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from .block_index import BlockIndex
 
 # Distinguishes this draw from others with the same seed.
 _ROWS = 1
@@ -111,22 +114,36 @@ class Block:
 
 
 class BlockMaker:
-    """Makes the blocks of some sources with a fast tokenizer that has CLS and SEP."""
+    """Makes the blocks of some sources.
 
-    def __init__(self, sources: Sequence[Source], settings: BlockSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.sources, self.settings, self.tokenizer = sources, settings, tokenizer
+    Args:
+        sources: the sources.
+        settings: how blocks are made.
+        tokenizer: a fast tokenizer that has CLS and SEP.
+        index: positions of these blocks, if known.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        settings: BlockSettings,
+        tokenizer: PreTrainedTokenizerBase,
+        index: BlockIndex | None = None,
+    ) -> None:
+        self.sources, self.settings, self.tokenizer, self.index = sources, settings, tokenizer, index
 
     def blocks(
         self,
-        wanted: Callable[[int], bool] = lambda number: True,
+        numbers: Iterable[int] | None = None,
         first: int = 0,
         begin: list[Position] | None = None,
         threads: int = 1,
     ) -> Iterator[Block]:
-        """Yields blocks endlessly; for unwanted ones the documents are read but not tokenized.
+        """Yields blocks.
 
         Args:
-            wanted: whether to make the block of a number.
+            numbers: ascending numbers of the blocks to make, from `first`; None for all of them, endlessly. The
+                documents of the blocks between them are read but not tokenized, unless `index` has the positions.
             first: number of the first block.
             begin: position at which it begins; None for the beginning of the sources.
             threads: threads for tokenization.
@@ -134,27 +151,56 @@ class BlockMaker:
         Raises:
             SourceError: see `read_documents` and `DocumentOrder`.
         """
-        settings = self.settings
         # Made on first use, which takes a second: a tokenized corpus does not need it.
         encoder = cache(
-            lambda: WordEncoder(self.tokenizer) if settings.whole_word else Encoder(self.tokenizer, threads)
+            lambda: WordEncoder(self.tokenizer) if self.settings.whole_word else Encoder(self.tokenizer, threads)
         )
+        indexed = 0 if self.index is None else len(self.index)
+        number, order = first, self._order(begin)
+        for wanted in count(first) if numbers is None else numbers:
+            nearest = min(wanted, indexed - 1)
+            if self.index is not None and nearest > number:
+                number, order = nearest, self._order(self.index.position(nearest))
+            while number <= wanted:
+                begin = order.state()
+                documents, bad_rows = self._read(order)
+                if number == wanted:
+                    yield self._make(number, begin, documents, bad_rows, encoder)
+                number += 1
+
+    def begins(self, first: int = 0, begin: list[Position] | None = None) -> Iterator[tuple[int, list[Position]]]:
+        """Yields the number and the beginning of each block, endlessly. Documents are read but not tokenized.
+
+        Args:
+            first: number of the first block.
+            begin: position at which it begins; None for the beginning of the sources.
+
+        Raises:
+            SourceError: see `DocumentOrder`.
+        """
+        order = self._order(begin)
+        for number in count(first):
+            yield number, order.state()
+            self._read(order)
+
+    def _order(self, begin: list[Position] | None) -> DocumentOrder:
+        settings = self.settings
         interleave = settings.interleave if settings.shuffle else 1
-        order = DocumentOrder(
+        return DocumentOrder(
             self.sources, settings.seed, settings.shuffle, interleave, strict=settings.strict, state=begin
         )
-        number, begin = first, order.state()
-        while True:
-            documents, characters = [], 0
-            while characters < settings.characters and (item := order.next()) is not None:
+
+    def _read(self, order: DocumentOrder) -> tuple[list[tuple[Place, Document]], list[BadRow]]:
+        """Reads the documents of the next block, and the unreadable rows between them."""
+        documents: list[tuple[Place, Document]] = []
+        characters = 0
+        # At the end of an epoch the order returns None, and a block ends unless it is empty.
+        while not documents:
+            while characters < self.settings.characters and (item := order.next()) is not None:
                 documents.append(item)
                 characters += item[1].characters
-            if not documents:
-                continue
-            bad_rows, order.bad_rows = order.bad_rows, []
-            if wanted(number):
-                yield self._make(number, begin, documents, bad_rows, encoder)
-            number, begin = number + 1, order.state()
+        bad_rows, order.bad_rows = order.bad_rows, []
+        return documents, bad_rows
 
     def _make(
         self,

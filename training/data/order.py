@@ -300,15 +300,15 @@ def shard_list(source: Source, sampled: bool = True) -> ShardList:
 
 
 def changed_shards(saved: Sequence[ShardList], now: Sequence[ShardList], sources: Sequence[Source]) -> str | None:
-    """Describes how the shards differ from those of a checkpoint; None if they are the same.
+    """Describes how the shards differ from those of an earlier time; None if they are the same.
 
     Args:
-        saved: `shard_list` of each source at the time of the checkpoint.
+        saved: `shard_list` of each source at an earlier time, such as that of a checkpoint.
         now: `shard_list` of each current source.
         sources: the current sources.
     """
     if len(saved) != len(sources):
-        return f"the sources are not those of the checkpoint ({len(saved)} then, {len(sources)} now)"
+        return f"the sources have changed ({len(saved)} then, {len(sources)} now)"
     for before, after, source in zip(saved, now, sources, strict=True):
         directory, names = _relative_names(source)
         if (before["count"], before["sha256"]) != (after["count"], after["sha256"]):
@@ -317,12 +317,12 @@ def changed_shards(saved: Sequence[ShardList], now: Sequence[ShardList], sources
                 change = f"{len(names):,} then and now, but with other names or in another order"
             elif before["count"] < len(names) and before["sha256"] == _sha256(names[: before["count"]]):
                 change += f"; the first new one is {names[before['count']]}"
-            return f"the files of {directory} are not those of the checkpoint ({change})"
+            return f"the files of {directory} have changed ({change})"
         samples = zip(source.shards, before.get("samples", ()), after.get("samples", ()), strict=False)
         for shard, then, current in samples:
             if then != current:
                 sizes = f"{then['size']:,} bytes then, {current['size']:,} now"
-                return f"the content of {shard.name} has changed since the checkpoint ({sizes})"
+                return f"the content of {shard.name} has changed ({sizes})"
     return None
 
 

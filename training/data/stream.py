@@ -146,6 +146,8 @@ class BatchStream:
         self._lanes = {lane: _Lane(lane) for lane in self._lanes_of_rank()}
         # At the start: files that are edited during the run differ from those of its checkpoints.
         self._shards = [shard_list(source, sampled=rank == 0) for source in maker.sources]
+        if maker.index is not None:
+            maker.index.check(maker.sources, maker.settings, self._shards)
 
     def _lanes_of_rank(self) -> list[int]:
         """The lanes of this rank's rows: every gcd(lanes, ranks)-th one, counted from the next row."""
@@ -183,8 +185,8 @@ class BatchStream:
         changed = saved_shards and changed_shards(saved_shards, self._shards, self.maker.sources)
         if changed:
             raise UsageError(
-                f"train_data: {changed}, so the position in it is lost. Resume with the same files, or train on these "
-                "in another output_dir with init_from."
+                f"train_data: {changed} since the checkpoint, so the position in it is lost. Resume with the same "
+                "files, or train on these in another output_dir with init_from."
             )
         self._lanes = {number: _Lane(**saved[number]) for number in self._lanes_of_rank()}
 
@@ -293,8 +295,8 @@ class BatchStream:
 class _BlockDataset(IterableDataset["Block | SourceError"]):
     """The blocks of a rank's lanes, dealt in turn to the workers of a DataLoader.
 
-    Every worker reads all documents, which is cheap, and makes its own blocks. A SourceError is yielded instead of
-    raised, because a DataLoader would replace its message for the user by a traceback.
+    Every worker reads all documents to find its own blocks, unless the maker has an index. A SourceError is yielded
+    instead of raised, because a DataLoader would replace its message for the user by a traceback.
 
     Args:
         maker: makes the blocks.
@@ -318,15 +320,11 @@ class _BlockDataset(IterableDataset["Block | SourceError"]):
     def __iter__(self) -> Iterator[Block | SourceError]:
         info = torch.utils.data.get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        turns = count()
-
-        def wanted(number: int) -> bool:
-            first = self.first_blocks.get(number % self.lanes)
-            return first is not None and number >= first and next(turns) % workers == worker
-
+        lanes = self.first_blocks
+        needed = (number for number in count(self.first) if number >= lanes.get(number % self.lanes, number + 1))
         threads = torch.get_num_threads() if info is None else 1
         try:
-            yield from self.maker.blocks(wanted, self.first, self.begin, threads)
+            yield from self.maker.blocks(islice(needed, worker, None, workers), self.first, self.begin, threads)
         except SourceError as error:
             yield error
 

@@ -100,6 +100,8 @@ class PretrainingArguments(LaunchedArguments):
         interleave: number of files read in parallel.
         data_lanes: number of block sequences distributed over the ranks. If text is tokenized during training, use
             the number of ranks or a multiple, so that each rank tokenizes only its share. Changes the data order.
+        block_index: file with the positions of the blocks in `train_data`, written by `index-blocks`. Each data
+            process then reads only the documents of its own blocks, instead of all. Does not change the data order.
         mlm_probability: fraction of tokens to predict.
         final_mlm_probability: the same fraction during learning-rate decay.
         mask_share: fraction of the predicted tokens that are replaced by the mask token.
@@ -150,6 +152,7 @@ class PretrainingArguments(LaunchedArguments):
     block_characters: int = 4_000_000
     interleave: int = 8
     data_lanes: int = 1
+    block_index: str | None = None
     mlm_probability: float = 0.3
     final_mlm_probability: float | None = None
     mask_share: float = 0.8

@@ -44,7 +44,7 @@ NOT_DECISIVE = {
     *("probe_steps", "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory"),
     *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataloader_in_order"),
     *("local_rank", "ddp_backend", "ddp_timeout", "use_cpu", "max_skipped_steps", "strict", "do_train", "do_eval"),
-    *("do_predict", "per_device_eval_batch_size", "torch_empty_cache_steps"),
+    *("do_predict", "per_device_eval_batch_size", "torch_empty_cache_steps", "block_index"),
 }
 # How the rows of a step are divided among devices and batches; only their product affects the result.
 _DIVISION = {"tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"}
