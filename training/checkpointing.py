@@ -29,6 +29,9 @@ from .run import checkpoints, summary
 from .run.checkpoints import CheckpointError
 from .run.totals import Totals
 
+# The states of all ranks, whose number can be in the thousands: a file for each would have to be synchronized alone.
+_RANKS = "data.json"
+
 # A log of a million steps.
 _STATE_LIMIT = 2**30
 
@@ -49,6 +52,10 @@ class RankState(TypedDict):
     totals: dict[str, float]
     logged: dict[str, float]
     logging: _Logging
+
+
+class _RankStates(TypedDict):
+    ranks: list[RankState]
 
 
 class _State(TypedDict):
@@ -151,18 +158,20 @@ class PretrainingCheckpoints(CheckpointWriter):
         super().__init__(recipe, wait_for_everyone)
         self._recipe, self._earlier_stages = recipe, earlier_stages
 
-    def complete(self, state: TrainerState, totals: Totals, rank_state: Mapping[str, Any]) -> None:
+    def complete(self, state: TrainerState, totals: Totals, rank_states: Sequence[Mapping[str, Any]]) -> None:
         """Adds the missing files to the staged checkpoint, and publishes it. Every rank must call it.
 
         Args:
             state: state of the trainer.
             totals: counts of the run.
-            rank_state: JSON values that this rank needs for resuming.
+            rank_states: JSON values that the ranks need for resuming, on rank 0.
         """
-        partial = checkpoints.folder_of(self.staging, state.global_step)
-        name = f"data-{self._recipe.process_index:05d}.json"
-        (partial / name).write_text(json.dumps(rank_state) + "\n", encoding="utf-8")
-        self.publish(state, lambda folder: self.describe(folder, state, totals), self._recipe.keep_steps or ())
+
+        def describe(folder: Path) -> None:
+            (folder / _RANKS).write_text(json.dumps({"ranks": rank_states}) + "\n", encoding="utf-8")
+            self.describe(folder, state, totals)
+
+        self.publish(state, describe, self._recipe.keep_steps or ())
 
     def describe(self, folder: Path, state: TrainerState, totals: Totals) -> None:
         """Writes recipe.yaml and training.json into a saved model, instead of Trainer's pickled arguments."""
@@ -206,10 +215,13 @@ def read_rank_states(checkpoint: Path) -> list[RankState]:
         CheckpointError: the checkpoint holds none, or has no optimizer state.
         UsageError: a file is not JSON of the right type.
     """
-    files = sorted(checkpoint.glob("data-*.json"))
-    if not files:
-        raise CheckpointError(f"{checkpoint} has no data-*.json: it was not written by this command.")
-    states = [read_json(file, RankState) for file in files]
+    if (checkpoint / _RANKS).is_file():
+        states = read_json(checkpoint / _RANKS, _RankStates)["ranks"]
+    else:
+        # Earlier versions wrote a file for each rank.
+        states = [read_json(file, RankState) for file in sorted(checkpoint.glob("data-*.json"))]
+    if not states:
+        raise CheckpointError(f"{checkpoint} has no {_RANKS}: it was not written by this command.")
     if states[0].get("weights_alone"):
         raise CheckpointError(
             f"{checkpoint} was written with save_only_model=true and has no optimizer state to resume with. Start a "

@@ -68,6 +68,14 @@ class Counter:
         torch.distributed.all_reduce(summed, group=self._group)
         return summed.tolist()
 
+    def gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        """On rank 0, the states of all ranks; every rank must call it."""
+        if self._group is None:
+            return [state]
+        states: list[Any] = [None] * self._recipe.world_size
+        torch.distributed.gather_object(state, states if self._recipe.process_index == 0 else None, group=self._group)
+        return states
+
     def _add_block(self, block: Block) -> None:
         """Counts a block and reports its unreadable rows."""
         for name, count in block.counts.items():

@@ -280,7 +280,7 @@ class PretrainingTrainer(Trainer):
             "stream": self._stream_state or self.stream.state_dict(),
             **self.counter.state_dict(),
         }
-        self.checkpoints.complete(self.state, self.totals, rank_state)
+        self.checkpoints.complete(self.state, self.totals, self.counter.gather(rank_state))
 
 
 class _Batches:

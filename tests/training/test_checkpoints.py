@@ -80,23 +80,31 @@ ODD += ['{"files": [], "schema": 1, "stages": {}, "global_step": "5", "log_histo
 
 @pytest.mark.parametrize("content", ODD)
 def test_odd_files_of_a_checkpoint_are_named(tmp_path: Path, content: str) -> None:
-    for name in ("seal.json", "trainer_state.json", "data-00000.json"):
+    for name in ("seal.json", "trainer_state.json", "data.json"):
         (tmp_path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
     assert "seal.json" in (damage(tmp_path) or "")
     with pytest.raises((UsageError, CheckpointError), match=r"trainer_state\.json: ") as first:
         read_state(tmp_path)
-    with pytest.raises((UsageError, CheckpointError), match=r"data-00000\.json: ") as second:
+    with pytest.raises((UsageError, CheckpointError), match=r"data\.json: ") as second:
         read_rank_states(tmp_path)
     assert "\n" not in f"{first.value}{second.value}"
 
 
 @pytest.mark.parametrize("opened", [None, [None], [[1]], [[None, 1]], {"0": 1}], ids=str)
 def test_odd_position_in_the_data_is_named(run: tuple[dict[str, Any], Path], tmp_path: Path, opened: Any) -> None:
-    state = json.loads(next(run[1].glob("checkpoint-*/data-00000.json")).read_text(encoding="utf-8"))
-    next(iter(state["stream"]["lanes"].values()))["begin"][0]["open"] = opened
-    (tmp_path / "data-00000.json").write_text(json.dumps(state), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"data-00000\.json: stream\.lanes\.0\.begin\.0\.open"):
+    state = json.loads(next(run[1].glob("checkpoint-*/data.json")).read_text(encoding="utf-8"))
+    next(iter(state["ranks"][0]["stream"]["lanes"].values()))["begin"][0]["open"] = opened
+    (tmp_path / "data.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"data\.json: ranks\.0\.stream\.lanes\.0\.begin\.0\.open"):
         read_rank_states(tmp_path)
+
+
+def test_states_of_earlier_versions_are_read(run: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """They wrote a file for each rank."""
+    states = read_rank_states(next(run[1].glob("checkpoint-*")))
+    for rank, state in enumerate([*states, *states]):
+        (tmp_path / f"data-{rank:05d}.json").write_text(json.dumps(state), encoding="utf-8")
+    assert read_rank_states(tmp_path) == [*states, *states]
 
 
 @pytest.mark.parametrize("content", ["[]", "7", "null", "[" * 100_000, "[" * 9999 + "]" * 9999, "{7}", "\udcff"])

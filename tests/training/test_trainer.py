@@ -398,7 +398,7 @@ def test_all_ranks_skip_a_step_whose_loss_is_not_finite_on_one(
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     assert all(torch.allclose(weight, weights[1][name], rtol=0, atol=2e-5) for name, weight in weights[0].items())
     for rank, losses in enumerate(([True], [False])):
-        state = json.loads((tmp_path / "two" / "checkpoint-8" / f"data-0000{rank}.json").read_text())
+        state = json.loads((tmp_path / "two" / "checkpoint-8" / "data.json").read_text())["ranks"][rank]
         assert state["totals"]["skipped_steps"] == 1
         report = json.loads((tmp_path / "two" / "non_finite" / f"step-4-rank-{rank}.json").read_text())
         assert [math.isfinite(float(loss)) for loss in report["losses"]] == losses

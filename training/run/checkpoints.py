@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -32,6 +33,7 @@ SEAL = "seal.json"
 INDEX = "model.safetensors.index.json"
 
 _FORWARDED_SECONDS = 1.0
+_SEALING_THREADS = 16
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +97,13 @@ def publish(partial: Path, checkpoint: Path) -> None:
         checkpoint: its final path; an existing checkpoint is replaced.
     """
     files = sorted(path for path in partial.rglob("*") if path.is_file())
-    seal = {str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    # Trainer writes a small file for each of perhaps a thousand ranks: waiting for the disk takes most of the time.
+    with ThreadPoolExecutor(_SEALING_THREADS) as threads:
+        sums = threads.map(_sum_and_sync, files)
+        seal = {str(path.relative_to(partial)): file_sum for path, file_sum in zip(files, sums, strict=True)}
     (partial / SEAL).write_text(json.dumps({"files": seal}, indent=1) + "\n", encoding="utf-8")
     # The content must reach the disk before the new name does.
-    for path in (*files, partial / SEAL, *(path for path in partial.rglob("*") if path.is_dir()), partial):
+    for path in (partial / SEAL, *(path for path in partial.rglob("*") if path.is_dir()), partial):
         _sync(path)
     replace_directory(partial, checkpoint)
     _sync(checkpoint.parent)
@@ -214,6 +219,12 @@ class StopSignals:
             message = "Ctrl-C: saving after the current step. Press it again to stop without saving."
             # In a thread, because the signal may have interrupted a writer of the log.
             threading.Thread(target=logger.warning, args=(message,)).start()
+
+
+def _sum_and_sync(path: Path) -> _Sum:
+    file_sum: _Sum = {"size": path.stat().st_size, "sha256": sha256(path)}
+    _sync(path)
+    return file_sum
 
 
 def _sync(path: Path) -> None:
