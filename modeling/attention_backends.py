@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from transformers.utils import logging
 
@@ -10,6 +12,7 @@ from .attention import AttentionBackend
 # Not `from . import …`, which transformers does not follow when it downloads custom code from the Hub.
 from .attention_eager import BACKEND as EAGER
 from .attention_flash import BACKEND as FLASH
+from .attention_flash3 import BACKEND as FLASH3
 from .attention_flex import BACKEND as FLEX
 from .attention_sdpa import BACKEND as SDPA
 from .attention_varlen import BACKEND as VARLEN
@@ -22,7 +25,9 @@ BACKENDS = {
     "varlen": VARLEN,
     "flex_attention": FLEX,
     "flash_attention_2": FLASH,
+    "flash_attention_3": FLASH3,
 }
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def get_backend(name: str) -> AttentionBackend:
@@ -39,16 +44,43 @@ def get_backend(name: str) -> AttentionBackend:
     return BACKENDS[name]
 
 
-def require_backend(name: str) -> None:
-    """Check that a backend exists and is installed.
+def require_backend(implementation: str | Mapping[str, str]) -> None:
+    """Check that a backend, or the backend of each layer type, exists and is installed.
 
     Raises:
-        ValueError: unknown backend.
+        ValueError: unknown backend or layer type.
         ImportError: a required package is not installed.
     """
-    missing = get_backend(name).missing_requirement()
-    if missing is not None:
-        raise ImportError(f"attn_implementation={name!r} needs {missing}.")
+    if isinstance(implementation, Mapping):
+        unknown = [kind for kind in implementation if kind not in LAYER_TYPES]
+        if unknown:
+            raise ValueError(f"attn_implementation: {unknown[0]!r} is not one of {', '.join(LAYER_TYPES)}.")
+    for name in implementation.values() if isinstance(implementation, Mapping) else [implementation]:
+        missing = get_backend(name).missing_requirement()
+        if missing is not None:
+            raise ImportError(f"attn_implementation={name!r} needs {missing}.")
+
+
+def choose_backends(
+    implementation: str | Mapping[str, str] | None,
+    layer_types: Iterable[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    dropout: float,
+) -> dict[str, str]:
+    """Choose the backend of each layer type; see `choose_backend`.
+
+    Args:
+        implementation: `attn_implementation`, the same for all layers or a mapping by layer type.
+        layer_types: the types of the model's layers.
+        device, dtype, head_dim, dropout: see `choose_backend`.
+    """
+    names = {
+        kind: implementation.get(kind) if isinstance(implementation, Mapping) else implementation
+        for kind in layer_types
+    }
+    return {kind: choose_backend(name, device, dtype, head_dim, dropout) for kind, name in names.items()}
 
 
 def choose_backend(name: str | None, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: float) -> str:

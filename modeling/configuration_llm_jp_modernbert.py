@@ -81,6 +81,17 @@ class LlmJpModernBertConfig(ModernBertConfig):
         return own
 
     @property
+    def _attn_implementation(self) -> Any:
+        """The attention backend, or a mapping from layer types to backends; None chooses one per batch."""
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: Any) -> None:
+        # transformers understands mappings by sub-configuration, of which there are none.
+        is_default = isinstance(value, Mapping) and "" in value
+        self._attn_implementation_internal = value[""] if is_default else value
+
+    @property
     def global_rope_theta(self) -> float:
         """RoPE theta of the global layers; setting it changes `rope_parameters`."""
         return self._rope("full_attention")["rope_theta"]

@@ -35,7 +35,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import AttentionInputs
-from .attention_backends import choose_backend, get_backend, require_backend
+from .attention_backends import choose_backends, get_backend, require_backend
 from .configuration_llm_jp_modernbert import LlmJpModernBertConfig
 from .cpu_tuning import map_row_chunks, tied_lookup
 from .custom_code import auto_map, write_code
@@ -313,12 +313,29 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
         return True
 
     def _check_and_adjust_attn_implementation(  # type: ignore[override]
-        self, attn_implementation: str | None, *args: Any, **kwargs: Any
-    ) -> str | None:
+        self, attn_implementation: str | dict[str, str] | None, *args: Any, **kwargs: Any
+    ) -> str | dict[str, str] | None:
         # transformers would replace None by sdpa and does not know all backends. None means: choose per batch.
         if attn_implementation is not None:
             require_backend(attn_implementation)
         return attn_implementation
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+        """Choose the attention backend, or one per layer type.
+
+        Args:
+            attn_implementation: name of a backend, or a mapping from `"full_attention"` and `"sliding_attention"` to
+                names; the backend of a missing type is chosen per batch.
+            args, kwargs: further arguments of transformers' method.
+
+        Raises:
+            ValueError: unknown backend or layer type.
+            ImportError: a required package is not installed.
+        """
+        if isinstance(attn_implementation, dict) and "" not in attn_implementation:
+            self.config._attn_implementation = self._check_and_adjust_attn_implementation(attn_implementation)
+        else:
+            super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # For custom code, transformers skips modules without parameters of their own, but `_init_weights` initializes
@@ -561,13 +578,14 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         device, dtype = hidden_states.device, hidden_states.dtype
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
-        backend_name = self._choose_backend(device, dtype, kwargs)
-        backend = get_backend(backend_name)
-        if backend.needs_lengths:
+        backends = self._choose_backends(device, dtype, kwargs)
+        if any(get_backend(name).needs_lengths for name in backends.values()):
             layout = layout.with_lengths()
-        layer_types = sorted({str(layer.attention_type) for layer in self.layers})
-        masks = {kind: backend.build_mask(layout, _window(self.config, kind), dtype) for kind in layer_types}
-        tables = {kind: self.rotary_emb.tables(layout.positions, kind) for kind in layer_types}
+        masks = {
+            kind: get_backend(name).build_mask(layout, _window(self.config, kind), dtype)
+            for kind, name in backends.items()
+        }
+        tables = {kind: self.rotary_emb.tables(layout.positions, kind) for kind in backends}
 
         # Recorded hidden states have the user's shape and receive gradients, so layers must return them that way.
         padded = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
@@ -575,7 +593,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             hidden_states = layout.repad(hidden_states)
         for layer in self.layers:
             kind = str(layer.attention_type)
-            hidden_states = layer(hidden_states, layout, masks[kind], tables[kind], backend_name, padded)
+            hidden_states = layer(hidden_states, layout, masks[kind], tables[kind], backends[kind], padded)
         if padded:
             hidden_states = layout.unpad(hidden_states)
         return BaseModelOutput(last_hidden_state=layout.repad(self.final_norm(hidden_states)))
@@ -593,17 +611,21 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             return torch.cat([embedding(document[None]) for document in documents], 1)[0]
         return layout.unpad(embedding(input_ids.reshape(layout.grid)).view(*layout.shape, -1))
 
-    def _choose_backend(self, device: torch.device, dtype: torch.dtype, kwargs: dict[str, Any]) -> str:
-        name = self.config._attn_implementation
+    def _choose_backends(self, device: torch.device, dtype: torch.dtype, kwargs: dict[str, Any]) -> dict[str, str]:
+        """Choose the attention backend of each layer type."""
+        layer_types = sorted({str(layer.attention_type) for layer in self.layers})
+        implementation = self.config._attn_implementation
         if kwargs.get("output_attentions", self.config.output_attentions):
-            if name not in (None, "eager"):
-                logger.warning_once(f"attn_implementation={name!r} returns no attention weights. Using 'eager'.")
-            return "eager"
+            if implementation not in (None, "eager"):
+                logger.warning_once(
+                    f"attn_implementation={implementation!r} returns no attention weights. Using 'eager'."
+                )
+            return dict.fromkeys(layer_types, "eager")
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         dropout = self.config.attention_dropout
         if dropout and not any(m.training for m in self.modules() if isinstance(m, LlmJpModernBertAttention)):
             dropout = 0.0
-        return choose_backend(name, device, dtype, head_dim, dropout)
+        return choose_backends(implementation, layer_types, device, dtype, head_dim, dropout)
 
 
 class LlmJpModernBertWithHead(LlmJpModernBertPreTrainedModel):

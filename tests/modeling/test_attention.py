@@ -1,7 +1,8 @@
 """Attention backends equal the reference, and the choice of the backend.
 
-`varlen` and `flash_attention_2` have no CPU kernels. Here functions that implement their documentation in the plainest
-way replace the kernels, so that arguments, windows and boundaries are checked; GPUs run the kernels.
+`varlen`, `flash_attention_2` and `flash_attention_3` have no CPU kernels. Here functions that implement their
+documentation in the plainest way replace the kernels, so that arguments, windows and boundaries are checked; GPUs run
+the kernels.
 """
 
 from __future__ import annotations
@@ -23,9 +24,15 @@ from torch.nn.attention import varlen as _registers_the_operator  # noqa: F401
 from torch.nn.attention.flex_attention import flex_attention
 
 from llm_jp_modernbert import LlmJpModernBertConfig
-from llm_jp_modernbert.modeling import attention_backends, attention_flex, attention_varlen
+from llm_jp_modernbert.modeling import attention_backends, attention_flash3, attention_flex, attention_varlen
 from llm_jp_modernbert.modeling.attention import AttentionInputs
-from llm_jp_modernbert.modeling.attention_backends import BACKENDS, choose_backend, require_backend
+from llm_jp_modernbert.modeling.attention_backends import (
+    BACKENDS,
+    LAYER_TYPES,
+    choose_backend,
+    choose_backends,
+    require_backend,
+)
 from llm_jp_modernbert.modeling.layout import PackedLayout, build_layout
 
 HEADS, HEAD_DIM, SCALE = 2, 16, 0.3
@@ -220,13 +227,54 @@ def flash_attn_varlen_func(
     return attention_by_documentation(q, k, v, cu_seqlens_q, max_seqlen_q, softmax_scale, window_size)
 
 
+def flash_attn_3_varlen_func(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    seqused_q: torch.Tensor | None = None,
+    seqused_k: torch.Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    qv: torch.Tensor | None = None,
+    q_descale: torch.Tensor | None = None,
+    k_descale: torch.Tensor | None = None,
+    v_descale: torch.Tensor | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    attention_chunk: int = 0,
+    softcap: float = 0.0,
+    num_splits: int = 1,
+    pack_gqa: bool | None = None,
+    deterministic: bool = False,
+    sm_margin: int = 0,
+    return_attn_probs: bool = False,
+) -> torch.Tensor:
+    """Replace the function of FlashAttention-3, whose module is `flash_attn_interface`."""
+    unused = (seqused_q, seqused_k, qv, q_descale, k_descale, v_descale, pack_gqa)
+    assert set(unused) == {None}
+    assert (causal, attention_chunk, softcap, num_splits) == (False, 0, 0.0, 1)
+    assert (deterministic, sm_margin, return_attn_probs) == (False, 0, False)
+    assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+    assert max_seqlen_q == max_seqlen_k
+    return attention_by_documentation(q, k, v, cu_seqlens_q, max_seqlen_q, softmax_scale, window_size)
+
+
+def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, **attributes: Any) -> None:
+    """Let imports of a module return the attributes."""
+    module = types.ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    vars(module).update(attributes)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Replace kernels that do not run on CPUs."""
-    flash_attn = types.ModuleType("flash_attn")
-    flash_attn.__spec__ = ModuleSpec("flash_attn", None)
-    flash_attn.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flash_attn", flash_attn)
+    replace_module(monkeypatch, "flash_attn", flash_attn_varlen_func=flash_attn_varlen_func)
+    replace_module(monkeypatch, "flash_attn_interface", flash_attn_varlen_func=flash_attn_3_varlen_func)
     with torch.library._scoped_library("torch_attn", "IMPL") as library:
         library.impl("_varlen_attn", varlen_kernel, "CPU")
         library.impl("_varlen_attn_backward", varlen_backward_kernel, "CPU")
@@ -331,7 +379,7 @@ def blocks_from_lists(counts: torch.Tensor, indices: torch.Tensor, size: int) ->
     return visible
 
 
-@pytest.mark.parametrize("backend", ["varlen", "flash_attention_2", "flex_attention"])
+@pytest.mark.parametrize("backend", ["varlen", "flash_attention_2", "flash_attention_3", "flex_attention"])
 @pytest.mark.usefixtures("stand_ins")
 def test_model_equals_reference_with_every_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     allow_everywhere(monkeypatch, backend)
@@ -346,6 +394,28 @@ def test_model_equals_reference_with_every_backend(monkeypatch: pytest.MonkeyPat
         states.square().mean().backward()
         expected.square().mean().backward()
         assert_gradients_close(own, reference)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_layer_types_use_their_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Global layers call FlashAttention-3, local ones torch's kernel; the result is that of the reference."""
+    windows: dict[str, list[Any]] = {"flash_attention_3": [], "varlen": []}
+    for name, called in windows.items():
+        original = BACKENDS[name]
+
+        def record(inputs: AttentionInputs, called: list[Any] = called, original: Any = original) -> Any:
+            called.append(inputs.window)
+            return original.attend(inputs)
+
+        changed = dataclasses.replace(original, attend=record, unsupported_reason=lambda *_: None)
+        monkeypatch.setitem(attention_backends.BACKENDS, name, changed)
+    own, _ = pair("Model", {"full_attention": "flash_attention_3", "sliding_attention": "varlen"})
+    reference, _ = pair("Model", "eager")
+    rows = documents(150, 1, 40, 129)
+    inputs = {"input_ids": torch.cat(rows)[None], "cu_seqlens": boundaries(rows)}
+    states, expected = own(**inputs).last_hidden_state, reference(**inputs).last_hidden_state
+    assert_close(states, expected)
+    assert windows == {"flash_attention_3": [None, None], "varlen": [64, 64]}
 
 
 # Choice of the backend
@@ -365,6 +435,38 @@ def test_requested_backend_is_kept(head: str, tmp_path: Any) -> None:
         assert model.config._attn_implementation == name
         with torch.no_grad():
             assert choose_backend(name, CPU, torch.float32, 64, 0.0) == ("sdpa" if name == "varlen" else name)
+
+
+def test_requested_backends_of_layer_types_are_kept(tmp_path: Any) -> None:
+    """On construction, loading and later changes; they are not saved."""
+    chosen = {"full_attention": "eager", "sliding_attention": "sdpa"}
+    config = LlmJpModernBertConfig(**settings(), attn_implementation=chosen)
+    model = own_class("ForMaskedLM")(config)
+    assert model.config._attn_implementation == chosen
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.config._attn_implementation is None
+    assert type(model).from_pretrained(tmp_path, attn_implementation=chosen).config._attn_implementation == chosen
+    loaded.set_attn_implementation(chosen)
+    assert loaded.config._attn_implementation == chosen
+    loaded.set_attn_implementation({"": "eager"})
+    assert loaded.config._attn_implementation == "eager"
+    loaded.set_attn_implementation({"full_attention": "varlen"})
+    backends = choose_backends(loaded.config._attn_implementation, LAYER_TYPES, CPU, torch.float32, 64, 0.0)
+    assert backends == {"full_attention": "sdpa", "sliding_attention": "sdpa"}
+
+
+def test_wrong_layer_type_or_backend_is_named() -> None:
+    for implementation, message in (
+        ({"global": "sdpa"}, "attn_implementation: 'global' is not one of full_attention, sliding_attention"),
+        ({"full_attention": "flash_attention_9"}, 'attn_implementation="flash_attention_9"` is not supported'),
+    ):
+        model = own_class("Model")(LlmJpModernBertConfig(**settings()))
+        with pytest.raises(ValueError, match=message):
+            model.set_attn_implementation(implementation)
+        with pytest.raises(ValueError, match=message):
+            own_class("Model")(LlmJpModernBertConfig(**settings(), attn_implementation=implementation))
+        assert model.config._attn_implementation is None
 
 
 @pytest.mark.parametrize(
@@ -405,6 +507,9 @@ def test_default_backend_by_device(
         ("varlen", (CUDA, torch.bfloat16, 64, 0.1), "it does not support dropout of attention weights"),
         ("flash_attention_2", (CUDA, torch.float32, 64, 0.1), "it computes in float16 or bfloat16, not in float32"),
         ("flash_attention_2", (CUDA, torch.float16, 60, 0.0), "head_dim must be a multiple of 8"),
+        ("flash_attention_3", (CPU, torch.bfloat16, 64, 0.0), "it runs on CUDA devices, not on cpu"),
+        ("flash_attention_3", (CUDA, torch.bfloat16, 64, 0.1), "it does not support dropout of attention weights"),
+        ("flash_attention_3", (CUDA, torch.bfloat16, 64, 0.0), "it needs an NVIDIA GPU of compute capability 8 or 9"),
         ("flex_attention", (CPU, torch.float32, 64, 0.0), "it has no backward pass on CPUs"),
         ("flex_attention", (CUDA, torch.float32, 64, 0.1), "it does not support dropout of attention weights"),
         ("flex_attention", (CUDA, torch.float32, 8, 0.0), "head_dim must be at least 16, not 8"),
@@ -434,6 +539,40 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_varlen, "_HAS_WINDOWS", False)
     with pytest.raises(ImportError, match=r"^attn_implementation='varlen' needs torch 2\.11 or later"):
         require_backend("varlen")
+
+
+@pytest.mark.parametrize("source", ["package", "hub"])
+def test_kernel_of_flash_attention_3(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """The package takes precedence over the Hub, of which the same kernel is asked once."""
+    requests: list[tuple[str, int]] = []
+
+    def get_kernel(repository: str, version: int) -> Any:
+        requests.append((repository, version))
+        return types.SimpleNamespace(flash_attn_varlen_func=flash_attn_3_varlen_func)
+
+    attention_flash3._hub_kernel.cache_clear()
+    replace_module(monkeypatch, "kernels", get_kernel=get_kernel)
+    if source == "package":
+        replace_module(monkeypatch, "flash_attn_interface", flash_attn_varlen_func=flash_attn_3_varlen_func)
+    require_backend("flash_attention_3")
+    for window in (None, 64):
+        assert_equals_reference("flash_attention_3", layout_of("packed", "equal"), window)
+    assert requests == ([] if source == "package" else [("kernels-community/flash-attn3", 1)])
+    attention_flash3._hub_kernel.cache_clear()
+
+
+def test_missing_kernel_of_flash_attention_3_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_kernel(repository: str, version: int) -> Any:
+        raise FileNotFoundError("no build for torch 2.13")
+
+    monkeypatch.setattr(attention_flash3, "find_spec", lambda _name: None)
+    with pytest.raises(ImportError, match=r"^attn_implementation='flash_attention_3' needs the kernels package"):
+        require_backend("flash_attention_3")
+    monkeypatch.undo()
+    replace_module(monkeypatch, "kernels", get_kernel=get_kernel)
+    layout = layout_of("packed", "one")
+    with pytest.raises(ImportError, match=r"needs a build of kernels-community/flash-attn3 .*: no build for torch"):
+        BACKENDS["flash_attention_3"].build_mask(layout, None, torch.bfloat16)
 
 
 @pytest.mark.parametrize("backend", ["varlen", "flex_attention"])

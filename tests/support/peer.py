@@ -61,7 +61,7 @@ def peer_class(head: str) -> Any:
 
 
 def pair(
-    head: str, implementation: str = "sdpa", peer_implementation: str = "sdpa", **changes: Any
+    head: str, implementation: str | dict[str, str] = "sdpa", peer_implementation: str = "sdpa", **changes: Any
 ) -> tuple[Any, Any]:
     """Build our and transformers' model with the same weights, in evaluation mode."""
     config = settings(**changes)
