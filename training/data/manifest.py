@@ -10,6 +10,10 @@ DATA, TOKENIZER = "data", "tokenizer"
 """Directories of its shards and of its tokenizer."""
 PROGRESS = ".progress"
 """Directory of an unfinished corpus, removed at the end."""
+HEADER = "header.json"
+"""The file in it that describes an unfinished corpus."""
+PART = "part.json"
+"""The file that describes a finished part, in the directory of the part below `PROGRESS`."""
 
 
 class TextCounts(TypedDict):
@@ -28,10 +32,14 @@ class Counts(TextCounts):
     broken_rows: int
 
 
-class ShardEntry(TextCounts):
-    """A shard in the manifest."""
+class ShardFile(TypedDict):
+    """Name of the file of a shard."""
 
     file: str
+
+
+class ShardEntry(ShardFile, TextCounts):
+    """A shard in the manifest."""
 
 
 class SourceFile(TypedDict):
@@ -49,11 +57,16 @@ class SourceState(TypedDict):
     sha256: str
 
 
-class SourceEntry(SourceFile, Counts):
-    """A source file in the manifest; manifests of earlier versions lack `modified` and `sha256`."""
+class KnownSourceFile(SourceFile):
+    """A source file and its state; manifests of earlier versions lack `modified` and `sha256`."""
 
     modified: NotRequired[int]
     sha256: NotRequired[str]
+
+
+class SourceEntry(KnownSourceFile, Counts):
+    """A source file in the manifest."""
+
     problems: list[str]
     shards: list[ShardEntry]
 
@@ -66,7 +79,16 @@ class TokenizerEntry(TypedDict):
     sha256: str
 
 
-class _Settings(TypedDict):
+class FileList(TypedDict):
+    """Number of the source files of a whole corpus, and the SHA-256 of their paths."""
+
+    count: int
+    sha256: str
+
+
+class Settings(TypedDict):
+    """How a corpus is made."""
+
     version: int
     tokenizer: TokenizerEntry
     text_column: str
@@ -75,14 +97,26 @@ class _Settings(TypedDict):
     shard_tokens: int
 
 
-class Header(_Settings):
+class Header(Settings):
     """Describes an unfinished corpus."""
 
     sources: list[SourceFile]
 
 
-class Manifest(_Settings):
+class Manifest(Settings):
     """Describes a finished corpus."""
 
     sources: list[SourceEntry]
     totals: Counts
+
+
+class PartHeader(Header):
+    """Describes an unfinished part of a corpus and its own sources; `files` are those of the whole corpus."""
+
+    files: FileList
+
+
+class Part(Manifest):
+    """Describes a finished part of a corpus and its own sources; `files` are those of the whole corpus."""
+
+    files: FileList

@@ -3,6 +3,8 @@
 A shard holds consecutive documents of one source file. It is written to a temporary file, renamed when complete, and
 recorded in a journal. An interrupted job resumes after the last complete shard and produces the same bytes, unless a
 source file has changed: that is an error.
+
+Several machines can share the work: part I of N tokenizes every N-th file into the same directory (see `parts`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -28,22 +30,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 from typing_extensions import NotRequired
 
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import check_vacant, lock, parse_json, read_json, sha256, write_whole
+from llm_jp_modernbert.core.text_files import source_name
+
 from .manifest import (
     DATA,
+    HEADER,
     MANIFEST,
+    PART,
     PROGRESS,
     TOKENIZER,
     Counts,
     Header,
     Manifest,
+    Part,
+    PartHeader,
     SourceEntry,
     SourceState,
     TextCounts,
 )
+from .parts import PartName, check_no_parts, differing_settings, file_list, locked_part, merge_parts, sum_counts
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
     from multiprocessing.synchronize import Event
+
+    from transformers import PreTrainedTokenizerBase
 
     from .encoding import Encoder
     from .readers import BadRow, Document
@@ -75,6 +88,12 @@ class TokenizeOptions:
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unreadable row instead of skipping it.")
     ] = False
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Tokenize part I of N: every N-th file, on any machine.")
+    ] = None
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Make one corpus of the finished parts: check them and write the manifest.")
+    ] = False
 
 
 class _JournalEntry(Counts):
@@ -88,38 +107,62 @@ class _JournalEntry(Counts):
 
 
 @dataclass(frozen=True)
+class _Place:
+    """Where a job writes.
+
+    Attributes:
+        out: directory of the corpus.
+        progress: directory of journals and unfinished shards.
+        tokenizer: directory of the tokenizer. Each part has its own, because parts are written at the same time.
+        manifest: the file that is written last.
+    """
+
+    out: Path
+    progress: Path
+    tokenizer: Path
+    manifest: Path
+
+
+@dataclass(frozen=True)
 class _Job:
     """One source file."""
 
     path: str
     size: int
     name: str
-    journal: Path
+    place: _Place
     options: TokenizeOptions
     threads: int
 
+    @property
+    def journal(self) -> Path:
+        return self.place.progress / f"{self.name}.jsonl"
+
 
 def tokenize_corpus(options: TokenizeOptions) -> Manifest:
-    """Tokenizes a corpus, or resumes an interrupted job.
+    """Tokenizes a corpus or a part of it, resumes an interrupted job, or merges the parts.
+
+    Returns:
+        The manifest of the corpus, or of the part.
 
     Raises:
         UsageError: a file or the tokenizer cannot be read, a file is already tokenized or has changed, `out` holds
-            something else, or another process writes it.
+            something else, another process writes it, or parts are missing or differ.
     """
-    from llm_jp_modernbert.core.files import lock
-    from llm_jp_modernbert.core.text_files import source_name
     from llm_jp_modernbert.inference.loading import load_tokenizer
 
     from .encoding import vocabulary_hash
-    from .readers import SourceError, find_files, is_tokenized
+    from .readers import find_files
 
+    if options.part and options.merge:
+        raise UsageError("--merge and --part exclude each other. Merge when all parts are finished.")
     paths = find_files(options.files)
-    for path in paths:
-        if is_tokenized(path, options.text_column):
-            raise SourceError(
-                f"{path}: already tokenized: it holds token ids and no column {options.text_column!r}. Name the files "
-                "with the texts, or their column with --text-column; train_data accepts token ids directly."
-            )
+    part = PartName.parse(options.part, len(paths)) if options.part else None
+    own = dict(enumerate(paths))
+    if part is not None:
+        own = {number: paths[number] for number in range(part.number - 1, len(paths), part.count)}
+    if not options.merge:
+        _check_texts(own.values(), options.text_column)
     tokenizer = load_tokenizer(options.tokenizer)
     header: Header = {
         "version": _VERSION,
@@ -131,38 +174,81 @@ def tokenize_corpus(options: TokenizeOptions) -> Manifest:
         "text_column": options.text_column,
         "normalization": options.normalization,
         "shard_tokens": options.shard_tokens,
-        "sources": [{"path": source_name(path), "size": os.path.getsize(path)} for path in paths],
+        "sources": [{"path": source_name(path), "size": os.path.getsize(path)} for path in own.values()],
     }
-    with lock(options.out, "tokenize-corpus"):
-        finished = _prepare(options.out, header, paths)
+    if part is None:
+        return _make_corpus(options, header, own, tokenizer)
+    part_header: PartHeader = {**header, "files": file_list([source_name(path) for path in paths])}
+    return _make_part(options, part, part_header, own, tokenizer)
+
+
+def _make_corpus(
+    options: TokenizeOptions, header: Header, paths: Mapping[int, str], tokenizer: PreTrainedTokenizerBase
+) -> Manifest:
+    out = options.out
+    place = _Place(out, out / PROGRESS, out / TOKENIZER, out / MANIFEST)
+    with lock(out, "tokenize-corpus"):
+        finished = _finished(place, Manifest, header, paths.values())
         if finished is not None:
-            return finished
-        tokenizer.save_pretrained(options.out / TOKENIZER)
-        return _tokenize(options, header, paths)
+            return cast("Manifest", finished)
+        if options.merge:
+            sources = merge_parts(out, header)
+            tokenizer.save_pretrained(place.tokenizer)
+        else:
+            _prepare(place, Header, header)
+            tokenizer.save_pretrained(place.tokenizer)
+            sources = _tokenize(options, place, header, paths)
+        totals = sum_counts(sources)
+        if not totals["documents"]:
+            raise UsageError(f"{options.files[0]}: no document. The files are empty, or every text in them is blank.")
+        manifest: Manifest = {**header, "sources": sources, "totals": totals}
+        write_whole(place.manifest, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        shutil.rmtree(place.progress)
+        return manifest
 
 
-def _tokenize(options: TokenizeOptions, header: Header, paths: list[str]) -> Manifest:
-    from llm_jp_modernbert.core.errors import UsageError
-    from llm_jp_modernbert.core.files import write_whole
+def _make_part(
+    options: TokenizeOptions,
+    part: PartName,
+    header: PartHeader,
+    paths: Mapping[int, str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Part:
+    with locked_part(options.out, part) as progress:
+        place = _Place(options.out, progress, progress / TOKENIZER, progress / PART)
+        finished = _finished(place, Part, header, paths.values())
+        if finished is not None:
+            return cast("Part", finished)
+        _prepare(place, PartHeader, header)
+        tokenizer.save_pretrained(place.tokenizer)
+        sources = _tokenize(options, place, header, paths)
+        manifest: Part = {**header, "sources": sources, "totals": sum_counts(sources)}
+        write_whole(place.manifest, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        return manifest
 
+
+def _check_texts(paths: Iterable[str], text_column: str) -> None:
+    from .readers import SourceError, is_tokenized
+
+    for path in paths:
+        if is_tokenized(path, text_column):
+            raise SourceError(
+                f"{path}: already tokenized: it holds token ids and no column {text_column!r}. Name the files "
+                "with the texts, or their column with --text-column; train_data accepts token ids directly."
+            )
+
+
+def _tokenize(options: TokenizeOptions, place: _Place, header: Header, paths: Mapping[int, str]) -> list[SourceEntry]:
+    """Tokenizes source files, which are given with their numbers in the whole corpus."""
     workers = min(options.workers, len(paths))
     threads = max(1, (os.cpu_count() or 1) // workers)
-    names = [f"{number:05d}-{_file_name(path)}" for number, path in enumerate(paths)]
-    progress = options.out / PROGRESS
     jobs = [
-        _Job(path, source["size"], name, progress / f"{name}.jsonl", options, threads)
-        for path, source, name in zip(paths, header["sources"], names, strict=True)
+        _Job(path, source["size"], f"{number:05d}-{_file_name(path)}", place, options, threads)
+        for (number, path), source in zip(paths.items(), header["sources"], strict=True)
     ]
     in_one_process = chain.from_iterable(map(_tokenize_file, jobs))
     _show_progress(jobs, in_one_process if workers == 1 else _tokenize_in_processes(jobs, workers))
-    sources = [_summary(job) for job in jobs]
-    totals = _sum(sources)
-    if not totals["documents"]:
-        raise UsageError(f"{options.files[0]}: no document. The files are empty, or every text in them is blank.")
-    manifest: Manifest = {**header, "sources": sources, "totals": totals}
-    write_whole(options.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
-    shutil.rmtree(progress)
-    return manifest
+    return [_summary(job) for job in jobs]
 
 
 def _file_name(path: str) -> str:
@@ -170,37 +256,43 @@ def _file_name(path: str) -> str:
     return Path(path).name.split(".")[0].encode("utf-8", "replace")[:237].decode("utf-8", "ignore")
 
 
-def _prepare(out: Path, header: Header, paths: list[str]) -> Manifest | None:
-    """Creates the directory or checks an existing one; returns the manifest if the corpus is complete."""
-    from llm_jp_modernbert.core.errors import UsageError
-    from llm_jp_modernbert.core.files import check_vacant, read_json, write_whole
+def _finished(place: _Place, kind: Any, header: Header, paths: Iterable[str]) -> Any:
+    """The manifest of a finished corpus or part, or None; raises a `UsageError` if it is another one."""
+    if not place.manifest.is_file():
+        return None
+    manifest = read_json(place.manifest, kind)
+    _check_same(place, manifest, header)
+    for path, source in zip(paths, manifest["sources"], strict=True):
+        if "modified" in source and "sha256" in source:
+            state = SourceState(size=source["size"], modified=source["modified"], sha256=source["sha256"])
+            _check_unchanged(path, state)
+    return manifest
 
-    unfinished = out / PROGRESS / "header.json"
-    existing = out / MANIFEST if (out / MANIFEST).is_file() else unfinished
-    if existing.is_file():
-        saved: Header = read_json(existing, Header)
-        for before, now in zip(saved["sources"], header["sources"], strict=False):
-            if before["path"] == now["path"] and before["size"] != now["size"]:
-                raise _changed(now["path"])
-        changed = [key for key, value in header.items() if saved.get(key) != value]
-        if changed:
-            raise UsageError(
-                f"{out} holds a corpus that was tokenized with other settings ({', '.join(changed)}). Name another "
-                "--out."
-            )
-        if existing == unfinished:
-            return None
-        manifest: Manifest = read_json(existing, Manifest)
-        for path, source in zip(paths, manifest["sources"], strict=True):
-            if "modified" in source and "sha256" in source:
-                state = SourceState(size=source["size"], modified=source["modified"], sha256=source["sha256"])
-                _check_unchanged(path, state)
-        return manifest
-    check_vacant(out, "--out")
-    (out / DATA).mkdir(parents=True)
-    unfinished.parent.mkdir()
+
+def _prepare(place: _Place, kind: Any, header: Header) -> None:
+    """Creates the directories of a corpus or part, or checks those of an interrupted job."""
+    unfinished = place.progress / HEADER
+    if unfinished.is_file():
+        _check_same(place, read_json(unfinished, kind), header)
+        return
+    if place.progress.parent == place.out:
+        check_no_parts(place.out)
+        check_vacant(place.out, "--out")
+    (place.out / DATA).mkdir(parents=True, exist_ok=True)
+    place.progress.mkdir(parents=True, exist_ok=True)
     write_whole(unfinished, json.dumps(header, ensure_ascii=False))
-    return None
+
+
+def _check_same(place: _Place, saved: Header | Manifest, header: Header) -> None:
+    for before, now in zip(saved["sources"], header["sources"], strict=False):
+        if before["path"] == now["path"] and before["size"] != now["size"]:
+            raise _changed(now["path"])
+    changed = differing_settings(saved, header)
+    if changed:
+        raise UsageError(
+            f"{place.manifest.parent} holds a corpus that was tokenized with other settings ({', '.join(changed)}). "
+            "Name another --out."
+        )
 
 
 def _size_and_time(path: str) -> tuple[int, int]:
@@ -210,16 +302,12 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 
 def _state(path: str) -> SourceState:
-    from llm_jp_modernbert.core.files import sha256
-
     size, modified = _size_and_time(path)
     return {"size": size, "modified": modified, "sha256": sha256(Path(path))}
 
 
 def _check_unchanged(path: str, before: SourceState) -> None:
     """Raises a `UsageError` if the content of a file has changed; its checksum is read only if its time stamp has."""
-    from llm_jp_modernbert.core.files import sha256
-
     size, modified = _size_and_time(path)
     if (size, modified) == (before["size"], before["modified"]):
         return
@@ -228,8 +316,6 @@ def _check_unchanged(path: str, before: SourceState) -> None:
 
 
 def _changed(path: str) -> Exception:
-    from llm_jp_modernbert.core.errors import UsageError
-
     return UsageError(
         f"{path}: has changed since tokenize-corpus began to read it. Restore it, or name another --out to tokenize "
         "the new content."
@@ -255,8 +341,6 @@ def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
 
 
 def _tokenize_in_processes(jobs: list[_Job], workers: int) -> Iterator[Counter[str]]:
-    from llm_jp_modernbert.core.errors import UsageError
-
     # Spawned: a forked process would inherit the thread pool of the tokenizers library in an undefined state.
     context = get_context("spawn")
     stop, counts = context.Event(), context.SimpleQueue()
@@ -320,7 +404,7 @@ def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
         _check_unchanged(job.path, state)
     if not journal or not journal[-1]["last"]:
         state = state or _state(job.path)
-        encoder = _encoder(options.out, job.threads)
+        encoder = _encoder(job.place.tokenizer, job.threads)
         bad_rows: list[BadRow] = []
 
         def documents() -> Iterator[Document]:
@@ -357,13 +441,13 @@ def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
 
 
 @cache
-def _encoder(out: Path, threads: int) -> Encoder:
+def _encoder(tokenizer: Path, threads: int) -> Encoder:
     """The encoder of a process, shared by all its files: making it takes seconds."""
     from transformers import AutoTokenizer
 
     from .encoding import Encoder
 
-    return Encoder(AutoTokenizer.from_pretrained(out / TOKENIZER), threads)
+    return Encoder(AutoTokenizer.from_pretrained(tokenizer), threads)
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -390,7 +474,7 @@ class _Shard:
         self.counts = dict.fromkeys(TextCounts.__annotations__, 0)
         self._job = job
         self._end = 0
-        self._path = job.options.out / DATA / f"{job.name}-{number:05d}.arrow"
+        self._path = job.place.out / DATA / f"{job.name}-{number:05d}.arrow"
         self._temporary = job.journal.with_name(self._path.name)
         columns = {"input_ids": pyarrow.list_(pyarrow.int32()), "characters": pyarrow.int32(), "row": pyarrow.int32()}
         self._schema = pyarrow.schema(list(columns.items()))
@@ -455,9 +539,6 @@ class _Shard:
 
 def _read_journal(job: _Job) -> list[_JournalEntry]:
     """Returns the complete shards of a file; truncates the journal at a line that an interruption cut off."""
-    from llm_jp_modernbert.core.errors import UsageError
-    from llm_jp_modernbert.core.files import parse_json
-
     if not job.journal.is_file():
         return []
     entries: list[_JournalEntry] = []
@@ -476,19 +557,13 @@ def _read_journal(job: _Job) -> list[_JournalEntry]:
     return entries
 
 
-def _sum(entries: Sequence[Counts]) -> Counts:
-    return cast("Counts", {name: sum(cast(Any, entry)[name] for entry in entries) for name in Counts.__annotations__})
-
-
 def _summary(job: _Job) -> SourceEntry:
-    from llm_jp_modernbert.core.text_files import source_name
-
     journal = _read_journal(job)
     state = journal[-1].get("source") or {"size": job.size}
     summary = {
         "path": source_name(job.path),
         **state,
-        **_sum(journal),
+        **sum_counts(journal),
         "problems": [problem for entry in journal for problem in entry["problems"]][:_MAX_LISTED_PROBLEMS],
         "shards": [
             {"file": entry["file"], **{name: entry[name] for name in TextCounts.__annotations__}}
