@@ -175,6 +175,8 @@ def _make_trainer(
     validation = assembly.make_validation(recipe, tokenizer)
     set_seed(recipe.seed)
     model = assembly.make_model(recipe, tokenizer, checkpoint)
+    if recipe.attn_implementation is not None:
+        model.set_attn_implementation(recipe.attn_implementation)
     if checkpoint is None and recipe.init_embeddings == "counted":
         logger.info("counting co-occurrences of tokens")
         start_from_counts(model, read_for_counting(stream.maker))

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llm_jp_modernbert.core.files import read_json
-from llm_jp_modernbert.modeling.attention_backends import choose_backend
+from llm_jp_modernbert.modeling.attention_backends import choose_backends
 
 from . import compiling
 from .data.manifest import MANIFEST
 from .data.order import FileShard, Source
 from .data.readers import Document
+from .recipe.arguments import ATTENTION_LAYERS
 
 # Number of bytes that are read in less than a second.
 _MAX_COUNTED = 8_000_000
@@ -31,9 +32,17 @@ def start_lines(trainer: PretrainingTrainer) -> list[str]:
     config: Any = model.config
     dtype = torch.bfloat16 if recipe.bf16 else torch.float16 if recipe.fp16 else torch.float32
     head_dim = config.hidden_size // config.num_attention_heads
-    attention = choose_backend(
-        config._attn_implementation, recipe.device, dtype, head_dim, float(config.attention_dropout)
+    chosen = choose_backends(
+        config._attn_implementation,
+        ATTENTION_LAYERS.values(),
+        recipe.device,
+        dtype,
+        head_dim,
+        float(config.attention_dropout),
     )
+    names = {kind: chosen[layer_type] for kind, layer_type in ATTENTION_LAYERS.items()}
+    is_same = len(set(names.values())) == 1
+    attention = names["global"] if is_same else ", ".join(f"{name} ({kind})" for kind, name in names.items())
     data = [f"  train_data: {describe_data(trainer.stream.maker.sources)}"]
     if trainer.validation is not None:
         corpus = trainer.validation.corpus

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import llm_jp_modernbert.training
 from llm_jp_modernbert import LlmJpModernBertConfig
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.modeling import attention_flash3
 from llm_jp_modernbert.training.recipe.loading import load_recipe, shipped
 from llm_jp_modernbert.training.recipe.shapes import SHAPES, change_config, model_config
 
@@ -302,6 +303,34 @@ def test_processes_that_accelerate_does_not_connect_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words):
         load("nano", "use_cpu=false")
+
+
+def test_attention_is_a_backend_or_one_per_kind_of_layer() -> None:
+    assert load("nano").attention is None
+    assert load("nano", "attention=eager").attention == "eager"
+    assert load("nano", "attention.local=sdpa").attention == {"local": "sdpa"}
+    both = load("stage1", "bf16=false", "torch_compile=false", "attention={global: eager, local: flex_attention}")
+    assert both.attn_implementation == {"full_attention": "eager", "sliding_attention": "flex_attention"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("attention=3", "attention: 3 is not a string or a mapping."),
+        (
+            "attention=flash_atention_2",
+            "attention: unknown backend 'flash_atention_2'; did you mean flash_attention_2?",
+        ),
+        ("attention.globl=sdpa", "attention: unknown key 'globl'; did you mean global?"),
+        ("attention.local=fast", "attention.local: unknown backend 'fast'; choose one of eager, sdpa, varlen, "),
+        ("attention.global=flash_attention_3", "attention.global: flash_attention_3 needs the kernels package"),
+    ],
+)
+def test_wrong_attention_is_named(monkeypatch: pytest.MonkeyPatch, override: str, message: str) -> None:
+    monkeypatch.setattr(attention_flash3, "find_spec", lambda _name: None)
+    with pytest.raises(UsageError) as error:
+        load("nano", override)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("options", [["--cpu"], []])

@@ -42,6 +42,20 @@ def test_start_and_end_of_a_run(data: Data, tmp_path: Path, caplog: pytest.LogCa
     assert [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry][:-1] == [3]
 
 
+def test_attention_of_global_and_local_layers(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The recipe's backends train the model, with the result of the default."""
+    caplog.set_level(logging.INFO, logger="llm_jp_modernbert")
+    changes = {"max_steps": 3, "warmup_steps": 0, "logging_steps": 1, "save_strategy": "no"}
+    losses = []
+    for attention in (None, {"global": "eager", "local": "sdpa"}):
+        keys = runs.recipe(*data, tmp_path / f"run{len(losses)}", **changes, attention=attention)
+        log = runs.run(keys).state.log_history
+        losses.append([entry["loss"] for entry in log if "loss" in entry])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    lines = [line.split("attention: ")[1] for line in caplog.messages if "attention: " in line]
+    assert lines == ["sdpa", "eager (global), sdpa (local)"]
+
+
 def test_last_step_is_evaluated_once(data: Data, tmp_path: Path) -> None:
     changes = {"max_steps": 2, "warmup_steps": 0, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 1}
     trainer = runs.run(runs.recipe(*data, tmp_path / "run", **changes, validation_data=str(data[0])))

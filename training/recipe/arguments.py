@@ -24,6 +24,9 @@ SPECIAL_TOKENS_PER_PIECE = 2
 MUON, STABLE_ADAMW = OWN_OPTIMIZERS = ("muon", "stable_adamw")
 """Values of `optim` that are not transformers': see `training.optimizers`."""
 
+ATTENTION_LAYERS = {"global": "full_attention", "local": "sliding_attention"}
+"""Keys of a mapping in `attention`, and the layer types that they name in the configuration."""
+
 # Trainer needs a number of steps. If tokens or time end the run, they do so long before this one.
 _NO_LIMIT = 10**12
 
@@ -79,6 +82,8 @@ class PretrainingArguments(LaunchedArguments):
         stage: name of the training stage, used in the log and in revision names of checkpoints.
         model: name of a shape (`base`, `small`, `nano`), or a mapping of configuration settings with an optional
             `shape` that they override. With `init_from`: settings to change in that model's configuration.
+        attention: attention backend such as `sdpa`, or a mapping from `global` and `local` to the backends of these
+            layers; by default chosen by device and precision.
         init_from: local path or `ORG/NAME[@REVISION]` of the model whose weights training starts from.
         init_optimizer: `fresh` for a new optimizer state, `kept` to load the state saved in `init_from`.
         init_embeddings: `random`, or `counted` to initialize the token embeddings of a new model from co-occurrence
@@ -135,6 +140,7 @@ class PretrainingArguments(LaunchedArguments):
 
     stage: str = "stage1"
     model: str | dict[str, Any] | None = None
+    attention: str | dict[str, str] | None = None
     init_from: str | None = None
     init_optimizer: Literal["fresh", "kept"] = "fresh"
     init_embeddings: Literal["random", "counted"] = "random"
@@ -185,6 +191,13 @@ class PretrainingArguments(LaunchedArguments):
         if name in self.__dataclass_fields__ and self.__dict__.get("_frozen"):
             raise FrozenInstanceError(f"cannot assign to {name}: recipes are frozen, use dataclasses.replace")
         super().__setattr__(name, value)
+
+    @property
+    def attn_implementation(self) -> str | dict[str, str] | None:
+        """`attention` in the form that models accept."""
+        if not isinstance(self.attention, dict):
+            return self.attention
+        return {ATTENTION_LAYERS[kind]: name for kind, name in self.attention.items()}
 
     @property
     def rows_per_device_batch(self) -> int:

@@ -48,8 +48,8 @@ NOT_DECISIVE = {
 }
 # How the rows of a step are divided among devices and batches; only their product affects the result.
 _DIVISION = {"tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"}
-# Compiled layers compute the same values, except for rounding.
-_COMPILING = {"torch_compile", "torch_compile_backend", "torch_compile_mode"}
+# Compiled layers and attention backends compute the same values, except for rounding.
+_IMPLEMENTATION = {"attention", "torch_compile", "torch_compile_backend", "torch_compile_mode"}
 
 
 def shipped() -> list[str]:
@@ -131,7 +131,7 @@ def decisive(recipe: PretrainingArguments) -> dict[str, Any]:
 
 def fingerprint(recipe: PretrainingArguments) -> dict[str, Any]:
     """The keys that must not change when a run resumes, and the number of rows per step."""
-    same = {key: value for key, value in decisive(recipe).items() if key not in _DIVISION | _COMPILING}
+    same = {key: value for key, value in decisive(recipe).items() if key not in _DIVISION | _IMPLEMENTATION}
     return {**same, "rows_per_step": recipe.rows_per_step}
 
 

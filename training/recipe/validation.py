@@ -29,9 +29,17 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import is_repository
+from llm_jp_modernbert.modeling.attention_backends import BACKENDS
 from llm_jp_modernbert.modeling.configuration_llm_jp_modernbert import LlmJpModernBertConfig
 
-from .arguments import MUON, OWN_OPTIMIZERS, SPECIAL_TOKENS_PER_PIECE, LaunchedArguments, PretrainingArguments
+from .arguments import (
+    ATTENTION_LAYERS,
+    MUON,
+    OWN_OPTIMIZERS,
+    SPECIAL_TOKENS_PER_PIECE,
+    LaunchedArguments,
+    PretrainingArguments,
+)
 from .schedule import STEP_COUNTS, Schedule
 from .shapes import SHAPE, change_config, check_known, model_config
 
@@ -352,6 +360,8 @@ def check(given: dict[str, Any]) -> None:
     values = check_keys(
         given, PretrainingArguments, _UNSUPPORTED, _PRETRAINING_CHOICES, (*CONFLICTS, *SHARED_CONFLICTS)
     )
+    if values.attention is not None:
+        _check_attention(values.attention)
     for key in ("train_data", "validation_data"):
         _check_data(key, given.get(key) or [])
     check_schedule(values, Schedule(values.max_steps if values.max_steps > 0 else None, max_seconds=1.0))
@@ -539,6 +549,20 @@ def _check_data(key: str, data: Any) -> None:
             raise UsageError(f"{key}: max_characters of {entry['path']} is below its min_characters.")
         if key == "validation_data" and "weight" in entry:
             raise UsageError(f"{key}: {entry['path']} has a weight, but held-out text is not weighted. Remove it.")
+
+
+def _check_attention(attention: str | dict[str, str]) -> None:
+    if isinstance(attention, str):
+        named = {"attention": attention}
+    else:
+        for kind in attention:
+            check_known(kind, ATTENTION_LAYERS, "attention")
+        named = {f"attention.{kind}": name for kind, name in attention.items()}
+    for place, name in named.items():
+        check_known(name, BACKENDS, place, "backend")
+        missing = BACKENDS[name].missing_requirement()
+        if missing is not None:
+            raise UsageError(f"{place}: {name} needs {missing}.")
 
 
 def check_schedule(values: SimpleNamespace, schedule: Schedule) -> None:
