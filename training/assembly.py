@@ -232,7 +232,20 @@ def _block_settings(recipe: PretrainingArguments) -> BlockSettings:
         normalization=recipe.normalization,
         strict=recipe.strict,
         whole_word=recipe.whole_word,
+        balanced_rows=_balanced_rows(recipe),
     )
+
+
+def _balanced_rows(recipe: PretrainingArguments) -> int:
+    """Rows of a lane in an optimizer step, which are those of one rank; 0 without `balance_attention`."""
+    if not recipe.balance_attention:
+        return 0
+    if recipe.data_lanes % recipe.world_size:
+        raise UsageError(
+            f"balance_attention: data_lanes={recipe.data_lanes} is not a multiple of the number of ranks. Set "
+            f"data_lanes={recipe.world_size}."
+        )
+    return max(1, recipe.rows_per_step // recipe.data_lanes)
 
 
 def _mlm_probability(recipe: PretrainingArguments) -> Callable[[int], float] | None:

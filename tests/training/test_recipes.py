@@ -19,6 +19,7 @@ import llm_jp_modernbert.training
 from llm_jp_modernbert import LlmJpModernBertConfig
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.modeling import attention_flash3
+from llm_jp_modernbert.training.assembly import make_blocks, make_tokenizer
 from llm_jp_modernbert.training.recipe.loading import load_recipe, shipped
 from llm_jp_modernbert.training.recipe.shapes import SHAPES, change_config, model_config
 
@@ -271,6 +272,17 @@ def test_slurm_script_trains_on_two_nodes(
     )
     assert completed.returncode == 0, completed.stderr
     assert_trained_by_two(run, trained_by_one_process)
+
+
+def test_balanced_attention_requires_a_lane_per_rank(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = runs.recipe(*data, tmp_path / "run", balance_attention=True, data_lanes=3)
+    recipe = runs.load(keys)
+    make_blocks(recipe, make_tokenizer(recipe))
+    monkeypatch.setattr(type(recipe), "world_size", 2)
+    with pytest.raises(UsageError, match=r"balance_attention: data_lanes=3 is not a multiple .* Set data_lanes=2\."):
+        make_blocks(recipe, make_tokenizer(recipe))
 
 
 def test_error_of_all_processes_is_printed_once() -> None:

@@ -40,7 +40,7 @@ def tokenizer(data: Data) -> PreTrainedTokenizerBase:
 
 
 def stream(data: Data, tokenizer: PreTrainedTokenizerBase, rows: int = 4, **changes: Any) -> BatchStream:
-    settings = BlockSettings(runs.SEQUENCE, characters=800, **changes.pop("settings", {}))
+    settings = BlockSettings(runs.SEQUENCE, **{"characters": 800, **changes.pop("settings", {})})
     sources = sources_of(changes.pop("train_data", str(data[0])), "text")
     masking = Masking(tokenizer.mask_token_id, len(tokenizer), tokenizer.all_special_ids)
     return BatchStream(BlockMaker(sources, settings, tokenizer), masking, lambda step: rows, **changes)
@@ -104,6 +104,23 @@ def test_ranks_share_the_rows_of_a_single_process(data: Data, tokenizer: PreTrai
     assert [a + b for a, b in zip(*parts, strict=True)] == one[20:]
     with pytest.raises(UsageError, match=f"data_lanes={lanes + 1}"):
         stream(data, tokenizer, lanes=lanes + 1).load_state_dict(states)
+
+
+def test_balanced_rows_have_equal_attention_pairs_in_each_step(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Any ranks share the rows of a single process."""
+    settings = {"characters": 100_000, "packed": False}
+    steps = {}
+    for balanced in (0, 4):
+        batches = taken(stream(data, tokenizer, settings={**settings, "balanced_rows": balanced}), 30)
+        steps[balanced] = [int((batch["info"].lengths ** 2).sum()) for batch in batches]
+    assert np.std(steps[4]) < 0.8 * np.std(steps[0])
+    ranks = [
+        taken(stream(data, tokenizer, 2, settings={**settings, "balanced_rows": 4}, rank=rank, ranks=2), 30)
+        for rank in range(2)
+    ]
+    assert [sum(int((batch["info"].lengths ** 2).sum()) for batch in pair) for pair in zip(*ranks, strict=True)] == (
+        steps[4]
+    )
 
 
 @pytest.mark.parametrize("lanes", [2, 3, 4, 6])

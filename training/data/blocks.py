@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .corpus import from_documents
 from .encoding import Encoder, WordEncoder
 from .order import DocumentOrder, Place, Position, Source
-from .packing import PackedRows, pack
+from .packing import PackedRows, balanced_order, pack
 from .readers import BadRow, Document, SourceError
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class BlockSettings:
         normalization: `none`, or a Unicode form such as `NFKC` to apply to the texts.
         strict: whether an unreadable row is an error.
         whole_word: whether to segment words, so that they can be masked as a whole.
+        balanced_rows: number of consecutive rows whose attention takes about the same time everywhere in a block, see
+            `balanced_order`; 0 for a random order.
     """
 
     sequence_length: int
@@ -60,6 +62,7 @@ class BlockSettings:
     normalization: str = "none"
     strict: bool = False
     whole_word: bool = False
+    balanced_rows: int = 0
 
 
 def normalize(text: str, form: str) -> str:
@@ -229,12 +232,17 @@ class BlockMaker:
             settings.packed,
             settings.truncate,
         )
+        order = np.arange(len(rows))
+        if settings.shuffle and settings.balanced_rows:
+            order = balanced_order(rows.attention_pairs(), settings.balanced_rows, draw)
+        elif settings.shuffle:
+            order = draw.permutation(len(rows))
         unreadable = [str(row) for row in bad_rows if not row.is_blank]
         return Block(
             number,
             begin,
             rows,
-            draw.permutation(len(rows)) if settings.shuffle else np.arange(len(rows)),
+            order,
             np.array([[p.source, p.epoch, p.shard, p.row] for p, _, _ in encoded], dtype=np.int64).reshape(-1, 4),
             np.concatenate([words for _, _, words in encoded if words is not None]) if settings.whole_word else None,
             unreadable[:_MAX_LISTED_PROBLEMS],

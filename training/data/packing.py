@@ -49,6 +49,11 @@ class PackedRows:
         """Returns the `(pieces,)` int64 indices of a row's pieces in `starts` and `lengths`."""
         return self.order[self.rows[row] : self.rows[row + 1]]
 
+    def attention_pairs(self) -> npt.NDArray[np.int64]:
+        """Returns `(rows,)` int64 pairs of tokens that attend to each other in a row's global layers."""
+        pairs = (self.lengths + SPECIAL_TOKENS_PER_PIECE)[self.order] ** 2
+        return np.add.reduceat(pairs, self.rows[:-1]) if len(self) else pairs
+
     def row(self, row: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Returns `(tokens,)` int64 ids of a row and `(pieces,)` int64 lengths, both with special tokens."""
         return self.gather(row, self.corpus.ids, self.cls_token_id, self.sep_token_id)
@@ -102,6 +107,28 @@ def pack(
     else:
         order, rows = np.arange(len(lengths)), np.arange(len(lengths) + 1)
     return PackedRows(corpus, sequence_length, cls_token_id, sep_token_id, starts, lengths, rows, order)
+
+
+def balanced_order(costs: npt.NDArray[np.int64], window: int, draw: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A random order in which any `window` consecutive rows have almost the same total cost.
+
+    Stratified sampling: rows sorted by cost are divided into as many strata as a window has rows. Strata take turns,
+    each with its rows in random order.
+
+    Args:
+        costs: `(rows,)` costs.
+        window: number of rows of a window.
+        draw: generator of the order.
+
+    Returns:
+        `(rows,)` int64 indices of the rows.
+    """
+    strata = np.array_split(np.argsort(costs, kind="stable"), min(window, max(1, len(costs))))
+    turns = np.full((len(strata[0]), len(strata)), -1, dtype=np.int64)
+    for column, stratum in zip(draw.permutation(len(strata)), strata, strict=True):
+        turns[: len(stratum), column] = draw.permutation(stratum)
+    order = turns.ravel()
+    return order[order >= 0]
 
 
 def cut(

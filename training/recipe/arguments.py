@@ -107,6 +107,9 @@ class PretrainingArguments(LaunchedArguments):
             the number of ranks or a multiple, so that each rank tokenizes only its share. Changes the data order.
         block_index: file with the positions of the blocks in `train_data`, written by `index-blocks`. Each data
             process then reads only the documents of its own blocks, instead of all. Does not change the data order.
+        balance_attention: whether to order the rows of a block such that the ranks have about equal numbers of
+            attention pairs in a step: they wait for the slowest. For long rows on many GPUs; requires `data_lanes` to
+            be a multiple of the number of ranks. Changes the data order.
         mlm_probability: fraction of tokens to predict.
         final_mlm_probability: the same fraction during learning-rate decay.
         mask_share: fraction of the predicted tokens that are replaced by the mask token.
@@ -159,6 +162,7 @@ class PretrainingArguments(LaunchedArguments):
     interleave: int = 8
     data_lanes: int = 1
     block_index: str | None = None
+    balance_attention: bool = False
     mlm_probability: float = 0.3
     final_mlm_probability: float | None = None
     mask_share: float = 0.8

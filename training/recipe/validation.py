@@ -97,7 +97,7 @@ _CONDITIONS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
         "without eval_strategy=steps",
         lambda v: plain_value(v.eval_strategy) != "no" or not v.validation_data,
     ),
-    ("interleave", "without shuffle=true", lambda v: v.shuffle),
+    ("interleave balance_attention", "without shuffle=true", lambda v: v.shuffle),
     ("decay_norms_and_biases", "without weight_decay", lambda v: v.weight_decay),
     (
         "optim_target_modules",
