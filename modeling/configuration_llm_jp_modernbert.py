@@ -40,6 +40,9 @@ class LlmJpModernBertConfig(ModernBertConfig):
             checkpoint is plain, so that saving keeps the format. Not written to config.json.
         allow_longer_input: whether documents may be longer than `max_position_embeddings`; they raise a ValueError by
             default, because quality drops beyond the context length of training.
+        autocast_residual: whether hidden states between the layers have autocast's dtype where autocast is enabled,
+            which halves the memory traffic of residual additions and norms; float32 by default. Not written to
+            config.json.
         global_attn_every_n_layers, global_rope_theta, local_rope_theta: transformers 4's names for the contents of
             `layer_types` and `rope_parameters`; read if those are missing. `local_rope_theta=None` means "as global".
 
@@ -60,6 +63,7 @@ class LlmJpModernBertConfig(ModernBertConfig):
     sep_token_id: int | None = 6
     checkpoint_format: Literal["native", "plain"] = "native"
     allow_longer_input: bool = False
+    autocast_residual: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_values({**vars(self), **kwargs})
@@ -151,6 +155,7 @@ class LlmJpModernBertConfig(ModernBertConfig):
         """Return all settings under transformers 5's names and, where they exist, also under transformers 4's."""
         output = super().to_dict()
         output.pop("checkpoint_format", None)
+        output.pop("autocast_residual", None)
         if not self.allow_longer_input:
             output.pop("allow_longer_input", None)
         output["global_rope_theta"] = self.global_rope_theta

@@ -162,6 +162,19 @@ class LlmJpModernBertEmbeddings(nn.Module):
         return self.drop(self.norm(inputs_embeds))
 
 
+class LlmJpModernBertNorm(nn.LayerNorm):
+    """LayerNorm that is computed in float32 and returns the dtype of its input, also under autocast on GPUs."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """`(…, hidden)` in and out."""
+        if not input.is_cuda or input.dtype == self.weight.dtype:
+            return super().forward(input)
+        # Autocast would convert the input to float32 and return that; the kernel needs weights of one dtype with it.
+        with torch.autocast(input.device.type, enabled=False):
+            weight, bias = self.weight.to(input.dtype), None if self.bias is None else self.bias.to(input.dtype)
+            return nn.functional.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
 class LlmJpModernBertMLP(nn.Module):
     """GeGLU feed-forward (arXiv 2002.05202)."""
 
@@ -241,9 +254,9 @@ class LlmJpModernBertEncoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: LlmJpModernBertConfig, attention_type: str, is_first: bool) -> None:
         super().__init__()
         self.attention_type = attention_type
-        self.attn_norm = nn.Identity() if is_first else _norm(config)
+        self.attn_norm = nn.Identity() if is_first else _norm(config, LlmJpModernBertNorm)
         self.attn = LlmJpModernBertAttention(config, attention_type)
-        self.mlp_norm = _norm(config)
+        self.mlp_norm = _norm(config, LlmJpModernBertNorm)
         self.mlp = LlmJpModernBertMLP(config)
 
     def forward(
@@ -529,7 +542,7 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
             LlmJpModernBertEncoderLayer(config, layer_type, is_first=index == 0)
             for index, layer_type in enumerate(_layer_types(config))
         )
-        self.final_norm = _norm(config)
+        self.final_norm = _norm(config, LlmJpModernBertNorm)
         self.rotary_emb = LlmJpModernBertRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
@@ -578,6 +591,8 @@ class LlmJpModernBertModel(LlmJpModernBertPreTrainedModel):
         device, dtype = hidden_states.device, hidden_states.dtype
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
+            if self.config.autocast_residual:
+                hidden_states = hidden_states.to(dtype)
         backends = self._choose_backends(device, dtype, kwargs)
         if any(get_backend(name).needs_lengths for name in backends.values()):
             layout = layout.with_lengths()
@@ -992,8 +1007,8 @@ def _labelled_rows(labelled: torch.Tensor, positions: torch.Tensor | None) -> to
     return positions
 
 
-def _norm(config: LlmJpModernBertConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+def _norm(config: LlmJpModernBertConfig, kind: type[nn.LayerNorm] = nn.LayerNorm) -> nn.LayerNorm:
+    return kind(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
 def _activation(name: str) -> nn.Module:
