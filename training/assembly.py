@@ -87,6 +87,9 @@ def make_model(
         match_length(tokenizer, config)
         # Checkpoints load with transformers alone.
         config.checkpoint_format = "plain"
+        if isinstance(recipe.model, dict):
+            # Not in the configuration of a checkpoint.
+            config.autocast_residual = recipe.model.get("autocast_residual", False)
         if source is None:
             return LlmJpModernBertForMaskedLM(config)
         # Mismatched sizes are reported by `_check_weights`.

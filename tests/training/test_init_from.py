@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM, LlmJpModernBertForSequenceClassification
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training import assembly
 from llm_jp_modernbert.training.run.checkpoints import CheckpointError
 
 FULL = "full_attention"
@@ -156,3 +157,14 @@ def test_directory_that_is_missing_is_named(data: tuple[Path, Path], tmp_path: P
     keys = {**keys_of(data, tmp_path / "run", tmp_path), "init_from": name}
     with pytest.raises(UsageError, match=f"{name}: no such directory"):
         runs.run(keys)
+
+
+def test_dtype_of_hidden_states_is_kept_on_resume(data: tuple[Path, Path], tmp_path: Path) -> None:
+    """It is a setting of the run, which a checkpoint does not store."""
+    keys = runs.recipe(*data, tmp_path / "run")
+    keys["model"] = {**keys["model"], "autocast_residual": True}
+    recipe = runs.load(keys)
+    tokenizer = assembly.make_tokenizer(recipe)
+    assert assembly.make_model(recipe, tokenizer).config.autocast_residual
+    assembly.make_model(recipe, tokenizer).save_pretrained(tmp_path / "checkpoint")
+    assert assembly.make_model(recipe, tokenizer, tmp_path / "checkpoint").config.autocast_residual
