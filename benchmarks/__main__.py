@@ -17,7 +17,7 @@ from llm_jp_modernbert.commands.options import fit_help
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.references import ModelReference
 
-from . import report, roofline, table
+from . import cost_report, report, roofline, table
 from .cases import (
     encoder,
     encoding,
@@ -136,13 +136,16 @@ def measure_table(
 
 @app.command("readme")
 def write_readme(
-    folder: Annotated[Path, typer.Argument(help="Folder with the JSON file.")] = RESULTS,
+    folder: Annotated[Path, typer.Argument(help="Folder with the JSON files.")] = RESULTS,
     file: Annotated[Path, typer.Option(help="README to update.")] = report.README,
 ) -> None:
-    """Write the plot and the README's tables from a file of results."""
+    """Write the plot and the README's tables from the files of results."""
     content = report.read(folder)
     report.plot(content, folder)
     report.rewrite(content, folder, file)
+    costs = folder / roofline.COSTS.name
+    if costs.is_dir():
+        report.write_part(cost_report.counted_part(costs), cost_report.BEGIN, cost_report.END, file)
 
 
 if __name__ == "__main__":

@@ -185,13 +185,17 @@ def plot(content: dict[str, Any], folder: Path) -> Path | None:
 
 def rewrite(content: dict[str, Any], folder: Path, path: Path = README) -> None:
     """Write the tables between the marks of the README; `folder` contains the file of results and its plot."""
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UsageError(f"{path} lacks the marks around the tables: {BEGIN} and {END}.")
     link = Path(os.path.relpath(folder / PLOT, path.parent)).as_posix()
-    write_whole(path, f"{before}{BEGIN}\n\n{measured_part(content, link)}\n\n{END}{after}")
+    write_part(measured_part(content, link), BEGIN, END, path)
+
+
+def write_part(part: str, begin: str, end: str, path: Path) -> None:
+    """Write a part of the README between its marks."""
+    before, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise UsageError(f"{path} lacks the marks around the tables: {begin} and {end}.")
+    write_whole(path, f"{before}{begin}\n\n{part}\n\n{end}{after}")
 
 
 def measured_part(content: dict[str, Any], link: str) -> str:
@@ -201,7 +205,7 @@ def measured_part(content: dict[str, Any], link: str) -> str:
     if compared:
         parts += [
             f"![Speed relative to the peers]({link})",
-            _table((*_SPEED, "floor", *_MEMORY), map(_cells, compared)),
+            markdown_table((*_SPEED, "floor", *_MEMORY), map(_cells, compared)),
         ]
         parts += ["### Speeds and settings", _candidates(compared)]
     costs = [measurement_of(case) for case in content["cases"] if case["row"] == 8]
@@ -249,7 +253,7 @@ def _candidates(compared: list[Comparison]) -> str:
         listed = ", ".join(f"{key} {value}" for key, value in measurement.settings.items() if key != SAME_FIRST)
         settings.append(f"* {measurement.name}: {listed}.")
     titles = ("case", "candidate", "median", "extra peak memory", SAME_FIRST)
-    return _table(titles, rows) + "\n\n" + "\n".join(settings)
+    return markdown_table(titles, rows) + "\n\n" + "\n".join(settings)
 
 
 def _costs(measurements: Sequence[Measurement]) -> str:
@@ -263,9 +267,10 @@ def _costs(measurements: Sequence[Measurement]) -> str:
         excess = [f"{time / count - 1:+.0%}" for time, count in zip(times, counts, strict=True)]
         rows.append([measurement.name, "time over operations", *excess])
     conditions = f"Relative to {names[0]}, {measurements[0].settings['dtype']}; this library."
-    return f"{conditions}\n\n{_table(('part', 'quantity', *names), rows)}"
+    return f"{conditions}\n\n{markdown_table(('part', 'quantity', *names), rows)}"
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

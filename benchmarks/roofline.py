@@ -31,10 +31,10 @@ from .recorder import OTHER
 ASSUMPTIONS = Path(__file__).with_name("roofline.yaml")
 COSTS = Path(__file__).with_name("results") / "step_cost"
 
-TOTAL = "micro-batch"
+TOTAL, RATE, MFU = "micro-batch", "tokens/s", "MFU"
+# GPU and tokens of the longest document of each column of the estimates.
+COLUMNS = {f"{gpu}, {length:,}": (gpu, length) for gpu in ("H100", "H200") for length in (1024, 8192)}
 
-_GPUS = ("H100", "H200")
-_LENGTHS = (1024, 8192)
 _DRAWN_TOKENS = 1 << 20  # enough documents for a mean
 # Tokens of a micro-batch and accumulation in the recipes of stage 1, and the same global batch for 80 GB of memory.
 _SHIPPED, _LARGE = (26_624, 8), (106_496, 2)
@@ -104,15 +104,17 @@ def estimate(training: Training, gpu: str, longest: int, assumed: Mapping[str, f
         "optimizer": parameters * assumed["optimizer_bytes"] / bandwidth / accumulation,
     }
     host = cost["host ms per micro-batch"] / 1000 / assumed["host_speed"] + kernels * assumed["kernel_launch"]
-    waits, waits_of_step = (
-        sum(wait["count"] for wait in cost[f"synchronizations per {part}"])
-        for part in ("micro-batch", "optimizer step")
-    )
     seconds["waiting for the host"] = max(0.0, host - sum(seconds.values()))
-    seconds["waiting for the host"] += (waits + waits_of_step / accumulation) * assumed["wait"]
+    waits_per_batch = waits(cost, "micro-batch") + waits(cost, "optimizer step") / accumulation
+    seconds["waiting for the host"] += waits_per_batch * assumed["wait"]
     total = sum(seconds.values())
     parts = {name: 1000 * value for name, value in seconds.items()}
-    return {**parts, TOTAL: 1000 * total, "tokens/s": tokens / total, "MFU": useful / total / peak}
+    return {**parts, TOTAL: 1000 * total, RATE: tokens / total, MFU: useful / total / peak}
+
+
+def waits(cost: Mapping[str, Any], part: str) -> int:
+    """The number of synchronizations per `"micro-batch"` or `"optimizer step"`."""
+    return sum(wait["count"] for wait in cost[f"synchronizations per {part}"])
 
 
 def _operations_in_tiles(config: Any, lengths: Sequence[int], tile: int) -> dict[str, float]:
@@ -138,52 +140,56 @@ def roofline(
 
     The assumed rates and their sources are in `benchmarks/roofline.yaml`.
     """
-    assumed = _assumptions(file, assume or [])
-    after = after or COSTS / f"after-{shape}.json"
-    has_after = after.is_file() or after.parent != COSTS
-    counts = _read_counts(before or COSTS / f"before-{shape}.json"), _read_counts(after) if has_after else None
+    assumed = assumptions(file, assume or [])
+    files = (before or COSTS / f"before-{shape}.json", after or COSTS / f"after-{shape}.json")
+    changes = estimates(read_counts(files[0]), read_counts(files[1]), assumed)
     console = Console()
-    content: dict[str, Any] = {"assumptions": assumed, "shape": shape, "changes": []}
-    changes = _changes(*counts)
-    columns = [(gpu, length) for gpu in _GPUS for length in _LENGTHS]
-    titles = [f"{gpu}, {length:,}" for gpu, length in columns]
-    overview = Table("MFU after each change, cumulative", *titles, box=None)
-    for title, training in changes:
-        estimates = [estimate(training, gpu, length, assumed) for gpu, length in columns]
-        overview.add_row(title, *(f"{values['MFU']:.1%}" for values in estimates))
-        content["changes"].append({"change": title, **dict(zip(titles, estimates, strict=True))})
-    for entry in (content["changes"][0], content["changes"][-1]):
-        parts = Table(f"ms per micro-batch: {entry['change']}", *titles, box=None)
-        for part in entry[titles[0]]:
-            values = [entry[title][part] for title in titles]
-            parts.add_row(part, *(f"{value:.1%}" if part == "MFU" else f"{value:,.1f}" for value in values))
+    for change in (next(iter(changes)), next(reversed(changes))):
+        parts = Table(f"ms per micro-batch: {change}", *COLUMNS, box=None)
+        for part in next(iter(changes[change].values())):
+            values = [changes[change][column][part] for column in COLUMNS]
+            parts.add_row(part, *(f"{value:.1%}" if part == MFU else f"{value:,.1f}" for value in values))
         console.print(parts)
+    overview = Table("MFU after each change, cumulative", *COLUMNS, box=None)
+    for change, columns in changes.items():
+        overview.add_row(change, *(f"{columns[column][MFU]:.1%}" for column in COLUMNS))
     console.print(overview)
     if out is not None:
-        write_json(out, content)
+        write_json(out, {"assumptions": assumed, "shape": shape, "changes": changes})
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> list[tuple[str, Training]]:
-    """The changes for GPUs in the order of their estimated gain; each one keeps those above it."""
+def estimates(
+    before: Mapping[str, Any], after: Mapping[str, Any], assumed: Mapping[str, float]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Estimate a micro-batch after each change for GPUs, for each of `COLUMNS`; each change keeps those above it."""
     shipped = Training(before, OURS)
     compiled = replace(shipped, candidate=COMPILED)
-    fast = replace(compiled, attention="fa3")
-    changes = [("as shipped", shipped), ("compiled layers", compiled), ("FlashAttention-3", fast)]
-    if after is not None:
-        fast = replace(fast, counts=after)
-        changes.append(("fewer passes, kernels and synchronizations", fast))
+    now = replace(compiled, counts=after)
+    fast = replace(now, attention="fa3")
     large = replace(fast, batch=_LARGE)
-    return [*changes, ("106,496 tokens per micro-batch", large), ("kernels fused by hand", replace(large, fused=True))]
+    changes = {
+        "before, layers not compiled": shipped,
+        "before, compiled layers": compiled,
+        "after, compiled layers": now,
+        "FlashAttention-3": fast,
+        f"{_LARGE[0]:,} tokens per micro-batch": large,
+        "kernels fused by hand": replace(large, fused=True),
+    }
+    return {
+        change: {column: estimate(training, *place, assumed) for column, place in COLUMNS.items()}
+        for change, training in changes.items()
+    }
 
 
-def _read_counts(path: Path) -> dict[str, Any]:
+def read_counts(path: Path) -> dict[str, Any]:
+    """Read a file of step-cost with compiled layers."""
     content: Any = read_json(path) if path.is_file() else None
     if not isinstance(content, dict) or set(content.get("costs", ())) != {OURS, COMPILED}:
         raise UsageError(f"{path} is not a file of `python -m benchmarks step-cost --out FILE` with compiled layers.")
     return content
 
 
-def _assumptions(file: Path | None, changes: Sequence[str]) -> dict[str, float]:
+def assumptions(file: Path | None = None, changes: Sequence[str] = ()) -> dict[str, float]:
     """Read the assumptions and the values that replace them."""
     values = {name: float(entry["value"]) for name, entry in _read_yaml(ASSUMPTIONS).items()}
     replaced = {} if file is None else {name: (str(file), value) for name, value in _read_yaml(file).items()}

@@ -12,9 +12,11 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.measure import COMPILED, OURS
+from benchmarks.cost_report import BEGIN, END, counted_part
+from benchmarks.measure import COMPILED, OURS, environment
 from benchmarks.recorder import ATTENTION, OTHER, PRODUCTS
-from benchmarks.roofline import ASSUMPTIONS, TOTAL, Training, estimate
+from benchmarks.report import README
+from benchmarks.roofline import ASSUMPTIONS, COSTS, TOTAL, Training, estimate
 
 NAMES = yaml.safe_load(ASSUMPTIONS.read_text(encoding="utf-8"))
 # Rates that make everything but the part under test free.
@@ -79,6 +81,27 @@ def test_host_time_counts_as_far_as_the_gpu_waits() -> None:
         assert values[TOTAL] == pytest.approx(expected)
 
 
+def test_readme_has_counts_and_estimates_of_every_file(tmp_path: Path) -> None:
+    for state, size in (("before", 100_000.0), ("after", 50_000.0)):
+        changes = {
+            "bytes per token": {PRODUCTS: 0.0, ATTENTION: 0.0, OTHER: 22 * size},
+            "bytes per token and layer": {PRODUCTS: 0.0, ATTENTION: 0.0, OTHER: size},
+            "activation bytes per token": 1000.0,
+        }
+        for shape in ("base", "small"):
+            content = {**counts(**changes), **environment()}
+            content["settings"] |= {"documents": 1, "longest document": 1024, "predicted": 2}
+            (tmp_path / f"{state}-{shape}.json").write_text(json.dumps(content), encoding="utf-8")
+    lines = counted_part(tmp_path).splitlines()
+    assert lines.count("| KB per token and layer | 100.0 | 50.0 | 100.0 | 50.0 |") == 2
+    assert sum(line.startswith("| FlashAttention-3 |") for line in lines) == 2
+
+
+def test_readme_of_the_repository_equals_its_counts() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert counted_part(COSTS) == text.partition(BEGIN)[2].partition(END)[0].strip()
+
+
 def run(arguments: list[str]) -> Any:
     return CliRunner().invoke(app, ["roofline", *arguments])
 
@@ -101,8 +124,9 @@ def test_command_shows_each_change(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert content["assumptions"]["fa3_forward"] == 5e14
     assert content["assumptions"]["kernel_gap"] == 1e-6
-    utilization = {entry["change"]: entry["H100, 8,192"]["MFU"] for entry in content["changes"]}
-    assert utilization["FlashAttention-3"] > utilization["compiled layers"] == utilization["as shipped"]
+    utilization = {change: columns["H100, 8,192"]["MFU"] for change, columns in content["changes"].items()}
+    assert utilization["FlashAttention-3"] > utilization["after, compiled layers"]
+    assert utilization["after, compiled layers"] == utilization["before, layers not compiled"]
     assert len(utilization) == 6
 
 
