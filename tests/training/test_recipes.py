@@ -182,7 +182,7 @@ def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp
     commands = {
         "scontrol": f'#!/bin/bash\nif [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else echo node1; fi\n',
         # As on a cluster, srun starts a process group, and scancel signals all of it.
-        "srun": f'#!/bin/bash\nset -m\n"$@" &\necho $! > {session}\nwait $!\n',
+        "srun": f'#!/bin/bash\nset -m\nshift\n"$@" &\necho $! > {session}\nwait $!\n',
         "scancel": f'#!/bin/bash\n[ "$1" = --signal=USR1 ] && kill -USR1 -- "-$(cat {session})"\n',
         "accelerate": _LAUNCHER.format(python=sys.executable, folder=str(tmp_path)),
         "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
@@ -199,7 +199,9 @@ def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp
         *("-m", "llm_jp_modernbert.training.pretrain", "stage1", "train_data=[a b.gz, c.gz]"),
         "resume_from_checkpoint=true",
     ]
-    assert arguments[arguments.index("--machine_rank") + 1] == "1"
+    given = {name: arguments[arguments.index(name) + 1] for name in ("--machine_rank", "--num_machines")}
+    assert given == {"--machine_rank": "1", "--num_machines": "2"}
+    assert arguments[arguments.index("--num_processes") + 1] == "16"
     assert Path(arguments[arguments.index("--config_file") + 1]).is_file()
     assert (tmp_path / "saved").is_file()
     assert (tmp_path / "launcher").read_text(encoding="utf-8") == "0"
@@ -259,14 +261,14 @@ def test_slurm_script_trains_on_two_nodes(
     recipe, run = recipe_for_two(data, tmp_path)
     commands = {
         "scontrol": "#!/bin/bash\necho 127.0.0.1\n",
-        "srun": '#!/bin/bash\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@" && wait $!\n',
+        "srun": '#!/bin/bash\nshift\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@" && wait $!\n',
         "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
-        "accelerate": f"#!/bin/bash\nshift\nexec {sys.executable} -m accelerate.commands.launch --num_processes 2 "
+        "accelerate": f"#!/bin/bash\nshift\nexec {sys.executable} -m accelerate.commands.launch "
         f'--main_process_port {runs.free_port()} "$@"\n',
     }
     completed = subprocess.run(
         ["bash", str(FOLDER / "slurm" / "pretrain.sbatch"), str(recipe)],
-        env=slurm_environment(tmp_path / "bin", commands),
+        env={**slurm_environment(tmp_path / "bin", commands), "SLURM_GPUS_ON_NODE": "1"},
         capture_output=True,
         text=True,
     )
@@ -300,7 +302,7 @@ def slurm_environment(folder: Path, commands: dict[str, str]) -> dict[str, str]:
     for name, content in commands.items():
         (folder / name).write_text(content, encoding="utf-8")
         (folder / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NODEID": "1"}
+    job = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NODEID": "1", "SLURM_NNODES": "2"}
     return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **job}
 
 
