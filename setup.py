@@ -120,6 +120,7 @@ setup(
         "datasets>=5.2",
         "evaluate>=0.4.6",
         "huggingface-hub>=1.33",
+        "fsspec>=2026.2",
         "filelock>=3.29",
         "pydantic>=2.12",
         "typing-extensions>=4.15",

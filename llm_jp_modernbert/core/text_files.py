@@ -155,6 +155,24 @@ def read_text(source: str | Path) -> str:
     return "\n".join(_usable(_decoded(name, row, line)) for row, line in enumerate(lines, start=1))
 
 
+def is_remote(source: str | Path) -> bool:
+    """Whether a source is a URL of fsspec, such as `s3://bucket/texts.jsonl.gz`."""
+    return "://" in str(source)
+
+
+def open_binary(path: str) -> IO[bytes]:
+    """Opens a local or remote file for reading."""
+    if not is_remote(path):
+        return open(path, "rb")
+    import fsspec
+
+    try:
+        return cast("IO[bytes]", fsspec.open(path, "rb").open())
+    # Each storage raises its own exceptions; fsspec names the package that is missing for it.
+    except Exception as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+
+
 def source_name(source: str | Path) -> str:
     """The name of a source in messages; bytes of a file name that are not UTF-8 are escaped."""
     return "standard input" if source == STDIN else os.fsencode(source).decode("utf-8", "backslashreplace")
@@ -194,7 +212,7 @@ def _opened(source: str | Path) -> Iterator[IO[bytes]]:
         return
     path = str(source)
     name = path.lower()
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         if name.endswith(".gz"):
             yield cast("IO[bytes]", io.BufferedReader(gzip.GzipFile(fileobj=file)))
         elif name.endswith(".zst"):

@@ -118,7 +118,7 @@ class World:
 
 
 def tokenized(texts: Path, tokenizer: Path, out: Path, **changes: Any) -> Path:
-    options = TokenizeOptions((str(texts),), str(tokenizer), out, shard_tokens=300)
+    options = TokenizeOptions((str(texts),), str(tokenizer), str(out), shard_tokens=300)
     tokenize_corpus(replace(options, **changes))
     return out
 

@@ -68,6 +68,6 @@ def test_documents_of_small_files_are_counted(data: Data) -> None:
 
 
 def test_documents_of_tokenized_corpora_are_counted(data: Data, tmp_path: Path) -> None:
-    manifest = tokenize_corpus(TokenizeOptions([str(data[0])], str(data[1]), tmp_path / "corpus"))
+    manifest = tokenize_corpus(TokenizeOptions([str(data[0])], str(data[1]), str(tmp_path / "corpus")))
     described = describe_data(sources_of(str(tmp_path / "corpus"), "text"))
     assert described.endswith(f" files, 120 documents, {manifest['totals']['tokens']:,} tokens")

@@ -34,7 +34,7 @@ Data = tuple[Path, Path]
 
 
 def options(data: Data, out: Path, **changes: Any) -> TokenizeOptions:
-    return TokenizeOptions([str(data[0])], str(data[1]), out, shard_tokens=300, **changes)
+    return TokenizeOptions([str(data[0])], str(data[1]), str(out), shard_tokens=300, **changes)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(data: Data, tmp_p
     assert 0 < len(finished) < 60
     assert len(list((out / ".progress").glob("*.jsonl"))) == len(finished)
     assert not list((out / ".progress").glob("*.arrow"))
-    tokenize_corpus(TokenizeOptions([str(tmp_path / "texts")], str(data[1]), out))
+    tokenize_corpus(TokenizeOptions([str(tmp_path / "texts")], str(data[1]), str(out)))
     shards = contents(out)
     assert len(shards) == 60
     assert len(set(shards.values())) == 1
@@ -188,8 +188,8 @@ def test_second_process_is_refused_and_the_first_one_finishes(many: Data, tmp_pa
 
 @pytest.mark.parametrize("share", [0.5, 1.5])
 def test_full_disk_is_one_line_and_the_same_command_resumes(many: Data, tmp_path: Path, share: float) -> None:
-    settings = TokenizeOptions([str(many[0])], str(many[1]), tmp_path / "out")
-    whole = tokenize_corpus(replace(settings, out=tmp_path / "whole"))
+    settings = TokenizeOptions([str(many[0])], str(many[1]), str(tmp_path / "out"))
+    whole = tokenize_corpus(replace(settings, out=str(tmp_path / "whole")))
     largest = max(path.stat().st_size for path in (tmp_path / "whole" / "data").iterdir())
     tokenizer = (tmp_path / "whole" / "tokenizer" / "tokenizer.json").stat().st_size
     assert largest > 1.5 * tokenizer
@@ -389,7 +389,7 @@ def test_normalization_of_corpus_and_run_must_agree(data: Data, tmp_path: Path) 
 
 
 def test_tokenized_corpus_trains_like_its_texts(data: Data, tmp_path: Path) -> None:
-    tokenize_corpus(TokenizeOptions([str(data[0])], str(data[1]), tmp_path / "out"))
+    tokenize_corpus(TokenizeOptions([str(data[0])], str(data[1]), str(tmp_path / "out")))
     settings = {"max_steps": 12, "logging_steps": 1, "save_strategy": "no"}
     keys = runs.recipe(*data, tmp_path / "texts", **settings)
     ahead = {**keys, "output_dir": str(tmp_path / "ahead"), "train_data": str(tmp_path / "out")}

@@ -15,6 +15,9 @@ HEADER = "header.json"
 PART = "part.json"
 """The file that describes a finished part, in the directory of the part below `PROGRESS`."""
 
+MAX_BYTES = 1 << 30
+"""Largest manifest in bytes. One with 100,000 source files has 50 MB."""
+
 
 class TextCounts(TypedDict):
     """Counts of a shard."""
@@ -50,18 +53,27 @@ class SourceFile(TypedDict):
 
 
 class SourceState(TypedDict):
-    """Identifies the content of a source file; `modified` is its time stamp in nanoseconds."""
+    """Identifies the content of a source file.
+
+    Attributes:
+        size: its size in bytes.
+        modified: time stamp of a local file in nanoseconds.
+        sha256: SHA-256 of a local file.
+        version: version of a remote file that its storage states, such as an ETag.
+    """
 
     size: int
-    modified: int
-    sha256: str
+    modified: NotRequired[int]
+    sha256: NotRequired[str]
+    version: NotRequired[str]
 
 
 class KnownSourceFile(SourceFile):
-    """A source file and its state; manifests of earlier versions lack `modified` and `sha256`."""
+    """A source file and its state; see `SourceState`."""
 
     modified: NotRequired[int]
     sha256: NotRequired[str]
+    version: NotRequired[str]
 
 
 class SourceEntry(KnownSourceFile, Counts):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from llm_jp_modernbert.core import text_files
 from llm_jp_modernbert.core.text_files import BadRow as BadRow
 from llm_jp_modernbert.core.text_files import SourceError as SourceError
-from llm_jp_modernbert.core.text_files import check_characters, parse_object
+from llm_jp_modernbert.core.text_files import check_characters, is_remote, open_binary, parse_object
 
 from .manifest import DATA, MANIFEST, PROGRESS
 
@@ -70,7 +70,8 @@ def find_files(patterns: Sequence[str]) -> list[str]:
 
     Args:
         patterns: files, directories (searched recursively for supported files; only the shards if the directory is
-            a tokenized corpus or was written by `Dataset.save_to_disk`), or patterns such as `corpus/**/*.jsonl.gz`.
+            a tokenized corpus or was written by `Dataset.save_to_disk`), or patterns such as `corpus/**/*.jsonl.gz`,
+            all of them local or URLs such as `s3://bucket/corpus`.
 
     Raises:
         SourceError: a pattern matches no file, or a file type is unsupported.
@@ -78,7 +79,9 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     files: dict[str, None] = {}
     for pattern in patterns:
         path = Path(os.path.expanduser(pattern))
-        if path.is_dir():
+        if is_remote(pattern):
+            matches = _remote_files(pattern)
+        elif path.is_dir():
             matches = _files_of_directory(path)
             if not matches:
                 raise SourceError(f"{pattern}: the directory holds no file of a supported type ({_SUPPORTED}).")
@@ -95,10 +98,23 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     return list(files)
 
 
+def _remote_files(pattern: str) -> list[str]:
+    from .remote import remote_files
+
+    files, is_directory = remote_files(pattern)
+    if is_directory:
+        files = [file for file in files if file.endswith(KNOWN_SUFFIXES)]
+    if not files:
+        raise SourceError(f"{pattern}: no such file, and no file of a supported type ({_SUPPORTED}) matches it.")
+    return files
+
+
 def _files_of_directory(directory: Path) -> list[str]:
     pattern, suffixes = "**/*", KNOWN_SUFFIXES
     if (directory / MANIFEST).is_file() and (directory / DATA).is_dir():
-        pattern, suffixes = f"{DATA}/*", (".arrow",)
+        # One request for 100,000 names, and none for each file.
+        with os.scandir(directory / DATA) as entries:
+            return sorted(entry.path for entry in entries if entry.name.endswith(".arrow") and entry.is_file())
     elif (directory / PROGRESS).is_dir() and (directory / DATA).is_dir():
         raise SourceError(
             f"{directory}: an unfinished tokenized corpus. Run the same tokenize-corpus command again to resume."
@@ -138,7 +154,7 @@ def read_rows(path: str, text_column: str = "text", start: int = 0) -> Rows:
     Raises:
         SourceError: the file is missing or corrupt, or its first 1,000 rows, or all of them, are unreadable.
     """
-    if not Path(path).is_file():
+    if not is_remote(path) and not Path(path).is_file():
         raise SourceError(f"{path}: no such file.")
     first_bad: BadRow | None = None
     bad_rows, usable = 0, start > 0
@@ -287,14 +303,15 @@ def _open_table(path: str) -> Iterator[tuple[dict[str, Any], Callable[[list[str]
     name = os.fsencode(path)
     try:
         if is_parquet:
-            parquet = pyarrow.parquet.ParquetFile(pyarrow.OSFile(name))
+            parquet = pyarrow.parquet.ParquetFile(open_binary(path) if is_remote(path) else pyarrow.OSFile(name))
             schema = parquet.schema_arrow
         else:
-            mapped = pyarrow.memory_map(name)
+            mapped: Any = pyarrow.PythonFile(open_binary(path)) if is_remote(path) else pyarrow.memory_map(name)
             try:
                 batches: Any = pyarrow.ipc.open_stream(mapped)
                 schema = batches.schema
             except pyarrow.ArrowInvalid:
+                mapped.seek(0)
                 file = pyarrow.ipc.open_file(mapped)
                 schema, batches = file.schema, (file.get_batch(index) for index in range(file.num_record_batches))
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
+from llm_jp_modernbert.core.text_files import is_remote
 
 from ..recipe.arguments import Data
 from .blocks import BlockSettings, known_ids, normalize
@@ -256,6 +257,11 @@ def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
     path = str(entry["path"])
     if not path.strip():
         raise SourceError(f"{key}: the name of a file or dataset is empty.")
+    if is_remote(path):
+        raise SourceError(
+            f"{key}: {path}: a remote path, which every data process would read as a whole. Copy it to a local or "
+            "shared directory first, and name that, or the name of a dataset on the Hub."
+        )
     # A missing file is not searched for on the Hub.
     is_file = glob.escape(path) != path or is_local_path(path) or path.endswith(KNOWN_SUFFIXES)
     if any(name in entry for name in _DATASET_KEYS) or not is_file:

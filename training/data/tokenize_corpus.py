@@ -19,25 +19,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from typing_extensions import NotRequired
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import check_vacant, lock, parse_json, read_json, sha256, write_whole
-from llm_jp_modernbert.core.text_files import source_name
+from llm_jp_modernbert.core.files import check_vacant, files_by_path, lock, parse_json, read_json, sha256, write_whole
+from llm_jp_modernbert.core.text_files import is_remote, source_name
 
 from .manifest import (
     DATA,
     HEADER,
     MANIFEST,
+    MAX_BYTES,
     PART,
     PROGRESS,
     TOKENIZER,
@@ -51,6 +53,7 @@ from .manifest import (
     TextCounts,
 )
 from .parts import PartName, check_no_parts, differing_settings, file_list, locked_part, merge_parts, sum_counts
+from .remote import RemoteDirectory, remote_version
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -75,10 +78,10 @@ class TokenizeOptions:
 
     files: Annotated[
         list[str],
-        typer.Argument(help="Files, directories or quoted glob patterns of text, as for train_data in a recipe."),
+        typer.Argument(help="Files, directories, URLs or quoted glob patterns of text."),
     ]
     tokenizer: Annotated[str, typer.Option(help="Tokenizer directory, Hub repository or SentencePiece .model file.")]
-    out: Annotated[Path, typer.Option(help="Directory to write. Pass it to pretrain as train_data.")]
+    out: Annotated[str, typer.Option(help="Directory or URL to write. Pass a directory to pretrain as train_data.")]
     text_column: Annotated[str, typer.Option(help="JSON key or column that holds the text.")] = "text"
     workers: Annotated[int, typer.Option(help="Number of processes. Each tokenizes one file at a time.", min=1)] = 1
     shard_tokens: Annotated[int, typer.Option(help="Approximate number of tokens per shard.", min=1)] = 50_000_000
@@ -115,12 +118,20 @@ class _Place:
         progress: directory of journals and unfinished shards.
         tokenizer: directory of the tokenizer. Each part has its own, because parts are written at the same time.
         manifest: the file that is written last.
+        remote: the remote directory of which `out` is a local copy, if there is one.
     """
 
     out: Path
     progress: Path
     tokenizer: Path
     manifest: Path
+    remote: RemoteDirectory | None = None
+
+    def upload(self, *paths: Path) -> None:
+        """Uploads complete files, if the corpus is remote."""
+        if self.remote is not None:
+            for path in paths:
+                self.remote.upload(path)
 
 
 @dataclass(frozen=True)
@@ -174,19 +185,44 @@ def tokenize_corpus(options: TokenizeOptions) -> Manifest:
         "text_column": options.text_column,
         "normalization": options.normalization,
         "shard_tokens": options.shard_tokens,
-        "sources": [{"path": source_name(path), "size": os.path.getsize(path)} for path in own.values()],
+        "sources": [{"path": source_name(path), "size": _size(path)} for path in own.values()],
     }
-    if part is None:
-        return _make_corpus(options, header, own, tokenizer)
     part_header: PartHeader = {**header, "files": file_list([source_name(path) for path in paths])}
-    return _make_part(options, part, part_header, own, tokenizer)
+    with _local_directory(options, part) as (out, remote):
+        if part is None:
+            return _make_corpus(options, out, remote, header, own, tokenizer)
+        return _make_part(options, out, remote, part, part_header, own, tokenizer)
+
+
+@contextmanager
+def _local_directory(options: TokenizeOptions, part: PartName | None) -> Iterator[tuple[Path, RemoteDirectory | None]]:
+    """The directory that a job writes; for a remote one a temporary copy, and the remote directory."""
+    if not is_remote(options.out):
+        yield Path(options.out), None
+        return
+    own = f"{PROGRESS}/{part.directory}/" if part else f"{PROGRESS}/"
+
+    def is_needed(name: str) -> bool:
+        return name == MANIFEST or (name.endswith(f"/{PART}") if options.merge else name.startswith(own))
+
+    with TemporaryDirectory() as folder:
+        remote = RemoteDirectory(options.out, Path(folder) / "corpus")
+        remote.download(is_needed)
+        try:
+            yield remote.local, remote
+        except UsageError as error:
+            raise UsageError(str(error).replace(str(remote.local), options.out)) from error
 
 
 def _make_corpus(
-    options: TokenizeOptions, header: Header, paths: Mapping[int, str], tokenizer: PreTrainedTokenizerBase
+    options: TokenizeOptions,
+    out: Path,
+    remote: RemoteDirectory | None,
+    header: Header,
+    paths: Mapping[int, str],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Manifest:
-    out = options.out
-    place = _Place(out, out / PROGRESS, out / TOKENIZER, out / MANIFEST)
+    place = _Place(out, out / PROGRESS, out / TOKENIZER, out / MANIFEST, remote)
     with lock(out, "tokenize-corpus"):
         finished = _finished(place, Manifest, header, paths.values())
         if finished is not None:
@@ -203,19 +239,24 @@ def _make_corpus(
             raise UsageError(f"{options.files[0]}: no document. The files are empty, or every text in them is blank.")
         manifest: Manifest = {**header, "sources": sources, "totals": totals}
         write_whole(place.manifest, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        place.upload(*files_by_path(place.tokenizer).values(), place.manifest)
         shutil.rmtree(place.progress)
+        if remote is not None:
+            remote.remove(PROGRESS)
         return manifest
 
 
 def _make_part(
     options: TokenizeOptions,
+    out: Path,
+    remote: RemoteDirectory | None,
     part: PartName,
     header: PartHeader,
     paths: Mapping[int, str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Part:
-    with locked_part(options.out, part) as progress:
-        place = _Place(options.out, progress, progress / TOKENIZER, progress / PART)
+    with locked_part(out, part) as progress:
+        place = _Place(out, progress, progress / TOKENIZER, progress / PART, remote)
         finished = _finished(place, Part, header, paths.values())
         if finished is not None:
             return cast("Part", finished)
@@ -224,6 +265,7 @@ def _make_part(
         sources = _tokenize(options, place, header, paths)
         manifest: Part = {**header, "sources": sources, "totals": sum_counts(sources)}
         write_whole(place.manifest, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        place.upload(place.manifest)
         return manifest
 
 
@@ -260,12 +302,12 @@ def _finished(place: _Place, kind: Any, header: Header, paths: Iterable[str]) ->
     """The manifest of a finished corpus or part, or None; raises a `UsageError` if it is another one."""
     if not place.manifest.is_file():
         return None
-    manifest = read_json(place.manifest, kind)
+    manifest = read_json(place.manifest, kind, max_bytes=MAX_BYTES)
     _check_same(place, manifest, header)
     for path, source in zip(paths, manifest["sources"], strict=True):
-        if "modified" in source and "sha256" in source:
-            state = SourceState(size=source["size"], modified=source["modified"], sha256=source["sha256"])
-            _check_unchanged(path, state)
+        # Manifests of earlier versions only have the size.
+        if "sha256" in source or "version" in source:
+            _check_unchanged(path, cast("SourceState", source))
     return manifest
 
 
@@ -273,7 +315,7 @@ def _prepare(place: _Place, kind: Any, header: Header) -> None:
     """Creates the directories of a corpus or part, or checks those of an interrupted job."""
     unfinished = place.progress / HEADER
     if unfinished.is_file():
-        _check_same(place, read_json(unfinished, kind), header)
+        _check_same(place, read_json(unfinished, kind, max_bytes=MAX_BYTES), header)
         return
     if place.progress.parent == place.out:
         check_no_parts(place.out)
@@ -281,6 +323,7 @@ def _prepare(place: _Place, kind: Any, header: Header) -> None:
     (place.out / DATA).mkdir(parents=True, exist_ok=True)
     place.progress.mkdir(parents=True, exist_ok=True)
     write_whole(unfinished, json.dumps(header, ensure_ascii=False))
+    place.upload(unfinished)
 
 
 def _check_same(place: _Place, saved: Header | Manifest, header: Header) -> None:
@@ -295,6 +338,10 @@ def _check_same(place: _Place, saved: Header | Manifest, header: Header) -> None
         )
 
 
+def _size(path: str) -> int:
+    return remote_version(path)[0] if is_remote(path) else os.path.getsize(path)
+
+
 def _size_and_time(path: str) -> tuple[int, int]:
     status = os.stat(path)
     # Programs can restore the time of the content, but not that of the last change.
@@ -302,12 +349,22 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 
 def _state(path: str) -> SourceState:
+    if is_remote(path):
+        size, version = remote_version(path)
+        return {"size": size, "version": version}
     size, modified = _size_and_time(path)
     return {"size": size, "modified": modified, "sha256": sha256(Path(path))}
 
 
 def _check_unchanged(path: str, before: SourceState) -> None:
-    """Raises a `UsageError` if the content of a file has changed; its checksum is read only if its time stamp has."""
+    """Raises a `UsageError` if the content of a file has changed.
+
+    The checksum of a local file is read only if its time stamp has changed.
+    """
+    if is_remote(path):
+        if remote_version(path) != (before["size"], before["version"]):
+            raise _changed(path)
+        return
     size, modified = _size_and_time(path)
     if (size, modified) == (before["size"], before["modified"]):
         return
@@ -479,6 +536,7 @@ class _Shard:
         columns = {"input_ids": pyarrow.list_(pyarrow.int32()), "characters": pyarrow.int32(), "row": pyarrow.int32()}
         self._schema = pyarrow.schema(list(columns.items()))
         self._writer: Any = pyarrow.ipc.new_stream(str(self._temporary), self._schema)
+        self._is_open = True
         self._rows: list[tuple[Any, int, int]] = []
 
     def add(self, document: Document, characters: int, ids: Any) -> None:
@@ -495,8 +553,13 @@ class _Shard:
         """Closes the file, renames it and adds it to the journal; a shard without documents is only journaled."""
         self._write_rows()
         self._writer.close()
+        self._is_open = False
         if self.counts["documents"]:
             os.replace(self._temporary, self._path)
+            place = self._job.place
+            place.upload(self._path)
+            if place.remote is not None:
+                self._path.unlink()
         unreadable = [str(row) for row in bad_rows if not row.is_blank]
         entry: _JournalEntry = {
             "file": self._path.name if self.counts["documents"] else None,
@@ -515,12 +578,14 @@ class _Shard:
             journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
+        self._job.place.upload(self._job.journal)
 
     def discard(self) -> None:
         """Removes an unfinished file."""
-        # Closing writes to the file, which fails on a full disk.
-        with suppress(OSError):
-            self._writer.close()
+        if self._is_open:
+            # Closing writes to the file, which fails on a full disk.
+            with suppress(OSError):
+                self._writer.close()
         self._temporary.unlink(missing_ok=True)
 
     def _write_rows(self) -> None:
