@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from transformers import AutoTokenizer
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data.masking import Masking
+from llm_jp_modernbert.training.data.order import FileShard, Source, changed_shards, shard_list
 from llm_jp_modernbert.training.data.readers import SourceError, find_files
 from llm_jp_modernbert.training.data.sources import sources_of
 from llm_jp_modernbert.training.data.stream import BatchStream
@@ -35,7 +37,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(texts: Path, tokenizer: Path, out: Path, **changes: Any) -> TokenizeOptions:
-    return TokenizeOptions([str(texts)], str(tokenizer), out, shard_tokens=300, **changes)
+    return TokenizeOptions([str(texts)], str(tokenizer), str(out), shard_tokens=300, **changes)
 
 
 @pytest.fixture
@@ -62,26 +64,64 @@ def batches(corpus: Path, tokenizer_folder: Path, count: int = 40) -> Iterator[d
 
 
 def test_merged_parts_equal_one_job(whole: TokenizeOptions, tmp_path: Path) -> None:
-    parts = replace(whole, out=tmp_path / "parts")
+    parts = replace(whole, out=str(tmp_path / "parts"))
     for part in ("3/3", "1/3", "2/3"):
         tokenize_corpus(replace(parts, part=part))
     # A finished part is left as it is.
-    before = {path: path.stat().st_mtime_ns for path in parts.out.rglob("*.arrow")}
+    before = {path: path.stat().st_mtime_ns for path in Path(parts.out).rglob("*.arrow")}
     tokenize_corpus(replace(parts, part="3/3"))
-    assert {path: path.stat().st_mtime_ns for path in parts.out.rglob("*.arrow")} == before
+    assert {path: path.stat().st_mtime_ns for path in Path(parts.out).rglob("*.arrow")} == before
     with pytest.raises(SourceError, match=r"parts: an unfinished tokenized corpus"):
         find_files([str(parts.out)])
     manifest = tokenize_corpus(replace(parts, merge=True))
-    assert files_of(parts.out) == files_of(whole.out)
+    assert files_of(Path(parts.out)) == files_of(Path(whole.out))
     assert tokenize_corpus(replace(parts, merge=True)) == manifest == tokenize_corpus(parts)
     with pytest.raises(UsageError, match=r"parts: a finished corpus, whose parts are merged"):
         tokenize_corpus(replace(parts, part="1/3"))
     tokenizer = Path(whole.tokenizer)
-    pairs = zip(batches(parts.out, tokenizer), batches(whole.out, tokenizer), strict=True)
+    pairs = zip(batches(Path(parts.out), tokenizer), batches(Path(whole.out), tokenizer), strict=True)
     for one, other in pairs:
         for name in ("input_ids", "labels", "cu_seqlens"):
             assert np.array_equal(one[name], other[name])
         assert np.array_equal(one["info"].samples, other["info"].samples)
+
+
+def test_resuming_compares_the_manifest_with_that_of_the_checkpoint(whole: TokenizeOptions, tmp_path: Path) -> None:
+    sources = sources_of(whole.out, "text")
+    saved = [shard_list(source) for source in sources]
+    copy = shutil.copytree(whole.out, tmp_path / "copy")
+    same = sources_of(str(copy), "text")
+    assert changed_shards(saved, [shard_list(source) for source in same], same) is None
+    # Earlier versions read both ends of each file.
+    before = [
+        shard_list(replace(source, shards=[FileShard(shard.name) for shard in source.shards])) for source in sources
+    ]
+    assert before != saved
+    assert changed_shards(before, saved, sources) is None
+    file = copy / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest["sources"][2]["shards"][1]["tokens"] += 1
+    other = shutil.copytree(copy, tmp_path / "other")
+    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    changed = sources_of(str(other), "text")
+    shard = manifest["sources"][2]["shards"][1]["file"]
+    message = changed_shards(saved, [shard_list(source) for source in changed], changed)
+    assert f"the content of {other / 'data' / shard} has changed" in str(message)
+
+
+def test_common_directory_of_shards() -> None:
+    def directory(*names: str) -> str:
+        [described] = [Source([FileShard(name) for name in names])]
+        other = [{"count": 0, "sha256": ""}]
+        return str(changed_shards(other, [shard_list(described, sampled=False)], [described])).split(" have ")[0]
+
+    assert directory("/a/b/1", "/a/b/2") == "the files of /a/b"
+    assert directory("/a/b/1", "/a/c/d/2") == "the files of /a"
+    assert directory("/a/b/1", "/a/2") == "the files of /a"
+    assert directory("a/b/1") == "the files of a/b"
+    assert directory("1", "a/2") == "the files of 1"
+    assert directory("1", "2") == "the files of 1"
+    assert directory("/1", "/a/2") == "the files of /1"
 
 
 def command(settings: TokenizeOptions, part: str) -> list[str]:
@@ -90,11 +130,11 @@ def command(settings: TokenizeOptions, part: str) -> list[str]:
 
 
 def test_killed_part_resumes_and_its_second_job_is_refused(whole: TokenizeOptions, tmp_path: Path) -> None:
-    parts = replace(whole, out=tmp_path / "parts")
+    parts = replace(whole, out=str(tmp_path / "parts"))
     tokenize_corpus(replace(parts, part="1/3"))
-    shards = len(list((parts.out / "data").iterdir()))
+    shards = len(list((Path(parts.out) / "data").iterdir()))
     running = subprocess.Popen(command(parts, "2/3"), text=True, stderr=subprocess.PIPE)
-    while running.poll() is None and len(list((parts.out / "data").iterdir())) == shards:
+    while running.poll() is None and len(list((Path(parts.out) / "data").iterdir())) == shards:
         time.sleep(0.002)
     # Still at work while the second one starts.
     running.send_signal(signal.SIGSTOP)
@@ -111,15 +151,15 @@ def test_killed_part_resumes_and_its_second_job_is_refused(whole: TokenizeOption
         tokenize_corpus(replace(parts, merge=True))
     tokenize_corpus(replace(parts, part="2/3"))
     tokenize_corpus(replace(parts, merge=True))
-    assert files_of(parts.out) == files_of(whole.out)
+    assert files_of(Path(parts.out)) == files_of(Path(whole.out))
 
 
 def test_mistakes_name_the_parts(whole: TokenizeOptions, tmp_path: Path) -> None:
-    parts = replace(whole, out=tmp_path / "parts")
+    parts = replace(whole, out=str(tmp_path / "parts"))
     merge = replace(parts, merge=True)
     with pytest.raises(UsageError, match=r"parts: holds no parts"):
         tokenize_corpus(merge)
-    assert not parts.out.exists()
+    assert not Path(parts.out).exists()
     for text in ("0/3", "4/3", "1", "1/3/2", "a/b", "-1/3"):
         with pytest.raises(UsageError, match=rf"^--part {text}: give the number"):
             tokenize_corpus(replace(parts, part=text))
@@ -128,7 +168,7 @@ def test_mistakes_name_the_parts(whole: TokenizeOptions, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="exclude each other"):
         tokenize_corpus(replace(merge, part="1/3"))
     with pytest.raises(UsageError, match=r"^--out .* is not empty"):
-        tokenize_corpus(replace(parts, part="1/3", out=Path(whole.tokenizer)))
+        tokenize_corpus(replace(parts, part="1/3", out=whole.tokenizer))
     tokenize_corpus(replace(parts, part="1/3"))
     with pytest.raises(UsageError, match=r"already split into 3 parts, and into 4"):
         tokenize_corpus(replace(parts, part="1/4"))
@@ -142,30 +182,30 @@ def test_mistakes_name_the_parts(whole: TokenizeOptions, tmp_path: Path) -> None
     tokenize_corpus(replace(parts, part="3/3", files=[*parts.files, str(Path(whole.tokenizer) / "tokenizer.json")]))
     with pytest.raises(UsageError, match=r": 2/3 \(normalization\), 3/3 \(files\) of the parts"):
         tokenize_corpus(merge)
-    assert not (parts.out / "manifest.json").exists()
+    assert not (Path(parts.out) / "manifest.json").exists()
 
 
 def test_missing_shard_is_named(whole: TokenizeOptions, tmp_path: Path) -> None:
-    parts = replace(whole, out=tmp_path / "parts")
+    parts = replace(whole, out=str(tmp_path / "parts"))
     for number in (1, 2):
         tokenize_corpus(replace(parts, part=f"{number}/2"))
-    lost = min((parts.out / "data").iterdir())
+    lost = min((Path(parts.out) / "data").iterdir())
     lost.rename(tmp_path / lost.name)
     with pytest.raises(UsageError, match=rf"^{lost}: is missing"):
         tokenize_corpus(replace(parts, merge=True))
     (tmp_path / lost.name).rename(lost)
     assert tokenize_corpus(replace(parts, merge=True)) == json.loads(
-        (whole.out / "manifest.json").read_text(encoding="utf-8")
+        (Path(whole.out) / "manifest.json").read_text(encoding="utf-8")
     )
 
 
 def test_part_refuses_a_corpus_without_parts(whole: TokenizeOptions, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / ".progress").mkdir(parents=True)
-    os.rename(whole.out / "data", out / "data")
+    os.rename(Path(whole.out) / "data", out / "data")
     (out / ".progress" / "header.json").write_text("{}")
     with pytest.raises(UsageError, match=r"out: a job without --part has begun this corpus"):
-        tokenize_corpus(replace(whole, out=out, part="1/2"))
+        tokenize_corpus(replace(whole, out=str(out), part="1/2"))
 
 
 def test_slurm_array_and_merge_job(tmp_path: Path) -> None:

@@ -32,8 +32,15 @@ _MIN_SAMPLE, _MAX_SAMPLE = 1 << 12, 1 << 20
 _MAX_READ = 1 << 30
 
 
+RECORDED = "recorded-"
+"""Prefix of a sample's `sha256` that comes from the manifest of a tokenized corpus."""
+
+
 class Sample(TypedDict):
-    """Size of a shard in bytes, and a part of the SHA-256 of its beginning and end."""
+    """Size of a shard in bytes, and a part of the SHA-256 of its beginning and end.
+
+    For a shard of a tokenized corpus: the bytes of its texts, and `RECORDED` with a sum of its entry in the manifest.
+    """
 
     size: int
     sha256: str
@@ -320,7 +327,9 @@ def changed_shards(saved: Sequence[ShardList], now: Sequence[ShardList], sources
             return f"the files of {directory} have changed ({change})"
         samples = zip(source.shards, before.get("samples", ()), after.get("samples", ()), strict=False)
         for shard, then, current in samples:
-            if then != current:
+            # Earlier versions read the shards of tokenized corpora.
+            is_comparable = then["sha256"].startswith(RECORDED) == current["sha256"].startswith(RECORDED)
+            if is_comparable and then != current:
                 sizes = f"{then['size']:,} bytes then, {current['size']:,} now"
                 return f"the content of {shard.name} has changed ({sizes})"
     return None
@@ -328,11 +337,15 @@ def changed_shards(saved: Sequence[ShardList], now: Sequence[ShardList], sources
 
 def _relative_names(source: Source) -> tuple[str, list[str]]:
     """The common directory of a source's shards, and their names relative to it."""
-    parts = [shard.name.split("/") for shard in source.shards]
-    directories = [part[:-1] for part in parts]
+    names = [shard.name for shard in source.shards]
+    directories = [directory.split("/") for directory in {name.rpartition("/")[0] for name in names}]
     levels = enumerate(zip(*directories, strict=False))
-    shared = next((level for level, names in levels if len(set(names)) > 1), min(map(len, directories)))
-    return "/".join(parts[0][:shared]) or source.shards[0].name, ["/".join(part[shared:]) for part in parts]
+    shared = next((level for level, parts in levels if len(set(parts)) > 1), min(map(len, directories)))
+    directory = "/".join(directories[0][:shared])
+    # A name without a directory splits into one empty part.
+    if directories == [[""]]:
+        return names[0], names
+    return directory or names[0], [name.split("/", shared)[shared] for name in names]
 
 
 def _sha256(names: Sequence[str]) -> str:

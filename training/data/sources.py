@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import NotRequired, TypedDict
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
@@ -20,8 +25,8 @@ from ..recipe.arguments import Data
 from .blocks import BlockSettings, known_ids, normalize
 from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
-from .manifest import MANIFEST, Manifest
-from .order import DocumentOrder, FileShard, Sample, Shard, Source, text_digest
+from .manifest import MANIFEST, MAX_BYTES, ShardEntry, TokenizerEntry
+from .order import RECORDED, DocumentOrder, FileShard, Sample, Shard, Source, text_digest
 from .readers import (
     IDS_COLUMN,
     KNOWN_SUFFIXES,
@@ -57,6 +62,52 @@ class CorpusOrigin:
     vocabulary: str
     remedy: str
     normalization: str | None = None
+
+
+class _Origin(TypedDict):
+    """The part of a manifest that says how a corpus was made."""
+
+    tokenizer: NotRequired[TokenizerEntry]
+    normalization: NotRequired[str]
+
+
+class _Shards(TypedDict):
+    sha256: NotRequired[str]
+    shards: list[ShardEntry]
+
+
+class _Contents(_Origin):
+    """The part of a manifest that identifies the shards."""
+
+    sources: list[_Shards]
+
+
+@dataclass(frozen=True)
+class CorpusShard(FileShard):
+    """A shard of a tokenized corpus, which is identified by its entry in the manifest instead of its content."""
+
+    def sample(self, length: int) -> Sample:
+        """See `order.Shard`."""
+        data, name = os.path.split(self.name)
+        recorded = _recorded(os.path.join(os.path.dirname(data), MANIFEST)).get(name)
+        return super().sample(length) if recorded is None else recorded
+
+
+@lru_cache(maxsize=8)
+def _recorded(file: str) -> dict[str, Sample]:
+    """A sample of each shard of a tokenized corpus; empty if the manifest is that of something else."""
+    try:
+        manifest: _Contents = read_json(Path(file), _Contents, max_bytes=MAX_BYTES)
+    except UsageError:
+        return {}
+    samples: dict[str, Sample] = {}
+    vocabulary = manifest["tokenizer"]["sha256"] if "tokenizer" in manifest else None
+    for source in manifest["sources"]:
+        made_from = (vocabulary, manifest.get("normalization"), source.get("sha256"))
+        for shard in source["shards"]:
+            digest = hashlib.sha256(json.dumps([*made_from, *sorted(shard.items())]).encode()).hexdigest()[:16]
+            samples[shard["file"]] = {"size": shard["bytes"], "sha256": f"{RECORDED}{digest}"}
+    return samples
 
 
 @dataclass(frozen=True)
@@ -206,8 +257,8 @@ def check_tokenized_with(
     """
     shards = [shard for source in sources for shard in source.shards]
     files = [shard.name for shard in shards if isinstance(shard, FileShard) and shard.name.endswith(".arrow")]
-    directories = {Path(file).parent.parent for file in files}
-    origins = [_origin(str(directory)) for directory in sorted(directories)]
+    directories = {os.path.dirname(directory) for directory in {os.path.dirname(file) for file in files}}
+    origins = [_origin(directory) for directory in sorted(directories)]
     origins += [shard.origin for shard in shards if isinstance(shard, DatasetShard)]
     corpora = [origin for origin in dict.fromkeys(origins) if origin is not None]
     vocabulary = vocabulary_hash(tokenizer) if corpora else ""
@@ -245,10 +296,10 @@ def _origin(place: str, revision: str | None = None) -> CorpusOrigin | None:
             return None
         except (OSError, ValueError) as error:
             raise SourceError(f"{place}: {MANIFEST} cannot be read: {explain(error)}") from error
-    if "tokenizer" not in read_json(file, dict[str, Any]):
+    manifest = read_json(file, _Origin, max_bytes=MAX_BYTES)
+    if "tokenizer" not in manifest:
         # A manifest.json of another kind of dataset.
         return None
-    manifest = read_json(file, Manifest)
     tokenizer = manifest["tokenizer"]
     return CorpusOrigin(place, tokenizer["name"], tokenizer["sha256"], remedy, manifest.get("normalization"))
 
@@ -267,7 +318,8 @@ def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
     if any(name in entry for name in _DATASET_KEYS) or not is_file:
         return _dataset_shards(path, entry, text_column, key)
     try:
-        return [FileShard(file, text_column) for file in find_files([path])]
+        kind = CorpusShard if (Path(os.path.expanduser(path)) / MANIFEST).is_file() else FileShard
+        return [kind(file, text_column) for file in find_files([path])]
     except SourceError as error:
         raise SourceError(f"{key}: {error}") from error
 
