@@ -44,6 +44,7 @@ EXTRAS["retrieval"] = [
     "sudachidict-core",
     *EXTRAS["finetune"],
 ]
+EXTRAS["corpus"] = ["datatrove[io]==0.10.*", "regex>=2025.11"]
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
 # mteb is not included: the tests of JMTEB are skipped if it is missing.
 EXTRAS["test"] = [
@@ -106,6 +107,7 @@ setup(
         "llm_jp_modernbert.quickstart": ["corpus/*"],
         "llm_jp_modernbert.evaluation.data": ["prompts.jsonl"],
         "llm_jp_modernbert.model_cards": ["templates/*.md", "templates/*.txt", "templates/licenses/*"],
+        "llm_jp_modernbert.training.corpora": ["recipes/*.yaml"],
         "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
     },
     # The tests have passed with these lowest versions.

@@ -24,6 +24,7 @@ from .commands.finetune import finetune
 from .commands.index_blocks import index_blocks
 from .commands.leaderboard import leaderboard
 from .commands.options import fit_help
+from .commands.prepare_corpus import prepare_corpus
 from .commands.pretrain import pretrain
 from .commands.pull import pull
 from .commands.quickstart import quickstart
@@ -57,6 +58,7 @@ for job in (
     train_sparse,
     train_late_interaction,
     adapt,
+    prepare_corpus,
     tokenize_corpus,
     index_blocks,
     average,

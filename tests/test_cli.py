@@ -27,6 +27,7 @@ COMMANDS = [
         "train-sparse",
         "train-late-interaction",
         "adapt",
+        "prepare-corpus",
         "tokenize-corpus",
         "index-blocks",
         "average",

@@ -17,9 +17,9 @@ from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import RetrievalOptions
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, RETRIEVAL, ADAPTATION, ENCODING, SERVING = (
+PAGE, RETRIEVAL, ADAPTATION, ENCODING, SERVING, CORPORA = (
     (DOCS / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("finetuning", "retrieval", "adaptation", "encoding", "serving")
+    for name in ("finetuning", "retrieval", "adaptation", "encoding", "serving", "corpora")
 )
 SECTIONS, RETRIEVAL_SECTIONS = (page.split("\n## ")[1:] for page in (PAGE, RETRIEVAL))
 COMMAND = (
@@ -45,7 +45,7 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [*commands(PAGE), *commands(RETRIEVAL), *commands(ADAPTATION), *commands(ENCODING), *commands(SERVING)],
+    [line for page in (PAGE, RETRIEVAL, ADAPTATION, ENCODING, SERVING, CORPORA) for line in commands(page)],
     ids=" ".join,
 )
 def test_commands_parse(arguments: list[str]) -> None:

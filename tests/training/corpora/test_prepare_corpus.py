@@ -1,0 +1,112 @@
+"""Corpora prepared with the local executor: what was planted is removed and counted, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("datatrove", reason="datatrove is not installed")
+
+import pyarrow.parquet
+
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.training.corpora.prepare import prepare_corpus
+from llm_jp_modernbert.training.corpora.recipe import load_recipe
+
+WORDS = [
+    *("私は", "彼女が", "昨日", "東京で", "買った", "本を", "静かな", "部屋で", "読みながら", "雨の"),
+    *("音を", "聞いて", "いた", "犬と", "猫も", "庭に", "出て", "空を", "見上げた"),
+]
+
+
+def sentences(seed: int, count: int = 20) -> str:
+    generator = random.Random(seed)
+    return "\n".join(f"{''.join(generator.sample(WORDS, 9))}{number}回目。" for number in range(count))
+
+
+def write(path: Path, texts: list[str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), "utf-8")
+
+
+def read(folder: Path, split: str = "train") -> list[str]:
+    files = sorted((folder / split).glob("*.parquet"))
+    return [text for file in files for text in pyarrow.parquet.read_table(file)["text"].to_pylist()]
+
+
+def prepare(data: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    recipe = load_recipe("japanese-web", [f"data={data}", f"output_dir={out}", *overrides])
+    report = prepare_corpus(recipe)
+    assert report is not None
+    return report
+
+
+def removed(report: dict[str, Any]) -> dict[str, int]:
+    return {step["name"]: step["documents"] for step in report["steps"] if step["documents"]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "pages"
+    texts = [sentences(seed) for seed in range(30)]
+    write(folder / "a.jsonl", [*texts[:10], "短い。", "These are English words only. " * 20])
+    write(folder / "b.jsonl", [*texts[10:20], texts[3], "同じ行が何度も続くページです。\n" * 40])
+    write(folder / "c.jsonl", [*texts[20:], texts[3], texts[25]])
+    with (folder / "c.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": 1}\nnot JSON\n')
+    return folder
+
+
+def test_planted_documents_are_removed_and_counted(data: Path, tmp_path: Path) -> None:
+    report = prepare(data, tmp_path / "out", "tasks=4", "validation_share=0", "decontamination=null")
+    assert sorted(read(tmp_path / "out")) == sorted(sentences(seed) for seed in range(30))
+    assert removed(report) == {
+        "unreadable_rows": 2,
+        "characters": 1,
+        "japanese": 1,
+        "repeated_lines": 1,
+        "exact_duplicates": 3,
+    }
+    assert report["documents_read"] == 36
+    assert report["splits"]["train"]["documents"] == 30
+    (sample,) = next(step["samples"] for step in report["steps"] if step["name"] == "characters")
+    assert sample["text"] == "短い。"
+    assert sample["id"] == "pages/a.jsonl:11"
+
+
+def test_manifest_lists_all_files_with_their_checksums(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = prepare(data, out, "tasks=2", "validation_share=0.3", "decontamination=null")
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    assert {entry["path"] for entry in manifest["files"]} == {
+        path.relative_to(out).as_posix() for path in out.glob("*/*.parquet")
+    }
+    for entry in manifest["files"]:
+        content = (out / entry["path"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (entry["bytes"], entry["sha256"])
+    train, validation = read(out), read(out, "validation")
+    assert (len(train), len(validation)) == tuple(report["splits"][s]["documents"] for s in ("train", "validation"))
+    assert len(train) + len(validation) == 30
+    assert validation
+
+
+def test_split_of_a_document_does_not_depend_on_the_rest(data: Path, tmp_path: Path) -> None:
+    options = ("validation_share=0.3", "decontamination=null")
+    prepare(data, tmp_path / "all", *options)
+    prepare(data / "b.jsonl", tmp_path / "one", *options)
+    assert set(read(tmp_path / "one", "validation")) <= set(read(tmp_path / "all", "validation"))
+
+
+def test_other_settings_are_refused(data: Path, tmp_path: Path) -> None:
+    prepare(data, tmp_path / "out", "decontamination=null")
+    with pytest.raises(UsageError, match=r"was prepared with other settings \(tasks\)"):
+        prepare(data, tmp_path / "out", "decontamination=null", "tasks=2")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty"):
+        prepare(data, tmp_path / "other", "decontamination=null")

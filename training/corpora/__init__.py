@@ -1,0 +1,1 @@
+"""Preparing a corpus: filters, deduplication, decontamination and splits, on datatrove's engine."""

@@ -1,0 +1,95 @@
+"""The stages of a preparation, each a datatrove pipeline that runs after the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup.exact_dedup import (
+    ExactDedupConfig,
+    ExactDedupFilter,
+    ExactDedupSignature,
+    ExactFindDedups,
+)
+from datatrove.pipeline.writers import ParquetWriter
+from datatrove.utils.hashing import HashConfig
+
+from .removed import Removed
+from .report import WriteReport
+from .steps import InputFile, Normalize, RangeFilter, ReadFiles, ReadOwn, Split, WritePart, text_of
+
+if TYPE_CHECKING:
+    from datatrove.data import Document
+
+    from .recipe import CorpusRecipe
+
+WORK = "work"
+"""Directory of intermediate files, logs and task markers below the output directory."""
+
+_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.string())])
+# datatrove's xxhash functions pass strings, which xxhash 4 rejects.
+_SHA1 = HashConfig(hash_fc="sha1")
+_EXACT = ExactDedupConfig(content_getter=text_of, hash_config=_SHA1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pipeline and its number of tasks."""
+
+    name: str
+    pipeline: list[PipelineStep | Callable[..., Any]]
+    tasks: int
+
+
+def stages(recipe: CorpusRecipe, files: list[list[InputFile]]) -> list[Stage]:
+    """The stages of a preparation.
+
+    Args:
+        recipe: the recipe.
+        files: input files of each task.
+    """
+    work = f"{recipe.output_dir.rstrip('/')}/{WORK}"
+    cleaned, signatures, duplicates = f"{work}/cleaned", f"{work}/exact/signatures", f"{work}/exact/duplicates"
+    tasks = recipe.tasks
+
+    def removed(step: str) -> Removed:
+        return Removed(f"{work}/removed", step)
+
+    clean: list[Any] = [ReadFiles(files, removed("unreadable_rows"))]
+    steps = ["unreadable_rows"]
+    if recipe.normalization != "none":
+        clean.append(Normalize(recipe.normalization, removed("normalization")))
+        steps.append("normalization")
+    for name, accepted in recipe.filters.items():
+        clean.append(RangeFilter(name, accepted.min, accepted.max, removed(name)))
+        steps.append(name)
+    clean.append(_writer(cleaned, "${rank}.parquet", recipe.shard_bytes))
+    result = [Stage("clean", clean, tasks)]
+    write: list[Any] = [ReadOwn(cleaned)]
+    if recipe.exact_duplicates:
+        # Signatures are cheap: they are computed while the texts are in memory.
+        clean.append(ExactDedupSignature(signatures, _EXACT, finder_workers=tasks))
+        result.append(Stage("exact-duplicates", [ExactFindDedups(signatures, duplicates, _EXACT)], tasks))
+        write.append(ExactDedupFilter(duplicates, _EXACT, removed("exact_duplicates")))
+        steps.append("exact_duplicates")
+    write += [
+        Split(recipe.validation_share),
+        _writer(recipe.output_dir, "${split}/${rank}.parquet", recipe.shard_bytes),
+        WritePart(recipe.output_dir, f"{work}/parts"),
+    ]
+    result.append(Stage("write", write, tasks))
+    result.append(Stage("report", [WriteReport(recipe, steps, files, work)], 1))
+    return result
+
+
+def _writer(folder: str, name: str, shard_bytes: int) -> ParquetWriter:
+    return ParquetWriter(
+        folder, name, compression="zstd", adapter=_row, schema=_SCHEMA, batch_size=100, max_file_size=shard_bytes
+    )
+
+
+def _row(writer: ParquetWriter, document: Document) -> dict[str, str]:
+    return {"id": document.id, "source": document.metadata["source"], "text": document.text}

@@ -1,0 +1,120 @@
+"""Prepare a corpus from a recipe, on this machine or a cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.core.files import lock
+
+if TYPE_CHECKING:
+    from .recipe import CorpusRecipe, Source
+    from .steps import InputFile
+
+ExecutorName = Literal["local", "slurm", "ray"]
+
+_REMOTE_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz")
+
+
+def prepare_corpus(recipe: CorpusRecipe, executor: ExecutorName = "local", workers: int = 1) -> dict[str, Any] | None:
+    """Prepares a corpus, or resumes an interrupted preparation.
+
+    Args:
+        recipe: the recipe.
+        executor: where to run the tasks.
+        workers: number of tasks that run at the same time.
+
+    Returns:
+        The report; None if jobs were submitted to Slurm.
+
+    Raises:
+        UsageError: datatrove is missing, a file cannot be read, or `output_dir` holds something else.
+    """
+    if importlib.util.find_spec("datatrove") is None:
+        raise UsageError('prepare-corpus needs datatrove: pip install "llm-jp-modernbert[corpus]"')
+    from datatrove.io import get_datafolder
+
+    from .executors import run
+    from .pipelines import WORK, stages
+    from .report import MANIFEST, REPORT
+
+    files = divide(input_files(recipe.sources), recipe.tasks)
+    output = get_datafolder(recipe.output_dir)
+    is_local = output.is_local()
+    with lock(Path(recipe.output_dir), "prepare-corpus") if is_local else nullcontext():
+        _check_same(output, f"{WORK}/inputs.json", recipe, files)
+        if not output.exists(MANIFEST):
+            run(stages(recipe, files), recipe, executor, workers)
+        if executor == "slurm":
+            return None
+        with output.open(REPORT, "r") as file:
+            report: dict[str, Any] = json.load(file)
+            return report
+
+
+def input_files(sources: list[Source]) -> list[InputFile]:
+    """The files of all sources, in the order of the recipe.
+
+    Raises:
+        UsageError: a pattern matches no file, or a file type is unsupported.
+    """
+    from fsspec.core import url_to_fs
+
+    from llm_jp_modernbert.training.data.readers import find_files
+
+    from .steps import InputFile
+
+    files: dict[str, InputFile] = {}
+    for source in sources:
+        if "://" not in source.path:
+            found = {path: Path(path).stat().st_size for path in find_files([source.path])}
+        else:
+            system, path = url_to_fs(source.path)
+            matches = system.glob(path) or []
+            names = [name for match in matches for name in (system.find(match) if system.isdir(match) else [match])]
+            found = {
+                system.unstrip_protocol(name): system.size(name)
+                for name in sorted(names)
+                if name.endswith(_REMOTE_SUFFIXES)
+            }
+            if not found:
+                raise UsageError(f"{source.path}: no file with a supported suffix ({', '.join(_REMOTE_SUFFIXES)}).")
+        for path, size in found.items():
+            name = source.name or Path(path).parent.name
+            files.setdefault(path, InputFile(path, size, name, source.text_column))
+    return list(files.values())
+
+
+def divide(files: list[InputFile], tasks: int) -> list[list[InputFile]]:
+    """Divides files over tasks such that their sizes are about equal: the largest first, each to the smallest task."""
+    shares: list[list[InputFile]] = [[] for _ in range(tasks)]
+    sizes = [0] * tasks
+    for file in sorted(files, key=lambda file: -file.size):
+        smallest = sizes.index(min(sizes))
+        shares[smallest].append(file)
+        sizes[smallest] += file.size
+    return shares
+
+
+def _check_same(output: Any, name: str, recipe: CorpusRecipe, files: list[list[InputFile]]) -> None:
+    """Records the recipe and the inputs of a new preparation, or compares them with those of an interrupted one."""
+    now: dict[str, Any] = {"recipe": recipe.plain(), "inputs": [[vars(file) for file in task] for task in files]}
+    if not output.exists(name):
+        if output.exists("") and output.list_files():
+            raise UsageError(f"{recipe.output_dir} is not empty. Name a new output_dir.")
+        with output.open(name, "w") as file:
+            json.dump(now, file, ensure_ascii=False)
+        return
+    with output.open(name, "r") as file:
+        before = json.load(file)
+    keys = sorted(key for key in now["recipe"] if before["recipe"].get(key) != now["recipe"][key])
+    if before["inputs"] != now["inputs"] and not keys:
+        keys = ["input files"]
+    if keys:
+        raise UsageError(
+            f"{recipe.output_dir}: was prepared with other settings ({', '.join(keys)}). Name another output_dir."
+        )
