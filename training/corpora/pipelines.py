@@ -14,12 +14,29 @@ from datatrove.pipeline.dedup.exact_dedup import (
     ExactDedupSignature,
     ExactFindDedups,
 )
+from datatrove.pipeline.dedup.minhash import (
+    MinhashConfig,
+    MinhashDedupBuckets,
+    MinhashDedupCluster,
+    MinhashDedupFilter,
+)
 from datatrove.pipeline.writers import ParquetWriter
 from datatrove.utils.hashing import HashConfig
 
 from .removed import Removed
 from .report import WriteReport
-from .steps import InputFile, Normalize, RangeFilter, ReadFiles, ReadOwn, Split, WritePart, text_of
+from .steps import (
+    CharacterSignature,
+    Decontaminate,
+    InputFile,
+    Normalize,
+    RangeFilter,
+    ReadFiles,
+    ReadOwn,
+    Split,
+    WritePart,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from datatrove.data import Document
@@ -28,6 +45,8 @@ if TYPE_CHECKING:
 
 WORK = "work"
 """Directory of intermediate files, logs and task markers below the output directory."""
+SENTENCES = "sentences.json"
+"""File of the sentences of evaluation texts, in `WORK`."""
 
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.string())])
 # datatrove's xxhash functions pass strings, which xxhash 4 rejects.
@@ -75,6 +94,21 @@ def stages(recipe: CorpusRecipe, files: list[list[InputFile]]) -> list[Stage]:
         result.append(Stage("exact-duplicates", [ExactFindDedups(signatures, duplicates, _EXACT)], tasks))
         write.append(ExactDedupFilter(duplicates, _EXACT, removed("exact_duplicates")))
         steps.append("exact_duplicates")
+    if recipe.near_duplicates is not None:
+        near = recipe.near_duplicates
+        config = MinhashConfig(near.characters, near.bands, near.hashes, hash_config=_SHA1)
+        bands, pairs, clusters = f"{work}/near/signatures", f"{work}/near/pairs", f"{work}/near/clusters"
+        # Without the counters, which the last stage writes.
+        earlier = [ExactDedupFilter(duplicates, _EXACT)] if recipe.exact_duplicates else []
+        result.append(Stage("near-signatures", [ReadOwn(cleaned), *earlier, CharacterSignature(bands, config)], tasks))
+        result.append(Stage("near-pairs", [MinhashDedupBuckets(bands, pairs, config=config)], near.bands))
+        result.append(Stage("near-clusters", [MinhashDedupCluster(pairs, clusters, config=config)], 1))
+        write.append(MinhashDedupFilter(clusters, removed("near_duplicates")))
+        steps.append("near_duplicates")
+    if recipe.decontamination is not None:
+        sentences = f"{work}/{SENTENCES}"
+        write.append(Decontaminate(sentences, recipe.decontamination, removed("decontamination")))
+        steps.append("decontamination")
     write += [
         Split(recipe.validation_share),
         _writer(recipe.output_dir, "${split}/${rank}.parquet", recipe.shard_bytes),

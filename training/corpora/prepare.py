@@ -38,16 +38,21 @@ def prepare_corpus(recipe: CorpusRecipe, executor: ExecutorName = "local", worke
         raise UsageError('prepare-corpus needs datatrove: pip install "llm-jp-modernbert[corpus]"')
     from datatrove.io import get_datafolder
 
+    from .decontamination import evaluation_sentences
     from .executors import run
-    from .pipelines import WORK, stages
+    from .pipelines import SENTENCES, WORK, stages
     from .report import MANIFEST, REPORT
 
     files = divide(input_files(recipe.sources), recipe.tasks)
+    texts = recipe.decontamination
+    sentences = evaluation_sentences(texts.texts, texts.min_characters) if texts is not None else []
     output = get_datafolder(recipe.output_dir)
     is_local = output.is_local()
     with lock(Path(recipe.output_dir), "prepare-corpus") if is_local else nullcontext():
         _check_same(output, f"{WORK}/inputs.json", recipe, files)
         if not output.exists(MANIFEST):
+            with output.open(f"{WORK}/{SENTENCES}", "w") as file:
+                json.dump(sentences, file, ensure_ascii=False)
             run(stages(recipe, files), recipe, executor, workers)
         if executor == "slurm":
             return None

@@ -69,6 +69,6 @@ class WriteReport(PipelineStep):
         for name, content in ((REPORT, report), (MANIFEST, manifest)):
             with output.open(name, "w") as file:
                 file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        for name in ("cleaned", "exact"):
+        for name in ("cleaned", "exact", "near"):
             if work.exists(name):
                 work.rm(name, recursive=True)

@@ -10,24 +10,34 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 from datatrove.data import Document
-from datatrove.io import get_datafolder
+from datatrove.io import get_datafolder, open_file
 from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
+from datatrove.utils.word_tokenizers import WordTokenizer
 from multiprocess.process import parent_process
 
 from llm_jp_modernbert.training.data.readers import BadRow, read_rows
 
-from .measures import MEASURES, hash64
+from .decontamination import Sentence, SentenceIndex
+from .measures import MEASURES, hash64, ngram_hashes, skeleton
+from .recipe import Decontamination
 from .removed import Removed
 
 Documents = Iterable[Document]
 
 TRAIN, VALIDATION = "train", "validation"
+
+# N-grams whose hashes are computed at a time.
+_SHINGLES = 4096
 
 
 def end_with_parent(data: Any, rank: int, world_size: int) -> Any:
@@ -155,6 +165,72 @@ class RangeFilter(BaseFilter):
             doc.metadata["filter_reason"] = f"{self.name} {value:.4g}"
             return False
         return True
+
+
+class Characters(WordTokenizer):
+    """Splits texts into characters, in place of datatrove's tokenizers of words."""
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """The characters of a text."""
+        return list(text)
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        """The whole text."""
+        return [text]
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        """The span of the whole text."""
+        return [(0, len(text))]
+
+
+class CharacterSignature(MinhashDedupSignature):
+    """MinHash signatures of character n-grams, with memory that does not grow with a document."""
+
+    def __init__(self, output_folder: str, config: MinhashConfig) -> None:
+        super().__init__(output_folder, config, language=Characters())
+
+    def get_shingles(self, text: str) -> npt.NDArray[np.uint64]:
+        """`(n, 1)` hashes of the distinct n-grams."""
+        return np.unique(ngram_hashes(skeleton(text), self.config.n_grams)).reshape(-1, 1)
+
+    def get_signature(self, shingles: npt.NDArray[np.uint64]) -> list[list[int]]:
+        """The minima of each band, over parts of the n-grams."""
+        parts = [shingles[start : start + _SHINGLES] for start in range(0, len(shingles), _SHINGLES)]
+        minima = np.min([super(CharacterSignature, self).get_signature(part) for part in parts], axis=0)
+        return cast("list[list[int]]", minima.tolist())
+
+
+class Decontaminate(BaseFilter):
+    """Removes documents that contain a sentence of the evaluation texts.
+
+    Args:
+        sentences: JSON file of the sentences.
+        settings: the settings of the recipe.
+        removed: counter of the removed documents.
+    """
+
+    name = "decontamination"
+
+    def __init__(self, sentences: str, settings: Decontamination, removed: Removed) -> None:
+        super().__init__(exclusion_writer=removed)
+        self.sentences = sentences
+        self.settings = settings
+
+    @cached_property
+    def _index(self) -> tuple[list[Sentence], SentenceIndex]:
+        with open_file(self.sentences, "r") as file:
+            sentences = json.load(file)
+        texts = [sentence for _, sentence in sentences]
+        return sentences, SentenceIndex(texts, self.settings.characters, self.settings.share)
+
+    def filter(self, doc: Document) -> bool:
+        """Whether to keep a document."""
+        sentences, index = self._index
+        place = index.find(doc.text)
+        if place is None:
+            return True
+        doc.metadata["filter_reason"] = ": ".join(sentences[place])
+        return False
 
 
 def text_of(document: Document) -> str:

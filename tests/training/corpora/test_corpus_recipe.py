@@ -16,15 +16,15 @@ GIVEN = ["data=texts.jsonl", "output_dir=out"]
 
 @pytest.mark.parametrize("name", shipped())
 def test_packaged_recipe_loads(name: str) -> None:
-    recipe = load_recipe(name, [*GIVEN, "decontamination=null"])
+    recipe = load_recipe(name, [*GIVEN])
     assert recipe.sources == [Source("texts.jsonl")]
     assert recipe.filters
 
 
 def test_overrides_change_single_keys() -> None:
-    recipe = load_recipe("japanese-web", [*GIVEN, "decontamination=null", "filters.kana.min=0.2", "tasks=4"])
+    recipe = load_recipe("japanese-web", [*GIVEN, "filters.kana.min=0.2", "tasks=4"])
     assert recipe.filters["kana"] == Range(min=0.2)
-    assert recipe.filters["latin"] == load_recipe("japanese-web", [*GIVEN, "decontamination=null"]).filters["latin"]
+    assert recipe.filters["latin"] == load_recipe("japanese-web", [*GIVEN]).filters["latin"]
     assert recipe.tasks == 4
 
 
@@ -46,11 +46,11 @@ def test_overrides_change_single_keys() -> None:
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        load_recipe("japanese-web", [*GIVEN, "decontamination=null", override])
+        load_recipe("japanese-web", [*GIVEN, override])
 
 
 def test_missing_datatrove_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "datatrove", None)
-    recipe = load_recipe("japanese-web", ["data=a.jsonl", f"output_dir={tmp_path / 'out'}", "decontamination=null"])
+    recipe = load_recipe("japanese-web", ["data=a.jsonl", f"output_dir={tmp_path / 'out'}"])
     with pytest.raises(UsageError, match=r'pip install "llm-jp-modernbert\[corpus\]"'):
         prepare_corpus(recipe)

@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_planted_documents_are_removed_and_counted(data: Path, tmp_path: Path) -> None:
-    report = prepare(data, tmp_path / "out", "tasks=4", "validation_share=0", "decontamination=null")
+    report = prepare(data, tmp_path / "out", "tasks=4", "validation_share=0")
     assert sorted(read(tmp_path / "out")) == sorted(sentences(seed) for seed in range(30))
     assert removed(report) == {
         "unreadable_rows": 2,
@@ -81,7 +81,7 @@ def test_planted_documents_are_removed_and_counted(data: Path, tmp_path: Path) -
 
 def test_manifest_lists_all_files_with_their_checksums(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    report = prepare(data, out, "tasks=2", "validation_share=0.3", "decontamination=null")
+    report = prepare(data, out, "tasks=2", "validation_share=0.3")
     manifest = json.loads((out / "manifest.json").read_text("utf-8"))
     assert {entry["path"] for entry in manifest["files"]} == {
         path.relative_to(out).as_posix() for path in out.glob("*/*.parquet")
@@ -96,17 +96,58 @@ def test_manifest_lists_all_files_with_their_checksums(data: Path, tmp_path: Pat
 
 
 def test_split_of_a_document_does_not_depend_on_the_rest(data: Path, tmp_path: Path) -> None:
-    options = ("validation_share=0.3", "decontamination=null")
-    prepare(data, tmp_path / "all", *options)
-    prepare(data / "b.jsonl", tmp_path / "one", *options)
+    options = "validation_share=0.3"
+    prepare(data, tmp_path / "all", options)
+    prepare(data / "b.jsonl", tmp_path / "one", options)
     assert set(read(tmp_path / "one", "validation")) <= set(read(tmp_path / "all", "validation"))
 
 
 def test_other_settings_are_refused(data: Path, tmp_path: Path) -> None:
-    prepare(data, tmp_path / "out", "decontamination=null")
+    prepare(data, tmp_path / "out")
     with pytest.raises(UsageError, match=r"was prepared with other settings \(tasks\)"):
-        prepare(data, tmp_path / "out", "decontamination=null", "tasks=2")
+        prepare(data, tmp_path / "out", "tasks=2")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not empty"):
-        prepare(data, tmp_path / "other", "decontamination=null")
+        prepare(data, tmp_path / "other")
+
+
+def edited(text: str, seed: int) -> str:
+    """The text with every hundredth character replaced."""
+    generator = random.Random(seed)
+    characters = list(text)
+    for place in range(generator.randrange(100), len(characters), 100):
+        characters[place] = generator.choice("アイウエオ")
+    return "".join(characters)
+
+
+def test_near_duplicates_and_evaluation_sentences_are_removed(tmp_path: Path) -> None:
+    texts = [sentences(seed) for seed in range(20)]
+    copies = [edited(text, seed) for seed, text in enumerate(texts[:8])]
+    question = "ある晴れた日の午後に山の上の小さな駅で降りた乗客は何人だったか。"
+    contaminated = [
+        f"{sentences(100)}\nある晴れた日の午後に、山の上の小さな駅で降りた乗客は何人だったか？",
+        sentences(101) + question,
+    ]
+    partial = sentences(102) + "ある晴れた日の午後に出かけた。"
+    write(tmp_path / "pages" / "a.jsonl", [*texts, partial, contaminated[0]])
+    write(tmp_path / "pages" / "b.jsonl", [*copies, contaminated[1]])
+    nested = {"data": [{"paragraphs": [{"context": "短い。" + question, "answers": ["三人"]}]}]}
+    (tmp_path / "test.json").write_text(json.dumps(nested), "utf-8")
+    options = ("tasks=3", "validation_share=0", f"decontamination.texts=[{tmp_path / 'test.json'}]")
+    report = prepare(tmp_path / "pages", tmp_path / "out", *options)
+    assert removed(report) == {"near_duplicates": 8, "decontamination": 2}
+    kept = read(tmp_path / "out")
+    assert len(kept) == 21
+    assert set(texts[8:]) | {partial} <= set(kept)
+    assert all((text in kept) != (copy in kept) for text, copy in zip(texts, copies, strict=False))
+    samples = next(step["samples"] for step in report["steps"] if step["name"] == "decontamination")
+    assert {sample["reason"].partition(":")[0] for sample in samples} == {"test.json"}
+
+
+@pytest.mark.parametrize(("value", "message"), [("missing.json", "no such file"), ("SHORT", "no sentence has 20")])
+def test_unusable_evaluation_texts_are_named(value: str, message: str, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("短い。", "utf-8")
+    texts = value.replace("SHORT", str(tmp_path / "short.txt"))
+    with pytest.raises(UsageError, match=message):
+        prepare(data, tmp_path / "out", f"decontamination.texts=[{texts}]")
