@@ -10,17 +10,15 @@ import torch
 
 from .cpu_tuning import empty_float32
 
-# Rows whose logits exist at a time. Smaller chunks save memory, but each chunk adds to the gradient of the whole
-# vocabulary matrix.
-CHUNK, CHUNK_ON_GPUS = 2048, 4096
+# CPUs: rows whose logits exist at a time. GPUs: number of these logits (4 GB in bfloat16, with gradients). Smaller
+# chunks save memory, but each chunk adds to the gradient of the whole vocabulary matrix.
+CHUNK, CHUNK_LOGITS_ON_GPUS = 2048, 1 << 30
 # Logits processed at a time: on CPUs few enough to stay in the cache between steps, on GPUs enough to fill the device.
-BLOCK, BLOCK_ON_GPUS = 5 << 19, 1 << 26
+# Compiled steps on GPUs have no intermediates in memory and take all of a chunk.
+BLOCK, BLOCK_ON_GPUS = 5 << 19, 1 << 27
+# Matrix products are slow on GPUs if rows are not aligned.
 _BLOCK_MULTIPLE = 1024
 
-_UpdateNormalizer = Callable[
-    [torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
-]
-_Probabilities = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], torch.Tensor]
 # Columns of a block of the vocabulary, and its bias.
 _Blocks = list[tuple[slice, torch.Tensor | None]]
 
@@ -69,12 +67,15 @@ def linear_cross_entropy(
     if not torch.is_grad_enabled():
         # Inside an autograd.Function gradients are always disabled, so it only sees `requires_grad`.
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    is_on_cpu = hidden.device.type == "cpu"
     if chunk is None:
-        chunk = CHUNK if hidden.device.type == "cpu" else CHUNK_ON_GPUS
+        chunk = CHUNK if is_on_cpu else max(1, CHUNK_LOGITS_ON_GPUS // len(weight))
     if block is None:
-        tokens = (BLOCK if hidden.device.type == "cpu" else BLOCK_ON_GPUS) // max(1, min(len(labels), chunk))
+        tokens = (BLOCK if is_on_cpu else BLOCK_ON_GPUS) // max(1, min(len(labels), chunk))
+        if compiled and not is_on_cpu:
+            tokens = len(weight)
         block = max(1, tokens // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
-    steps = _compiled_steps() if compiled else (_update_normalizer, _probabilities)
+    steps = _compiled_steps() if compiled else (_update_scores, _gradient)
     needs = hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, needs, chunk, block, steps)[0]
     return total / _divisor(labels, num_items_in_batch)
@@ -97,31 +98,69 @@ def _scores(logits: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return logits.float() if bias is None else logits.float() + bias
 
 
-def _update_normalizer(
-    logits: torch.Tensor, bias: torch.Tensor | None, maximum: torch.Tensor, total: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Update the running maximum score and the sum of exp(score − maximum), both `(rows, 1)` float32.
+def _update_scores(
+    logits: torch.Tensor,
+    bias: torch.Tensor | None,
+    columns: torch.Tensor,
+    maximum: torch.Tensor,
+    total: torch.Tensor,
+    label_scores: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Update the maximum score, the sum of exp(score − maximum) and the label's score, each `(rows, 1)` float32.
 
     Online softmax: Milakov and Gimelshein (2018), arXiv 1805.02867.
 
     Args:
         logits: a block `(rows, block)`.
         bias: its bias `(block,)` or None.
-        maximum, total: values of the previous blocks.
+        columns: `(rows,)` int64, column of the label; outside of [0, block) if the label is in another block.
+        maximum, total, label_scores: values of the previous blocks.
     """
     scores = _scores(logits, bias)
-    new_maximum = torch.maximum(maximum, scores.amax(-1, keepdim=True))
-    return new_maximum, total * (maximum - new_maximum).exp() + (scores - new_maximum).exp().sum(-1, keepdim=True)
+    # torch.compile reads the block once for this form of the maximum and the sum.
+    block_maximum = scores.amax(-1, keepdim=True)
+    block_total = (scores - block_maximum).exp().sum(-1, keepdim=True)
+    new_maximum = torch.maximum(maximum, block_maximum)
+    total = total * (maximum - new_maximum).exp() + block_total * (block_maximum - new_maximum).exp()
+    column, is_inside = _clamp(columns, logits.shape[1])
+    return new_maximum, total, torch.where(is_inside, scores.gather(1, column), label_scores)
 
 
-def _probabilities(logits: torch.Tensor, bias: torch.Tensor | None, log_normalizer: torch.Tensor) -> torch.Tensor:
-    """Softmax of a block of logits `(rows, block)`, in their dtype, given the log-normalizer `(rows, 1)`."""
-    return (_scores(logits, bias) - log_normalizer).exp().to(logits.dtype)
+def _gradient(
+    logits: torch.Tensor,
+    bias: torch.Tensor | None,
+    columns: torch.Tensor,
+    log_normalizer: torch.Tensor,
+    label_gradients: torch.Tensor,
+    with_sums: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compute the derivative of the summed loss with respect to a block of logits: softmax(logits) − one_hot(labels).
+
+    Args:
+        logits, bias, columns: see `_update_scores`.
+        log_normalizer: `(rows, 1)` float32, logarithm of the sum of exp(score).
+        label_gradients: `(rows, 1)` in the dtype of the logits, derivative at the label.
+        with_sums: whether to sum the probabilities over rows.
+
+    Returns:
+        The derivative `(rows, block)` in the dtype of the logits, and the sums `(block,)` float32 or None.
+    """
+    probabilities = (_scores(logits, bias) - log_normalizer).exp()
+    sums = probabilities.sum(0) if with_sums else None
+    gradient = probabilities.to(logits.dtype)
+    column, is_inside = _clamp(columns, logits.shape[1])
+    # One column per row, so no two writes collide.
+    return gradient.scatter_(1, column, torch.where(is_inside, label_gradients, gradient.gather(1, column))), sums
+
+
+def _clamp(columns: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return columns `(rows, 1)` clamped to a block of the vocabulary, and whether they are inside."""
+    return columns.clamp(0, width - 1)[:, None], ((columns >= 0) & (columns < width))[:, None]
 
 
 @cache
-def _compiled_steps() -> tuple[_UpdateNormalizer, _Probabilities]:
-    return torch.compile(_update_normalizer, dynamic=True), torch.compile(_probabilities, dynamic=True)
+def _compiled_steps() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return torch.compile(_update_scores, dynamic=True), torch.compile(_gradient, dynamic=True)
 
 
 def _chunks(rows: int, max_rows: int) -> Iterator[slice]:
@@ -143,7 +182,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs: tuple[bool, bool, bool],
         chunk: int,
         block: int,
-        steps: tuple[_UpdateNormalizer, _Probabilities],
+        steps: tuple[Callable[..., Any], Callable[..., Any]],
     ) -> tuple[torch.Tensor | None, ...]:
         device_type = hidden.device.type
         autocast = torch.is_autocast_enabled(device_type)
@@ -156,36 +195,45 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
         # Raises for labels outside the vocabulary, which below would belong to no block.
         weight[:, 0].gather(0, labels)
+        is_on_cpu = device_type == "cpu"
+        if not is_on_cpu:
+            # CPUs convert block by block, in the cache.
+            weight = weight.to(dtype)
+            if grad_bias is not None:
+                # Below, only probabilities are added.
+                grad_bias.index_add_(0, labels, grad_bias.new_full((len(labels),), -1.0))
         slices = [slice(start, start + block) for start in range(0, len(weight), block)]
         blocks: _Blocks = [(columns, None if bias is None else bias[columns]) for columns in slices]
-        update_normalizer, probabilities = steps
+        update_scores, gradient = steps
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device_type, enabled=False):
             for rows in _chunks(len(labels), chunk):
                 chunk_hidden, targets = hidden[rows].to(dtype), labels[rows]
                 logits, target_log_probs, log_normalizer = _chunk_logits(
-                    chunk_hidden, weight, blocks, targets, update_normalizer, keep=needs_gradient
+                    chunk_hidden, weight, blocks, targets, update_scores, keep=needs_gradient
                 )
                 loss -= target_log_probs.sum()
-                all_rows = torch.arange(len(targets), device=targets.device)
+                target_grads = target_log_probs.expm1().to(dtype)
                 # In reverse order, since the last block is still in the cache.
                 for columns, block_bias in reversed(blocks if needs_gradient else []):
-                    grad = probabilities(logits.pop(), block_bias, log_normalizer)
-                    # d loss / d logits = softmax(logits) − one_hot(labels).
-                    column, is_inside = _block_columns(targets, columns, grad.shape[1])
-                    target_grad = target_log_probs.expm1().to(dtype)
-                    grad[all_rows, column] = torch.where(is_inside, target_grad, grad[all_rows, column])
+                    grad, sums = gradient(
+                        logits.pop(),
+                        block_bias,
+                        targets - columns.start,
+                        log_normalizer,
+                        target_grads,
+                        grad_bias is not None and not is_on_cpu,
+                    )
                     if grad_hidden is not None:
-                        grad_hidden[rows] += grad @ weight[columns].to(dtype)
+                        _add_product(grad_hidden[rows], grad, weight[columns].to(dtype))
                     if grad_weight is not None:
-                        product = grad.T @ chunk_hidden
-                        if rows.start:
-                            grad_weight[columns] += product
-                        else:
-                            grad_weight[columns] = product
+                        _add_product(grad_weight[columns], grad.T, chunk_hidden, overwrite=not rows.start)
                     if grad_bias is not None:
-                        # A sum over rows as a product accumulates in float32 without a copy.
-                        grad_bias[columns] += grad.new_ones(len(grad)) @ grad
+                        # On CPUs, a product sums rows in float32 without a copy.
+                        grad_bias[columns] += grad.new_ones(len(grad)) @ grad if sums is None else sums
+                    if not is_on_cpu:
+                        # Before the next chunk's logits are computed; the allocator of CPUs is faster without it.
+                        del grad
         return loss, grad_hidden, grad_weight, grad_bias
 
     @staticmethod
@@ -248,12 +296,28 @@ def _gradient_buffer(weight: torch.Tensor, has_rows: bool) -> torch.Tensor:
     return torch.empty_like(weight, dtype=torch.float32)
 
 
+def _add_product(total: torch.Tensor, first: torch.Tensor, second: torch.Tensor, overwrite: bool = False) -> None:
+    """Add `first @ second` to `total` in float32, or write it there."""
+    if _has_float32_product(first):
+        # The product is neither rounded nor stored.
+        torch.addmm(total, first, second, beta=0 if overwrite else 1, out_dtype=torch.float32, out=total)
+    elif overwrite:
+        total.copy_(first @ second)
+    else:
+        total += first @ second
+
+
+def _has_float32_product(factor: torch.Tensor) -> bool:
+    """Whether the device multiplies such matrices into float32 without converting them first."""
+    return factor.is_cuda and factor.dtype in (torch.float16, torch.bfloat16)
+
+
 def _chunk_logits(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     blocks: _Blocks,
     labels: torch.Tensor,
-    update_normalizer: _UpdateNormalizer,
+    update_scores: Callable[..., Any],
     keep: bool,
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
     """Compute the logits of a chunk block by block.
@@ -263,29 +327,25 @@ def _chunk_logits(
         weight: `(vocabulary, hidden)`.
         blocks: blocks of the vocabulary.
         labels: `(rows,)`.
-        update_normalizer: `_update_normalizer`, possibly compiled.
+        update_scores: `_update_scores`, possibly compiled.
         keep: whether the logits are needed again.
 
     Returns:
-        The logits of each block (empty unless `keep`), the log-probabilities of the labels `(rows,)` and the logarithm
-        of the sum of all exp(score) `(rows, 1)`, the last two in float32.
+        The logits of each block (empty unless `keep`), the log-probabilities of the labels and the logarithm of the
+        sum of all exp(score), the last two `(rows, 1)` in float32.
     """
     kept = []
     maximum = torch.full((len(labels), 1), -torch.inf, device=hidden.device)
     total, label_scores = torch.zeros_like(maximum), torch.zeros_like(maximum)
     for columns, bias in blocks:
         logits = hidden @ weight[columns].to(hidden.dtype).T
-        maximum, total = update_normalizer(logits, bias, maximum, total)
-        column, is_inside = _block_columns(labels, columns, logits.shape[1])
-        scores = _scores(logits.gather(1, column[:, None]), None if bias is None else bias[column, None])
-        label_scores = torch.where(is_inside[:, None], scores, label_scores)
+        if logits.device.type != "cpu":
+            # Blocks have at most two widths, for which kernels that know them are faster.
+            torch._dynamo.mark_static(logits, 1)
+        maximum, total, label_scores = update_scores(
+            logits, bias, labels - columns.start, maximum, total, label_scores
+        )
         if keep:
             kept.append(logits)
     log_normalizer = maximum + total.log()
-    return kept, (label_scores - log_normalizer)[:, 0], log_normalizer
-
-
-def _block_columns(labels: torch.Tensor, columns: slice, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the column of each label in a block of the vocabulary, clamped, and whether the label is in the block."""
-    column = labels - columns.start
-    return column.clamp(0, width - 1), (column >= 0) & (column < width)
+    return kept, label_scores - log_normalizer, log_normalizer

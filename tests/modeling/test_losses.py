@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -40,13 +41,53 @@ def test_linear_cross_entropy_equals_torch(
         assert_close(gradient, reference, tolerance)
 
 
+@pytest.mark.parametrize(("chunk", "block"), [(3, 8), (3, 64), (10, 48), (10, 50)], ids=str)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_linear_cross_entropy_equals_float64(chunk: int, block: int, compiled: bool) -> None:
+    """Many small blocks as on CPUs, and one or two that span the vocabulary as on GPUs."""
+    if compiled and shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+    torch.manual_seed(4)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((10, 16), (50, 16), (50,))]
+    labels = torch.randint(50, (10,))
+    loss = losses.linear_cross_entropy(*inputs, labels, None, chunk, block, compiled)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = cross_entropy(torch.nn.functional.linear(*exact), labels)
+    assert_close(loss, expected, EXACT)
+    gradients = (torch.autograd.grad(*pair) for pair in ((loss, inputs), (expected, exact)))
+    for gradient, reference in zip(*gradients, strict=True):
+        assert_close(gradient, reference, EXACT)
+
+
+def test_products_of_gpus_equal_those_of_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs multiply bfloat16 into float32. The kernel is replaced, since CPUs have none."""
+
+    def multiply(total: Any, first: Any, second: Any, dtype: Any, *, out: Any, beta: float = 1) -> Any:
+        assert total.dtype == dtype == torch.float32
+        product = first.float() @ second.float()
+        return out.copy_(product + total if beta else product)
+
+    torch.manual_seed(4)
+    inputs = [torch.randn(shape).bfloat16().requires_grad_() for shape in ((10, 16), (50, 16), (50,))]
+    labels = torch.randint(50, (10,))
+    results = []
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("addmm.dtype_out", multiply, "CPU")
+        for is_gpu in (False, True):
+            monkeypatch.setattr(losses, "_has_float32_product", lambda factor, is_gpu=is_gpu: is_gpu)
+            loss = losses.linear_cross_entropy(*inputs, labels, None, 4, 16)
+            results.append([loss, *torch.autograd.grad(loss, inputs)])
+    for value, reference in zip(*results, strict=True):
+        assert_close(value, reference, OUTPUT_TOLERANCE_OF[torch.bfloat16])
+
+
 def test_loss_without_gradients_does_not_compute_them(monkeypatch: pytest.MonkeyPatch) -> None:
     own, peer = pair("ForMaskedLM")
     ids = torch.stack(documents(130, 130))
     batch = {"input_ids": ids, "labels": ids}
     with torch.no_grad():
         expected = peer(**batch).loss
-    monkeypatch.setattr(losses, "_probabilities", None)
+    monkeypatch.setattr(losses, "_gradient", None)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             assert_close(own(**batch).loss, expected, LOSS_TOLERANCE)
