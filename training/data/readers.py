@@ -117,7 +117,8 @@ def _files_of_directory(directory: Path) -> list[str]:
             return sorted(entry.path for entry in entries if entry.name.endswith(".arrow") and entry.is_file())
     elif (directory / PROGRESS).is_dir() and (directory / DATA).is_dir():
         raise SourceError(
-            f"{directory}: an unfinished tokenized corpus. Run the same tokenize-corpus command again to resume."
+            f"{directory}: an unfinished tokenized corpus. Run the same tokenize-corpus command again to resume, with "
+            "--merge if all its parts are finished."
         )
     elif (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file():
         pattern, suffixes = "*", (".arrow",)

@@ -52,6 +52,13 @@ def remote_files(pattern: str) -> tuple[list[str], bool]:
         return sorted(system.unstrip_protocol(name) for name in names), is_directory
 
 
+def remote_size(path: str) -> int:
+    """Size of a remote file in bytes, without a request if its directory has been listed."""
+    with storage_errors(path):
+        system, name = file_system(path)
+        return int(system.info(name)["size"])
+
+
 def remote_version(path: str) -> tuple[int, str]:
     """Size of a remote file in bytes, and the version that its storage states, such as an ETag."""
     with storage_errors(path):

@@ -53,7 +53,7 @@ from .manifest import (
     TextCounts,
 )
 from .parts import PartName, check_no_parts, differing_settings, file_list, locked_part, merge_parts, sum_counts
-from .remote import RemoteDirectory, remote_version
+from .remote import RemoteDirectory, remote_size, remote_version
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -339,7 +339,7 @@ def _check_same(place: _Place, saved: Header | Manifest, header: Header) -> None
 
 
 def _size(path: str) -> int:
-    return remote_version(path)[0] if is_remote(path) else os.path.getsize(path)
+    return remote_size(path) if is_remote(path) else os.path.getsize(path)
 
 
 def _size_and_time(path: str) -> tuple[int, int]:
