@@ -32,6 +32,7 @@ from .cases import (
 )
 from .measure import Case, environment, measure, show, write_json
 from .models import Shape, find_data, whole_numbers
+from .speedrun import speedrun
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -132,6 +133,9 @@ def measure_table(
     console.print(report.overview(content, report.read(RESULTS) if quick else None))
     image = report.plot(content, out)
     console.print(f"{content['minutes']} minutes; {out / table.FILE}" + (f", {image}" if image else ""))
+
+
+app.command("speedrun")(fit_help(speedrun))
 
 
 @app.command("readme")

@@ -53,6 +53,10 @@ def error_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("step-cost --layers 3", "--layers"),
         ("roofline --set speed=3", "speed"),
         ("readme nowhere", "no such file"),
+        ("speedrun", "needs --data or LLM_JP_MODERNBERT_TEST_DATA"),
+        ("speedrun --seeds 0", "--seeds"),
+        ("speedrun --data nowhere", "nowhere lacks corpus/aozora"),
+        ("speedrun learning_rate=1 --row faster --data nowhere", "A row measures the recipe as it is committed"),
     ],
 )
 def test_invalid_options_are_reported_by_name(
