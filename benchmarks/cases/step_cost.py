@@ -52,7 +52,9 @@ def step_cost(
     Needs no GPU. Kernels of compiled layers are those that torch.compile plans for an H100.
     """
     batch = random_documents(VOCABULARY, tokens, longest, seed=0)
-    model: dict[str, Any] = {"shape": shape, **({} if layers is None else {"num_hidden_layers": layers})}
+    # As in the recipes for GPUs.
+    model: dict[str, Any] = {"shape": shape, "autocast_residual": True}
+    model |= {} if layers is None else {"num_hidden_layers": layers}
     settings = {
         "shape": shape,
         "layers": model_config(model, VOCABULARY).num_hidden_layers,
