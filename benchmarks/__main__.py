@@ -19,6 +19,7 @@ from llm_jp_modernbert.core.references import ModelReference
 
 from . import cost_report, report, roofline, table
 from .cases import (
+    corpora,
     encoder,
     encoding,
     fill_mask,
@@ -71,6 +72,7 @@ for module in (encoder, encoding, training_step, finetuning, retrieval, tokenizi
 
 
 app.command("step-cost")(fit_help(step_cost.step_cost))
+app.command("corpora")(fit_help(corpora.corpora))
 app.command("gpu")(fit_help(gpu.gpu))
 app.command("roofline")(fit_help(roofline.roofline))
 

@@ -1,0 +1,37 @@
+"""Costs of reading a corpus are multiplied correctly."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.cases.corpora import UnitCosts, loads
+from benchmarks.models import DATA_VARIABLE
+
+
+def test_load_of_a_data_process() -> None:
+    """By hand: a process packs 100 of the 400 tokens of a GPU and, without an index, reads all others of 10 GPUs."""
+    costs = UnitCosts(
+        characters_per_token=2.0,
+        tokenizing=1.0,
+        reading=10_000.0,
+        packing=1000.0,
+        seconds_per_jump=0.5,
+        index_bytes=200.0,
+    )
+    without, with_index = loads(costs, gpus=10, tokens_per_second=400.0, workers=4, block_characters=1000)
+    assert without == pytest.approx(100 / 1000 + (4000 - 100) / 10_000)
+    # 200 characters per second are a fifth of a block.
+    assert with_index == pytest.approx(100 / 1000 + 0.5 / 5)
+    assert loads(costs, 1000, 400.0, 4, 1000)[1] == with_index
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"needs {DATA_VARIABLE}")
+def test_costs_are_measured_on_real_texts() -> None:
+    result = CliRunner().invoke(app, ["corpora"])
+    assert result.exit_code == 0, result.output
+    assert "1,024" in result.output
