@@ -107,7 +107,7 @@ setup(
         "llm_jp_modernbert.quickstart": ["corpus/*"],
         "llm_jp_modernbert.evaluation.data": ["prompts.jsonl"],
         "llm_jp_modernbert.model_cards": ["templates/*.md", "templates/*.txt", "templates/licenses/*"],
-        "llm_jp_modernbert.training.corpora": ["recipes/*.yaml"],
+        "llm_jp_modernbert.training.corpora": ["*.html", "recipes/*.yaml"],
         "llm_jp_modernbert.training": ["recipes/*.yaml", "accelerate/*.yaml", "slurm/*.sbatch"],
     },
     # The tests have passed with these lowest versions.

@@ -71,6 +71,7 @@ def test_wheel_contains_the_package_and_its_data_only(wheel: Path) -> None:
         "llm_jp_modernbert/evaluation/data/prompts.jsonl",
         "llm_jp_modernbert/training/recipes/nano.yaml",
         "llm_jp_modernbert/training/corpora/recipes/japanese-web.yaml",
+        "llm_jp_modernbert/training/corpora/report.html",
         "llm_jp_modernbert/training/accelerate/gpu-8.yaml",
         "llm_jp_modernbert/training/slurm/*.sbatch",
         "llm_jp_modernbert/model_cards/templates/model_card.md",

@@ -15,7 +15,10 @@ def prepare_corpus(
     executor: Annotated[
         Literal["local", "slurm", "ray"], typer.Option(help="Where to run the tasks of the recipe.")
     ] = "local",
-    workers: Annotated[int, typer.Option(help="Number of tasks that run at the same time.", min=1)] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of tasks at the same time. By default all cores, or no limit.", min=1),
+    ] = None,
 ) -> None:
     """Filters, deduplicates and splits a corpus. Run the command again to resume an interrupted job.
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+
+from llm_jp_modernbert.core.errors import UsageError
 
 from .pipelines import WORK, Stage
 from .steps import end_with_parent
@@ -12,18 +19,57 @@ if TYPE_CHECKING:
     from .recipe import CorpusRecipe
 
 
-def run(stages: list[Stage], recipe: CorpusRecipe, executor: ExecutorName, workers: int) -> None:
-    """Runs the stages one after the other; tasks that have finished before are skipped."""
-    from datatrove.executor import LocalPipelineExecutor
+def run(stages: list[Stage], recipe: CorpusRecipe, executor: ExecutorName, workers: int | None) -> None:
+    """Runs the stages one after the other, or submits them to Slurm; tasks that have finished before are skipped.
 
-    last: Any = None
+    Raises:
+        UsageError: tasks have failed.
+    """
+    if executor == "ray":
+        import ray
+
+        # Connects to the cluster of RAY_ADDRESS or of this machine, or starts one.
+        ray.init(ignore_reinit_error=True)
+    job: Any = None
     for stage in stages:
+        pipeline, tasks = [end_with_parent, *stage.pipeline], stage.tasks
         logs = f"{recipe.output_dir.rstrip('/')}/{WORK}/logs/{stage.name}"
-        last = LocalPipelineExecutor(
-            [end_with_parent, *stage.pipeline],
-            tasks=stage.tasks,
-            workers=min(workers, stage.tasks),
-            logging_dir=logs,
-            depends=last,
-        )
-    last.run()
+        if executor == "slurm":
+            job = SlurmPipelineExecutor(
+                pipeline,
+                tasks=tasks,
+                workers=workers or -1,
+                logging_dir=logs,
+                depends=job,
+                job_name=f"corpus-{stage.name}",
+                env_command=_activation(),
+                time=recipe.slurm.time,
+                partition=recipe.slurm.partition,
+                cpus_per_task=recipe.slurm.cpus_per_task,
+                mem_per_cpu_gb=recipe.slurm.mem_per_cpu_gb,
+                max_array_size=recipe.slurm.max_array_size,
+                qos=recipe.slurm.qos,
+                sbatch_args=dict(recipe.slurm.sbatch_args),
+            )
+            continue
+        if executor == "ray":
+            job = RayPipelineExecutor(pipeline, tasks=tasks, workers=workers or tasks, logging_dir=logs)
+        else:
+            job = LocalPipelineExecutor(
+                pipeline, tasks=tasks, workers=min(workers or os.cpu_count() or 1, tasks), logging_dir=logs
+            )
+        job.run()
+        failed = job.get_incomplete_ranks()
+        if failed:
+            raise UsageError(
+                f"{len(failed)} of {tasks} tasks have failed; the first log is {logs}/logs/task_{failed[0]:05d}.log. "
+                "Run the same command again to resume."
+            )
+    if executor == "slurm":
+        job.run()
+
+
+def _activation() -> str:
+    """The shell command that activates the virtual environment of this process."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    return f"source {script}" if script.is_file() else "true"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,13 +23,16 @@ ExecutorName = Literal["local", "slurm", "ray"]
 _REMOTE_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz")
 
 
-def prepare_corpus(recipe: CorpusRecipe, executor: ExecutorName = "local", workers: int = 1) -> dict[str, Any] | None:
+def prepare_corpus(
+    recipe: CorpusRecipe, executor: ExecutorName = "local", workers: int | None = None
+) -> dict[str, Any] | None:
     """Prepares a corpus, or resumes an interrupted preparation.
 
     Args:
         recipe: the recipe.
         executor: where to run the tasks.
-        workers: number of tasks that run at the same time.
+        workers: maximum number of tasks that run at the same time; by default the number of cores of this machine,
+            or no limit on a cluster.
 
     Returns:
         The report; None if jobs were submitted to Slurm.
@@ -36,6 +42,10 @@ def prepare_corpus(recipe: CorpusRecipe, executor: ExecutorName = "local", worke
     """
     if importlib.util.find_spec("datatrove") is None:
         raise UsageError('prepare-corpus needs datatrove: pip install "llm-jp-modernbert[corpus]"')
+    if executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError('--executor ray needs Ray: pip install "ray[default]"')
+    if executor == "slurm" and shutil.which("sbatch") is None:
+        raise UsageError("--executor slurm: sbatch was not found. Run the command on a login node of the cluster.")
     from datatrove.io import get_datafolder
 
     from .decontamination import evaluation_sentences
@@ -48,15 +58,17 @@ def prepare_corpus(recipe: CorpusRecipe, executor: ExecutorName = "local", worke
     sentences = evaluation_sentences(texts.texts, texts.min_characters) if texts is not None else []
     output = get_datafolder(recipe.output_dir)
     is_local = output.is_local()
+    if is_local:
+        recipe = replace(recipe, output_dir=os.path.abspath(output.path))
     with lock(Path(recipe.output_dir), "prepare-corpus") if is_local else nullcontext():
         _check_same(output, f"{WORK}/inputs.json", recipe, files)
         if not output.exists(MANIFEST):
             with output.open(f"{WORK}/{SENTENCES}", "w") as file:
-                json.dump(sentences, file, ensure_ascii=False)
+                json.dump(sentences, file)
             run(stages(recipe, files), recipe, executor, workers)
         if executor == "slurm":
             return None
-        with output.open(REPORT, "r") as file:
+        with output.open(REPORT, "r", encoding="utf-8") as file:
             report: dict[str, Any] = json.load(file)
             return report
 
@@ -76,7 +88,8 @@ def input_files(sources: list[Source]) -> list[InputFile]:
     files: dict[str, InputFile] = {}
     for source in sources:
         if "://" not in source.path:
-            found = {path: Path(path).stat().st_size for path in find_files([source.path])}
+            # Absolute, since tasks on other machines start in other directories.
+            found = {os.path.abspath(path): os.path.getsize(path) for path in find_files([source.path])}
         else:
             system, path = url_to_fs(source.path)
             matches = system.glob(path) or []
@@ -112,7 +125,7 @@ def _check_same(output: Any, name: str, recipe: CorpusRecipe, files: list[list[I
         if output.exists("") and output.list_files():
             raise UsageError(f"{recipe.output_dir} is not empty. Name a new output_dir.")
         with output.open(name, "w") as file:
-            json.dump(now, file, ensure_ascii=False)
+            json.dump(now, file)
         return
     with output.open(name, "r") as file:
         before = json.load(file)

@@ -59,7 +59,7 @@ class Removed:
             return
         content = {"documents": self._documents, "characters": self._characters, "samples": self._samples}
         with get_datafolder(self.folder).open(f"{self.step}/{self._rank:05d}.json", "w") as file:
-            json.dump(content, file, ensure_ascii=False)
+            json.dump(content, file)
 
 
 def removed_by(folder: DataFolder, step: str) -> dict[str, Any]:

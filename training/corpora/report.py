@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datatrove.io import get_datafolder
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from .recipe import CorpusRecipe
     from .steps import InputFile
 
-REPORT, MANIFEST = "report.json", "manifest.json"
+REPORT, PAGE, MANIFEST = "report.json", "report.html", "manifest.json"
 
 
 class WriteReport(PipelineStep):
-    """Writes the report, then the manifest, which marks the corpus as complete.
+    """Writes the report and the manifest.
 
     Args:
         recipe: the recipe.
@@ -66,9 +67,22 @@ class WriteReport(PipelineStep):
             "splits": splits,
             "files": sorted(shards, key=lambda shard: shard["path"]),
         }
-        for name, content in ((REPORT, report), (MANIFEST, manifest)):
-            with output.open(name, "w") as file:
-                file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        # Last the manifest, which marks the corpus as complete.
+        for name, content in ((REPORT, _json(report)), (PAGE, html(report)), (MANIFEST, _json(manifest))):
+            with output.open(name, "w", encoding="utf-8") as file:
+                file.write(content)
         for name in ("cleaned", "exact", "near"):
             if work.exists(name):
                 work.rm(name, recursive=True)
+
+
+def html(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    from jinja2 import Environment
+
+    template = Path(__file__).with_name(PAGE).read_text(encoding="utf-8")
+    return Environment(autoescape=True).from_string(template).render(report)
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"

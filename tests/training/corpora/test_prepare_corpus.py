@@ -13,25 +13,11 @@ import pytest
 pytest.importorskip("datatrove", reason="datatrove is not installed")
 
 import pyarrow.parquet
+from corpora import sentences, write
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.corpora.prepare import prepare_corpus
 from llm_jp_modernbert.training.corpora.recipe import load_recipe
-
-WORDS = [
-    *("私は", "彼女が", "昨日", "東京で", "買った", "本を", "静かな", "部屋で", "読みながら", "雨の"),
-    *("音を", "聞いて", "いた", "犬と", "猫も", "庭に", "出て", "空を", "見上げた"),
-]
-
-
-def sentences(seed: int, count: int = 20) -> str:
-    generator = random.Random(seed)
-    return "\n".join(f"{''.join(generator.sample(WORDS, 9))}{number}回目。" for number in range(count))
-
-
-def write(path: Path, texts: list[str]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), "utf-8")
 
 
 def read(folder: Path, split: str = "train") -> list[str]:
