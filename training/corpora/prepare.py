@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
+from llm_jp_modernbert.core.text_files import is_remote
 
 if TYPE_CHECKING:
     from .recipe import CorpusRecipe, Source
     from .steps import InputFile
 
 ExecutorName = Literal["local", "slurm", "ray"]
-
-_REMOTE_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz")
 
 
 def prepare_corpus(
@@ -79,31 +78,18 @@ def input_files(sources: list[Source]) -> list[InputFile]:
     Raises:
         UsageError: a pattern matches no file, or a file type is unsupported.
     """
-    from fsspec.core import url_to_fs
-
     from llm_jp_modernbert.training.data.readers import find_files
+    from llm_jp_modernbert.training.data.remote import remote_size
 
     from .steps import InputFile
 
     files: dict[str, InputFile] = {}
     for source in sources:
-        if "://" not in source.path:
+        for found in find_files([source.path]):
             # Absolute, since tasks on other machines start in other directories.
-            found = {os.path.abspath(path): os.path.getsize(path) for path in find_files([source.path])}
-        else:
-            system, path = url_to_fs(source.path)
-            matches = system.glob(path) or []
-            names = [name for match in matches for name in (system.find(match) if system.isdir(match) else [match])]
-            found = {
-                system.unstrip_protocol(name): system.size(name)
-                for name in sorted(names)
-                if name.endswith(_REMOTE_SUFFIXES)
-            }
-            if not found:
-                raise UsageError(f"{source.path}: no file with a supported suffix ({', '.join(_REMOTE_SUFFIXES)}).")
-        for path, size in found.items():
-            name = source.name or Path(path).parent.name
-            files.setdefault(path, InputFile(path, size, name, source.text_column))
+            path = found if is_remote(found) else os.path.abspath(found)
+            size = remote_size(path) if is_remote(path) else os.path.getsize(path)
+            files.setdefault(path, InputFile(path, size, source.name or Path(path).parent.name, source.text_column))
     return list(files.values())
 
 

@@ -64,8 +64,8 @@ class NearDuplicates:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     characters: int = 5
-    bands: int = 14
-    hashes: int = 8
+    bands: int = 20
+    hashes: int = 12
 
 
 @dataclass(frozen=True)

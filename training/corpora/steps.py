@@ -21,7 +21,7 @@ from datatrove.io import get_datafolder, open_file
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.pipeline.readers import JsonlReader, ParquetReader
+from datatrove.pipeline.readers import ParquetReader
 from datatrove.utils.word_tokenizers import WordTokenizer
 from multiprocess.process import parent_process
 
@@ -83,8 +83,7 @@ class ReadFiles(PipelineStep):
         """Yields the documents of the files of task `rank`."""
         with self.removed as removed:
             for file in self.files[rank]:
-                read = _read_remote if "://" in file.path else _read_local
-                for document in read(file):
+                for document in _documents(file):
                     if "filter_reason" in document.metadata:
                         removed.write(document, rank)
                     else:
@@ -92,20 +91,13 @@ class ReadFiles(PipelineStep):
                         yield document
 
 
-def _read_local(file: InputFile) -> Iterator[Document]:
+def _documents(file: InputFile) -> Iterator[Document]:
     name = f"{file.source}/{PurePosixPath(file.path).name}"
     for row in read_rows(file.path, file.text_column):
         if not isinstance(row, BadRow):
             yield Document(row.text, f"{name}:{row.row}", metadata={"source": file.source})
         elif not row.is_blank:
             yield Document("", f"{name}:{row.row}", metadata={"filter_reason": row.reason})
-
-
-def _read_remote(file: InputFile) -> Iterator[Document]:
-    folder, _, name = file.path.rpartition("/")
-    reader = ParquetReader if name.endswith(".parquet") else JsonlReader
-    for row, document in enumerate(reader(folder, text_key=file.text_column).read_file(name), start=1):
-        yield Document(document.text, f"{file.source}/{name}:{row}", metadata={"source": file.source})
 
 
 class ReadOwn(ParquetReader):

@@ -137,3 +137,11 @@ def test_unusable_evaluation_texts_are_named(value: str, message: str, data: Pat
     texts = value.replace("SHORT", str(tmp_path / "short.txt"))
     with pytest.raises(UsageError, match=message):
         prepare(data, tmp_path / "out", f"decontamination.texts=[{texts}]")
+
+
+def test_urls_are_read_like_files(data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("japanese-web", [f"data={data.as_uri()}/*.jsonl", f"output_dir={tmp_path / 'out'}"])
+    report = prepare_corpus(recipe, workers=1)
+    assert report is not None
+    assert removed(report)["unreadable_rows"] == 2
+    assert report["documents_read"] == 36
