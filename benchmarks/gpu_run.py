@@ -1,4 +1,4 @@
-"""What the parts of the GPU benchmark share: sizes, time that is left, timing and documents."""
+"""Shared by the parts of the GPU benchmark: sizes, remaining time, timing and documents."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _FLOAT32 = (
     *("softmax.int", "log_softmax.int", "sum", "sum.dim_IntList", "cumsum", "nll_loss", "linalg_vector_norm"),
 )
 _WIDEST = ("addcmul", "addcdiv", "dot")
-# What Inductor asks of an H100 (data sheet of the SXM version, compute capability 9.0).
+# Properties of an H100 that Inductor reads (data sheet of the SXM version, compute capability 9.0).
 _H100 = SimpleNamespace(
     name="H100",
     major=9,
@@ -56,7 +56,7 @@ _H100 = SimpleNamespace(
 
 
 class _Module:
-    """What torch expects of the module `torch.standin`."""
+    """The functions that torch calls in the module `torch.standin`."""
 
     def is_initialized(self) -> bool:
         return True

@@ -102,7 +102,7 @@ def test_command_counts_products_of_a_layer(tmp_path: Path) -> None:
     # Four matrices, each with a product in the forward pass and two in the backward pass.
     assert cost["kernels per layer"][PRODUCTS] == 4 * 3
     assert cost["kernels per layer"]["attention"] == 2
-    # Of the products: hidden and intermediate sizes of 128 and 192 in bfloat16, and the weights over 512 tokens.
+    # The products: hidden and intermediate sizes of 128 and 192 in bfloat16, and the weights over 512 tokens.
     sizes = [(128, 3 * 128), (128, 128), (128, 2 * 192), (192, 128)]
     expected = sum(3 * 2 * (inner + outer + inner * outer / 512) for inner, outer in sizes)
     assert cost["bytes per token and layer"][PRODUCTS] == pytest.approx(expected, rel=1e-4)

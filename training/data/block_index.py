@@ -106,7 +106,7 @@ def write_block_index(maker: BlockMaker, path: Path, epochs: int = 1) -> int:
         The number of blocks.
 
     Raises:
-        UsageError: the file exists and is no index of these blocks.
+        UsageError: the file exists and does not index these blocks.
         SourceError: see `DocumentOrder`.
     """
     sources, settings = maker.sources, maker.settings

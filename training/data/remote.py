@@ -16,7 +16,7 @@ from typing import Any
 from llm_jp_modernbert.core.hub_errors import explain
 from llm_jp_modernbert.core.text_files import SourceError
 
-# What storages call the version of a file: ETags, hashes and times.
+# Names under which storages give the version of a file: ETags, hashes and times.
 _VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 
 
