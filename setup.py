@@ -59,7 +59,7 @@ EXTRAS["test"] = [
     *EXTRAS["openvino"],
 ]
 
-_ALL = ("eval", "mteb", "onnx", "openvino", "retrieval", "test")
+_ALL = ("eval", "mteb", "onnx", "openvino", "retrieval", "corpus", "test")
 EXTRAS["all"] = sorted({requirement for extra in _ALL for requirement in EXTRAS[extra]})
 
 ROOT = Path(__file__).parent
