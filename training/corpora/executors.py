@@ -15,8 +15,7 @@ from .pipelines import WORK, Stage
 from .steps import end_with_parent
 
 if TYPE_CHECKING:
-    from .prepare import ExecutorName
-    from .recipe import CorpusRecipe
+    from .recipe import CorpusRecipe, ExecutorName
 
 
 def run(stages: list[Stage], recipe: CorpusRecipe, executor: ExecutorName, workers: int | None) -> None:

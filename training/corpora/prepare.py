@@ -9,17 +9,15 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.text_files import is_remote
 
 if TYPE_CHECKING:
-    from .recipe import CorpusRecipe, Source
+    from .recipe import CorpusRecipe, ExecutorName, Source
     from .steps import InputFile
-
-ExecutorName = Literal["local", "slurm", "ray"]
 
 
 def prepare_corpus(

@@ -17,6 +17,8 @@ from llm_jp_modernbert.core.yaml_files import parse_yaml, read_yaml
 
 from .measures import MEASURES
 
+ExecutorName = Literal["local", "slurm", "ray"]
+
 _FOLDER = Path(__file__).parent / "recipes"
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -12,21 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from .corpus import from_documents
 from .encoding import Encoder, WordEncoder
-from .order import DocumentOrder, Place, Position, Source
+from .order import DocumentOrder, Place, Position, ShardList, Source
 from .packing import PackedRows, balanced_order, pack
 from .readers import BadRow, Document, SourceError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from .block_index import BlockIndex
 
 # Distinguishes this draw from others with the same seed.
 _ROWS = 1
@@ -116,6 +114,19 @@ class Block:
         return np.column_stack([self.places[documents], starts - offsets[documents]])
 
 
+class BlockPositions(Protocol):
+    """Known beginnings of blocks, see `block_index`."""
+
+    def __len__(self) -> int:
+        """Number of blocks, counted from the first of the run."""
+
+    def position(self, number: int) -> list[Position]:
+        """The position at which a block begins, see `DocumentOrder.state`."""
+
+    def check(self, sources: Sequence[Source], settings: BlockSettings, shards: Sequence[ShardList]) -> None:
+        """Raises a `UsageError` if the positions belong to other data or settings."""
+
+
 class BlockMaker:
     """Makes the blocks of some sources.
 
@@ -131,7 +142,7 @@ class BlockMaker:
         sources: Sequence[Source],
         settings: BlockSettings,
         tokenizer: PreTrainedTokenizerBase,
-        index: BlockIndex | None = None,
+        index: BlockPositions | None = None,
     ) -> None:
         self.sources, self.settings, self.tokenizer, self.index = sources, settings, tokenizer, index
 
