@@ -261,7 +261,7 @@ def test_slurm_script_trains_on_two_nodes(
     recipe, run = recipe_for_two(data, tmp_path)
     commands = {
         "scontrol": "#!/bin/bash\necho 127.0.0.1\n",
-        "srun": '#!/bin/bash\nshift\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@" && wait $!\n',
+        "srun": '#!/bin/bash\nshift\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@" || { kill $!; exit 1; }\nwait $!\n',
         "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
         "accelerate": f"#!/bin/bash\nshift\nexec {sys.executable} -m accelerate.commands.launch "
         f'--main_process_port {runs.free_port()} "$@"\n',
