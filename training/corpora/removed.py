@@ -1,4 +1,4 @@
-"""What a step of the pipeline removed: counts, and a uniform sample of documents."""
+"""Counts and a uniform sample of the documents that a step of the pipeline removed."""
 
 from __future__ import annotations
 
