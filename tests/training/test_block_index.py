@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.data.block_index import BlockIndex, write_block_index
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data.masking import Masking
-from llm_jp_modernbert.training.data.order import FileShard
+from llm_jp_modernbert.training.data.order import FileShard, text_digest
 from llm_jp_modernbert.training.data.sources import sources_of
 from llm_jp_modernbert.training.data.stream import BatchStream
 
@@ -130,6 +131,10 @@ def test_index_of_other_data_or_settings_is_refused(data: Data, tokenizer: Any, 
     ):
         with pytest.raises(UsageError, match=message):
             batches(maker(str(data[0]), tokenizer, path, **changes), 1)
+    excluding = maker(str(data[0]), tokenizer, path)
+    excluding.sources = [replace(source, excluded={text_digest("text")}) for source in excluding.sources]
+    with pytest.raises(UsageError, match=r"written with exclude_data=\[None\], but this run has"):
+        batches(excluding, 1)
     with pytest.raises(UsageError, match=r"the files of .* have changed .* since it was written"):
         batches(maker(str(data[0] / "0.jsonl"), tokenizer, path), 1)
     with pytest.raises(UsageError, match=r"block_index: .*missing does not exist\. Write it with"):

@@ -6,10 +6,11 @@ reads lengths and tokenizes nothing, finds the positions for all runs with the s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,12 @@ def _settings(sources: Sequence[Source], settings: BlockSettings) -> dict[str, A
     described = {key: value for key, value in asdict(settings).items() if key in _DECISIVE}
     for key in ("weight", "min_characters", "max_characters"):
         described[key] = [getattr(source, key) for source in sources]
-    described["excluded texts"] = [len(source.excluded) for source in sources]
+    described["exclude_data"] = [_digest(source.excluded) for source in sources]
     return described
+
+
+def _digest(excluded: Collection[bytes]) -> str | None:
+    return hashlib.sha256(b"".join(sorted(excluded))).hexdigest()[:16] if excluded else None
 
 
 def _epochs(sources: Sequence[Source], position: list[Position]) -> float:
