@@ -55,6 +55,7 @@ EXTRAS["test"] = [
     "setuptools>=77",
     *EXTRAS["eval"],
     *EXTRAS["retrieval"],
+    *EXTRAS["corpus"],
     *EXTRAS["onnx"],
     *EXTRAS["openvino"],
 ]

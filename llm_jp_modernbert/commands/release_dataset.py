@@ -10,11 +10,13 @@ from .options import takes
 
 @takes(DatasetOptions)
 def release_dataset(options: DatasetOptions) -> None:
-    """Checks a tokenized corpus or fill-mask prompts and publishes them on the Hub with a card, in one commit.
+    """Checks a corpus or fill-mask prompts and publishes them on the Hub with a card, in one commit.
 
     Examples:
 
     * `llm-jp-modernbert release-dataset corpus-tokenized --repo ORG/NAME --license cc-by-sa-4.0 --private`
+
+    * `llm-jp-modernbert release-dataset corpus --repo ORG/NAME --language ja`
 
     * `llm-jp-modernbert release-dataset fill-mask --repo ORG/NAME --dry-run staged`
     """

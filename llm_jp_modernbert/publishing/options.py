@@ -112,8 +112,8 @@ class DatasetOptions:
     source: Annotated[
         str,
         typer.Argument(
-            help="Output directory of tokenize-corpus, `fill-mask` for the prompts of this package, or a JSON Lines "
-            "file of prompts."
+            help="Output directory of prepare-corpus or tokenize-corpus, `fill-mask` for the prompts of this "
+            "package, or a JSON Lines file of prompts."
         ),
     ]
     repository: Repository

@@ -68,7 +68,7 @@ _TEMPLATES = files("llm_jp_modernbert.model_cards") / "templates"
 # Value of a key that the user of a recipe must give.
 _REQUIRED = "???"
 # Files that hold no text.
-_BINARY = (".safetensors", ".onnx", ".onnx_data", ".bin", ".png", ".model", ".arrow")
+_BINARY = (".safetensors", ".onnx", ".onnx_data", ".bin", ".png", ".model", ".arrow", ".parquet")
 # Settings that are never published.
 _SECRETS = ("hub_token", "push_to_hub_token")
 # Files of a source whose content reaches the release.

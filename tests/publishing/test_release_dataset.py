@@ -335,7 +335,7 @@ def change_tokenizer(corpus: Path) -> None:
         (lambda corpus: (corpus / "manifest.json").unlink(), "unfinished tokenized corpus.*again to resume"),
         (
             lambda corpus: shutil.rmtree(corpus / "data") or (corpus / "manifest.json").unlink(),
-            "is not a tokenized corpus",
+            "so it is not a corpus",
         ),
         (lambda corpus: next((corpus / "data").iterdir()).unlink(), "is missing, but listed"),
         (lambda corpus: (corpus / "data" / "more.arrow").touch(), "more.arrow: exists, but is not listed"),
@@ -420,6 +420,77 @@ def test_language_is_stated_only_if_it_is_known(world: World, tmp_path: Path) ->
             staged = tmp_path / f"{source.name}-{len(given)}"
             world.release(source, "org/english", dry_run=staged, languages=given)
             assert DatasetCard.load(staged / "README.md").data.language == languages
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of prepare-corpus; of its 40 documents, one is too short and one is a duplicate."""
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    from corpora import sentences, write
+
+    from llm_jp_modernbert.training.corpora.prepare import prepare_corpus
+    from llm_jp_modernbert.training.corpora.recipe import load_recipe
+
+    folder = tmp_path_factory.mktemp("prepared")
+    write(folder / "pages" / "a.jsonl", [*(sentences(seed) for seed in range(38)), "秘密の短文", sentences(3)])
+    write(folder / "evaluation.txt", [sentences(99)])
+    overrides = [f"data={folder / 'pages'}", f"output_dir={folder / 'corpus'}", "validation_share=0.3"]
+    prepare_corpus(load_recipe("japanese-web", [*overrides, f"decontamination.texts=[{folder / 'evaluation.txt'}]"]))
+    return folder / "corpus"
+
+
+def test_prepared_corpus_loads_with_both_splits(world: World, prepared: Path) -> None:
+    world.release(prepared, "org/texts", license="cc-by-sa-4.0")
+    files = world.files("org/texts")
+    local = {path.relative_to(prepared).as_posix() for path in prepared.glob("*/*.parquet")}
+    assert files.keys() == {*local, "README.md", "manifest.json", ".gitattributes"}
+    for content in files.values():
+        assert str(prepared.parent).encode() not in content
+        assert "秘密の短文".encode() not in content
+    card = DatasetCard(files["README.md"].decode())
+    assert card.data.language == ["ja"]
+    splits = {split["name"]: split["num_examples"] for split in card.data.dataset_info["splits"]}
+    assert sum(splits.values()) == 38
+    assert "Of 40 documents, 2 were removed" in card.text
+    assert re.search(r"^\| characters \| ≥ .* \| 1 \| 2\.50 % \| 5 \|$", card.text, re.MULTILINE)
+    assert re.search(r"^\| exact duplicates \| +\| 1 \| 2\.50 % \|", card.text, re.MULTILINE)
+    assert "80% of the 13-grams of a sentence of evaluation.txt" in card.text
+    (program,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    row = world.python(program.rstrip().replace("print(", "import json; print(json.dumps(") + ")")
+    assert row.keys() == {"id", "source", "text"}
+    script = """
+import json, sys
+from datasets import load_dataset
+json.dump({name: len(split) for name, split in load_dataset("org/texts").items()}, sys.stdout)
+"""
+    assert world.python(script) == splits
+
+
+def test_training_on_a_prepared_corpus_names_a_split(prepared: Path) -> None:
+    assert find_files([str(prepared / "train")]) == [str(path) for path in sorted(prepared.glob("train/*.parquet"))]
+    with pytest.raises(ValueError, match=f"{prepared}: a prepared corpus with several splits. Name {prepared}/train"):
+        find_files([str(prepared)])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "is missing, but listed in manifest.json. Prepare the corpus again."),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "differs from manifest.json"),
+        (lambda path: shutil.copy(path, path.with_name("x.parquet")), "exists, but is not listed"),
+        (lambda path: (path.parent.parent / "report.json").unlink(), "is not a manifest of tokenize-corpus"),
+        (lambda path: (path.parent.parent / "manifest.json").unlink(), "manifest.json: cannot be read"),
+    ],
+)
+def test_damaged_prepared_corpus_is_not_released(
+    world: World, prepared: Path, tmp_path: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    corpus = Path(shutil.copytree(prepared, tmp_path / "corpus"))
+    damage(min(corpus.glob("train/*.parquet")))
+    with pytest.raises(UsageError, match=message) as caught:
+        world.release(corpus, "org/damaged")
+    assert "\n" not in str(caught.value)
+    assert str(corpus) in str(caught.value)
 
 
 def test_tokens_and_files_from_elsewhere_are_not_published(world: World, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, Slurm
 
 from llm_jp_modernbert.core.errors import UsageError
 
-from .pipelines import WORK, Stage
+from .layout import WORK
+from .pipelines import Stage
 from .steps import end_with_parent
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from datatrove.pipeline.dedup.minhash import (
 from datatrove.pipeline.writers import ParquetWriter
 from datatrove.utils.hashing import HashConfig
 
+from .layout import COLUMNS, WORK
 from .removed import Removed
 from .report import WriteReport
 from .steps import (
@@ -43,12 +44,10 @@ if TYPE_CHECKING:
 
     from .recipe import CorpusRecipe
 
-WORK = "work"
-"""Directory of intermediate files, logs and task markers below the output directory."""
 SENTENCES = "sentences.json"
 """File of the sentences of evaluation texts, in `WORK`."""
 
-_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.string())])
+_SCHEMA = pa.schema([(column, pa.string()) for column in COLUMNS])
 # datatrove's xxhash functions pass strings, which xxhash 4 rejects.
 _SHA1 = HashConfig(hash_fc="sha1")
 _EXACT = ExactDedupConfig(content_getter=text_of, hash_config=_SHA1)

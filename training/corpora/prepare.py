@@ -47,8 +47,8 @@ def prepare_corpus(
 
     from .decontamination import evaluation_sentences
     from .executors import run
-    from .pipelines import SENTENCES, WORK, stages
-    from .report import MANIFEST, REPORT
+    from .layout import MANIFEST, REPORT, WORK
+    from .pipelines import SENTENCES, stages
 
     files = divide(input_files(recipe.sources), recipe.tasks)
     texts = recipe.decontamination

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 
+from .layout import MANIFEST, PAGE, REPORT
 from .removed import removed_by
 
 if TYPE_CHECKING:
     from .recipe import CorpusRecipe
     from .steps import InputFile
-
-REPORT, PAGE, MANIFEST = "report.json", "report.html", "manifest.json"
 
 
 class WriteReport(PipelineStep):

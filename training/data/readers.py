@@ -120,6 +120,10 @@ def _files_of_directory(directory: Path) -> list[str]:
             f"{directory}: an unfinished tokenized corpus. Run the same tokenize-corpus command again to resume, with "
             "--merge if all its parts are finished."
         )
+    elif (directory / "report.json").is_file() and (directory / "train").is_dir():
+        raise SourceError(
+            f"{directory}: a prepared corpus with several splits. Name {directory}/train or {directory}/validation."
+        )
     elif (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file():
         pattern, suffixes = "*", (".arrow",)
     return sorted(str(file) for file in directory.glob(pattern) if file.is_file() and file.name.endswith(suffixes))
