@@ -53,6 +53,10 @@ EXTRAS["test"] = [
     "ruff>=0.17",
     "mypy>=2.4",
     "setuptools>=77",
+    # The notebooks in examples/.
+    "jupytext>=1.19",
+    "nbclient>=0.11",
+    "ipykernel>=7.4",
     *EXTRAS["eval"],
     *EXTRAS["retrieval"],
     *EXTRAS["corpus"],

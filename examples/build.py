@@ -1,0 +1,91 @@
+"""Executes the notebooks: writes NAME.ipynb and NAME.ja.ipynb from NAME.py and NAME.ja.py.
+
+    python examples/build.py [NAME …] [--model PATH]
+
+The code of both languages is the same, so it runs once, in an empty directory with a copy of the quickstart's model.
+Without `--model`, each notebook trains that model itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if "." not in path.stem and path.stem != "build")
+# Outputs must look the same on every machine: no colours, no progress bars, a fixed width.
+ENVIRONMENT = {
+    "COLUMNS": "100",
+    "TTY_COMPATIBLE": "0",
+    "NO_COLOR": "1",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+def read_source(path: Path) -> NotebookNode:
+    """The notebook of a source, without outputs; it depends on nothing else."""
+    notebook = jupytext.read(path)
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"{path.name.split('.')[0].replace('_', '-')}-{number}"
+    return notebook
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells of a notebook."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def execute(notebook: NotebookNode, model: Path | None) -> None:
+    """Runs a notebook in a temporary directory and stores its outputs in it."""
+    with TemporaryDirectory() as folder:
+        if model is not None:
+            shutil.copytree(model, Path(folder, "quickstart-model"))
+        NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": folder}}).execute()
+    for cell in code_cells(notebook):
+        cell.metadata.pop("execution", None)
+        cell.outputs = [clean(output) for output in cell.outputs]
+
+
+def clean(output: NotebookNode) -> NotebookNode:
+    """An output without terminal escapes and trailing spaces."""
+    if output.output_type == "stream":
+        text = _ESCAPES.sub("", output.text.replace("\r\n", "\n"))
+        output.text = "".join(line.rstrip() + "\n" for line in text.splitlines())
+    return output
+
+
+def main() -> None:
+    """Builds the notebooks named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME", help="default: all")
+    parser.add_argument("--model", type=Path, help="directory of a finished quickstart")
+    options = parser.parse_args()
+    os.environ.update(ENVIRONMENT)
+    for name in options.names:
+        notebook = read_source(FOLDER / f"{name}.py")
+        execute(notebook, options.model)
+        nbformat.write(notebook, FOLDER / f"{name}.ipynb")
+        translation = read_source(FOLDER / f"{name}.ja.py")
+        for cell, executed in zip(code_cells(translation), code_cells(notebook), strict=True):
+            cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+        nbformat.write(translation, FOLDER / f"{name}.ja.ipynb")
+
+
+if __name__ == "__main__":
+    main()
