@@ -44,6 +44,7 @@ EXTRAS["retrieval"] = [
     "sudachidict-core",
     *EXTRAS["finetune"],
 ]
+EXTRAS["demo"] = ["gradio==6.31.*", *EXTRAS["finetune"]]
 EXTRAS["corpus"] = ["datatrove[io]==0.10.*", "regex>=2025.11"]
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
 # mteb is not included: the tests of JMTEB are skipped if it is missing.
@@ -62,9 +63,10 @@ EXTRAS["test"] = [
     *EXTRAS["corpus"],
     *EXTRAS["onnx"],
     *EXTRAS["openvino"],
+    *EXTRAS["demo"],
 ]
 
-_ALL = ("eval", "mteb", "onnx", "openvino", "retrieval", "corpus", "test")
+_ALL = ("eval", "mteb", "onnx", "openvino", "retrieval", "corpus", "demo", "test")
 EXTRAS["all"] = sorted({requirement for extra in _ALL for requirement in EXTRAS[extra]})
 
 ROOT = Path(__file__).parent
@@ -108,6 +110,7 @@ setup(
     package_dir={f"llm_jp_modernbert.{folder}": folder for folder in FOLDERS},
     package_data={
         "llm_jp_modernbert": ["py.typed"],
+        "llm_jp_modernbert.demo": ["style.css"],
         "llm_jp_modernbert.publishing.serving": ["probes/*.mjs"],
         "llm_jp_modernbert.quickstart": ["corpus/*"],
         "llm_jp_modernbert.evaluation.data": ["prompts.jsonl"],

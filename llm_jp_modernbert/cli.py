@@ -17,6 +17,7 @@ from .commands.adapt import adapt
 from .commands.answer import answer
 from .commands.average import average
 from .commands.checkpoints import checkpoints
+from .commands.demo import demo
 from .commands.encode import encode
 from .commands.evaluate import evaluate
 from .commands.fill_mask import fill_mask
@@ -67,6 +68,7 @@ for job in (
     encode,
     fill_mask,
     answer,
+    demo,
     tokenizer,
     release_dataset,
     release,

@@ -35,6 +35,7 @@ COMMANDS = [
         "encode",
         "fill-mask",
         "answer",
+        "demo",
         "evaluate",
         "leaderboard",
         "vocabulary trim",

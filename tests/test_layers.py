@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # Below the cards, which read its records.
     ("adaptation",),
     ("model_cards",),
-    ("publishing", "quickstart"),
+    ("publishing", "quickstart", "demo"),
     ("model_cards.research",),
     (FACE,),
 )

@@ -1,0 +1,1 @@
+"""The Gradio application that shows what models do."""
