@@ -47,6 +47,13 @@ EXTRAS["retrieval"] = [
 EXTRAS["demo"] = ["gradio==6.31.*", *EXTRAS["finetune"]]
 EXTRAS["corpus"] = ["datatrove[io]==0.10.*", "regex>=2025.11"]
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
+EXTRAS["docs"] = [
+    "mkdocs-material>=9.8",
+    "mkdocstrings[python]>=1.0",
+    "mkdocs-static-i18n>=1.3.1",
+    "nbconvert>=7.17",
+    "codespell>=2.4.3",
+]
 # mteb is not included: the tests of JMTEB are skipped if it is missing.
 EXTRAS["test"] = [
     "pytest>=9.2",

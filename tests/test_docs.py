@@ -1,4 +1,4 @@
-"""The data and commands in the pages of docs/ work as printed."""
+"""The data and commands in the pages of docs/how-to/ work as printed."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from llm_jp_modernbert.training.retrieval.dataset import Form
 from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import RetrievalOptions
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "how-to"
 PAGE, RETRIEVAL, ADAPTATION, ENCODING, SERVING, CORPORA = (
     (DOCS / f"{name}.md").read_text(encoding="utf-8")
     for name in ("finetuning", "retrieval", "adaptation", "encoding", "serving", "corpora")
