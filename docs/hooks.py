@@ -28,6 +28,7 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 FIGURES = ROOT / "model_cards/llm-jp-modernbert-nano/assets"
 NAME = "llm-jp-modernbert"
 WIDE = "---\nhide: [toc]\n---\n\n"
@@ -76,7 +77,15 @@ def notebook(path: Path) -> str:
         text = text.replace(f"({name})", f"(data:image/png;base64,{base64.b64encode(content).decode()})")
     # Colab's badge is a remote image.
     text = re.sub(r"\[!\[([^]]*)\]\(https://colab[^)]*\)\]", r"[\1]", text)
-    return text.replace("](../docs/", "](../")
+    text = text.replace("](../docs/", "](../")
+    # The language of a link is that of the page. Links to notebooks that are not there become text.
+    text = re.sub(r"\]\((\w+)(?:\.ja)?\.ipynb\)", r"](\1.md)", text)
+    return re.sub(r"\[([^]]*)\]\((\w+)\.md\)", lambda link: link[0] if has_notebook(link[2]) else link[1], text)
+
+
+def has_notebook(name: str) -> bool:
+    """Whether examples/ has a notebook."""
+    return (EXAMPLES / f"{name}.ipynb").is_file()
 
 
 def source_tree() -> str:
@@ -180,7 +189,7 @@ def results() -> str:
 
 
 def notebooks() -> list[Path]:
-    return sorted((ROOT / "examples").glob("*.ipynb"))
+    return sorted(EXAMPLES.glob("*.ipynb"))
 
 
 PAGES: dict[str, Callable[[], str]] = {
