@@ -289,6 +289,22 @@ def test_signal_saves_and_stops(data: Data, tmp_path: Path, name: str, caplog: p
     assert f"resuming from {tmp_path / 'run' / f'checkpoint-{saved}'}" in caplog.text
 
 
+def test_only_an_ignored_ctrl_c_stays_ignored(data: Data, tmp_path: Path) -> None:
+    """Launchers in Slurm jobs ignore SIGUSR1, and their children inherit that."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        keys = runs.recipe(*data, tmp_path / "run")
+        trainer = train(
+            keys,
+            At(5, lambda _: os.kill(os.getpid(), signal.SIGINT)),
+            At(9, lambda _: os.kill(os.getpid(), signal.SIGUSR1)),
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert trainer.state.global_step in (9, 10)
+
+
 def test_second_ctrl_c_stops_at_once(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def press(_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -193,8 +193,9 @@ class StopSignals:
     def listening(self) -> Iterator[StopSignals]:
         """Handles the signals inside a `with` block and restores the previous handlers after it."""
         names = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
-        # A background job of a script ignores Ctrl-C.
-        names = [name for name in names if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
+        # A background job of a script ignores Ctrl-C. A launcher in a Slurm job ignores SIGUSR1, but only for itself.
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            names.remove("SIGINT")
         try:
             before = {name: signal.signal(getattr(signal, name), self._record) for name in names}
         except ValueError:  # only the main thread receives signals
