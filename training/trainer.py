@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -40,6 +41,7 @@ from .run.checkpoints import StopSignals
 from .run.summary import Stage
 from .run.totals import Totals
 from .sharding import keep_float32
+from .step_times import SLOW, OwnTime, slowest
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class PretrainingTrainer(Trainer):
             eval_dataset=validation,
             callbacks=[self.non_finite, *callbacks],
         )
+        self.own_time = OwnTime(self.args.device)
         self.checkpoints = PretrainingCheckpoints(recipe, self.accelerator.wait_for_everyone, earlier_stages)
         # After DefaultFlowCallback, whose decisions it reads, and before others, which find a checkpoint complete.
         self.callback_handler.callbacks.insert(1, _FlowCallback(self))
@@ -126,7 +129,8 @@ class PretrainingTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor]:
         """The batches of an optimizer step, and the number of labels that the sum of their losses is divided by."""
         self.counter.start_clock()
-        batches = [next(epoch_iterator) for _ in range(num_batches)]
+        with self.own_time.on_host():
+            batches = [next(epoch_iterator) for _ in range(num_batches)]
         infos = [batch.pop("info") for batch in batches]
         self._stream_state = infos[-1].state
         labels = self.counter.start_step(infos, self.stop.received is not None)
@@ -149,6 +153,11 @@ class PretrainingTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.counter.losses.append(loss)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of a batch."""
+        with self.own_time.on_device():
+            return super().compute_loss(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of the current batch; Trainer would walk over all parameters to estimate them."""
@@ -180,10 +189,28 @@ class PretrainingTrainer(Trainer):
         """Logs figures; a training loss is replaced by `Counter.figures`, which survive resuming exactly."""
         if "loss" in logs:
             logs.update(self.counter.figures(self.state.global_step))
+            logs.update(self._slowest_rank())
         if "train_loss" in logs:
             # Before transformers 5.19, that of a resumed run was divided by the steps of all processes.
             logs["train_loss"] = self.counter.mean_loss()
         super().log(logs, start_time)
+
+    def _slowest_rank(self) -> dict[str, float]:
+        """Figures of the slowest rank since the previous log line, which is named if it holds up the others."""
+        if self.args.world_size == 1:
+            return {}
+        own = [0.0] * self.args.world_size
+        own[self.args.process_index] = self.own_time.take()
+        rank, ratio = slowest(self.counter.sum(own))
+        if ratio >= SLOW and rank == self.args.process_index:
+            # By this rank, because it knows the name of its host.
+            logger.warning(
+                "rank %d on %s needs %.2f times the median time of all ranks for its batches and forward passes",
+                rank,
+                socket.gethostname(),
+                ratio,
+            )
+        return {"slowest_rank": rank, "slowest_rank_time": round(ratio, 3)}
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

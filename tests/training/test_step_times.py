@@ -1,0 +1,52 @@
+"""A rank that is slower than the others is named in the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+import torch
+
+from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.training.step_times import OwnTime
+
+
+def test_slow_forward_passes_are_reported_with_their_host(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = LlmJpModernBertForMaskedLM.forward
+
+    def slow_on_rank_1(*args: Any, **kwargs: Any) -> Any:
+        if os.environ.get("RANK") == "1":
+            time.sleep(0.2)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(LlmJpModernBertForMaskedLM, "forward", slow_on_rank_1)
+    changes = {"max_steps": 4, "logging_steps": 2, "per_device_train_batch_size": 1, "save_strategy": "steps"}
+    log = tmp_path / "log"
+    handler = logging.FileHandler(log)
+    logging.getLogger("llm_jp_modernbert").addHandler(handler)
+    assert runs.run_apart(runs.recipe(*data, tmp_path / "run", **changes, save_steps=4), ranks=2) == [0, 0]
+    logging.getLogger("llm_jp_modernbert").removeHandler(handler)
+    state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
+    lines = [entry for entry in state["log_history"] if "slowest_rank" in entry]
+    assert [entry["slowest_rank"] for entry in lines] == [1, 1]
+    assert all(1.2 < entry["slowest_rank_time"] < 2 for entry in lines)
+    assert f"rank 1 on {socket.gethostname()} needs 1." in log.read_text()
+
+
+def test_own_time_starts_again_after_it_was_taken() -> None:
+    own_time = OwnTime(torch.device("cpu"))
+    with own_time.on_host():
+        time.sleep(0.02)
+    with own_time.on_device():
+        time.sleep(0.02)
+    assert own_time.take() >= 0.04
+    assert own_time.take() == 0
