@@ -25,7 +25,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-WITH_OUTPUT = re.compile(r"(?<=^```)(bash|python)\n(.*?)^```\n\n```text\n(.*?)(?=^```$)", re.DOTALL | re.MULTILINE)
+WITH_OUTPUT = re.compile(
+    r"^```(bash|python)\n((?:(?!```).*\n)*)```\n\n```text\n((?:(?!```).*\n)*)(?=```$)", re.MULTILINE
+)
 
 
 @contextlib.contextmanager
