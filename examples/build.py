@@ -1,6 +1,6 @@
 """Executes the notebooks: writes NAME.ipynb and NAME.ja.ipynb from NAME.py and NAME.ja.py.
 
-    python examples/build.py [NAME …] [--model PATH]
+    python examples/build.py [NAME …] [--model PATH] [--no-execute]
 
 The code of both languages is the same, so it runs once, in an empty directory with a copy of the quickstart's model.
 Without `--model`, each notebook trains that model itself.
@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+# Long work without a terminal logs such a line every minute.
+_STILL_WORKING = re.compile(r", step [\d,]+ of [\d,]+, ")
 
 
 def read_source(path: Path) -> NotebookNode:
@@ -51,22 +53,23 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def execute(notebook: NotebookNode, model: Path | None) -> None:
-    """Runs a notebook in a temporary directory and stores its outputs in it."""
+def execute(notebook: NotebookNode, model: Path | None) -> NotebookNode:
+    """Runs a notebook in a temporary directory; returns it with its outputs."""
     with TemporaryDirectory() as folder:
         if model is not None:
             shutil.copytree(model, Path(folder, "quickstart-model"))
-        NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": folder}}).execute()
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=1800, resources=resources, coalesce_streams=True).execute()
     for cell in code_cells(notebook):
-        cell.metadata.pop("execution", None)
         cell.outputs = [clean(output) for output in cell.outputs]
+    return notebook
 
 
 def clean(output: NotebookNode) -> NotebookNode:
-    """An output without terminal escapes and trailing spaces."""
+    """An output without terminal escapes, trailing spaces and lines that depend on the machine's speed."""
     if output.output_type == "stream":
-        text = _ESCAPES.sub("", output.text.replace("\r\n", "\n"))
-        output.text = "".join(line.rstrip() + "\n" for line in text.splitlines())
+        lines = _ESCAPES.sub("", output.text.replace("\r\n", "\n")).splitlines()
+        output.text = "".join(line.rstrip() + "\n" for line in lines if not _STILL_WORKING.search(line))
     return output
 
 
@@ -75,16 +78,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME", help="default: all")
     parser.add_argument("--model", type=Path, help="directory of a finished quickstart")
+    parser.add_argument("--no-execute", action="store_true", help="keep the stored outputs; for changes of the text")
     options = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     for name in options.names:
-        notebook = read_source(FOLDER / f"{name}.py")
-        execute(notebook, options.model)
-        nbformat.write(notebook, FOLDER / f"{name}.ipynb")
-        translation = read_source(FOLDER / f"{name}.ja.py")
-        for cell, executed in zip(code_cells(translation), code_cells(notebook), strict=True):
-            cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
-        nbformat.write(translation, FOLDER / f"{name}.ja.ipynb")
+        if options.no_execute:
+            executed = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+        else:
+            executed = execute(read_source(FOLDER / f"{name}.py"), options.model)
+        for file in (name, f"{name}.ja"):
+            notebook = read_source(FOLDER / f"{file}.py")
+            for cell, done in zip(code_cells(notebook), code_cells(executed), strict=True):
+                cell.outputs, cell.execution_count = done.outputs, done.execution_count
+            nbformat.write(notebook, FOLDER / f"{file}.ipynb")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunNote
 
     def run_notebook(name: str, **parameters: Any) -> dict[str, Any]:
         source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+        source = source.replace("\\\n#", "")
         source = re.sub(r"^# !(.+)$", r"shell(f'''\1''')", source, flags=re.MULTILINE)
         for parameter, value in parameters.items():
             source, found = re.subn(rf"^{parameter} = .+$", f"{parameter} = {value!r}", source, flags=re.MULTILINE)
@@ -68,9 +69,10 @@ def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunNote
 def shell(command: str) -> None:
     """Runs a command of ours in this process; skips commands that install or train what exists here."""
     name, *arguments = shlex.split(command)
-    if "||" not in arguments:
-        assert name == "llm-jp-modernbert"
-        app(arguments, standalone_mode=False)
+    if "||" in arguments or name == "head":
+        return
+    assert name == "llm-jp-modernbert"
+    app(arguments, standalone_mode=False)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,3 +108,9 @@ def test_fill_mask_shows_inserted_space(run: RunNotebook) -> None:
     names = run("fill_mask")
     text = names["texts"][0]
     assert len(names["published"](text)["input_ids"]) == len(names["tokenizer"](text)["input_ids"]) + 1
+
+
+def test_classification_answers_with_labels_of_the_data(run: RunNotebook) -> None:
+    names = run("classification", REVIEWS=60, EPOCHS=1)
+    assert {answer["label"] for answer in names["answers"]} <= {"良い", "悪い", "両方"}
+    assert len(names["answers"]) == len(names["own"])
