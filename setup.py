@@ -44,7 +44,7 @@ EXTRAS["retrieval"] = [
     "sudachidict-core",
     *EXTRAS["finetune"],
 ]
-EXTRAS["demo"] = ["gradio==6.31.*", *EXTRAS["finetune"]]
+EXTRAS["demo"] = ["gradio==6.31.*", "matplotlib>=3.10", "matplotlib-fontja>=1.1"]
 EXTRAS["corpus"] = ["datatrove[io]==0.10.*", "regex>=2025.11"]
 EXTRAS["mteb"] = ["mteb>=2.26", *EXTRAS["eval"]]
 EXTRAS["docs"] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -20,6 +21,9 @@ def demo(
             help=f"Local paths, repositories, or ORG/NAME@REVISION. By default {_DEFAULT_MODEL}.", show_default=False
         ),
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Results directory of the evaluate command, for the leaderboard.")
+    ] = None,
     language: Annotated[
         Literal["en", "ja"] | None,
         typer.Option(help="Language of the interface. By default that of each visitor's browser."),
@@ -32,19 +36,20 @@ def demo(
 ) -> None:
     """Opens a page that tries models in the browser.
 
-    It fills masks with several models side by side. Visitors use the models named here and cannot load others.
+    The page fills masks with several models side by side, shows tokens, searches a document, colours a text by its
+    pseudo-perplexity, compares sentences, and shows a leaderboard. Visitors use the models named here and no others.
 
     Examples:
 
     * `llm-jp-modernbert demo quickstart-model`
 
-    * `llm-jp-modernbert demo my-model llm-jp/llm-jp-modernbert-base --language ja`
+    * `llm-jp-modernbert demo my-model llm-jp/llm-jp-modernbert-base --results results --language ja`
     """
     if find_spec("gradio") is None:
         raise UsageError("demo needs Gradio: pip install 'llm-jp-modernbert[demo]'.")
     from llm_jp_modernbert.demo.app import launch
 
     quiet_libraries()
-    blocks, address = launch(models or [_DEFAULT_MODEL], language, host, port, share)
+    blocks, address = launch(models or [_DEFAULT_MODEL], results, language, host, port, share)
     print(f"Open {address} in a browser. Stop with Ctrl+C.", flush=True)
     blocks.block_thread()

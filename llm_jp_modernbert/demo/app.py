@@ -7,7 +7,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from . import fill_mask
+from llm_jp_modernbert.core.errors import UsageError
+
+from . import fill_mask, heat_map, scores, search, similarity, tokens
 from .models import DemoModel, load_models
 from .wording import WORDING, Language, language_of
 
@@ -16,19 +18,34 @@ TITLE = "llm-jp-modernbert"
 _FONTS = ("system-ui", "Hiragino Sans", "Noto Sans JP", "Noto Sans CJK JP", "sans-serif")
 
 
-def build(models: Sequence[DemoModel], language: Language | None = None) -> gr.Blocks:
+def build(models: Sequence[DemoModel], results: Path | None = None, language: Language | None = None) -> gr.Blocks:
     """The application.
 
     Args:
         models: the models that visitors can use.
+        results: results directory of the evaluate command.
         language: language of messages; by default that of each visitor's browser.
     """
     i18n = wording(language)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {TITLE}")
         visitor_language = gr.State(language or "en")
-        with gr.Tab(i18n("fill_mask")):
-            fill_mask.build([model for model in models if model.fills_masks], visitor_language, i18n)
+        filling = [model for model in models if model.fills_masks]
+        encoding = [model for model in models if model.encodes]
+        for key, tab, suitable in (
+            ("fill_mask", fill_mask, filling),
+            ("tokens", tokens, models),
+            ("search", search, encoding),
+            ("heat_map", heat_map, filling),
+            ("similarity", similarity, encoding),
+        ):
+            with gr.Tab(i18n(key)):
+                if suitable:
+                    tab.build(suitable, visitor_language, i18n)
+                else:
+                    gr.Markdown(i18n("no_suitable_model"))
+        with gr.Tab(i18n("scores")):
+            scores.build(results, i18n)
         if language is None:
             blocks.load(_language, None, visitor_language, show_progress="hidden")
     return blocks.queue(max_size=64, default_concurrency_limit=8)
@@ -46,6 +63,7 @@ def _language(request: gr.Request) -> Language:
 
 def launch(
     names: Sequence[str],
+    results: Path | None = None,
     language: Language | None = None,
     host: str | None = None,
     port: int | None = None,
@@ -55,6 +73,7 @@ def launch(
 
     Args:
         names: local paths, repositories, or `ORG/NAME@REVISION`.
+        results: results directory of the evaluate command, for the leaderboard.
         language: language of the interface; by default that of each visitor's browser.
         host: address to listen on; by default this machine only, or `GRADIO_SERVER_NAME`.
         port: by default the first free one from 7860.
@@ -64,21 +83,23 @@ def launch(
         The application and its address.
 
     Raises:
-        UsageError: a model cannot be loaded.
-        OSError: the port is in use.
+        UsageError: a model cannot be loaded, the results directory is not usable, or the port is in use.
     """
-    blocks = build(load_models(names), language)
-    _, local, public = blocks.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        quiet=True,
-        prevent_thread_lock=True,
-        # No tab takes files.
-        max_file_size=1,
-        footer_links=[],
-        i18n=wording(language),
-        theme=gr.themes.Default(primary_hue="indigo", font=_FONTS, font_mono=("ui-monospace", "monospace")),
-        css_paths=Path(__file__).parent / "style.css",
-    )
+    blocks = build(load_models(names), results, language)
+    try:
+        _, local, public = blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            quiet=True,
+            prevent_thread_lock=True,
+            # No tab takes files.
+            max_file_size=1,
+            footer_links=[],
+            i18n=wording(language),
+            theme=gr.themes.Default(primary_hue="indigo", font=_FONTS, font_mono=("ui-monospace", "monospace")),
+            css_paths=Path(__file__).parent / "style.css",
+        )
+    except OSError as error:
+        raise UsageError(f"--host {host} --port {port}: cannot listen there. Choose another port.") from error
     return blocks, public or local

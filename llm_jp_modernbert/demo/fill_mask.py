@@ -79,9 +79,8 @@ def predict(models: Sequence[DemoModel], text: str | None) -> Prediction:
 def _fill(model: DemoModel, text: str) -> FilledText | UsageError:
     encoder = model.encoder
     try:
+        model.tokenize(text.replace(_MASK, str(encoder.tokenizer.mask_token)))
         with model.lock:
-            masked = text.replace(_MASK, str(encoder.tokenizer.mask_token))
-            model.check_length(len(encoder.tokenizer(masked, verbose=False)["input_ids"]))
             return encoder.fill_mask([text], TOP_K)[0]
     except UsageError as error:
         return error

@@ -29,13 +29,13 @@ class InputError(UsageError):
         self.key, self.values = key, values
 
 
-def check_text(text: str | None) -> str:
+def check_text(text: str | None, limit: int = MAX_CHARACTERS) -> str:
     """Returns a text without surrounding whitespace; raises `InputError` if it is empty, too long or not encodable."""
     text = (text or "").strip()
     if not text:
         raise InputError("empty")
-    if len(text) > MAX_CHARACTERS:
-        raise InputError("too_many_characters", count=len(text), limit=MAX_CHARACTERS)
+    if len(text) > limit:
+        raise InputError("too_many_characters", count=len(text), limit=limit)
     try:
         check_characters(text)
     except SourceError as error:

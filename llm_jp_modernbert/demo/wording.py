@@ -41,6 +41,71 @@ WORDING: dict[str, tuple[str, str]] = {
         "The text has characters that cannot be encoded. Copy it again from its source.",
         "テキストに不正な文字が含まれています。もう一度コピーし直してください。",
     ),
+    "tokens": ("Tokens", "トークン"),
+    "tokens_about": (
+        "How each model splits the text: every token with its id and its offsets in the text.",
+        "テキストがどのようにトークンへ分割されるかを、ID とテキスト内の位置とともに表示します。",
+    ),
+    "tokenize": ("Tokenize", "分割する"),
+    "token_counts": ("{tokens:,} tokens, {characters:,} characters", "{tokens:,} トークン（{characters:,} 文字）"),
+    "first_tokens": (". The first {count:,} are shown.", "。先頭の {count:,} トークンを表示しています。"),
+    "model": ("Model", "モデル"),
+    "search": ("Search", "検索"),
+    "search_about": (
+        "Finds the sentences of a document that are closest to a question. The model reads the whole document at "
+        "once, so a sentence is understood in its context. Models trained for search find more.",
+        "文書の中から、質問に最も近い文を探します。モデルは文書全体を一度に読むため、前後の文脈も考慮されます。"
+        "検索向けに学習したモデルを使うと、より良い結果が得られます。",
+    ),
+    "document": ("Document", "文書"),
+    "question": ("Question", "質問"),
+    "find": ("Search", "検索する"),
+    "best_sentences": (
+        "The {count} best of {total:,} sentences",
+        "全 {total:,} 文のうち、近いものから {count} 文",
+    ),
+    "heat_map": ("Perplexity", "パープレキシティ"),
+    "heat_map_about": (
+        "Each token is masked and predicted from all the others. The darker a token, the less the model expected it. "
+        "Point at a token or tap it for its probability. Long texts take minutes without a GPU.",
+        "トークンを一つずつ隠し、残りのテキストから予測させます。色が濃いほど、モデルにとって意外なトークンです。"
+        "トークンにカーソルを合わせるかタップすると、確率が表示されます。長いテキストは、GPU がないと数分かかります。",
+    ),
+    "measure": ("Measure", "計算する"),
+    "token_probability": (
+        "{token}: {probability:.2%} (most probable: {best})",
+        "{token}：{probability:.2%}（最有力の予測：{best}）",
+    ),
+    "pseudo_perplexity": ("Pseudo-perplexity {value:,.2f}", "擬似パープレキシティ {value:,.2f}"),
+    "each_alone": (
+        "The model read the text {passes:,} times, with one token masked each time.",
+        "トークンを一つずつ隠しながら、テキストを {passes:,} 回読みました。",
+    ),
+    "several_masked": (
+        "Masking each of the {tokens:,} tokens alone would take too long. The model read the text {passes:,} times, "
+        "with every {passes:,}th token masked at once, so values are slightly higher.",
+        "{tokens:,} トークンを一つずつ隠すと時間がかかりすぎるため、{passes:,} トークンおきにまとめて隠し、"
+        "テキストを {passes:,} 回読みました。そのため、値はわずかに高くなります。",
+    ),
+    "similarity": ("Similarity", "類似度"),
+    "similarity_about": (
+        "Compares sentences with each other: the cosine of their vectors. Colours range from the least to the most "
+        "similar pair.",
+        "文と文の近さを、ベクトルのコサイン類似度で比べます。色の濃さは、最も遠い組から最も近い組までを表します。",
+    ),
+    "sentences": ("Sentences, one per line", "比べる文（1 行に 1 文）"),
+    "compare": ("Compare", "比べる"),
+    "number_of_sentences": (
+        "Enter 2 to {limit} sentences, one per line; there are {count}.",
+        "1 行に 1 文ずつ、2 ～ {limit} 文を入力してください（現在 {count} 文）。",
+    ),
+    "scores": ("Leaderboard", "リーダーボード"),
+    "no_results": (
+        "No results to show. Measure models with `llm-jp-modernbert evaluate`, then start the demo with "
+        "`--results DIRECTORY`.",
+        "表示できる評価結果がありません。`llm-jp-modernbert evaluate` でモデルを評価し、"
+        "`--results ディレクトリ` を付けてデモを起動してください。",
+    ),
     "no_suitable_model": (
         "None of the models of this demo can do this.",
         "このデモのモデルは、この機能に対応していません。",
