@@ -1,4 +1,4 @@
-"""Read documents from JSON-lines, plain-text, Parquet and Arrow files; text files may be compressed with gzip or zstd.
+"""Read documents from JSON-lines, plain-text, WET, Parquet and Arrow files; text files may be compressed.
 
 Every document knows its file, its row and the row to resume reading after. `read_documents` raises an error at the
 first unreadable row; `read_rows` returns such rows as `BadRow`, for callers that count them and continue.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ from .manifest import DATA, MANIFEST, PROGRESS
 
 _JSON = (".jsonl", ".json", ".ndjson")
 _TEXT = (".txt", ".text")
+_WET = (".wet", ".wet.gz")
 _TABLES = (".parquet", ".arrow")
-KNOWN_SUFFIXES = tuple(suffix + end for suffix in (*_JSON, *_TEXT) for end in ("", ".gz", ".zst")) + _TABLES
-_SUPPORTED = ".jsonl, .json, .ndjson, .txt, .text, each with or without .gz or .zst, .parquet, .arrow"
+KNOWN_SUFFIXES = tuple(suffix + end for suffix in (*_JSON, *_TEXT) for end in ("", ".gz", ".zst")) + _WET + _TABLES
+_SUPPORTED = ".jsonl, .json, .ndjson, .txt, .text, each with or without .gz or .zst, .wet, .wet.gz, .parquet, .arrow"
 
 IDS_COLUMN = "input_ids"
 """The column of a tokenized corpus that holds token ids."""
@@ -134,7 +136,8 @@ def read_documents(path: str, text_column: str = "text", start: int = 0) -> Iter
 
     Args:
         path: a `.jsonl` (also `.json`, `.ndjson`) or `.txt` file (documents separated by blank lines), optionally
-            with `.gz` or `.zst`, or a `.parquet` or `.arrow` file.
+            with `.gz` or `.zst`, a `.wet` file of texts of web pages (WARC format, with or without `.gz`), or a
+            `.parquet` or `.arrow` file.
         text_column: the JSON key or column that holds the text. A table that has a column `input_ids` and not this
             one is a tokenized corpus.
         start: number of rows to skip: the `end` of the last document that was read.
@@ -201,6 +204,8 @@ def read_in_turn(paths: Sequence[str], text_column: str = "text") -> Iterator[Do
 
 
 def _rows(path: str, text_column: str, start: int) -> Rows:
+    if path.endswith(_WET):
+        return _wet_rows(path, start)
     name = path.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(_TABLES):
         return _table_rows(path, text_column, start)
@@ -270,6 +275,34 @@ def _text_rows(path: str, start: int) -> Rows:
             characters, lines = 0, []
     if lines:
         yield text_document("\n".join(lines), path, first, row)
+
+
+def _wet_rows(path: str, start: int) -> Rows:
+    """The texts of a WET file, such as those of Common Crawl; rows are the `conversion` records."""
+    try:
+        from warcio.archiveiterator import ArchiveIterator
+        from warcio.exceptions import ArchiveLoadFailed
+    except ImportError as error:
+        raise SourceError(f'{path}: WET files need warcio: pip install "llm-jp-modernbert[corpus]"') from error
+    row = 0
+    with open_binary(path) as file:
+        try:
+            for record in ArchiveIterator(file):
+                if record.rec_type != "conversion":
+                    continue
+                row += 1
+                if row <= start:
+                    continue
+                content = record.content_stream().read()
+                # warcio does not report the end of the file inside a record.
+                if len(content) != int(record.rec_headers.get_header("Content-Length", "-1")):
+                    raise EOFError("the file ends inside a record")
+                try:
+                    yield text_document(content.decode("utf-8"), path, row)
+                except UnicodeDecodeError:
+                    yield BadRow(path, row, "not UTF-8")
+        except (ArchiveLoadFailed, EOFError, OSError, zlib.error) as error:
+            raise SourceError(f"{path}: corrupt WET file after record {row:,} ({error}).") from error
 
 
 def _table_rows(path: str, text_column: str, start: int) -> Rows:
