@@ -1,4 +1,4 @@
-"""The data and commands in the pages of docs/how-to/ work as printed."""
+"""The data and commands in the pages of docs/ work as printed."""
 
 import json
 import re
@@ -16,15 +16,14 @@ from llm_jp_modernbert.training.retrieval.dataset import Form
 from llm_jp_modernbert.training.retrieval.loading import load_data
 from llm_jp_modernbert.training.retrieval.options import RetrievalOptions
 
-DOCS = Path(__file__).parent.parent / "docs" / "how-to"
-PAGE, RETRIEVAL, ADAPTATION, ENCODING, SERVING, CORPORA = (
-    (DOCS / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("finetuning", "retrieval", "adaptation", "encoding", "serving", "corpora")
+DOCS = Path(__file__).parent.parent / "docs"
+SECTIONS, RETRIEVAL_SECTIONS = (
+    (DOCS / "how-to" / name).read_text(encoding="utf-8").split("\n## ")[1:]
+    for name in ("finetuning.md", "retrieval.md")
 )
-SECTIONS, RETRIEVAL_SECTIONS = (page.split("\n## ")[1:] for page in (PAGE, RETRIEVAL))
-COMMAND = (
-    r"^(?:llm-jp-modernbert|accelerate launch -m llm_jp_modernbert\."
-    r"(?:training\.finetuning\.|training\.retrieval|adaptation\.|encoding\.))(?: |)(.*)$"
+# The command, or the module that accelerate launches in its place.
+COMMAND = re.compile(
+    r"^(?:\w+=\$\()?(?:llm-jp-modernbert |accelerate launch .*-m llm_jp_modernbert(?:\.\w+)*\.)(\w.*)$", re.MULTILINE
 )
 FORMS: dict[str, Form] = {
     "Embedder": "pairs",
@@ -38,14 +37,20 @@ FORMS: dict[str, Form] = {
 
 
 def commands(text: str) -> list[list[str]]:
-    """Arguments of each command in the code blocks of a text."""
-    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
-    return [shlex.split(line) for line in re.findall(COMMAND, lines, re.MULTILINE)]
+    """Arguments of each command in the code blocks of a text, without pipes and redirections."""
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    found = [shlex.split(re.split(r" (?:\|\|?|\d?>) ?", line)[0]) for line in COMMAND.findall(lines)]
+    return [[name.replace("_", "-"), *rest] if name != "retrieval" else rest for name, *rest in found]
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [line for page in (PAGE, RETRIEVAL, ADAPTATION, ENCODING, SERVING, CORPORA) for line in commands(page)],
+    [
+        line
+        for page in sorted(DOCS.rglob("*.md"))
+        if ".ja." not in page.name
+        for line in commands(page.read_text("utf-8"))
+    ],
     ids=" ".join,
 )
 def test_commands_parse(arguments: list[str]) -> None:
