@@ -51,6 +51,7 @@ def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunNote
     (tmp_path / MODEL).symlink_to(model)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("PATH", BUILD["ENVIRONMENT"]["PATH"])
 
     def run_notebook(name: str, **parameters: Any) -> dict[str, Any]:
         source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
@@ -69,10 +70,14 @@ def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunNote
 def shell(command: str) -> None:
     """Runs a command of ours in this process; skips commands that install or train what exists here."""
     name, *arguments = shlex.split(command)
-    if "||" in arguments or name == "head":
+    if name != "llm-jp-modernbert":
+        assert "||" in arguments or name == "head"
         return
-    assert name == "llm-jp-modernbert"
-    app(arguments, standalone_mode=False)
+    try:
+        app([argument for argument in arguments if argument not in ("||", "true")], standalone_mode=False)
+    except ValueError:
+        if "||" not in arguments:
+            raise
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,7 +105,7 @@ def test_stored_outputs_are_free_of_errors_and_noise(name: str) -> None:
     assert outputs
     assert not [output for output in outputs if output.output_type == "error"]
     texts = [output.get("text") or output.data.get("text/plain", "") for output in outputs]
-    noise = r"(^|[\s'\"(=])/(home|root|tmp|usr|work)/|\r|\x1b|Traceback|Warning|\bit/s|^Error: "
+    noise = r"(^|[\s'\"(=])/(home|root|tmp|usr|work)/|\r|\x1b|Traceback|Warning|\bit/s"
     assert not [line for text in texts for line in text.splitlines() if re.search(noise, line, re.MULTILINE)]
 
 
@@ -114,3 +119,16 @@ def test_classification_answers_with_labels_of_the_data(run: RunNotebook) -> Non
     names = run("classification", REVIEWS=60, EPOCHS=1)
     assert {answer["label"] for answer in names["answers"]} <= {"良い", "悪い", "両方"}
     assert len(names["answers"]) == len(names["own"])
+
+
+def test_search_finds_passages_of_the_corpus(run: RunNotebook) -> None:
+    names = run("search", TRAINING_PAIRS=60, EPOCHS=1)
+    assert not set(names["pairs"][names["in_test"]].passage) & set(names["pairs"][~names["in_test"]].passage)
+    assert set(names["search"]("図書館の駐車場", best=5).passage) <= set(names["passages"])
+
+
+def test_publishing_rejects_the_broken_model(run: RunNotebook, tmp_path: Path) -> None:
+    names = run("publishing")
+    assert "Limitations and biases" in names["card"]
+    assert (tmp_path / "staged" / "model.safetensors").exists()
+    assert not (tmp_path / "staged-broken").exists()
