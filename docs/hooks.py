@@ -135,7 +135,8 @@ def table(keys: Iterable[Field[Any]], described: dict[str, str]) -> str:
         plain = asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
         text = "required" if plain is MISSING else f"`{json.dumps(plain, default=str)}`"
         rows.append((f"`{key.name}`", f"`{getattr(key.type, '__name__', key.type)}`", text, described[key.name]))
-    return "".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |\n" for row in rows)
+    lines = "".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |\n" for row in rows)
+    return f'<div class="keys" markdown>\n\n{lines}\n</div>\n\n'
 
 
 def packaged(folder: Path) -> str:
@@ -227,3 +228,14 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_read_source(page: Page, config: MkDocsConfig) -> str | None:
     """Text of a page, if it is generated."""
     return generated(page.file.src_uri)
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Joins the lines of Japanese paragraphs, which browsers would separate by spaces."""
+    if not page.file.src_uri.endswith(".ja.md"):
+        return markdown
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
+    # The next line is not a list, table, heading, quotation or code block.
+    parts[::2] = [re.sub(r"(?<=[^\x00-\x7f])\n *(?=[^\s*|#>`-]|`[^`])", "", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<=[^\s|])\n *(?=[^\s\x00-\x7f])", "", part) for part in parts[::2]]
+    return "".join(parts)
