@@ -121,6 +121,13 @@ def test_classification_answers_with_labels_of_the_data(run: RunNotebook) -> Non
     assert len(names["answers"]) == len(names["own"])
 
 
+def test_entities_are_drawn_in_their_texts(run: RunNotebook) -> None:
+    names = run("entities", SENTENCES=60, EPOCHS=1)
+    for text in names["texts"]:
+        drawn = re.sub(r" <small>.*?</small>|<[^>]+>", "", names["draw"](text))
+        assert drawn == text
+
+
 def test_search_finds_passages_of_the_corpus(run: RunNotebook) -> None:
     names = run("search", TRAINING_PAIRS=60, EPOCHS=1)
     assert not set(names["pairs"][names["in_test"]].passage) & set(names["pairs"][~names["in_test"]].passage)
