@@ -28,8 +28,11 @@ def release(options: ReleaseOptions) -> None:
     * `llm-jp-modernbert release runs/stage2 --repo ORG/NAME --dry-run staged --onnx --sentence-transformers`
 
     * `llm-jp-modernbert release my-classifier --repo ORG/NAME`
+
+    * `llm-jp-modernbert release runs/stage2 --repo ORG/NAME --space ORG/NAME-demo`
     """
     from llm_jp_modernbert.publishing.release import release as run
+    from llm_jp_modernbert.publishing.space import folder_beside
 
     quiet_libraries()
     released, console = run(options), Console()
@@ -52,10 +55,17 @@ def release(options: ReleaseOptions) -> None:
     console.print(
         f"With transformers alone, the outputs equal the source's within {checked.difference:.1e}.", highlight=False
     )
-    if released.commit is None:
-        message = f"Dry run: the release is in {options.dry_run}. Nothing was uploaded."
+    if options.dry_run is not None:
+        written = str(options.dry_run)
+        if options.space is not None:
+            written += f", its Space in {folder_beside(options.dry_run)}"
+        message = f"Dry run: the release is in {written}. Nothing was uploaded."
     elif released.is_new:
-        message = f"Released as {options.repository}@{options.revision}, commit {released.commit[:12]}."
+        message = f"Released as {options.repository}@{options.revision}, commit {str(released.commit)[:12]}."
     else:
         message = f"{options.repository}@{options.revision} is up to date: no new commit."
+    if options.dry_run is None and options.space is not None:
+        message += f" Its Space is https://huggingface.co/spaces/{options.space}."
+        if options.private:
+            message += " Add a token that reads the model to the Space's secrets, as HF_TOKEN."
     console.print(Text(printable(message)), soft_wrap=True)

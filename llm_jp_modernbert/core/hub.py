@@ -105,23 +105,23 @@ class Committed:
     is_new: bool
 
 
-def check_name(repository: str) -> None:
-    """Raises `UsageError` unless `--repo` is a valid repository name of the form ORG/NAME."""
+def check_name(repository: str, option: str = "--repo") -> None:
+    """Raises `UsageError` unless an option is a valid repository name of the form ORG/NAME."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise UsageError(f"--repo {repository}: {explain(error)}") from error
+        raise UsageError(f"{option} {repository}: {explain(error)}") from error
     if "/" not in repository:
-        raise UsageError(f"--repo {repository}: write ORG/NAME.")
+        raise UsageError(f"{option} {repository}: write ORG/NAME.")
 
 
 def create_repository(
     api: HfApi, repository: str, private: bool | None = None, kind: str = "model", patience: Patience = PATIENT
 ) -> str:
-    """Creates a `model` or `dataset` repository unless it exists; a private one is private from its creation on.
+    """Creates a `model`, `dataset` or `space` repository unless it exists; a private one is private from its creation.
 
     Returns:
         The full name, with the user's name if `repository` has no organization.
@@ -129,7 +129,10 @@ def create_repository(
     Raises:
         UsageError: `private` is set, but the repository exists and is public.
     """
-    created = patience(lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True))
+    sdk = "gradio" if kind == "space" else None
+    created = patience(
+        lambda: api.create_repo(repository, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+    )
     if private and not patience(lambda: api.repo_info(repository, repo_type=kind)).private:
         raise UsageError(f"{repository} is public, but --private is set. Make it private first, or drop the option.")
     return str(created.repo_id)
@@ -157,7 +160,7 @@ def commit_folder(
         repository: `ORG/NAME`, which must exist.
         revision: branch; a missing one is created from `main`, with the commit or not at all.
         message: title of the commit.
-        kind: `model` or `dataset`.
+        kind: `model`, `dataset` or `space`.
         replaced: whether a path of the repository is deleted if the folder does not have it.
         previous: further paths to delete, such as those of an earlier release. Receives the parent of the new commit.
         description: body of the commit message.

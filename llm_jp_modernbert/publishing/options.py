@@ -103,6 +103,13 @@ class ReleaseOptions:
     packed: Annotated[
         bool, typer.Option("--packed", help="Add graphs without padding, which load_encoder reads without an export.")
     ] = False
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="Space on the Hub (ORG/NAME) that starts the demo with the released model; created if missing. A dry "
+            "run writes it to its directory's name followed by -space."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

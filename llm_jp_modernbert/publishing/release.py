@@ -31,7 +31,7 @@ from llm_jp_modernbert.inference.loading import OUR_MODEL_TYPES, load_model, loa
 from llm_jp_modernbert.model_cards.facts import Exports
 from llm_jp_modernbert.model_cards.serving import RECORD
 
-from . import staging
+from . import space, staging
 from .check import Checked, Source, check
 from .export_sentence_transformers import described, embedder_class, load_embedder, stage_modules
 from .options import ReleaseOptions
@@ -104,10 +104,17 @@ def release(options: ReleaseOptions, patience: Patience = hub.PATIENT, api: HfAp
         staging.check_secrets(folder)
         staging.write_manifest(folder, _name(options))
         files = {path: file.stat().st_size for path, file in files_by_path(folder).items()}
+        model = options.repository if options.revision == hub.MAIN else _name(options)
         if options.dry_run is not None:
+            if options.space is not None:
+                space.stage_beside(options.dry_run, folder, model, options.license)
             return Released(files, None, True, checked)
         logger.info("Uploading %.1f MB to %s", sum(files.values()) / 1e6, options.repository)
         committed = send(api, folder, options.repository, options.revision, options.private, patience)
+        if options.space is not None:
+            with TemporaryDirectory() as temporary:
+                space.write_space(Path(temporary), folder, model, options.license)
+                space.send_space(api, Path(temporary), options.space, options.private, patience)
     return Released(files, str(committed.info.oid), committed.is_new, checked)
 
 
@@ -221,6 +228,10 @@ def _check_options(options: ReleaseOptions) -> None:
         raise UsageError(f"{source}: {error}") from error
     if options.sentence_transformers and head not in (MASKED_LM, ENCODER):
         raise UsageError(f"{source} is a {head.name}, which gives no embeddings. Drop --sentence-transformers.")
+    if options.space is not None:
+        hub.check_name(options.space, "--space")
+        if head not in (MASKED_LM, ENCODER) or embedder_class(source) not in (None, "SentenceTransformer"):
+            raise UsageError(f"{source} neither fills masks nor embeds texts, as the demo does. Drop --space.")
     _check_labels(source, head, config)
 
 

@@ -4,8 +4,8 @@
         HfApi(endpoint=hub.url, token=hub.token).create_repo("org/name")
         subprocess.run(command, env={**os.environ, **hub.environment(home)})
 
-Models and datasets are stored in `folder`: file contents by their SHA-256, and one JSON file per repository. A second
-LoopbackHub on the same folder has the same repositories.
+Models, datasets and Spaces are stored in `folder`: file contents by their SHA-256, and one JSON file per repository. A
+second LoopbackHub on the same folder has the same repositories.
 
 Users: `hub.token` belongs to the owner of all repositories, `hub.guest_token` to a user who may only read public ones.
 Requests without a token are anonymous; other tokens are refused with 401.

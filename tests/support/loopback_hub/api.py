@@ -56,7 +56,9 @@ def _create(call: Call) -> Any:
     call.must_write()
     body = call.json()
     kind, name = _kind_and_name(call, body)
-    url = f"{call.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
+    url = f"{call.hub.url}/{'' if kind == 'model' else f'{kind}s/'}{name}"
+    if kind == "space" and body.get("sdk") not in ("gradio", "docker", "static"):
+        raise Refusal(400, '"sdk" must be one of [gradio, docker, static]')
     if (kind, name) in call.hub.repositories:
         return json_answer({"error": f"You already created this {kind} repo", "url": url}, 409)
     private = body.get("private") or body.get("visibility") == "private"
@@ -74,7 +76,7 @@ def _delete(call: Call) -> Any:
 
 def _kind_and_name(call: Call, body: dict[str, Any]) -> tuple[str, str]:
     kind, parts = body.get("type") or "model", (body.get("organization") or call.hub.user, body["name"])
-    if kind not in ("model", "dataset") or any(not re.fullmatch(r"[\w][\w.-]*", part) for part in parts):
+    if kind not in ("model", "dataset", "space") or any(not re.fullmatch(r"[\w][\w.-]*", part) for part in parts):
         raise Refusal(400, f"Invalid repo type or name: {kind} {'/'.join(parts)}")
     return kind, "/".join(parts)
 
@@ -386,8 +388,8 @@ def _resolve(call: Call, name: str, revision: str, path: str, kind: str | None) 
     return Answer(206, content[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{file.size}"})
 
 
-_KIND, _NAME, _REVISION = "(?P<kind>models|datasets)", "(?P<name>[^/]+/[^/]+)", "(?P<revision>[^/]+)"
-_API, _PAGE = f"/api/{_KIND}/{_NAME}", f"/(?:(?P<kind>datasets)/)?{_NAME}"
+_KIND, _NAME, _REVISION = "(?P<kind>models|datasets|spaces)", "(?P<name>[^/]+/[^/]+)", "(?P<revision>[^/]+)"
+_API, _PAGE = f"/api/{_KIND}/{_NAME}", f"/(?:(?P<kind>datasets|spaces)/)?{_NAME}"
 _ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/api/whoami-v2", _whoami),
     ("POST", "/api/validate-yaml", _validate),
@@ -407,5 +409,9 @@ _ROUTES: list[tuple[str, str, Any]] = [
     ("POST", f"{_API}/paths-info/{_REVISION}", _paths_info),
     ("GET|HEAD", f"{_API}/revision/{_REVISION}", _info),
     ("GET|HEAD", f"/api/{_KIND}/(?P<name>[^/]+(?:/[^/]+)?)", _info),
-    ("GET|HEAD", f"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+(?:/[^/]+)?)/resolve/{_REVISION}/(?P<path>.+)", _resolve),
+    (
+        "GET|HEAD",
+        f"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+(?:/[^/]+)?)/resolve/{_REVISION}/(?P<path>.+)",
+        _resolve,
+    ),
 ]

@@ -7,6 +7,7 @@ The rules and messages are those that users have reported:
 * `license`: tests/test_repocard.py of huggingface_hub. Its list is docs/hub/repositories-licenses.md of hub-docs.
 * `base_model` and `datasets`: huggingface/transformers, issue 32212; huggingface/autotrain-advanced, issue 648.
 * `widget`: ostris/ai-toolkit, issue 260.
+* Spaces: spaces-config-reference.md of huggingface/hub-docs.
 * Required and optional fields of `model-index`: modelcard.md of huggingface/hub-docs.
 """
 
@@ -24,6 +25,7 @@ _LISTS = ("tags", "task_categories", "task_ids")
 _LICENSES = (Path(__file__).parents[3] / "model_cards" / "templates" / "hub_licenses.txt").read_text("utf-8").split()
 _DATASET_TYPE = re.compile(r"^(?:[\w-]+\/)?[\w\-.]+\Z", re.ASCII)
 _REPOSITORY = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+_COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 _EITHER = ("language", "datasets", "metrics", "base_model", "size_categories", "source_datasets")
 
 
@@ -44,7 +46,7 @@ def metadata(card: str) -> dict[str, Any]:
 
 
 def problems(card: str, kind: str) -> tuple[list[str], list[str]]:
-    """Errors and warnings for the card of a model or dataset."""
+    """Errors and warnings for the card of a model, dataset or Space."""
     try:
         data = metadata(card)
     except ValueError as error:
@@ -64,6 +66,11 @@ def problems(card: str, kind: str) -> tuple[list[str], list[str]]:
     errors += _values(data)
     if kind == "model" and "model-index" in data:
         errors += _index(data["model-index"])
+    if kind == "space":
+        _required(data, "card", ("title", "emoji", "colorFrom", "colorTo", "sdk"), errors)
+        for name in ("colorFrom", "colorTo"):
+            if data.get(name) not in _COLORS:
+                errors.append(f'"{name}" must be one of [{", ".join(_COLORS)}]')
     if kind == "dataset" and "configs" in data:
         for place, config in _items(data["configs"], "configs", errors):
             _required(config, place, ("config_name",), errors)
