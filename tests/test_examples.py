@@ -134,6 +134,11 @@ def test_search_finds_passages_of_the_corpus(run: RunNotebook) -> None:
     assert set(names["search"]("図書館の駐車場", best=5).passage) <= set(names["passages"])
 
 
+def test_adaptation_predicts_with_both_models(run: RunNotebook) -> None:
+    rows = run("adaptation", MANUALS=40, EPOCHS=1)["rows"]
+    assert len(rows["before"]) == len(rows["after"]) == len(rows["text"])
+
+
 def test_pretraining_is_killed_and_resumed(run: RunNotebook) -> None:
     names = run("pretraining", STEPS=4, SAVE_STEPS=2)
     assert [step for step, _ in names["points"]] == [1, 2, 3, 4]
