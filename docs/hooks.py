@@ -20,6 +20,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from griffe import Docstring, DocstringSectionKind
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
@@ -29,6 +30,16 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+TUTORIALS = (
+    "fill_mask",
+    "classification",
+    "entities",
+    "search",
+    "long_documents",
+    "adaptation",
+    "pretraining",
+    "publishing",
+)
 FIGURES = ROOT / "model_cards/llm-jp-modernbert-nano/assets"
 NAME = "llm-jp-modernbert"
 WIDE = "---\nhide: [toc]\n---\n\n"
@@ -72,7 +83,9 @@ MAPPED = ("modeling", "tokenization", "training", "evaluation", "model_cards")
 
 def notebook(path: Path) -> str:
     """A notebook with its stored outputs as Markdown; images become data URIs."""
-    text, resources = MarkdownExporter().from_filename(str(path))
+    stored = nbformat.read(path, as_version=4)
+    stored.metadata.language_info = {"name": "python"}
+    text, resources = MarkdownExporter().from_notebook_node(stored)
     for name, content in resources["outputs"].items():
         text = text.replace(f"({name})", f"(data:image/png;base64,{base64.b64encode(content).decode()})")
     # Colab's badge is a remote image.
@@ -190,7 +203,11 @@ def results() -> str:
 
 
 def notebooks() -> list[Path]:
-    return sorted(EXAMPLES.glob("*.ipynb"))
+    """The notebooks, those for beginners first."""
+    order = {name: number for number, name in enumerate(TUTORIALS)}
+    return sorted(
+        EXAMPLES.glob("*.ipynb"), key=lambda path: (order.get(path.name.split(".")[0], len(order)), path.name)
+    )
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -236,6 +253,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
     # The next line is not a list, table, heading, quotation or code block.
-    parts[::2] = [re.sub(r"(?<=[^\x00-\x7f])\n *(?=[^\s*|#>`-]|`[^`])", "", part) for part in parts[::2]]
-    parts[::2] = [re.sub(r"(?<=[^\s|])\n *(?=[^\s\x00-\x7f])", "", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<=[^\x00-\x7f])\n {0,3}(?=[^\s*|#>`-]|`[^`])", "", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<=[^\s|])\n {0,3}(?=[^\s\x00-\x7f])", "", part) for part in parts[::2]]
     return "".join(parts)
