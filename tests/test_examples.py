@@ -149,3 +149,9 @@ def test_publishing_rejects_the_broken_model(run: RunNotebook, tmp_path: Path) -
     assert "Limitations and biases" in names["card"]
     assert (tmp_path / "staged" / "model.safetensors").exists()
     assert not (tmp_path / "staged-broken").exists()
+
+
+def test_long_document_is_divided_into_its_passages(run: RunNotebook) -> None:
+    names = run("long_documents", LENGTH=600, STEPS=2)
+    assert len(names["vectors"]) == len(names["passages"])
+    assert names["vectors"].isfinite().all()
