@@ -20,6 +20,7 @@ from loopback_hub import LoopbackHub
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 DATA_VARIABLE = "LLM_JP_MODERNBERT_TEST_DATA"
+SLOW_VARIABLE = "LLM_JP_MODERNBERT_SLOW_TESTS"
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +95,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
+    reasons = {}
     if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        reasons["gpu"] = "needs a CUDA device"
+    if os.environ.get(SLOW_VARIABLE) != "1":
+        reasons["slow"] = f"slow: set {SLOW_VARIABLE}=1"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

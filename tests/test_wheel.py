@@ -19,8 +19,6 @@ from llm_jp_modernbert import __version__
 ROOT = Path(__file__).parent.parent
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
 
-pytestmark = pytest.mark.slow
-
 
 def run(*command: str | Path, cwd: Path) -> str:
     # Without PYTHONPATH, so that nothing is imported from the checkout.

@@ -34,6 +34,7 @@ def test_random_documents_have_the_requested_tokens_and_maximum_length() -> None
         assert torch.equal(torch.cat(batch.labels)[predicted], torch.cat(batch.ids)[predicted])
 
 
+@pytest.mark.slow
 def test_all_candidates_train_on_the_same_tokens(models: Models) -> None:
     case = gpu.packed_training(models, 64, 500, 256, compiled=False)
     assert case.settings["tokens"] == 500
@@ -56,6 +57,7 @@ def rehearse(folder: Path, *arguments: str) -> dict[str, Any]:
     return parts
 
 
+@pytest.mark.slow
 def test_every_part_runs_and_explains_what_it_skips(tmp_path: Path) -> None:
     parts = rehearse(tmp_path)
     assert list(parts) == list(gpu.PARTS)

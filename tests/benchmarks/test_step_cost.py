@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SLOW = "LLM_JP_MODERNBERT_SLOW_TESTS"
-compiled = pytest.mark.skipif(SLOW not in os.environ, reason=f"takes minutes: set {SLOW}=1")
 
-
-@pytest.mark.parametrize("marker", ["not slow", pytest.param("slow", marks=[pytest.mark.slow, compiled])])
+@pytest.mark.parametrize("marker", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_cases_pass_in_their_own_process(marker: str) -> None:
     cases = Path(__file__).with_name("step_cost_cases.py")
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-m", marker, str(cases)]

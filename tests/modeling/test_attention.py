@@ -592,7 +592,7 @@ BATCHES = ((150, 1, 40), (300,), (7,) * 20, (64, 65, 200, 3), (500, 24))
 
 
 @pytest.mark.parametrize(("backend", "training"), [("varlen", True), ("varlen", False), ("flex_attention", False)])
-@pytest.mark.parametrize("whole", [True, False], ids=["model", "layers"])
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False], ids=["model", "layers"])
 @pytest.mark.usefixtures("stand_ins", "fresh_compiler")
 def test_other_lengths_do_not_recompile(
     monkeypatch: pytest.MonkeyPatch, backend: str, training: bool, whole: bool

@@ -63,6 +63,7 @@ def test_compiled_layers_equal_transformers() -> None:
     assert set(graphs[len(FORMS) :]) == {graphs[len(FORMS) - 1]}
 
 
+@pytest.mark.slow
 def test_whole_model_compiled_by_user_equals_transformers() -> None:
     own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=2)
     compiled = torch.compile(own.train(), backend="aot_eager")
@@ -79,7 +80,7 @@ def test_whole_model_compiled_by_user_equals_transformers() -> None:
         assert_gradients_close(own, peer)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_other_lengths_do_not_recompile_sdpa(training: bool) -> None:
     """Only attention over documents of different lengths is outside of the graphs."""
     own, peer = pair("ForMaskedLM", "sdpa", num_hidden_layers=4)
@@ -99,7 +100,7 @@ def test_other_lengths_do_not_recompile_sdpa(training: bool) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("dropout", "checkpointing"), [(0.5, False), (0.0, True)])
+@pytest.mark.parametrize(("dropout", "checkpointing"), [pytest.param(0.5, False, marks=pytest.mark.slow), (0.0, True)])
 @inductor.patch(fallback_random=True)
 def test_compiled_gradients_equal_uncompiled(dropout: float, checkpointing: bool) -> None:
     """With the same random numbers, and with gradient checkpointing."""

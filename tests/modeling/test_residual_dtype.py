@@ -13,7 +13,8 @@ from peer import boundaries, documents, gradients, pair, run
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 forms = pytest.mark.parametrize(
-    "form", ["plain", "checkpointing", "hidden_states", pytest.param("compiled", marks=needs_compiler)]
+    "form",
+    ["plain", "checkpointing", "hidden_states", pytest.param("compiled", marks=[needs_compiler, pytest.mark.slow])],
 )
 
 

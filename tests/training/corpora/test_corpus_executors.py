@@ -117,6 +117,7 @@ def test_missing_slurm_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.
         prepare_corpus(recipe_of(data, tmp_path / "out"), "slurm")
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_files(data: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     ray.init(num_cpus=3, include_dashboard=False)
