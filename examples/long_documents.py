@@ -6,8 +6,8 @@
 # Most Japanese encoders read 512 tokens. A contract or a manual then has to be cut, and each piece is read without
 # the others. This model reads 8192 tokens, about 12,000 characters, in one piece.
 #
-# You will encode a document of 8192 tokens once, search its passages, measure whether far context helps to fill a
-# mask, and see what padding costs.
+# You will encode a document of 8192 tokens once, search its passages, teach a model to fill a mask with a word from
+# far above, and see what padding costs.
 
 # %%
 # !pip show -q llm-jp-modernbert || pip install -q "llm-jp-modernbert[finetune]"
