@@ -118,7 +118,7 @@ def _notes(record: Record) -> Iterator[str]:
     low, high = change["low"], change["high"]
     if low is not None and high is not None:
         grown = f"{abs(100 * (change['value'] - 1)):.0f} %"
-        result = "no clear change on general text."
+        result = "no clear change of pseudo-perplexity on general text."
         if low > 1:
             result = f"pseudo-perplexity of general text grew by {grown}."
         elif high < 1:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from llm_jp_modernbert.adaptation.adapt import Adapted, adapt
 from llm_jp_modernbert.adaptation.measuring import POSITIONS, Scores, Windows, compare
 from llm_jp_modernbert.adaptation.options import AdaptOptions
 from llm_jp_modernbert.adaptation.recipe import complete, make_recipe
+from llm_jp_modernbert.adaptation.report import end_lines
 from llm_jp_modernbert.adaptation.texts import read_texts
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
@@ -142,6 +144,14 @@ def test_held_out_documents_do_not_depend_on_the_order_of_the_texts(
     assert lines(again.folder / name) == lines(finished.folder / name)
     assert again.record["general"] is None
     assert "Forgetting was not measured" in (again.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_unclear_forgetting_names_its_metric(finished: Adapted) -> None:
+    record = deepcopy(finished.record)
+    assert record["general"] is not None
+    record["general"]["metrics"]["pseudo_perplexity"]["change"].update(value=1.0, low=0.9, high=1.1)
+    line = "Forgetting: no clear change of pseudo-perplexity on general text."
+    assert line in end_lines(finished.folder, record)
 
 
 def test_directory_holds_results_report_and_stage(finished: Adapted, base: Path) -> None:
