@@ -29,7 +29,9 @@ def demo(
         typer.Option(help="Language of the interface. By default that of each visitor's browser."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the whole network.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="By default the first free port from 7860.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="By default the first free port from 7860.", min=1, max=65535)
+    ] = None,
     share: Annotated[
         bool, typer.Option("--share", help="Open a public link for 72 hours through Gradio's servers.")
     ] = False,

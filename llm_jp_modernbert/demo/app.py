@@ -101,5 +101,6 @@ def launch(
             css_paths=Path(__file__).parent / "style.css",
         )
     except OSError as error:
-        raise UsageError(f"--host {host} --port {port}: cannot listen there. Choose another port.") from error
+        place = f"--host {host}" + ("" if port is None else f" --port {port}")
+        raise UsageError(f"{place}: cannot listen there. Choose another address or port.") from error
     return blocks, public or local

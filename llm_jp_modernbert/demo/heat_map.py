@@ -35,7 +35,7 @@ def render(language: Language, model: DemoModel, text: str, tokens: Tokens, gues
             language,
             "token_probability",
             token=name,
-            probability=math.exp(guess.log_probability),
+            percentage=100 * math.exp(guess.log_probability),
             best=readable(tokenizer, guess.best),
         )
         strength = min(-guess.log_probability / _STRONGEST, 1)

@@ -73,8 +73,8 @@ WORDING: dict[str, tuple[str, str]] = {
     ),
     "measure": ("Measure", "計算する"),
     "token_probability": (
-        "{token}: {probability:.2%} (most probable: {best})",
-        "{token}：{probability:.2%}（最有力の予測：{best}）",
+        "{token}: {percentage:.3g}% (most probable: {best})",
+        "{token}：{percentage:.3g}%（最有力の予測：{best}）",
     ),
     "pseudo_perplexity": ("Pseudo-perplexity {value:,.2f}", "擬似パープレキシティ {value:,.2f}"),
     "each_alone": (
