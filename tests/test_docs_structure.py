@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-SLOW = "LLM_JP_MODERNBERT_SLOW_TESTS"
+MODEL = "LLM_JP_MODERNBERT_QUICKSTART_MODEL"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not path.name.endswith(".ja.md"))
 TRANSLATED = sorted(DOCS.rglob("*.ja.md"))
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -125,11 +125,10 @@ def test_spelling() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get(SLOW) != "1", reason=f"takes five minutes; {SLOW}=1 runs it")
-def test_code_with_outputs_runs(modernbert: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(MODEL not in os.environ, reason=f"takes minutes; {MODEL}=quickstart-model runs it")
+def test_code_with_outputs_runs(tmp_path: Path) -> None:
     copies = [Path(shutil.copy(page, tmp_path / page.name)) for page in PAGES]
-    command = [sys.executable, DOCS / "run_blocks.py", "--model", modernbert, *copies]
+    command = [sys.executable, DOCS / "run_blocks.py", "--model", os.environ[MODEL], *copies]
     subprocess.run(list(map(str, command)), check=True)
-    assert [FENCED.sub("", copy.read_text("utf-8")) for copy in copies] == [
-        FENCED.sub("", page.read_text("utf-8")) for page in PAGES
-    ]
+    for page, copy in zip(PAGES, copies, strict=True):
+        assert FENCED.sub("", copy.read_text("utf-8")) == FENCED.sub("", page.read_text("utf-8"))
