@@ -228,7 +228,7 @@ def generated(name: str) -> str | None:
 
 @event_priority(100)  # before mkdocstrings reads its settings
 def on_config(config: MkDocsConfig) -> None:
-    """Enters the notebooks into the navigation, and tells mkdocstrings where the sources are."""
+    """Adds the notebooks to the navigation, and the source folder to the settings of mkdocstrings."""
     config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [source_tree()]
     section = next(item for item in config.nav or [] if isinstance(item, dict) and "Tutorials" in item)
     section["Tutorials"] = [name for name in PAGES if name.startswith("tutorials/") and ".ja." not in name]

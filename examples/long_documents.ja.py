@@ -91,7 +91,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def make_text(length: int, filler: list[int], questions: int = 1) -> tuple[list[int], int]:
-    """A text of so many tokens with a password and questions, and the token of the password."""
+    """A text of `length` tokens with a password and questions, and the token of the password."""
     password, question = (
         ids_of(f"合言葉は「{each}」です。")[1:] for each in (rng.choice(WORDS), tokenizer.mask_token)
     )

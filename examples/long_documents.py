@@ -52,8 +52,8 @@ print(f"{len(passages)} passages, {len(document):,} characters, {encoded['input_
 # ## Encode once, search many times
 #
 # One pass gives a vector for each token, computed from the whole document. The mean of the vectors of a passage is
-# the vector of the passage. This way of cutting **after** the model is called late chunking: a passage knows what
-# stands before it. Offsets tell which tokens belong to which passage.
+# the vector of the passage. This way of cutting **after** the model is called late chunking: a passage's vector
+# depends on the text before and after it. Offsets show which tokens belong to which passage.
 
 # %%
 with torch.inference_mode():
@@ -100,7 +100,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def make_text(length: int, filler: list[int], questions: int = 1) -> tuple[list[int], int]:
-    """A text of so many tokens with a password and questions, and the token of the password."""
+    """A text of `length` tokens with a password and questions, and the token of the password."""
     password, question = (
         ids_of(f"合言葉は「{each}」です。")[1:] for each in (rng.choice(WORDS), tokenizer.mask_token)
     )

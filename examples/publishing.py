@@ -57,7 +57,7 @@ Markdown(card.split("## Limitations and biases")[1].split("\n## ")[0])
 # ## A mistake is found
 #
 # Suppose that a file was damaged when it was copied. Here we remove the end of the weights. `release` refuses the
-# model, and there is no half-written directory:
+# model, and leaves no half-written directory:
 
 # %%
 import shutil

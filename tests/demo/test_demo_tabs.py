@@ -1,4 +1,4 @@
-"""What the tabs show equals plain transformers, is limited, and is escaped."""
+"""The tabs show the values of plain transformers, limit their inputs, and escape them."""
 
 from __future__ import annotations
 
