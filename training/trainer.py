@@ -29,12 +29,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 
-from .callbacks import NonFiniteCallback
 from .checkpointing import PretrainingCheckpoints, load_moments, read_rank_states, read_state
 from .counting import Counter
 from .data.read_ahead import on_device, pinned, read_ahead
 from .data.stream import BatchStream, StreamState
 from .data.validation import MaskedValidation
+from .non_finite import NonFiniteCallback
 from .optimizers import make_optimizer
 from .recipe.arguments import OWN_OPTIMIZERS, PretrainingArguments, to_training_arguments
 from .run.checkpoints import StopSignals

@@ -19,8 +19,8 @@ from transformers import Trainer, TrainerCallback
 
 import llm_jp_modernbert.modeling
 from llm_jp_modernbert.training import assembly
-from llm_jp_modernbert.training.callbacks import NonFiniteCallback
 from llm_jp_modernbert.training.data.read_ahead import read_ahead
+from llm_jp_modernbert.training.non_finite import NonFiniteCallback
 from llm_jp_modernbert.training.pretrain import pretrain
 from llm_jp_modernbert.training.trainer import PretrainingTrainer
 

@@ -28,8 +28,8 @@ from transformers import (
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.training import assembly
-from llm_jp_modernbert.training.callbacks import NonFiniteLoss
 from llm_jp_modernbert.training.data.readers import find_files, read_documents
+from llm_jp_modernbert.training.non_finite import NonFiniteLoss
 from llm_jp_modernbert.training.pretrain import pretrain
 from llm_jp_modernbert.training.recipe.schedule import Schedule
 from llm_jp_modernbert.training.run.checkpoints import CheckpointError
