@@ -197,10 +197,11 @@ class PretrainingTrainer(Trainer):
 
     def _slowest_rank(self) -> dict[str, float]:
         """Figures of the slowest rank since the previous log line, which is named if it holds up the others."""
+        seconds = self.own_time.take()
         if self.args.world_size == 1:
             return {}
         own = [0.0] * self.args.world_size
-        own[self.args.process_index] = self.own_time.take()
+        own[self.args.process_index] = seconds
         rank, ratio = slowest(self.counter.sum(own))
         if ratio >= SLOW and rank == self.args.process_index:
             # By this rank, because it knows the name of its host.

@@ -15,6 +15,7 @@ import runs
 import torch
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert.training.pretrain import pretrain
 from llm_jp_modernbert.training.step_times import OwnTime
 
 
@@ -40,6 +41,13 @@ def test_slow_forward_passes_are_reported_with_their_host(
     assert [entry["slowest_rank"] for entry in lines] == [1, 1]
     assert all(1.2 < entry["slowest_rank_time"] < 2 for entry in lines)
     assert f"rank 1 on {socket.gethostname()} needs 1." in log.read_text()
+
+
+def test_single_process_does_not_collect_times(data: tuple[Path, Path], tmp_path: Path) -> None:
+    """On a GPU, each time is a pair of events, which would fill the memory of a long run."""
+    trainer = pretrain(runs.load(runs.recipe(*data, tmp_path / "run", max_steps=4, logging_steps=2)))
+    assert trainer.own_time.take() == 0
+    assert not any("slowest_rank" in entry for entry in trainer.state.log_history)
 
 
 def test_own_time_starts_again_after_it_was_taken() -> None:
