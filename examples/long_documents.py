@@ -188,7 +188,7 @@ plt.show()
 # an input it accepts.** This is why the published model had a second stage of training with 8192 tokens (`pretrain
 # stage2`). `evaluate --tasks pseudo-perplexity` measures how much a model gains from each length of context.
 #
-# ## What padding costs
+# ## The cost of padding
 #
 # A batch of texts of different lengths is usually padded to the longest. Transformers computes the padding as well;
 # this package removes it on entry, and computes the local layers in windows. One long text and fifteen short ones,

@@ -26,7 +26,7 @@ MODEL = "quickstart-model"
 # !llm-jp-modernbert release {MODEL} --repo ORG/my-model --license apache-2.0 --language ja --dry-run staged
 
 # %% [markdown]
-# What was checked, before anything could be uploaded:
+# These checks ran before any upload:
 #
 # * A separate Python process **without this package** loads the staged files with transformers, and its outputs
 #   equal those of the source. So the model loads for people who have never heard of this package.
