@@ -24,7 +24,7 @@ from file_limits import file_size_limit
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError, is_failed_write
-from llm_jp_modernbert.training.data import tokenize_corpus as job
+from llm_jp_modernbert.training.data import tokenize_file
 from llm_jp_modernbert.training.data.blocks import BlockSettings
 from llm_jp_modernbert.training.data.readers import SourceError, find_files, read_documents
 from llm_jp_modernbert.training.data.sources import check_tokenized_with, read_held_out, sources_of
@@ -80,7 +80,7 @@ def test_ids_equal_the_tokenizer(data: Data, tmp_path: Path, workers: int) -> No
 def test_interrupted_job_ends_with_the_same_bytes(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    monkeypatch.setattr(job, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(tokenize_file, "BATCH_CHARACTERS", 100)
     whole = tokenize_corpus(options(data, tmp_path / "whole"))
     with interrupted(monkeypatch, "arrow", after=stop):
         tokenize_corpus(options(data, tmp_path / "parts"))
@@ -263,7 +263,7 @@ def test_changed_source_file_is_refused(
         UsageError, match=rf"^{changed}: has changed since tokenize-corpus began to read it\. Rest"
     )
     whole = tokenize_corpus(options(sources, tmp_path / "whole"))
-    monkeypatch.setattr(job, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(tokenize_file, "BATCH_CHARACTERS", 100)
     if moment == "finished":
         tokenize_corpus(options(sources, out))
     elif moment == "interrupted":

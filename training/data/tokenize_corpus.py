@@ -19,9 +19,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -29,10 +28,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from typing_extensions import NotRequired
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import check_vacant, files_by_path, lock, parse_json, read_json, sha256, write_whole
+from llm_jp_modernbert.core.files import check_vacant, files_by_path, lock, read_json, write_whole
 from llm_jp_modernbert.core.text_files import is_remote, source_name
 
 from .manifest import (
@@ -43,17 +41,16 @@ from .manifest import (
     PART,
     PROGRESS,
     TOKENIZER,
-    Counts,
     Header,
     Manifest,
     Part,
     PartHeader,
     SourceEntry,
     SourceState,
-    TextCounts,
 )
 from .parts import PartName, check_no_parts, differing_settings, file_list, locked_part, merge_parts, sum_counts
-from .remote import RemoteDirectory, remote_size, remote_version
+from .remote import RemoteDirectory
+from .tokenize_file import Job, Place, changed_error, check_unchanged, size_of, summary_of, tokenize_file
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -61,15 +58,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from .encoding import Encoder
-    from .readers import BadRow, Document
-
-BATCH_CHARACTERS = 1_000_000
-"""Characters that are passed to the encoder at once."""
 
 _VERSION = 1
-_ROWS_PER_RECORD_BATCH = 256
-_MAX_LISTED_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
@@ -97,57 +87,6 @@ class TokenizeOptions:
     merge: Annotated[
         bool, typer.Option("--merge", help="Make one corpus of the finished parts: check them and write the manifest.")
     ] = False
-
-
-class _JournalEntry(Counts):
-    """A complete shard; `file` is None if it has no document, and `end` is its last row."""
-
-    file: str | None
-    problems: list[str]
-    end: int
-    last: bool
-    source: NotRequired[SourceState]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a job writes.
-
-    Attributes:
-        out: directory of the corpus.
-        progress: directory of journals and unfinished shards.
-        tokenizer: directory of the tokenizer. Each part has its own, because parts are written at the same time.
-        manifest: the file that is written last.
-        remote: the remote directory of which `out` is a local copy, if there is one.
-    """
-
-    out: Path
-    progress: Path
-    tokenizer: Path
-    manifest: Path
-    remote: RemoteDirectory | None = None
-
-    def upload(self, *paths: Path) -> None:
-        """Uploads complete files, if the corpus is remote."""
-        if self.remote is not None:
-            for path in paths:
-                self.remote.upload(path)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One source file."""
-
-    path: str
-    size: int
-    name: str
-    place: _Place
-    options: TokenizeOptions
-    threads: int
-
-    @property
-    def journal(self) -> Path:
-        return self.place.progress / f"{self.name}.jsonl"
 
 
 def tokenize_corpus(options: TokenizeOptions) -> Manifest:
@@ -185,7 +124,7 @@ def tokenize_corpus(options: TokenizeOptions) -> Manifest:
         "text_column": options.text_column,
         "normalization": options.normalization,
         "shard_tokens": options.shard_tokens,
-        "sources": [{"path": source_name(path), "size": _size(path)} for path in own.values()],
+        "sources": [{"path": source_name(path), "size": size_of(path)} for path in own.values()],
     }
     part_header: PartHeader = {**header, "files": file_list([source_name(path) for path in paths])}
     with _local_directory(options, part) as (out, remote):
@@ -222,7 +161,7 @@ def _make_corpus(
     paths: Mapping[int, str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Manifest:
-    place = _Place(out, out / PROGRESS, out / TOKENIZER, out / MANIFEST, remote)
+    place = Place(out, out / PROGRESS, out / TOKENIZER, out / MANIFEST, remote)
     with lock(out, "tokenize-corpus"):
         finished = _finished(place, Manifest, header, paths.values())
         if finished is not None:
@@ -256,7 +195,7 @@ def _make_part(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Part:
     with locked_part(out, part) as progress:
-        place = _Place(out, progress, progress / TOKENIZER, progress / PART, remote)
+        place = Place(out, progress, progress / TOKENIZER, progress / PART, remote)
         finished = _finished(place, Part, header, paths.values())
         if finished is not None:
             return cast("Part", finished)
@@ -280,17 +219,27 @@ def _check_texts(paths: Iterable[str], text_column: str) -> None:
             )
 
 
-def _tokenize(options: TokenizeOptions, place: _Place, header: Header, paths: Mapping[int, str]) -> list[SourceEntry]:
+def _tokenize(options: TokenizeOptions, place: Place, header: Header, paths: Mapping[int, str]) -> list[SourceEntry]:
     """Tokenizes source files, which are given with their numbers in the whole corpus."""
     workers = min(options.workers, len(paths))
     threads = max(1, (os.cpu_count() or 1) // workers)
     jobs = [
-        _Job(path, source["size"], f"{number:05d}-{_file_name(path)}", place, options, threads)
+        Job(
+            path,
+            source["size"],
+            f"{number:05d}-{_file_name(path)}",
+            place,
+            threads,
+            text_column=options.text_column,
+            normalization=options.normalization,
+            strict=options.strict,
+            shard_tokens=options.shard_tokens,
+        )
         for (number, path), source in zip(paths.items(), header["sources"], strict=True)
     ]
-    in_one_process = chain.from_iterable(map(_tokenize_file, jobs))
+    in_one_process = chain.from_iterable(map(tokenize_file, jobs))
     _show_progress(jobs, in_one_process if workers == 1 else _tokenize_in_processes(jobs, workers))
-    return [_summary(job) for job in jobs]
+    return [summary_of(job) for job in jobs]
 
 
 def _file_name(path: str) -> str:
@@ -298,7 +247,7 @@ def _file_name(path: str) -> str:
     return Path(path).name.split(".")[0].encode("utf-8", "replace")[:237].decode("utf-8", "ignore")
 
 
-def _finished(place: _Place, kind: Any, header: Header, paths: Iterable[str]) -> Any:
+def _finished(place: Place, kind: Any, header: Header, paths: Iterable[str]) -> Any:
     """The manifest of a finished corpus or part, or None; raises a `UsageError` if it is another one."""
     if not place.manifest.is_file():
         return None
@@ -307,11 +256,11 @@ def _finished(place: _Place, kind: Any, header: Header, paths: Iterable[str]) ->
     for path, source in zip(paths, manifest["sources"], strict=True):
         # Manifests of earlier versions only have the size.
         if "sha256" in source or "version" in source:
-            _check_unchanged(path, cast("SourceState", source))
+            check_unchanged(path, cast("SourceState", source))
     return manifest
 
 
-def _prepare(place: _Place, kind: Any, header: Header) -> None:
+def _prepare(place: Place, kind: Any, header: Header) -> None:
     """Creates the directories of a corpus or part, or checks those of an interrupted job."""
     unfinished = place.progress / HEADER
     if unfinished.is_file():
@@ -326,10 +275,10 @@ def _prepare(place: _Place, kind: Any, header: Header) -> None:
     place.upload(unfinished)
 
 
-def _check_same(place: _Place, saved: Header | Manifest, header: Header) -> None:
+def _check_same(place: Place, saved: Header | Manifest, header: Header) -> None:
     for before, now in zip(saved["sources"], header["sources"], strict=False):
         if before["path"] == now["path"] and before["size"] != now["size"]:
-            raise _changed(now["path"])
+            raise changed_error(now["path"])
     changed = differing_settings(saved, header)
     if changed:
         raise UsageError(
@@ -338,48 +287,7 @@ def _check_same(place: _Place, saved: Header | Manifest, header: Header) -> None
         )
 
 
-def _size(path: str) -> int:
-    return remote_size(path) if is_remote(path) else os.path.getsize(path)
-
-
-def _size_and_time(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    # Programs can restore the time of the content, but not that of the last change.
-    return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _state(path: str) -> SourceState:
-    if is_remote(path):
-        size, version = remote_version(path)
-        return {"size": size, "version": version}
-    size, modified = _size_and_time(path)
-    return {"size": size, "modified": modified, "sha256": sha256(Path(path))}
-
-
-def _check_unchanged(path: str, before: SourceState) -> None:
-    """Raises a `UsageError` if the content of a file has changed.
-
-    The checksum of a local file is read only if its time stamp has changed.
-    """
-    if is_remote(path):
-        if remote_version(path) != (before["size"], before["version"]):
-            raise _changed(path)
-        return
-    size, modified = _size_and_time(path)
-    if (size, modified) == (before["size"], before["modified"]):
-        return
-    if size != before["size"] or sha256(Path(path)) != before["sha256"]:
-        raise _changed(path)
-
-
-def _changed(path: str) -> Exception:
-    return UsageError(
-        f"{path}: has changed since tokenize-corpus began to read it. Restore it, or name another --out to tokenize "
-        "the new content."
-    )
-
-
-def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
+def _show_progress(jobs: list[Job], finished: Iterator[Counter[str]]) -> None:
     from llm_jp_modernbert.core.progress import progress_bar
     from llm_jp_modernbert.core.terminal import console
 
@@ -397,7 +305,7 @@ def _show_progress(jobs: list[_Job], finished: Iterator[Counter[str]]) -> None:
             bar.update(task, completed=total["file_bytes"], rate=rate)
 
 
-def _tokenize_in_processes(jobs: list[_Job], workers: int) -> Iterator[Counter[str]]:
+def _tokenize_in_processes(jobs: list[Job], workers: int) -> Iterator[Counter[str]]:
     # Spawned: a forked process would inherit the thread pool of the tokenizers library in an undefined state.
     context = get_context("spawn")
     stop, counts = context.Event(), context.SimpleQueue()
@@ -439,201 +347,11 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _run_in_worker(job: _Job) -> None:
+def _run_in_worker(job: Job) -> None:
     # The pool queues a few files ahead, which cannot be cancelled any more.
     if _stop.is_set():
         return
-    for counts in _tokenize_file(job):
+    for counts in tokenize_file(job):
         _counts.put(counts)
         if _stop.is_set():
             return
-
-
-def _tokenize_file(job: _Job) -> Iterator[Counter[str]]:
-    """Tokenizes the rest of a file; yields counts after every batch, and its `file_bytes` at the end."""
-    from .blocks import normalize
-    from .readers import Document, SourceError, read_rows
-
-    options = job.options
-    journal = _read_journal(job)
-    state = journal[-1].get("source") if journal else None
-    if state is not None:
-        _check_unchanged(job.path, state)
-    if not journal or not journal[-1]["last"]:
-        state = state or _state(job.path)
-        encoder = _encoder(job.place.tokenizer, job.threads)
-        bad_rows: list[BadRow] = []
-
-        def documents() -> Iterator[Document]:
-            for row in read_rows(job.path, options.text_column, journal[-1]["end"] if journal else 0):
-                if isinstance(row, Document):
-                    yield row
-                elif options.strict and not row.is_blank:
-                    raise SourceError(str(row))
-                else:
-                    bad_rows.append(row)
-
-        shard = _Shard(job, len(journal), state)
-        try:
-            for batch in _batches(documents()):
-                texts = [normalize(document.text, options.normalization) for document in batch]
-                encoded = encoder.encode(texts)
-                for document, text, ids in zip(batch, texts, encoded, strict=True):
-                    shard.add(document, len(text), ids)
-                    if shard.counts["tokens"] >= options.shard_tokens:
-                        # The batch may have read bad rows beyond this document, where a resumed job starts.
-                        shard.finish([row for row in bad_rows if row.row <= document.end], last=False)
-                        bad_rows[:] = [row for row in bad_rows if row.row > document.end]
-                        shard = _Shard(job, shard.number + 1, state)
-                yield Counter(
-                    documents=len(batch),
-                    tokens=sum(map(len, encoded)),
-                    bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
-                )
-            _check_unchanged(job.path, state)
-            shard.finish(bad_rows, last=True)
-        finally:
-            shard.discard()
-    yield Counter(file_bytes=job.size)
-
-
-@cache
-def _encoder(tokenizer: Path, threads: int) -> Encoder:
-    """The encoder of a process, shared by all its files: making it takes seconds."""
-    from transformers import AutoTokenizer
-
-    from .encoding import Encoder
-
-    return Encoder(AutoTokenizer.from_pretrained(tokenizer), threads)
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += document.characters
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-class _Shard:
-    """An Arrow file that is being written."""
-
-    def __init__(self, job: _Job, number: int, state: SourceState) -> None:
-        import pyarrow
-
-        self.number = number
-        self._state = state
-        self.counts = dict.fromkeys(TextCounts.__annotations__, 0)
-        self._job = job
-        self._end = 0
-        self._path = job.place.out / DATA / f"{job.name}-{number:05d}.arrow"
-        self._temporary = job.journal.with_name(self._path.name)
-        columns = {"input_ids": pyarrow.list_(pyarrow.int32()), "characters": pyarrow.int32(), "row": pyarrow.int32()}
-        self._schema = pyarrow.schema(list(columns.items()))
-        self._writer: Any = pyarrow.ipc.new_stream(str(self._temporary), self._schema)
-        self._is_open = True
-        self._rows: list[tuple[Any, int, int]] = []
-
-    def add(self, document: Document, characters: int, ids: Any) -> None:
-        self._rows.append((ids, characters, document.row))
-        self._end = document.end
-        self.counts["documents"] += 1
-        self.counts["tokens"] += len(ids)
-        self.counts["characters"] += characters
-        self.counts["bytes"] += len(document.text.encode("utf-8", "surrogatepass"))
-        if len(self._rows) == _ROWS_PER_RECORD_BATCH:
-            self._write_rows()
-
-    def finish(self, bad_rows: list[BadRow], last: bool) -> None:
-        """Closes the file, renames it and adds it to the journal; a shard without documents is only journaled."""
-        self._write_rows()
-        self._writer.close()
-        self._is_open = False
-        if self.counts["documents"]:
-            os.replace(self._temporary, self._path)
-            place = self._job.place
-            place.upload(self._path)
-            if place.remote is not None:
-                self._path.unlink()
-        unreadable = [str(row) for row in bad_rows if not row.is_blank]
-        entry: _JournalEntry = {
-            "file": self._path.name if self.counts["documents"] else None,
-            "documents": self.counts["documents"],
-            "tokens": self.counts["tokens"],
-            "characters": self.counts["characters"],
-            "bytes": self.counts["bytes"],
-            "blank_rows": len(bad_rows) - len(unreadable),
-            "broken_rows": len(unreadable),
-            "problems": unreadable[:_MAX_LISTED_PROBLEMS],
-            "end": self._end,
-            "last": last,
-            "source": self._state,
-        }
-        with open(self._job.journal, "a", encoding="utf-8") as journal:
-            journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-        self._job.place.upload(self._job.journal)
-
-    def discard(self) -> None:
-        """Removes an unfinished file."""
-        if self._is_open:
-            # Closing writes to the file, which fails on a full disk.
-            with suppress(OSError):
-                self._writer.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def _write_rows(self) -> None:
-        import numpy as np
-        import pyarrow
-
-        if not self._rows:
-            return
-        ids, characters, rows = zip(*self._rows, strict=True)
-        offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])]).astype(np.int32)
-        lists = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(np.concatenate(ids)))
-        columns = [lists, pyarrow.array(characters, pyarrow.int32()), pyarrow.array(rows, pyarrow.int32())]
-        self._writer.write_batch(pyarrow.record_batch(columns, schema=self._schema))
-        self._rows = []
-
-
-def _read_journal(job: _Job) -> list[_JournalEntry]:
-    """Returns the complete shards of a file; truncates the journal at a line that an interruption cut off."""
-    if not job.journal.is_file():
-        return []
-    entries: list[_JournalEntry] = []
-    valid_bytes = 0
-    for line in job.journal.read_bytes().splitlines(keepends=True):
-        try:
-            entry = parse_json(line, str(job.journal), _JournalEntry)
-        except UsageError:
-            break
-        if not line.endswith(b"\n"):
-            break
-        entries.append(entry)
-        valid_bytes += len(line)
-    # Shards recorded after that line are made again.
-    os.truncate(job.journal, valid_bytes)
-    return entries
-
-
-def _summary(job: _Job) -> SourceEntry:
-    journal = _read_journal(job)
-    state = journal[-1].get("source") or {"size": job.size}
-    summary = {
-        "path": source_name(job.path),
-        **state,
-        **sum_counts(journal),
-        "problems": [problem for entry in journal for problem in entry["problems"]][:_MAX_LISTED_PROBLEMS],
-        "shards": [
-            {"file": entry["file"], **{name: entry[name] for name in TextCounts.__annotations__}}
-            for entry in cast("list[dict[str, Any]]", journal)
-            if entry["file"]
-        ],
-    }
-    return cast("SourceEntry", summary)
