@@ -15,7 +15,7 @@ from llm_jp_modernbert.training.finetuning.finetune.base import Base
 from llm_jp_modernbert.training.finetuning.finetune.folder import Folder
 from llm_jp_modernbert.training.recipe.arguments import PretrainingArguments
 from llm_jp_modernbert.training.recipe.loading import decisive
-from llm_jp_modernbert.training.recipe.validation import default_values, plain_value
+from llm_jp_modernbert.training.recipe.values import default_values, plain_value
 from llm_jp_modernbert.training.run.summary import Stage
 
 from .measuring import Scores, Windows

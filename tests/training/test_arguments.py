@@ -271,7 +271,7 @@ def test_whole_word_without_segmenter_names_the_packages(write: Any, monkeypatch
 
 
 def test_bf16_without_support_raises(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_jp_modernbert.training.recipe.validation.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("llm_jp_modernbert.training.recipe.rules.is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(UsageError, match=r"bf16: .*bf16=false.*use_cpu=true"):
         load_recipe(write(bf16=True, use_cpu=None))
 

@@ -19,7 +19,8 @@ from llm_jp_modernbert.core.yaml_files import parse_yaml, read_yaml
 
 from .arguments import LaunchedArguments, PretrainingArguments
 from .shapes import SHAPE, check_known
-from .validation import check, check_launchable, default_values, plain_value, short, without_effect
+from .validation import check, check_launchable, without_effect
+from .values import default_values, plain_value, short
 
 Arguments = TypeVar("Arguments", bound=LaunchedArguments)
 

@@ -21,7 +21,7 @@ from llm_jp_modernbert.core.yaml_files import read_yaml
 
 from ...recipe.arguments import LaunchedArguments
 from ...recipe.loading import NOT_DECISIVE, plain_values
-from ...recipe.validation import default_values, plain_value
+from ...recipe.values import default_values, plain_value
 from ..record import RECORD, Record
 from .base import Base
 
