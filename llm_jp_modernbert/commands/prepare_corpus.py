@@ -42,8 +42,12 @@ def prepare_corpus(
 
 
 def _print(report: dict[str, Any], output_dir: str) -> None:
+    from llm_jp_modernbert.training.corpora.layout import PAGE
+
     print(f"{report['documents_read']:,} documents read")
     for step in report["steps"]:
         print(f"{step['name']}: {step['documents']:,} documents, {step['characters']:,} characters")
     for split, counts in report["splits"].items():
         print(f"{split}: {counts['documents']:,} documents, {counts['characters']:,} characters in {output_dir}")
+    if not any(counts["documents"] for counts in report["splits"].values()):
+        print(f"No document is left. {output_dir}/{PAGE} shows samples of what each step removed.")

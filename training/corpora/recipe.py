@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.yaml_files import parse_yaml, read_yaml
@@ -21,6 +22,9 @@ ExecutorName = Literal["local", "slurm", "ray"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _STRICT = ConfigDict(extra="forbid", strict=True)
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,9 @@ class NearDuplicates:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    characters: int = 5
-    bands: int = 20
-    hashes: int = 12
+    characters: Count = 5
+    bands: Count = 20
+    hashes: Count = 12
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,9 @@ class Decontamination:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     texts: list[str] = field(default_factory=list)
-    characters: int = 13
-    share: float = 0.8
-    min_characters: int = 20
+    characters: Count = 13
+    share: Share = 0.8
+    min_characters: Count = 20
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,9 @@ class Slurm:
 
     partition: str = "cpu"
     time: str = "24:00:00"
-    cpus_per_task: int = 1
-    mem_per_cpu_gb: int = 4
-    max_array_size: int = 1000
+    cpus_per_task: Count = 1
+    mem_per_cpu_gb: Count = 4
+    max_array_size: Count = 1000
     qos: str | None = None
     sbatch_args: dict[str, str] = field(default_factory=dict)
 
@@ -137,14 +141,14 @@ class CorpusRecipe:
 
     data: list[str | Source] | str = field(default_factory=list)
     output_dir: str = ""
-    tasks: int = 1
+    tasks: Count = 1
     normalization: Literal["none", "NFC", "NFKC"] = "NFC"
     filters: dict[str, Range] = field(default_factory=dict)
     exact_duplicates: bool = True
     near_duplicates: NearDuplicates | None = None
     decontamination: Decontamination | None = None
-    validation_share: float = 0.0
-    shard_bytes: int = 500_000_000
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shard_bytes: Count = 500_000_000
     slurm: Slurm = field(default_factory=Slurm)
 
     @property
@@ -223,18 +227,17 @@ def _first(error: ValidationError) -> str:
 
 
 def _check(recipe: CorpusRecipe, place: str) -> None:
-    for name in recipe.filters:
+    for name, accepted in recipe.filters.items():
         if name not in MEASURES:
             close = get_close_matches(name, MEASURES, 1)
             hint = f"Did you mean {close[0]}?" if close else f"Filters: {', '.join(MEASURES)}."
             raise UsageError(f"{place}: unknown key filters.{name}. {hint}")
+        low, high = accepted.min or 0.0, math.inf if accepted.max is None else accepted.max
+        if low > high or high < 0 or (low > 1 and name != "characters"):
+            raise UsageError(f"{place}: filters.{name}: no text is in this range. Shares are from 0 to 1.")
     if not recipe.sources or not recipe.output_dir:
         missing = "data" if not recipe.sources else "output_dir"
         raise UsageError(f"{place}: {missing} is not set. Give {missing}=… on the command line or in the recipe.")
-    if recipe.tasks < 1:
-        raise UsageError(f"{place}: tasks must be at least 1.")
-    if not 0 <= recipe.validation_share < 1:
-        raise UsageError(f"{place}: validation_share must be at least 0 and less than 1.")
     if recipe.decontamination is not None and not recipe.decontamination.texts:
         raise UsageError(
             f"{place}: decontamination.texts is not set. Name the evaluation texts, or set decontamination=null."
