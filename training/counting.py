@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedConfig
 
@@ -107,11 +109,14 @@ class Counter:
         self.totals.add(self.sum(self._pending.values()))
         self._pending = Totals()
 
-    def start_step(self, infos: list[BatchInfo], stop_requested: bool) -> float:
+    def start_step(
+        self, infos: list[BatchInfo], lengths: Sequence[npt.NDArray[np.int64]], stop_requested: bool
+    ) -> float:
         """Counts the batches of a step.
 
         Args:
             infos: descriptions of this rank's batches.
+            lengths: for each batch, the numbers of tokens that attend to each other, `(pieces,)`.
             stop_requested: whether this rank has received a stop signal.
 
         Returns:
@@ -119,7 +124,9 @@ class Counter:
         """
         self.infos, self.losses = infos, []
         self.epoch = max(info.epoch for info in infos)
-        self.flops = [training_flops(self._config, info.lengths, info.labels) for info in infos]
+        self.flops = [
+            training_flops(self._config, sizes, info.labels) for sizes, info in zip(lengths, infos, strict=True)
+        ]
         for info, flops in zip(infos, self.flops, strict=True):
             for block in info.blocks:
                 self._add_block(block)

@@ -32,8 +32,9 @@ from llm_jp_modernbert.core.errors import UsageError, first_line
 from .checkpointing import PretrainingCheckpoints, load_moments, read_rank_states, read_state
 from .counting import Counter
 from .data.read_ahead import on_device, pinned, read_ahead
-from .data.stream import BatchStream, StreamState
+from .data.stream import BatchInfo, BatchStream, StreamState
 from .data.validation import MaskedValidation
+from .length_warmup import divided, longest_piece, with_lengths
 from .non_finite import NonFiniteCallback
 from .optimizers import make_optimizer
 from .recipe.arguments import OWN_OPTIMIZERS, PretrainingArguments, to_training_arguments
@@ -131,9 +132,15 @@ class PretrainingTrainer(Trainer):
         self.counter.start_clock()
         with self.own_time.on_host():
             batches = [next(epoch_iterator) for _ in range(num_batches)]
-        infos = [batch.pop("info") for batch in batches]
+        infos: list[BatchInfo] = [batch.pop("info") for batch in batches]
         self._stream_state = infos[-1].state
-        labels = self.counter.start_step(infos, self.stop.received is not None)
+        lengths = [info.lengths for info in infos]
+        if self.state.global_step < self.recipe.length_warmup_steps:
+            # Here and not where batches are made, which can be steps ahead.
+            longest = longest_piece(self.recipe, self.state.global_step)
+            lengths = [divided(pieces, longest) for pieces in lengths]
+            batches = [with_lengths(*pair) for pair in zip(batches, lengths, strict=True)]
+        labels = self.counter.start_step(infos, lengths, self.stop.received is not None)
         # Not torch.tensor, which waits for the device.
         divisor = torch.full((), max(1.0, labels), device=device)
         return [on_device(batch, device) for batch in batches], divisor

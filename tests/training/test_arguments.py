@@ -99,6 +99,10 @@ def write(tmp_path: Path) -> Any:
         ({"tokens_per_batch": 2048, "per_device_train_batch_size": 2}, ["tokens_per_batch", "per_device_train"]),
         ({"batch_warmup_steps": 100}, ["batch_warmup_steps", "100"]),
         ({"batch_warmup_steps": -1}, ["batch_warmup_steps", "-1"]),
+        ({"length_warmup_steps": 100}, ["length_warmup_steps", "100", "max_steps=100"]),
+        ({"length_warmup_steps": -1}, ["length_warmup_steps", "-1"]),
+        ({"length_warmup_steps": 10, "initial_length": 1024}, ["initial_length", "1024", "sequence_length"]),
+        ({"initial_length": 2}, ["initial_length", "2"]),
         ({"final_mlm_probability": 0.15}, ["final_mlm_probability", "warmup_stable_decay"]),
         (
             {

@@ -118,6 +118,10 @@ class PretrainingArguments(LaunchedArguments):
         tokens_per_batch: maximum number of tokens in a batch of one device; alternative to
             `per_device_train_batch_size`, which counts rows.
         batch_warmup_steps: number of steps over which the batch of a device grows from one row to its full size.
+        length_warmup_steps: number of steps in which documents are divided into pieces that do not attend to each
+            other. The longest piece grows from `initial_length` to `sequence_length` by doubling; rows and masks are
+            unchanged.
+        initial_length: maximum number of tokens of a piece at the beginning of the length warm-up.
         max_tokens: maximum number of training tokens over all ranks.
         max_minutes: maximum training time in minutes. The schedule follows whichever limit is reached first.
         decay_norms_and_biases: whether to apply weight decay to norms and biases as well.
@@ -170,6 +174,8 @@ class PretrainingArguments(LaunchedArguments):
     whole_word: bool = False
     tokens_per_batch: int | None = None
     batch_warmup_steps: int = 0
+    length_warmup_steps: int = 0
+    initial_length: int = 128
     max_tokens: int | None = None
     max_minutes: float | None = None
     decay_norms_and_biases: bool = False

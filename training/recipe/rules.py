@@ -66,6 +66,7 @@ CONDITIONS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
         lambda v: plain_value(v.eval_strategy) != "no" or not v.validation_data,
     ),
     ("interleave balance_attention", "without shuffle=true", lambda v: v.shuffle),
+    ("initial_length", "without length_warmup_steps", lambda v: v.length_warmup_steps),
     ("decay_norms_and_biases", "without weight_decay", lambda v: v.weight_decay),
     (
         "optim_target_modules",
@@ -118,7 +119,12 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "it must be above 0",
     ),
     (
-        "batch_warmup_steps max_skipped_steps weight_decay min_characters max_characters adam_epsilon max_grad_norm "
+        "batch_warmup_steps length_warmup_steps",
+        lambda value: value >= 0,
+        "it must not be negative",
+    ),
+    (
+        "max_skipped_steps weight_decay min_characters max_characters adam_epsilon max_grad_norm "
         "eval_delay neftune_noise_alpha",
         lambda value: value >= 0,
         "it must not be negative",
@@ -165,12 +171,20 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "a probability must be at least 0 and below 1",
     ),
     ("mask_share random_share", lambda value: 0 <= value <= 1, "a fraction must be between 0 and 1"),
-    ("sequence_length", lambda value: value > SPECIAL_TOKENS_PER_PIECE, "a row must hold a token, CLS and SEP"),
+    (
+        "sequence_length initial_length",
+        lambda value: value > SPECIAL_TOKENS_PER_PIECE,
+        "a row must hold a token, CLS and SEP",
+    ),
 )
 
 
 def _is_fraction_of_unknown(key: str) -> Callable[[Any], object]:
     return lambda v: v.max_steps <= 0 and 0 < (getattr(v, key) or 0) < 1
+
+
+def _exceeds_run(key: str) -> Callable[[Any], object]:
+    return lambda v: 0 < v.max_steps <= getattr(v, key)
 
 
 # Rules for several values: the key at fault, whether the values violate the rule, and the message, a format string of
@@ -233,10 +247,14 @@ CONFLICTS: Conflicts = (
         lambda v: v.tokens_per_batch is not None and v.tokens_per_batch < v.sequence_length,
         "{tokens_per_batch} tokens cannot hold one row of sequence_length={sequence_length}.",
     ),
+    *(
+        (key, _exceeds_run(key), f"{{{key}}} must be below max_steps={{max_steps}}.")
+        for key in ("batch_warmup_steps", "length_warmup_steps")
+    ),
     (
-        "batch_warmup_steps",
-        lambda v: 0 < v.max_steps <= v.batch_warmup_steps,
-        "{batch_warmup_steps} must be below max_steps={max_steps}.",
+        "initial_length",
+        lambda v: v.length_warmup_steps and v.initial_length >= v.sequence_length,
+        "{initial_length} must be below sequence_length={sequence_length}. Lower it, or set length_warmup_steps=0.",
     ),
     (
         "final_mlm_probability",
