@@ -81,7 +81,7 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
         """Recompute the frequencies, which no checkpoint contains, after loading created the model without data."""
         fresh = type(self)(self.config)
         for name, frequencies in fresh.named_buffers():
-            getattr(self, name).copy_(frequencies)
+            getattr(self, name).copy_(frequencies, non_blocking=True)
 
     def tables(self, positions: torch.Tensor, layer_type: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the cosines and sines of one forward pass.

@@ -76,7 +76,7 @@ def make_model(
         else:
             config = LlmJpModernBertConfig.from_pretrained(source.name, revision=source.revision)
             if checkpoint is None and isinstance(recipe.model, dict):
-                _change_kept(config, recipe.model, source)
+                _change_kept(config, recipe, source)
         check_fits(tokenizer, config)
         if recipe.sequence_length > config.max_position_embeddings:
             raise UsageError(
@@ -115,10 +115,18 @@ def make_model(
     return cast("LlmJpModernBertForMaskedLM", model)
 
 
-def _change_kept(config: LlmJpModernBertConfig, settings: dict[str, Any], source: ModelReference) -> None:
+def _change_kept(config: LlmJpModernBertConfig, recipe: PretrainingArguments, source: ModelReference) -> None:
     """Changes the configuration of trained weights; raises `UsageError` if they are laid out for another one."""
-    heads = config.num_attention_heads
-    change_config(config, settings)
+    heads, theta = config.num_attention_heads, config.global_rope_theta
+    change_config(config, cast("dict[str, Any]", recipe.model))
+    if recipe.theta_warmup_steps:
+        if config.global_rope_theta == theta:
+            raise UsageError(
+                f"theta_warmup_steps: model.global_rope_theta={theta:g} is already the theta of {source}. Set "
+                "theta_warmup_steps=0."
+            )
+        # The training moves it.
+        config.global_rope_theta = theta
     config.validate()
     if config.num_attention_heads != heads:
         raise UsageError(f"model.num_attention_heads: the weights of {source} have {heads} heads. Remove it.")

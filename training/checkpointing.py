@@ -47,6 +47,7 @@ class RankState(TypedDict):
     """State of a rank in a checkpoint, apart from what Trainer saves: see `PretrainingTrainer.complete_checkpoint`."""
 
     weights_alone: NotRequired[bool]
+    initial_theta: NotRequired[float]
     stream: StreamState
     epoch: int
     totals: dict[str, float]

@@ -43,6 +43,7 @@ from .run.summary import Stage
 from .run.totals import Totals
 from .sharding import keep_float32
 from .step_times import SLOW, OwnTime, slowest
+from .theta_warmup import ThetaWarmupCallback
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,9 @@ class PretrainingTrainer(Trainer):
             eval_dataset=validation,
             callbacks=[self.non_finite, *callbacks],
         )
+        self.theta_warmup = ThetaWarmupCallback(model, recipe) if recipe.theta_warmup_steps else None
+        if self.theta_warmup is not None:
+            self.add_callback(self.theta_warmup)
         self.own_time = OwnTime(self.args.device)
         self.checkpoints = PretrainingCheckpoints(recipe, self.accelerator.wait_for_everyone, earlier_stages)
         # After DefaultFlowCallback, whose decisions it reads, and before others, which find a checkpoint complete.
@@ -262,6 +266,9 @@ class PretrainingTrainer(Trainer):
         states = read_rank_states(checkpoint)
         self.stream.load_state_dict([state["stream"] for state in states])
         self.counter.load_state_dict(states)
+        if self.theta_warmup is not None:
+            # A run without warm-up has no other theta.
+            self.theta_warmup.start = states[0].get("initial_theta", self.theta_warmup.start)
         self.state = read_state(checkpoint)
         self.resuming = True
 
@@ -309,7 +316,9 @@ class PretrainingTrainer(Trainer):
         """Completes the checkpoint that Trainer has just written."""
         # A callback can request a checkpoint after the end of the step.
         self.settle()
+        theta = {} if self.theta_warmup is None else {"initial_theta": self.theta_warmup.start}
         rank_state = {
+            **theta,
             "ranks": self.args.world_size,
             "weights_alone": self.args.save_only_model,
             "stream": self._stream_state or self.stream.state_dict(),

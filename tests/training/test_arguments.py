@@ -103,6 +103,16 @@ def write(tmp_path: Path) -> Any:
         ({"length_warmup_steps": -1}, ["length_warmup_steps", "-1"]),
         ({"length_warmup_steps": 10, "initial_length": 1024}, ["initial_length", "1024", "sequence_length"]),
         ({"initial_length": 2}, ["initial_length", "2"]),
+        ({"theta_warmup_steps": 10}, ["theta_warmup_steps", "init_from"]),
+        ({"theta_warmup_steps": 10, "init_from": "a/b", "model": None}, ["theta_warmup_steps", "global_rope_theta"]),
+        (
+            {"theta_warmup_steps": 100, "init_from": "a/b", "model": {"global_rope_theta": 1.6e5}},
+            ["theta_warmup_steps", "100", "max_steps=100"],
+        ),
+        (
+            {"theta_warmup_steps": 9, "init_from": "a/b", "model": {"global_rope_theta": 1.6e5}, "max_tokens": 1000},
+            ["theta_warmup_steps", "max_tokens=null"],
+        ),
         ({"final_mlm_probability": 0.15}, ["final_mlm_probability", "warmup_stable_decay"]),
         (
             {

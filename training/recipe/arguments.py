@@ -122,6 +122,8 @@ class PretrainingArguments(LaunchedArguments):
             other. The longest piece grows from `initial_length` to `sequence_length` by doubling; rows and masks are
             unchanged.
         initial_length: maximum number of tokens of a piece at the beginning of the length warm-up.
+        theta_warmup_steps: number of steps over which the RoPE theta of the global layers moves geometrically from
+            that of `init_from` to `model.global_rope_theta`.
         max_tokens: maximum number of training tokens over all ranks.
         max_minutes: maximum training time in minutes. The schedule follows whichever limit is reached first.
         decay_norms_and_biases: whether to apply weight decay to norms and biases as well.
@@ -176,6 +178,7 @@ class PretrainingArguments(LaunchedArguments):
     batch_warmup_steps: int = 0
     length_warmup_steps: int = 0
     initial_length: int = 128
+    theta_warmup_steps: int = 0
     max_tokens: int | None = None
     max_minutes: float | None = None
     decay_norms_and_biases: bool = False

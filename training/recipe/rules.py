@@ -119,7 +119,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "it must be above 0",
     ),
     (
-        "batch_warmup_steps length_warmup_steps",
+        "batch_warmup_steps length_warmup_steps theta_warmup_steps",
         lambda value: value >= 0,
         "it must not be negative",
     ),
@@ -249,12 +249,28 @@ CONFLICTS: Conflicts = (
     ),
     *(
         (key, _exceeds_run(key), f"{{{key}}} must be below max_steps={{max_steps}}.")
-        for key in ("batch_warmup_steps", "length_warmup_steps")
+        for key in ("batch_warmup_steps", "length_warmup_steps", "theta_warmup_steps")
     ),
     (
         "initial_length",
         lambda v: v.length_warmup_steps and v.initial_length >= v.sequence_length,
         "{initial_length} must be below sequence_length={sequence_length}. Lower it, or set length_warmup_steps=0.",
+    ),
+    (
+        "theta_warmup_steps",
+        lambda v: v.theta_warmup_steps and not v.init_from,
+        "it starts at the RoPE theta of init_from, which is not set. Set theta_warmup_steps=0.",
+    ),
+    (
+        "theta_warmup_steps",
+        lambda v: v.theta_warmup_steps and not (isinstance(v.model, dict) and v.model.get("global_rope_theta")),
+        "it ends at model.global_rope_theta, which is not set.",
+    ),
+    (
+        "theta_warmup_steps",
+        lambda v: v.theta_warmup_steps and (v.max_tokens, v.max_minutes) != (None, None),
+        "max_tokens and max_minutes can end the run before it. Set max_tokens=null and max_minutes=null, or "
+        "theta_warmup_steps=0.",
     ),
     (
         "final_mlm_probability",
