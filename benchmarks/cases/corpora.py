@@ -1,19 +1,23 @@
 """Unit costs of reading a corpus, and what they are at the size of terabytes.
 
 Measured in one process on real texts, as processor time: tokenizing, reading documents in their order, and making
-blocks of packed rows with and without an index. The tables multiply these costs.
+blocks of packed rows with and without an index. The tables multiply these costs. The diversity of optimizer steps is
+measured on synthetic files.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -22,14 +26,60 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.loading import load_tokenizer
 from llm_jp_modernbert.training.data.block_index import BlockIndex, write_block_index
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
+from llm_jp_modernbert.training.data.masking import Masking
+from llm_jp_modernbert.training.data.order import Sample, Source
+from llm_jp_modernbert.training.data.readers import Document, Rows
 from llm_jp_modernbert.training.data.sources import sources_of
+from llm_jp_modernbert.training.data.stream import BatchInfo, BatchStream
 from llm_jp_modernbert.training.data.tokenize_corpus import TokenizeOptions, tokenize_corpus
 
 from ..measure import environment, write_json
 from ..models import DATA_VARIABLE, find_data
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _GPUS, _NODES = (16, 128, 1024), (1, 16, 64)
 _BLOCK_CHARACTERS = 500_000  # smaller than in recipes, so that a small corpus has many blocks
+
+# Synthetic files for the diversity of steps: as in stage 1, a step has about as many documents as a block and takes
+# them from the blocks of several lanes. Every file has one of ten sources, with these numbers of files.
+_FILES = (500, 200, 100, 50, 50, 30, 30, 20, 10, 10)
+_TOKENS, _ROW, _STEP, _LANES = 14, 64, 1024, 4
+_INTERLEAVE = (8, 64, 256)
+
+
+@dataclass(frozen=True)
+class SyntheticFile:
+    """An endless file of documents with equal lengths."""
+
+    name: str
+
+    def read(self, start: int) -> Rows:
+        """See `order.Shard`."""
+        ids = np.zeros(_TOKENS, dtype=np.int32)
+        return (Document("", self.name, row, row, _TOKENS, ids) for row in count(start + 1))
+
+    def sample(self, length: int) -> Sample:
+        """See `order.Shard`."""
+        return {"size": 0, "sha256": ""}
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Contents of an optimizer step, as means over steps.
+
+    Attributes:
+        documents: number of documents.
+        files: number of files with at least one document.
+        sources: number of sources with at least one document.
+        difference: total variation distance between the shares of the sources in the step and in the corpus.
+    """
+
+    documents: float
+    files: float
+    sources: float
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -87,8 +137,56 @@ def corpora(
         without, with_index = loads(costs, gpus, tokens_per_second, workers, block_characters)
         reading.add_row(f"{gpus:,}", f"{without:.1%}", f"{with_index:.1%}")
     console.print(reading)
+    loaded = load_tokenizer(found.tokenizer)
+    steps = {f"interleave={number}": diversity(loaded, number) for number in _INTERLEAVE}
+    steps["shuffled corpus"] = shuffled_diversity()
+    mixed = Table("a step of", "documents", "files", "sources", "difference of the shares of sources", box=None)
+    for name, mean in steps.items():
+        mixed.add_row(
+            name, f"{mean.documents:,.0f}", f"{mean.files:,.0f}", f"{mean.sources:.1f}", f"{mean.difference:.1%}"
+        )
+    console.print(mixed)
     if out is not None:
-        write_json(out, {**environment(), "costs": vars(costs), "tokens": tokens})
+        diversities = {name: vars(mean) for name, mean in steps.items()}
+        write_json(out, {**environment(), "costs": vars(costs), "tokens": tokens, "diversity": diversities})
+
+
+def diversity(tokenizer: PreTrainedTokenizerBase, interleave: int, seeds: int = 64) -> Diversity:
+    """The contents of the steps of a run on synthetic files.
+
+    Args:
+        tokenizer: any tokenizer; the documents have token ids.
+        interleave: number of files that give documents in turn.
+        seeds: number of runs, each with other files.
+    """
+    source = Source([SyntheticFile(str(number)) for number in range(sum(_FILES))])
+    masking = Masking(cast(int, tokenizer.mask_token_id), len(tokenizer), tokenizer.all_special_ids)
+    rows = _STEP * (_TOKENS + 2) // _ROW
+    steps = []
+    for seed in range(seeds):
+        settings = BlockSettings(_ROW, characters=_STEP * _TOKENS, interleave=interleave, seed=seed)
+        stream = BatchStream(BlockMaker([source], settings, tokenizer), masking, lambda _: rows, lanes=_LANES)
+        for batch in islice(stream.batches(), _LANES):
+            info: BatchInfo = batch["info"]
+            steps.append(info.samples[:, 2])
+    return _mean_diversity(steps)
+
+
+def shuffled_diversity() -> Diversity:
+    """The contents of 1,000 steps whose documents are drawn from all files."""
+    draw = np.random.default_rng(0)
+    return _mean_diversity([draw.integers(sum(_FILES), size=_STEP) for _ in range(1000)])
+
+
+def _mean_diversity(steps: Sequence[npt.NDArray[np.int64]]) -> Diversity:
+    """The mean of steps, given as `(documents,)` the file of each document."""
+    sources, corpus = np.repeat(np.arange(len(_FILES)), _FILES), np.array(_FILES) / sum(_FILES)
+    measured = []
+    for files in steps:
+        counts = np.bincount(sources[files], minlength=len(corpus))
+        difference = np.abs(counts / len(files) - corpus).sum() / 2
+        measured.append([float(len(files)), float(len(np.unique(files))), float(np.count_nonzero(counts)), difference])
+    return Diversity(*np.mean(measured, axis=0).tolist())
 
 
 def loads(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.cases.corpora import UnitCosts, loads
+from benchmarks.cases.corpora import UnitCosts, diversity, loads, shuffled_diversity
 from benchmarks.models import DATA_VARIABLE
 
 
@@ -27,6 +30,22 @@ def test_load_of_a_data_process() -> None:
     # 200 characters per second are a fifth of a block.
     assert with_index == pytest.approx(100 / 1000 + 0.5 / 5)
     assert loads(costs, 1000, 400.0, 4, 1000)[1] == with_index
+
+
+def test_shuffled_steps_have_the_differences_of_random_draws() -> None:
+    """The mean absolute deviation of a binomial share is about sqrt(2 p (1 - p) / (pi n))."""
+    shares = (0.5, 0.2, 0.1, 0.05, 0.05, 0.03, 0.03, 0.02, 0.01, 0.01)
+    shuffled = shuffled_diversity()
+    deviations = [math.sqrt(2 * share * (1 - share) / math.pi / shuffled.documents) for share in shares]
+    assert shuffled.difference == pytest.approx(sum(deviations) / 2, rel=0.03)
+    assert shuffled.files == pytest.approx(1000 * (1 - 0.999**shuffled.documents), rel=0.03)
+
+
+def test_more_files_at_a_time_make_steps_more_like_the_corpus(modernbert: Path) -> None:
+    few, many = (diversity(AutoTokenizer.from_pretrained(modernbert), number, seeds=4) for number in (8, 64))
+    assert (few.files, many.files) == (8, 64)
+    assert few.sources < many.sources <= 10
+    assert few.difference > many.difference > shuffled_diversity().difference
 
 
 @pytest.mark.slow
