@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +63,10 @@ def run(stages: list[Stage], recipe: CorpusRecipe, executor: ExecutorName, worke
             job = LocalPipelineExecutor(
                 pipeline, tasks=tasks, workers=min(workers or os.cpu_count() or 1, tasks), logging_dir=logs
             )
-        job.run()
+        with _forks_end_with_this_process():
+            job.run()
+        # Other processes have changed files since this one listed them. All of its directories: s3fs keeps inner ones.
+        job.logging_dir.fs.invalidate_cache()
         failed = job.get_incomplete_ranks()
         if failed:
             raise UsageError(
@@ -73,3 +81,43 @@ def _activation() -> str:
     """The shell command that activates the virtual environment of this process."""
     script = Path(sys.prefix) / "bin" / "activate"
     return f"source {script}" if script.is_file() else "true"
+
+
+_parent: int | None = None
+"""The process whose forks end with it, while `_forks_end_with_this_process` is active in it."""
+
+
+@contextmanager
+def _forks_end_with_this_process() -> Iterator[None]:
+    """Ends the processes that are forked in this context even if this process is killed.
+
+    LocalPipelineExecutor forks a manager of queues, which otherwise waits for ever.
+    """
+    global _parent
+    _register_fork_hook()
+    _parent = os.getpid()
+    try:
+        yield
+    finally:
+        _parent = None
+
+
+@cache
+def _register_fork_hook() -> None:
+    # Other systems than POSIX do not fork.
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_watch_parent)
+
+
+def _watch_parent() -> None:
+    global _parent
+    parent, _parent = _parent, None
+    if parent is None:
+        return
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,19 +44,29 @@ def prepare_corpus(
         raise UsageError("--executor slurm: sbatch was not found. Run the command on a login node of the cluster.")
     from datatrove.io import get_datafolder
 
+    from llm_jp_modernbert.training.data.remote import storage_errors
+
     from .decontamination import evaluation_sentences
     from .executors import run
     from .layout import MANIFEST, REPORT, WORK
     from .pipelines import SENTENCES, stages
 
+    if recipe.output_dir.startswith("hf://"):
+        raise UsageError(
+            f"output_dir: {recipe.output_dir}: the Hub would get a commit for each file. Name a directory or an "
+            "object store, and publish the result with release-dataset."
+        )
+    with storage_errors(recipe.output_dir):
+        output = get_datafolder(recipe.output_dir)
+        output.exists(MANIFEST)
     files = divide(input_files(recipe.sources), recipe.tasks)
     texts = recipe.decontamination
     sentences = evaluation_sentences(texts.texts, texts.min_characters) if texts is not None else []
-    output = get_datafolder(recipe.output_dir)
     is_local = output.is_local()
     if is_local:
         recipe = replace(recipe, output_dir=os.path.abspath(output.path))
-    with lock(Path(recipe.output_dir), "prepare-corpus") if is_local else nullcontext():
+    # Object stores have no locks.
+    with lock(Path(recipe.output_dir), "prepare-corpus") if is_local else storage_errors(recipe.output_dir):
         _check_same(output, f"{WORK}/inputs.json", recipe, files)
         if not output.exists(MANIFEST):
             with output.open(f"{WORK}/{SENTENCES}", "w") as file:

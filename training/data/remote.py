@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub_errors import explain
 from llm_jp_modernbert.core.text_files import SourceError
 
@@ -25,7 +26,7 @@ def storage_errors(path: str) -> Iterator[None]:
     """Turns the errors of a storage into a `SourceError` of one line that names the path."""
     try:
         yield
-    except SourceError:
+    except UsageError:
         raise
     # Each storage raises its own exceptions; fsspec names the package that is missing for it.
     except Exception as error:

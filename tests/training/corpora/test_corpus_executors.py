@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("datatrove", reason="datatrove is not installed")
@@ -74,8 +75,12 @@ def test_killed_job_resumes_to_the_same_bytes(
     markers = out / "work" / "logs" / stage / "completions"
     while process.poll() is None and not (markers.is_dir() and any(markers.iterdir())):
         time.sleep(0.01)
+    # The manager of datatrove's queues is one of them.
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
     done = list((out / "work" / "logs").glob("*/completions/*"))
     assert done
     times = {marker: marker.stat().st_mtime_ns for marker in done}
