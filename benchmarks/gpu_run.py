@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from llm_jp_modernbert.modeling.flops import peak_flops
 
@@ -69,6 +68,11 @@ REHEARSAL = Sizes(
 )
 
 
+def sizes_of(device: str) -> Sizes:
+    """The sizes for a device."""
+    return ON_GPU if device == "cuda" else REHEARSAL
+
+
 class Run:
     """A run of several parts.
 
@@ -81,15 +85,18 @@ class Run:
         deadline: when the current part must end, on the clock of `time.perf_counter`.
     """
 
-    def __init__(self, shape: str, device: str, compiled: bool, console: Console) -> None:
-        self.device, self.compiled, self.console = device, compiled, console
-        self.sizes = ON_GPU if device == "cuda" else REHEARSAL
+    def __init__(self, shape: str, device: str, compiled: bool) -> None:
+        self.device, self.compiled = device, compiled
+        self.sizes = sizes_of(device)
         self.models = self.models_of(shape)
         self.deadline = 0.0
 
     def models_of(self, shape: str) -> Models:
         """New models of a shape."""
-        return Models(shape, self.sizes.vocabulary, device=self.device)
+        models = Models(shape, self.sizes.vocabulary, device=self.device)
+        # As in the recipes for GPUs.
+        models.config.autocast_residual = True
+        return models
 
     @property
     def out_of_time(self) -> bool:

@@ -2,14 +2,14 @@
 
 The parts run in the order of what they say about a slow step: where its time goes, the attention kernels, the
 vocabulary head, training against transformers at its best, the largest batch, and inference. Each has a time budget;
-whatever does not run is listed with its reason. Documents are random tokens with realistic (lognormal) lengths. The
-share of the peak is the exact number of operations (`modeling/flops.py`) per second over the data sheet's peak.
+whatever does not run is listed with its reason. Parts run in another process: a crash, a GPU error or a hang ends only
+the current part. Documents are random tokens with realistic (lognormal) lengths. The share of the peak is the exact
+number of operations (`modeling/flops.py`) per second over the data sheet's peak.
 """
 
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -24,8 +24,9 @@ from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.batch_size import largest
 
 from ..gpu_plot import plot
-from ..gpu_run import Row, Run
-from ..measure import OURS, Case, environment, measure, show, write_json
+from ..gpu_process import Worker
+from ..gpu_run import Row, Run, sizes_of
+from ..measure import OURS, Case, environment, measure, write_json
 from ..models import Compiled, Models, Shape
 from .encoder import mixed_lengths, one_length, realistic_lengths
 from .gpu_kernels import attention, head, profile, training_step
@@ -58,32 +59,26 @@ def gpu(
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("torch finds no CUDA GPU. Rehearse with --device cpu --shape nano.")
     console = Console()
-    run = Run(shape, device, compiled, console)
-    settings = {"shape": shape, "device": device, "minutes": minutes, "compiled": compiled, **asdict(run.sizes)}
-    content: dict[str, Any] = {**environment(), "settings": settings, "parts": {}}
+    settings = {"shape": shape, "device": device, "minutes": minutes, "compiled": compiled}
+    content: dict[str, Any] = {**environment(), "settings": {**settings, **asdict(sizes_of(device))}, "parts": {}}
     end = time.perf_counter() + 60 * minutes
-    for index, name in enumerate(names):
-        function, share = PARTS[name]
-        begun = time.perf_counter()
-        # Time that earlier parts have not used is divided among the others.
-        run.deadline = begun + (end - begun) * share / sum(PARTS[later][1] for later in names[index:])
-        rows: list[Row] = []
-        part: dict[str, Any] = {"rows": rows}
-        content["parts"][name] = part
-        try:
-            for row in function(run):
+    with Worker(shape, device, compiled) as worker:
+        for index, name in enumerate(names):
+            function, share = PARTS[name]
+            begun = time.perf_counter()
+            # Time that earlier parts have not used is divided among the others.
+            seconds = (end - begun) * share / sum(PARTS[later][1] for later in names[index:])
+            rows: list[Row] = []
+            part: dict[str, Any] = {"rows": rows}
+            content["parts"][name] = part
+            for row in worker.rows(function, begun + seconds, min(end, begun + _MOST_TIME * seconds)):
                 rows.append(row)
                 console.print(f"{name}: {_text(row)}", markup=False, highlight=False)
                 write_json(out / "gpu.json", content)
-        # A part that fails must not end the others.
-        except Exception as error:
-            rows.append({"failed": f"{type(error).__name__}: {str(error).strip()[:200]}"})
-            console.print(traceback.format_exc(limit=-3), markup=False, highlight=False)
-        part["seconds"] = round(time.perf_counter() - begun, 1)
-        console.print(f"[bold]{name}[/]: {part['seconds']} seconds")
-        run.free()
-        write_json(out / "gpu.json", content)
-        plot(content, out / "gpu.png")
+            part["seconds"] = round(time.perf_counter() - begun, 1)
+            console.print(f"[bold]{name}[/]: {part['seconds']} seconds")
+            write_json(out / "gpu.json", content)
+            plot(content, out / "gpu.png")
     console.print(f"{out / 'gpu.json'}, {out / 'gpu.png'}")
 
 
@@ -122,9 +117,12 @@ def _measured(run: Run, make: Callable[[], Case]) -> Iterator[Row]:
     if run.out_of_time:
         yield {"skipped": "a case", "reason": "out of time"}
         return
-    case = make()
-    measurement = measure(case, run.sizes.turns)
-    show(measurement, run.console)
+    try:
+        case = make()
+        measurement = measure(case, run.sizes.turns)
+    except torch.OutOfMemoryError:
+        yield {"skipped": "a case", "reason": "out of memory"}
+        return
     for name in measurement.rates:
         rate = measurement.median(name)
         yield {
@@ -161,6 +159,8 @@ def largest_batch(run: Run) -> Iterator[Row]:
 
         units = largest(fits, run.sizes.most_units)
         row: Row = {"documents up to": longest, "tokens": units * run.sizes.batch_unit}
+        if run.out_of_time:
+            row["incomplete"] = "out of time; more tokens may fit"
         if units:
             row["tokens/s"] = row["tokens"] / run.seconds(step_of(units), 3)
             row["peak MB"] = run.peak_megabytes()
@@ -175,6 +175,9 @@ def inference(run: Run) -> Iterator[Row]:
     lengths = realistic_lengths(run.sizes.texts)
     yield from _measured(run, lambda: mixed_lengths(models, "bfloat16", lengths, run.compiled))
 
+
+# A part is ended after this multiple of its time.
+_MOST_TIME = 1.5
 
 # The function of each part, and its share of the time in seconds.
 PARTS: dict[str, tuple[Callable[[Run], Iterator[Row]], int]] = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
@@ -49,15 +50,7 @@ def profile(run: Run) -> Iterator[Row]:
             for _ in range(steps):
                 step()
             run.synchronize()
-        milliseconds: Counter[str] = Counter()
-        synchronizations = 0
-        for event in profiler.key_averages():
-            is_kernel = event.device_type.name == "CUDA"
-            if is_kernel or run.device == "cpu":
-                time = event.self_device_time_total if is_kernel else event.self_cpu_time_total
-                milliseconds[event.key] += time / 1000 / steps
-            elif "Synchronize" in event.key:
-                synchronizations += event.count
+        milliseconds, synchronizations = profiled(profiler.key_averages(), run.device, steps)
         groups: Counter[str] = Counter()
         for name, time in milliseconds.items():
             groups[_group(name)] += time
@@ -68,9 +61,24 @@ def profile(run: Run) -> Iterator[Row]:
             "MFU": run.utilization(training_flops(models.config, batch.lengths, batch.predicted) / seconds),
             "ms by group": dict(groups.most_common()),
             "idle ms": max(0.0, 1000 * seconds - sum(milliseconds.values())),
-            "synchronizations per step": synchronizations / steps,
+            "synchronizations per step": synchronizations,
             "kernels": {name[:100]: time for name, time in milliseconds.most_common(_SHOWN_KERNELS)},
         }
+
+
+def profiled(events: Iterable[Any], device: str, steps: int) -> tuple[Counter[str], float]:
+    """Milliseconds of each kernel (operation on a CPU) and number of synchronizations, both per step."""
+    milliseconds: Counter[str] = Counter()
+    synchronizations = 0
+    for event in events:
+        is_kernel = event.device_type.name == "CUDA"
+        # Annotated regions, such as an optimizer's step, contain kernels, which are events of their own.
+        if (is_kernel and not event.is_user_annotation) or device == "cpu":
+            time = event.self_device_time_total if is_kernel else event.self_cpu_time_total
+            milliseconds[event.key] += time / 1000 / steps
+        elif "Synchronize" in event.key:
+            synchronizations += event.count
+    return milliseconds, synchronizations / steps
 
 
 def _group(name: str) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.cases import encoder, gpu
+from benchmarks.cases import encoder, gpu, gpu_kernels
 from benchmarks.cases.training_step import PEER, SORTED, SPARSE, random_documents
+from benchmarks.gpu_process import Worker
+from benchmarks.gpu_run import Row, Run
 from benchmarks.measure import OURS, measure
 from benchmarks.models import Models
 from llm_jp_modernbert.modeling.flops import forward_flops
@@ -76,20 +83,66 @@ def test_every_part_runs_and_explains_what_it_skips(tmp_path: Path) -> None:
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
-def test_parts_end_when_their_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu.Run, "out_of_time", True)
-    parts = rehearse(tmp_path, "--parts", "attention,training,batch")
-    rows = [row for part in parts.values() for row in part["rows"]]
+def test_parts_end_when_their_time_is_over() -> None:
+    run = Run("nano", "cpu", compiled=False)
+    run.deadline = 0.0
+    rows = [row for name in ("attention", "training", "batch") for row in gpu.PARTS[name][0](run)]
     assert len(rows) > 3
     assert all("skipped" in row for row in rows)
 
 
-def test_failing_part_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(run: gpu.Run) -> Any:
-        raise RuntimeError("no such kernel")
-        yield
+def fail(run: Run) -> Iterator[Row]:
+    yield {"kernel": "sdpa", "ms": 1.0}
+    raise RuntimeError("no such kernel")
 
-    monkeypatch.setitem(gpu.PARTS, "profile", (fail, 1))
-    parts = rehearse(tmp_path, "--parts", "profile,head")
-    assert parts["profile"]["rows"] == [{"failed": "RuntimeError: no such kernel"}]
-    assert parts["head"]["rows"][0]["ms"] > 0
+
+def crash(run: Run) -> Iterator[Row]:
+    yield {"kernel": "varlen", "ms": 1.0}
+    os.abort()
+
+
+def hang(run: Run) -> Iterator[Row]:
+    yield {"kernel": "flash", "ms": 1.0}
+    time.sleep(600)
+
+
+def lose_the_device(run: Run) -> Iterator[Row]:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    yield {"kernel": "flex", "ms": 1.0}
+    run.synchronize = fail  # type: ignore[method-assign]
+    run.synchronize()
+
+
+@pytest.mark.slow
+def test_no_part_ends_the_others() -> None:
+    rows = {}
+    with Worker("nano", "cpu", compiled=False) as worker:
+        # The second part begins in a process that has started, so it need not wait for that.
+        for part in (fail, hang, crash, lose_the_device):
+            now = time.perf_counter()
+            rows[part.__name__] = list(worker.rows(part, now, now + (15 if part is hang else 600)))
+    assert [row["kernel"] for (row, *_) in rows.values()] == ["sdpa", "flash", "varlen", "flex"]
+    assert {name: [row["failed"] for row in failed] for name, (_, *failed) in rows.items()} == {
+        "fail": ["RuntimeError: no such kernel"],
+        "hang": ["out of time"],
+        "crash": ["the process ended with exit code -6"],
+        "lose_the_device": [
+            "RuntimeError: CUDA error: an illegal memory access was encountered",
+            "the process ended with exit code 1",
+        ],
+    }
+
+
+def test_annotated_regions_are_not_counted_as_kernels() -> None:
+    """A region and its kernels are events of the same time on a GPU."""
+    names = ("Optimizer.step#AdamW.step", "multi_tensor_apply_kernel", "cudaStreamSynchronize")
+    events = [FunctionEventAvg() for _ in names]
+    for event, name in zip(events, names, strict=True):
+        event.key, event.count, event.self_device_time_total = name, 4, 4000
+        event.device_type = DeviceType.CPU if name.startswith("cuda") else DeviceType.CUDA
+        event.is_user_annotation = name.startswith("Optimizer")
+    milliseconds, synchronizations = gpu_kernels.profiled(events, "cuda", 2)
+    assert milliseconds == {"multi_tensor_apply_kernel": 2.0}
+    assert synchronizations == 2
