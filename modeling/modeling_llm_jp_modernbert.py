@@ -296,7 +296,8 @@ class LlmJpModernBertPreTrainedModel(PreTrainedModel):
     config_class = LlmJpModernBertConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlmJpModernBertEmbeddings", "LlmJpModernBertEncoderLayer"]
+    # FSDP2 shards each of them alone by default, but must shard the embeddings with the tied vocabulary layer.
+    _no_split_modules = ["LlmJpModernBertEncoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -47,7 +47,9 @@ def test_loss_equals_unsharded_loss(group: None) -> None:
     mesh = init_device_mesh("cpu", (1,))
     for layer in model.model.layers:
         layer.attn.register_forward_pre_hook(lambda _, given: table_dtypes.extend(table.dtype for table in given[3]))
-        fully_shard(layer, mesh=mesh, mp_policy=plugin.mixed_precision_policy)
+    # The default of accelerate's policy.
+    for module in [module for module in model.modules() if type(module).__name__ in model._no_split_modules]:
+        fully_shard(module, mesh=mesh, mp_policy=plugin.mixed_precision_policy)
     fully_shard(model, mesh=mesh, mp_policy=plugin.mixed_precision_policy)
     sharded = loss()
     sharded.backward()
