@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,10 @@ class Counter:
         self.losses: list[torch.Tensor] = []
         self.stop_requested = False
         self._recipe, self._config = recipe, config
-        self._group = torch.distributed.new_group(backend="gloo") if recipe.world_size > 1 else None
+        self._group = None
+        if recipe.world_size > 1:
+            timeout = timedelta(seconds=recipe.ddp_timeout)
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
         # Counts of this rank that have not been summed yet.
         self._pending = Totals()
         self._clock = time.perf_counter()

@@ -8,8 +8,10 @@ import math
 import os
 import signal
 import time
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +28,9 @@ from transformers import (
     get_scheduler,
 )
 
-from llm_jp_modernbert import LlmJpModernBertForMaskedLM
+from llm_jp_modernbert import LlmJpModernBertConfig, LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.training import assembly
+from llm_jp_modernbert.training.counting import Counter
 from llm_jp_modernbert.training.data.readers import find_files, read_documents
 from llm_jp_modernbert.training.non_finite import NonFiniteLoss
 from llm_jp_modernbert.training.pretrain import pretrain
@@ -341,6 +344,14 @@ def test_signal_to_one_rank_stops_all(data: Data, tmp_path: Path, monkeypatch: p
 def spoil(kwargs: dict[str, Any]) -> None:
     with torch.no_grad():
         kwargs["model"].head.dense.weight[0, 0] = float("nan")
+
+
+def test_sums_over_ranks_wait_as_long_as_other_collectives(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **options: groups.append(options))
+    recipe: Any = SimpleNamespace(world_size=2, ddp_timeout=7200)
+    Counter(recipe, LlmJpModernBertConfig())
+    assert groups == [{"backend": "gloo", "timeout": timedelta(hours=2)}]
 
 
 def test_non_finite_loss_ends_run_and_names_documents(data: Data, tmp_path: Path) -> None:
