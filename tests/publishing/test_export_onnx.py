@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,16 +28,38 @@ from llm_jp_modernbert.publishing import export_onnx as module
 from llm_jp_modernbert.publishing.export_onnx import export_onnx
 
 
+def write_model_to_export(path: Path, checkpoint_format: str = "plain") -> Path:
+    """A masked language model with one layer of global and one of local attention; each layer takes seconds."""
+    return write_checkpoint(path, checkpoint_format, num_hidden_layers=2)
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory with a float32 and an int8 export."""
-    folder = write_checkpoint(tmp_path_factory.mktemp("onnx") / "model")
+def export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A model directory with a float32 and an int8 export, and the program that torch exported."""
+    folder = write_model_to_export(tmp_path_factory.mktemp("onnx") / "model")
+    programs = []
     with pytest.MonkeyPatch.context() as patch:
+        torch_export = torch.onnx.export
+        patch.setattr(
+            torch.onnx, "export", lambda *given, **named: programs.append(torch_export(*given, **named)) or programs[0]
+        )
         # int8 changes more predictions of random weights than of trained ones.
         patch.setattr(module, "MOST_CHANGED", 1)
         files = export_onnx(folder, int8=True)
     assert files == [folder / "onnx" / "model.onnx", folder / "onnx" / "model_int8.onnx"]
-    return folder
+    return folder, programs[0]
+
+
+@pytest.fixture
+def exported(export: tuple[Path, Any]) -> Path:
+    """A model directory with a float32 and an int8 export."""
+    return export[0]
+
+
+@pytest.fixture
+def same_program(export: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's export, which takes seconds, returns the program of the same model that was exported before."""
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **named: export[1])
 
 
 def run(file: Path, ids: torch.Tensor, mask: torch.Tensor) -> list[np.ndarray]:
@@ -76,7 +99,8 @@ def test_outputs_of_other_heads_equal_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Head, settings: dict[str, str]
 ) -> None:
     monkeypatch.setattr(module, "MOST_CHANGED", 1)
-    folder = write_model(tmp_path / "model", head, **settings)
+    # The masked language model tests local attention, which the second layer would have.
+    folder = write_model(tmp_path / "model", head, num_hidden_layers=1, **settings)
     # The export of one head tests the quantization too, since it takes seconds.
     files = export_onnx(folder, int8=head is SEQUENCE_CLASSIFICATION)
     peer = getattr(transformers, head.auto_class).from_pretrained(folder, attn_implementation="eager").eval()
@@ -115,7 +139,7 @@ def test_files_are_valid_dynamic_and_free_of_local_paths(exported: Path) -> None
 def test_export_is_reproducible_and_independent_of_the_format(
     exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    native = write_checkpoint(tmp_path / "native", "native")
+    native = write_model_to_export(tmp_path / "native", "native")
     with caplog.at_level("INFO"):
         (file,) = export_onnx(native)
     assert file.read_bytes() == (exported / "onnx" / "model.onnx").read_bytes()
@@ -123,10 +147,11 @@ def test_export_is_reproducible_and_independent_of_the_format(
     assert "onnx/model.onnx: outputs differ from torch's by at most" in caplog.text
 
 
+@pytest.mark.usefixtures("same_program")
 def test_large_models_have_a_separate_weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LARGEST_FILE", 0)
     monkeypatch.setattr(module, "changes", lambda first, second, folder: (0, 398))
-    folder = write_checkpoint(tmp_path / "model")
+    folder = write_model_to_export(tmp_path / "model")
     files = export_onnx(folder, int8=True)
     names = ["model.onnx", "model.onnx_data", "model_int8.onnx", "model_int8.onnx_data"]
     assert [file.name for file in files] == names
@@ -142,8 +167,9 @@ def test_logits_of_another_model_are_detected(exported: Path) -> None:
     assert module.largest_difference(session, model) == pytest.approx(0.01, rel=0.1)
 
 
+@pytest.mark.usefixtures("same_program")
 def test_inaccurate_exports_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_checkpoint(tmp_path / "model")
+    folder = write_model_to_export(tmp_path / "model")
     before = sorted(folder.rglob("*"))
     monkeypatch.setattr(module, "changes", lambda first, second, folder: (2, 398))
     message = (

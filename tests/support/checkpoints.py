@@ -21,11 +21,13 @@ TEXTS = [
 ]
 
 
-def write_checkpoint(path: Path, checkpoint_format: str = "plain", texts: Sequence[str] = TEXTS) -> Path:
+def write_checkpoint(
+    path: Path, checkpoint_format: str = "plain", texts: Sequence[str] = TEXTS, **settings: Any
+) -> Path:
     """Saves a model whose random weights give distinct predictions, and a tokenizer trained on the texts."""
     tokenizer = train_stand_in(list(texts) * 20, vocab_size=305)
     torch.manual_seed(0)
-    config = tiny_config(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3)
+    config = tiny_config(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3, **settings)
     model = LlmJpModernBertForMaskedLM(config)
     model.save_pretrained(path, format=checkpoint_format)
     tokenizer.save_pretrained(path)
@@ -42,9 +44,8 @@ def write_model(path: Path, head: Head, checkpoint_format: str = "plain", **sett
         settings = {"id2label": dict(enumerate(LABELS)), **settings}
         settings["label2id"] = {name: number for number, name in settings["id2label"].items()}
     torch.manual_seed(0)
-    config = tiny_config(
-        vocab_size=len(tokenizer), max_position_embeddings=256, initializer_range=0.3, num_hidden_layers=2, **settings
-    )
+    settings = {"num_hidden_layers": 2, **settings}
+    config = tiny_config(vocab_size=len(tokenizer), max_position_embeddings=256, initializer_range=0.3, **settings)
     getattr(llm_jp_modernbert, f"LlmJpModernBert{head.suffix}")(config).save_pretrained(path, format=checkpoint_format)
     tokenizer.model_max_length = 256
     tokenizer.save_pretrained(path)
