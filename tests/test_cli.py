@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from checkpoints import write_checkpoint
 from click.testing import Result
+from forked import run_forked
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -48,12 +49,6 @@ COMMANDS = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-def run(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llm_jp_modernbert", *map(str, arguments)], capture_output=True, text=True, input=stdin
-    )
 
 
 def commands() -> dict[str, Any]:
@@ -123,7 +118,9 @@ def test_fill_mask_prints_a_table(model: Path) -> None:
 
 
 def test_fill_mask_prints_json_for_lines_of_input(model: Path) -> None:
-    done = run("fill-mask", model, "-", "--json", "--top-k", "2", stdin="今日は[MASK]。\n\n[MASK]は猫である。\n")
+    command = [sys.executable, "-m", "llm_jp_modernbert", "fill-mask", str(model), "-", "--json", "--top-k", "2"]
+    texts = "今日は[MASK]。\n\n[MASK]は猫である。\n"
+    done = subprocess.run(command, capture_output=True, text=True, input=texts)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert [len(result["masks"]) for result in results] == [1, 1]
@@ -153,7 +150,7 @@ def test_tokenizer_is_saved_and_checked(model: Path, tmp_path: Path) -> None:
 )
 def test_mistake_is_reported_in_one_line(model: Path, arguments: list[str], message: str) -> None:
     before = sorted(path.name for path in model.parent.rglob("*"))
-    done = run(*(argument.replace("MODEL", str(model)) for argument in arguments))
+    done = run_forked(*(argument.replace("MODEL", str(model)) for argument in arguments))
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("Error: ")
@@ -164,12 +161,12 @@ def test_mistake_is_reported_in_one_line(model: Path, arguments: list[str], mess
 
 
 def test_debug_shows_the_traceback(model: Path) -> None:
-    done = run("--debug", "quickstart", "--out", model)
+    done = run_forked("--debug", "quickstart", "--out", model)
     assert done.returncode != 0
     assert "Traceback" in done.stderr
 
 
 def test_unknown_option_is_named() -> None:
-    done = run("fill-mask", "--topk", "3")
+    done = run_forked("fill-mask", "--topk", "3")
     assert done.returncode == 2
     assert "--topk" in done.stderr

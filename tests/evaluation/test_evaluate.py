@@ -11,8 +11,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ import pytest
 import torch
 from click.testing import Result
 from evaluation_data import make_task, write_lines
+from forked import forked
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from rich.console import Console
@@ -259,21 +258,16 @@ def test_trajectories_order_checkpoints_by_step() -> None:
 
 
 def test_interrupted_command_keeps_finished_work(modernbert: Path, small_data: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "llm_jp_modernbert", "evaluate", modernbert, "--tasks", "similarity,jsts"]
     grid = ["--learning-rate", "1e-3", "--learning-rate", "1e-4", "--epochs", "1", "--epochs", "200"]
-    command = [*map(str, arguments), "--data-dir", str(small_data), "--device", "cpu", *grid]
-    running = subprocess.Popen(
-        [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("0.001x1.json")) and time.monotonic() < deadline:
-        assert running.poll() is None
-        time.sleep(0.1)
-    os.kill(running.pid, signal.SIGINT)
-    output, _ = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "Traceback" not in output
-    assert "ERROR" not in output
+    command = ["evaluate", modernbert, "--tasks", "similarity,jsts", "--data-dir", small_data, "--device", "cpu"]
+    with forked(*command, *grid, "--out", tmp_path) as running:
+        while running.is_alive() and not list(tmp_path.rglob("0.001x1.json")):
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        ended = running.wait()
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert "ERROR" not in ended.stdout + ended.stderr
     assert len(list(Results(tmp_path).rows())) > 0
     assert {path.stem for path in (tmp_path / ".unfinished").rglob("*.json")} >= {"0.001x1"}
 

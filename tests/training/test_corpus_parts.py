@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import runs
+from forked import forked, run_forked
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError
@@ -126,27 +126,27 @@ def test_common_directory_of_shards() -> None:
 
 def command(settings: TokenizeOptions, part: str) -> list[str]:
     arguments = [settings.files[0], "--tokenizer", settings.tokenizer, "--out", settings.out, "--part", part]
-    return [sys.executable, "-m", "llm_jp_modernbert", "tokenize-corpus", "--shard-tokens=300", *map(str, arguments)]
+    return ["tokenize-corpus", "--shard-tokens=300", *arguments]
 
 
 def test_killed_part_resumes_and_its_second_job_is_refused(whole: TokenizeOptions, tmp_path: Path) -> None:
     parts = replace(whole, out=str(tmp_path / "parts"))
     tokenize_corpus(replace(parts, part="1/3"))
     shards = len(list((Path(parts.out) / "data").iterdir()))
-    running = subprocess.Popen(command(parts, "2/3"), text=True, stderr=subprocess.PIPE)
-    while running.poll() is None and len(list((Path(parts.out) / "data").iterdir())) == shards:
-        time.sleep(0.002)
-    # Still at work while the second one starts.
-    running.send_signal(signal.SIGSTOP)
-    second = subprocess.run(command(parts, "2/3"), text=True, capture_output=True)
-    assert second.returncode == 1
-    assert "Traceback" not in second.stderr
-    [line] = [line for line in second.stderr.splitlines() if line.startswith("Error:")]
-    assert f"{parts.out}: another job is tokenizing part 2/3." in line
-    # Another part is not in the way.
-    tokenize_corpus(replace(parts, part="3/3"))
-    running.kill()
-    running.communicate()
+    with forked(*command(parts, "2/3")) as running:
+        while running.is_alive() and len(list((Path(parts.out) / "data").iterdir())) == shards:
+            time.sleep(0.002)
+        # Still at work while the second one starts.
+        running.send_signal(signal.SIGSTOP)
+        second = run_forked(*command(parts, "2/3"))
+        assert second.returncode == 1
+        assert "Traceback" not in second.stderr
+        [line] = [line for line in second.stderr.splitlines() if line.startswith("Error:")]
+        assert f"{parts.out}: another job is tokenizing part 2/3." in line
+        # Another part is not in the way.
+        tokenize_corpus(replace(parts, part="3/3"))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
     with pytest.raises(UsageError, match=r"parts: not finished: 2/3 of the parts\. Run"):
         tokenize_corpus(replace(parts, merge=True))
     tokenize_corpus(replace(parts, part="2/3"))

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ import datasets
 import pytest
 import runs
 from file_limits import file_size_limit
+from forked import Running, forked, run_forked
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError, is_failed_write
@@ -110,36 +109,32 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(data: Data, tmp_p
     (tmp_path / "texts").mkdir()
     texts = "".join(path.read_text(encoding="utf-8") for path in sorted(data[0].iterdir()))
     (tmp_path / "texts" / "000.jsonl").write_text(texts * 20, encoding="utf-8")
-    for number in range(1, 60):
+    for number in range(1, 20):
         os.link(tmp_path / "texts" / "000.jsonl", tmp_path / "texts" / f"{number:03d}.jsonl")
     out = tmp_path / "out"
-    command = ["tokenize-corpus", tmp_path / "texts", "--tokenizer", data[1], "--out", out, "--workers", "2"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "llm_jp_modernbert", *map(str, command)], start_new_session=True, stderr=subprocess.PIPE
-    )
-    while running.poll() is None and not list(out.glob("data/*.arrow")):
-        time.sleep(0.01)
-    # A terminal sends it to every process of the group.
-    os.killpg(running.pid, signal.SIGINT)
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode != 0
-    assert b"Traceback" not in stderr
-    assert b"Error" not in stderr
+    command = ["tokenize-corpus", tmp_path / "texts", "--tokenizer", data[1], "--out", out, "--workers", 2]
+    with forked(*command, own_group=True) as running:
+        wait_for_a_shard(running, out)
+        # A terminal sends it to every process of the group.
+        os.killpg(running.pid, signal.SIGINT)
+        ended = running.wait()
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert "Error" not in ended.stderr
     assert not (out / "manifest.json").exists()
     finished = {path.name: path.stat().st_mtime_ns for path in (out / "data").iterdir()}
-    assert 0 < len(finished) < 60
+    assert 0 < len(finished) < 20
     assert len(list((out / ".progress").glob("*.jsonl"))) == len(finished)
     assert not list((out / ".progress").glob("*.arrow"))
     tokenize_corpus(TokenizeOptions([str(tmp_path / "texts")], str(data[1]), str(out)))
     shards = contents(out)
-    assert len(shards) == 60
+    assert len(shards) == 20
     assert len(set(shards.values())) == 1
     assert all((out / "data" / name).stat().st_mtime_ns == then for name, then in finished.items())
 
 
-def command(data: Data, out: Path, *more: object) -> list[str]:
-    arguments = ["tokenize-corpus", data[0], "--tokenizer", data[1], "--out", out, "--shard-tokens", 300, *more]
-    return [sys.executable, "-m", "llm_jp_modernbert", *map(str, arguments)]
+def command(data: Data, out: Path, *more: object) -> list[object]:
+    return ["tokenize-corpus", data[0], "--tokenizer", data[1], "--out", out, "--shard-tokens", 300, *more]
 
 
 def error_line(stderr: str) -> str:
@@ -148,10 +143,10 @@ def error_line(stderr: str) -> str:
     return line
 
 
-def wait_for_a_shard(running: subprocess.Popen[str], out: Path) -> None:
-    while running.poll() is None and not list(out.glob("data/*.arrow")):
+def wait_for_a_shard(running: Running, out: Path) -> None:
+    while running.is_alive() and not list(out.glob("data/*.arrow")):
         time.sleep(0.01)
-    assert running.poll() is None
+    assert running.is_alive()
 
 
 @pytest.fixture
@@ -160,24 +155,21 @@ def many(data: Data, tmp_path: Path) -> Data:
     texts = b"".join(path.read_bytes() for path in sorted(data[0].iterdir()))
     (tmp_path / "texts").mkdir()
     for number in range(10):
-        (tmp_path / "texts" / f"{number:02d}.jsonl").write_bytes(texts * 10)
+        (tmp_path / "texts" / f"{number:02d}.jsonl").write_bytes(texts * 4)
     return tmp_path / "texts", data[1]
 
 
 def test_second_process_is_refused_and_the_first_one_finishes(many: Data, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = subprocess.Popen(command(many, out), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
+    with forked(*command(many, out)) as first:
         wait_for_a_shard(first, out)
         # Still at work while the second one starts.
         first.send_signal(signal.SIGSTOP)
-        second = subprocess.run(command(many, out), text=True, capture_output=True)
-    finally:
+        second = run_forked(*command(many, out))
+        assert second.returncode == 1
+        assert f"{out}: another tokenize-corpus is writing it" in error_line(second.stderr)
         first.send_signal(signal.SIGCONT)
-    assert second.returncode == 1
-    assert f"{out}: another tokenize-corpus is writing it" in error_line(second.stderr)
-    first.communicate(timeout=120)
-    assert first.returncode == 0
+        assert first.wait().returncode == 0
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     alone = tokenize_corpus(options(many, tmp_path / "alone"))
     assert {**manifest, "sources": None} == {**alone, "sources": None}
@@ -202,7 +194,7 @@ def test_full_disk_is_one_line_and_the_same_command_resumes(many: Data, tmp_path
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def workers_of(running: subprocess.Popen[str]) -> list[int]:
+def workers_of(running: Running) -> list[int]:
     children = map(int, Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split())
     return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
@@ -215,18 +207,20 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize("victim", ["worker", "parent"])
 def test_killed_process_ends_the_job_and_the_same_command_resumes(many: Data, tmp_path: Path, victim: str) -> None:
     out = tmp_path / "out"
-    arguments = command(many, out, "--workers", 2)
-    running = subprocess.Popen(arguments, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for_a_shard(running, out)
-    workers = workers_of(running)
-    os.kill(workers[0] if victim == "worker" else running.pid, signal.SIGKILL)
-    # Ends only when the workers do, which share its standard error.
-    _, stderr = running.communicate(timeout=120)
+    with forked(*command(many, out, "--workers", 2)) as running:
+        wait_for_a_shard(running, out)
+        workers = workers_of(running)
+        assert len(workers) == 2
+        os.kill(workers[0] if victim == "worker" else running.pid, signal.SIGKILL)
+        ended = running.wait()
     if victim == "worker":
-        assert running.returncode == 1
-        line = error_line(stderr)
+        assert ended.returncode == 1
+        line = error_line(ended.stderr)
         assert "worker process ended unexpectedly" in line
         assert "--workers" in line
+    deadline = time.monotonic() + 120
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not any(map(is_running, workers))
     tokenize_corpus(options(many, out))
     tokenize_corpus(options(many, tmp_path / "whole"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 pytest.importorskip("sentence_transformers")
 import sentence_transformers
+from forked import run_forked
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
@@ -24,6 +26,7 @@ from llm_jp_modernbert.training.retrieval.options import (
     SparseOptions,
 )
 from llm_jp_modernbert.training.retrieval.run import Trained, read_trained, train_retrieval
+from llm_jp_modernbert.training.retrieval.trainer import RetrievalTrainer
 
 ANIMALS, PLACES = ["猫", "犬", "鳥", "魚", "馬"], ["駅", "港", "丘", "川", "森"]
 KEYS = ["learning_rate=1e-3", "num_train_epochs=2", "per_device_train_batch_size=8"]
@@ -144,30 +147,29 @@ def test_directory_in_use_or_with_other_files_is_refused(options: EmbedderOption
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def interrupt(step: int, name: str) -> str:
-    """A program that runs the command and sends itself a signal in a step."""
-    return (
-        "import os, signal\n"
-        "from llm_jp_modernbert import cli\n"
-        "from llm_jp_modernbert.training.retrieval.trainer import RetrievalTrainer\n"
-        "original = RetrievalTrainer.training_step\n"
-        "def training_step(self, *args):\n"
-        f"    if self.state.global_step + 1 == {step}:\n"
-        f"        os.kill(os.getpid(), signal.{name})\n"
-        "    return original(self, *args)\n"
-        "RetrievalTrainer.training_step = training_step\n"
-        "cli.main()\n"
-    )
+def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Makes training send its process a signal in a step."""
+    original = RetrievalTrainer.training_step
+
+    def training_step(self: RetrievalTrainer, *arguments: Any) -> Any:
+        if self.state.global_step + 1 == step:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(RetrievalTrainer, "training_step", training_step)
 
 
-def test_interrupted_command_continues(options: EmbedderOptions, finished: Trained, tmp_path: Path) -> None:
+def test_interrupted_command_continues(
+    options: EmbedderOptions, finished: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After Ctrl-C in the first epoch and a kill in the second, to the weights and scores of an uninterrupted run."""
-    command = ["train-embedder", options.base, *KEYS, "--train", options.train[0], "--seeds", "2"]
-    command += ["--out", str(tmp_path / "out")]
-    stopped, killed = (
-        subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
-        for code in (interrupt(2, "SIGINT"), interrupt(5, "SIGKILL"))
-    )
+    command = ["train-embedder", options.base, *KEYS, "--train", options.train[0], "--seeds", 2]
+    ended = []
+    for step, number in ((2, signal.SIGINT), (5, signal.SIGKILL)):
+        with monkeypatch.context() as patch:
+            interrupt_in_step(patch, step, number)
+            ended.append(run_forked(*command, "--out", tmp_path / "out"))
+    stopped, killed = ended
     assert stopped.returncode == 1
     assert re.search("Error: SIGINT: stopped in seed 42.*Run the same command again", stopped.stderr)
     assert killed.returncode == -signal.SIGKILL

@@ -1,0 +1,90 @@
+"""A command in a forked process, without the seconds in which a new one imports torch.
+
+with forked("tokenize-corpus", …) as running:
+    running.send_signal(signal.SIGINT)
+    completed = running.wait()
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from subprocess import CompletedProcess
+
+from llm_jp_modernbert import cli
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that was started.
+
+    Attributes:
+        outputs: file descriptors of its standard output and standard error.
+    """
+
+    process: BaseProcess
+    outputs: tuple[int, int]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid or 0
+
+    def is_alive(self) -> bool:
+        return self.process.is_alive()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 120) -> CompletedProcess[str]:
+        """Waits for the end and returns the exit code and the output."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still running after {timeout} s"
+        output, errors = (os.pread(descriptor, 1 << 24, 0).decode() for descriptor in self.outputs)
+        return CompletedProcess([], self.process.exitcode, output, errors)
+
+
+@contextmanager
+def forked(*arguments: object, main: Callable[[], object] = cli.main, own_group: bool = False) -> Iterator[Running]:
+    """Starts a command, and kills it at the end of the context.
+
+    Args:
+        arguments: those of the command.
+        main: function of the command, by default `llm-jp-modernbert`.
+        own_group: whether the process leads a group, as a terminal starts it.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        outputs = (output.fileno(), errors.fileno())
+        process = multiprocessing.get_context("fork").Process(target=_run, args=(main, arguments, outputs, own_group))
+        process.start()
+        try:
+            yield Running(process, outputs)
+        finally:
+            process.kill()
+            process.join()
+
+
+def run_forked(*arguments: object, main: Callable[[], object] = cli.main) -> CompletedProcess[str]:
+    """Runs a command to its end."""
+    with forked(*arguments, main=main) as running:
+        return running.wait(300)
+
+
+def _run(main: Callable[[], object], arguments: tuple[object, ...], outputs: tuple[int, int], own_group: bool) -> None:
+    if own_group:
+        os.setpgid(0, 0)
+    for descriptor, output in enumerate(outputs, 1):
+        os.dup2(output, descriptor)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.argv = ["command", *map(str, arguments)]
+    # Those of pytest.
+    logging.getLogger().handlers.clear()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
