@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,14 @@ def run_apart(
     import llm_jp_modernbert.training.pretrain
     import llm_jp_modernbert.training.trainer  # noqa: F401
 
+    return call_apart(lambda: run(keys, record, kill), ranks)
+
+
+def call_apart(function: Callable[[], object], ranks: int) -> list[int]:
+    """Calls a function in forked subprocesses, each of which is a rank, and returns their exit codes."""
     context = multiprocessing.get_context("fork")
     port = free_port()
-    processes = [context.Process(target=_rank, args=(rank, ranks, port, keys, record, kill)) for rank in range(ranks)]
+    processes = [context.Process(target=_rank, args=(function, rank, ranks, port)) for rank in range(ranks)]
     for process in processes:
         process.start()
     for process in processes:
@@ -150,7 +156,7 @@ def run_apart(
     return [process.exitcode or 0 for process in processes]
 
 
-def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path | None, kill: float | None) -> None:
+def _rank(function: Callable[[], object], rank: int, ranks: int, port: int) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     # The fork inherits the state of a single process.
@@ -166,7 +172,7 @@ def _rank(rank: int, ranks: int, port: int, keys: dict[str, Any], record: Path |
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
-    run(keys, record, kill)
+    function()
 
 
 def free_port() -> int:
