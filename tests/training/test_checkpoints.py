@@ -195,10 +195,11 @@ def test_killed_data_worker_ends_the_run_with_one_line(
                 child.kill()
 
     step = torch.optim.AdamW.step
-    keys = {**run[0], "output_dir": str(tmp_path / "run"), "dataloader_num_workers": 1, "max_steps": 10_000}
+    keys = {**run[0], "output_dir": str(tmp_path / "run"), "dataloader_num_workers": 1, "max_steps": 100}
+    before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda *args, **kwargs: (step(*args, **kwargs), kill())[0])
         with pytest.raises(CheckpointError, match=r"process that prepares data was killed.*Resume with") as error:
             runs.run(keys)
     assert "\n" not in str(error.value)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
