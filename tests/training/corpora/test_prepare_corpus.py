@@ -27,7 +27,8 @@ def read(folder: Path, split: str = "train") -> list[str]:
 
 def prepare(data: Path, out: Path, *overrides: str) -> dict[str, Any]:
     recipe = load_recipe("japanese-web", [f"data={data}", f"output_dir={out}", *overrides])
-    report = prepare_corpus(recipe)
+    # Starting workers takes seconds; `test_corpus_executors.py` has them.
+    report = prepare_corpus(recipe, workers=1)
     assert report is not None
     return report
 
