@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
+import signal
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The test models are tiny: a second thread only adds synchronization.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,9 +23,53 @@ from evaluation_data import WORDS, write_data
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers.utils import logging as transformers_logging
 
 DATA_VARIABLE = "LLM_JP_MODERNBERT_TEST_DATA"
 SLOW_VARIABLE = "LLM_JP_MODERNBERT_SLOW_TESTS"
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores it in background jobs, but tests interrupt training.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Restores what commands and libraries change in this process."""
+    environment, folder, hook = dict(os.environ), Path.cwd(), sys.excepthook
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    loggers = [logging.getLogger(name) for name in ("llm_jp_modernbert", "transformers", "sentence_transformers")]
+    logs = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    shows_bars, dtype = transformers_logging.is_progress_bar_enabled(), torch.get_default_dtype()
+    yield
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.excepthook = hook
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+    for logger, level, handlers in logs:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+    if shows_bars != transformers_logging.is_progress_bar_enabled():
+        (transformers_logging.enable_progress_bar if shows_bars else transformers_logging.disable_progress_bar)()
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchanged_by_module() -> Iterator[None]:
+    """No test depends on fixtures of other modules."""
+    with unchanged_process():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def unchanged_by_test(unchanged_by_module: None) -> Iterator[None]:
+    """No test depends on those before it."""
+    with unchanged_process():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +141,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 12)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+
+
+def pytest_collection_finish() -> None:
+    # Every training collects garbage, which takes half a second among the objects of all imports.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
