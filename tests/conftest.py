@@ -130,6 +130,22 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
 
 
 @pytest.fixture
+def default_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
+    """The local Hub, which commands in this process use as its owner."""
+    for name, value in {
+        "huggingface_hub.constants.ENDPOINT": hub.url,
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "huggingface_hub.constants.HF_URL_HOSTS": frozenset({"127.0.0.1"}),
+        "datasets.config.HF_ENDPOINT": hub.url,
+        "datasets.config.HF_HUB_OFFLINE": False,
+        "datasets.config.HF_DATASETS_CACHE": tmp_path / "datasets",
+    }.items():
+        monkeypatch.setattr(name, value)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    return hub
+
+
+@pytest.fixture
 def api(hub: LoopbackHub) -> HfApi:
     """A client of the Hub's owner."""
     return HfApi(endpoint=hub.url, token=hub.token)

@@ -6,15 +6,13 @@ import csv
 import gzip
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from loopback_hub import LoopbackHub
+from datasets import Dataset
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.text_files import BadRow
@@ -146,40 +144,24 @@ def test_options_of_hub_datasets_are_refused_for_files(tmp_path: Path) -> None:
             open_inputs([str(path)], WITH_ID, **{option: "x"})
 
 
-HUB_DATASET = """
-from datasets import Dataset
-from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.encoding.inputs import Columns, open_inputs
-
-rows = [{"text": f"第{number}行", "key": f"k{number}"} for number in range(20)]
-commit = Dataset.from_list(rows).push_to_hub("org/data", "few", split="dev", num_shards=2).oid
-inputs = open_inputs(["org/data@main"], Columns("text", id="key"), "dev", "few")
-source, = inputs.sources
-assert (source.rows, source.fingerprint) == (20, commit)
-for start in (0, 15, 7):
-    assert [(row.id, row.text) for row in inputs.read(start, 4)] == [
-        (row["key"], row["text"]) for row in rows[start:][:4]
-    ]
-for options in ({}, {"split": "dev", "config_name": "x"}, {"split": "dev", "config_name": "few", "text": "body"}):
-    try:
-        open_inputs(["org/data"], Columns(options.pop("text", "text")), **options)
-    except UsageError as error:
-        print(error)
-"""
-
-
-def test_datasets_of_the_hub_are_streamed_from_any_row(hub: LoopbackHub, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", HUB_DATASET],
-        env={**os.environ, **hub.environment(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    errors = ended.stdout.splitlines()
-    assert len(errors) == 3
-    for error, message in zip(errors, ["Check --split and", "Check --split and", "no column 'body'"], strict=True):
-        assert message in error
+@pytest.mark.usefixtures("default_hub")
+def test_datasets_of_the_hub_are_streamed_from_any_row() -> None:
+    rows = [{"text": f"第{number}行", "key": f"k{number}"} for number in range(20)]
+    commit = Dataset.from_list(rows).push_to_hub("org/data", "few", split="dev", num_shards=2).oid
+    inputs = open_inputs(["org/data@main"], Columns("text", id="key"), "dev", "few")
+    (source,) = inputs.sources
+    assert (source.rows, source.fingerprint) == (20, commit)
+    for start in (0, 15, 7):
+        assert [(row.id, row.text) for row in inputs.read(start, 4)] == [
+            (row["key"], row["text"]) for row in rows[start:][:4]
+        ]
+    for column, options, message in (
+        ("text", {}, "Check --split and"),
+        ("text", {"split": "dev", "config_name": "x"}, "Check --split and"),
+        ("body", {"split": "dev", "config_name": "few"}, "no column 'body'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_inputs(["org/data"], Columns(column), **options)
 
 
 def test_repeated_columns_are_refused(tmp_path: Path) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +106,15 @@ def test_finished_measurements_are_skipped_until_the_candidates_change(
 
 
 def test_repositories_are_measured_as_their_type(
-    hub: LoopbackHub, out: Path, models: Path, small_data: Path, tmp_path: Path
+    default_hub: LoopbackHub, api: HfApi, out: Path, models: Path, small_data: Path, tmp_path: Path
 ) -> None:
-    api = HfApi(endpoint=hub.url, token=hub.token)
     for name in ("sparse", "reranker"):
         api.create_repo(f"org/{name}")
         commit = api.upload_folder(repo_id=f"org/{name}", folder_path=models / name).oid
     api.create_commit("org/reranker", [CommitOperationDelete("config.json")], commit_message="Break main")
     names = [f"reranker=org/reranker@{commit}", "sparse=org/sparse", "--candidates", "org/sparse"]
-    common = ["--tasks", "retrieval:jsquad", "--data-dir", str(small_data), "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "llm_jp_modernbert", "evaluate", *names, *common, "--out", str(tmp_path / "out")],
-        env={**os.environ, **hub.environment(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = evaluate(tmp_path / "out", small_data, *names)
+    assert done.exit_code == 0, done.output
     rows = {row.model: row for row in Results(tmp_path / "out").rows() if row.metric == "ndcg@10"}
     assert rows["reranker"].revision == commit
     assert rows["reranker"].settings["reranked"] == "top 50 of org/sparse"

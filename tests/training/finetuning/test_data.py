@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import re
-import subprocess
-import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
-from loopback_hub import LoopbackHub
 
+from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.finetuning.data.dataset import Dataset
 from llm_jp_modernbert.training.finetuning.data.loading import load_dataset
 from llm_jp_modernbert.training.finetuning.options import FinetuneOptions, Kind
@@ -405,45 +403,32 @@ def test_choices_of_jcommonsenseqa_are_found(data_dir: Path) -> None:
         assert example.texts[1 + int(example.label[-1])] == row[f"choice{row['label']}"]
 
 
-HUB_DATASET = """
-import sys
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
-from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.training.finetuning.data.loading import load_dataset
-from llm_jp_modernbert.training.finetuning.options import FinetuneOptions
-
-tags = ["O", "B-人名", "I-人名"]
-features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=tags))})
-rows = {"tokens": [["山", "田", f"{number}"] for number in range(9)], "ner_tags": [[1, 2, 0]] * 9}
-data = Dataset.from_dict(rows, features=features)
-commit = DatasetDict(train=data, dev=data.select([0])).push_to_hub("org/data", "few").oid
-loaded = load_dataset(FinetuneOptions("ner", "base", train=["org/data"], validation=["org/data@main"],
-                                      config_name="few", validation_split="dev"))
-train, validation = loaded.parts["train"], loaded.parts["validation"]
-assert (train.name, train.revision, validation.revision) == ("org/data", commit, commit)
-assert (len(train.examples), train.examples[0].entities) == (9, ((0, 2, "人名"),)), train
-assert validation.places == ["org/data, dev row 1"]
-remark, = load_dataset(FinetuneOptions("ner", "base", train=["org/data"], config_name="few")).remarks
-assert "'dev' belong to other parts" in remark
-data.push_to_hub("org/data", "other")
-for name, options in (("org/data", {}), ("org/none", {}), ("org/data", {"config_name": "few", "train_split": "x"})):
-    try:
-        load_dataset(FinetuneOptions("ner", "base", train=[name], **options))
-    except UsageError as error:
-        print(error)
-"""
-
-
-def test_datasets_of_the_hub_are_read(hub: LoopbackHub, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", HUB_DATASET],
-        env={**os.environ, **hub.environment(tmp_path / "home")},
-        capture_output=True,
-        text=True,
+@pytest.mark.usefixtures("default_hub")
+def test_datasets_of_the_hub_are_read() -> None:
+    tags = ["O", "B-人名", "I-人名"]
+    features = datasets.Features(
+        {"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(datasets.ClassLabel(names=tags))}
     )
-    assert ended.returncode == 0, ended.stderr
-    errors = ended.stdout.splitlines()
-    assert len(errors) == 3
-    assert re.search(r"--train org/data .*split train\): .*'other'.* Check --config-name", errors[0])
-    assert re.search(r"--train org/none .*split train\): no such repository", errors[1])
-    assert re.search(r"--train org/data .*split x\): .*dev.* Check --config-name and --train-split", errors[2])
+    rows = {"tokens": [["山", "田", f"{number}"] for number in range(9)], "ner_tags": [[1, 2, 0]] * 9}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    commit = datasets.DatasetDict(train=data, dev=data.select([0])).push_to_hub("org/data", "few").oid
+    few = FinetuneOptions("ner", "base", train=["org/data"], config_name="few")
+    loaded = load_dataset(replace(few, validation=["org/data@main"], validation_split="dev"))
+    train, validation = loaded.parts["train"], loaded.parts["validation"]
+    assert (train.name, train.revision, validation.revision) == ("org/data", commit, commit)
+    assert (len(train.examples), train.examples[0].entities) == (9, ((0, 2, "人名"),))
+    assert validation.places == ["org/data, dev row 1"]
+    (remark,) = load_dataset(few).remarks
+    assert "'dev' belong to other parts" in remark
+    data.push_to_hub("org/data", "other")
+    for options, message in (
+        (replace(few, config_name=None), r"--train org/data .*split train\): .*'other'.* Check --config-name"),
+        (replace(few, train=["org/none"], config_name=None), r"--train org/none .*split train\): no such repository"),
+        (
+            replace(few, train_split="x"),
+            r"org/data .*split x\): .*dev.* Check --config-name and --train-split",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message) as caught:
+            load_dataset(options)
+        assert "\n" not in str(caught.value)
