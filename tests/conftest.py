@@ -24,6 +24,7 @@ from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
+from warm_process import WarmProcess
 
 DATA_VARIABLE = "LLM_JP_MODERNBERT_TEST_DATA"
 SLOW_VARIABLE = "LLM_JP_MODERNBERT_SLOW_TESTS"
@@ -149,6 +150,21 @@ def default_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def api(hub: LoopbackHub) -> HfApi:
     """A client of the Hub's owner."""
     return HfApi(endpoint=hub.url, token=hub.token)
+
+
+@pytest.fixture(scope="session")
+def warm_process() -> Iterator[WarmProcess]:
+    """A process that has imported what a process without this package imports to check a release."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    imports = "from transformers import AutoTokenizer, ModernBertForMaskedLM, pipeline\nimport datasets"
+    with WarmProcess(imports, environment) as process:
+        yield process
+
+
+@pytest.fixture
+def warm_checks(warm_process: WarmProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Releases are checked in processes that are forked from `warm_process`, which saves seconds."""
+    monkeypatch.setattr("llm_jp_modernbert.core.clean_process.subprocess", warm_process)
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ def test_pretraining_is_killed_and_resumed(run: RunNotebook) -> None:
     assert [step for step, _ in names["points"]] == [1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("warm_checks")
 def test_publishing_rejects_the_broken_model(run: RunNotebook, tmp_path: Path) -> None:
     names = run("publishing")
     assert "Limitations and biases" in names["card"]

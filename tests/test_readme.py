@@ -85,6 +85,7 @@ def test_published_model_snippet_fills_a_mask(checkpoint: Path, capsys: pytest.C
     assert capsys.readouterr().out.count("token_str") == 5
 
 
+@pytest.mark.usefixtures("warm_checks")
 def test_jobs_run_one_after_the_other(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

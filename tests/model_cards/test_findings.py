@@ -296,6 +296,7 @@ def card_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 ARGUMENTS = ["card", "--release", "staged", "--stage1", "runs/small", "--stage2", "runs/small-8k"]
 
 
+@pytest.mark.usefixtures("warm_checks")
 def test_finished_card(card_folder: Path) -> None:
     main(ARGUMENTS)
     text = (card_folder / "README.md").read_text(encoding="utf-8")

@@ -17,10 +17,12 @@ import yaml
 from file_limits import file_size_limit
 from huggingface_hub import HfApi, ModelCard
 from loopback_hub import LoopbackHub
-from releases import NAME, QUICK, command, in_process, write_results, write_source
+from releases import NAME, QUICK, in_process, write_results, write_source
 from safetensors.torch import load_file, save_file
 from transformers import ModernBertForMaskedLM
+from typer.testing import CliRunner, Result
 
+from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
 from llm_jp_modernbert.core.hub import checkpoints
@@ -50,6 +52,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips the check in a separate process, which is slow."""
     monkeypatch.setattr(module, "check", lambda *arguments: Checked())
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
 
 
 @pytest.fixture
@@ -120,6 +126,7 @@ def test_dtype_only_rounds_the_weights(options: ReleaseOptions, source: Path, tm
     assert ModernBertForMaskedLM.from_pretrained(tmp_path / "staged").dtype == torch.bfloat16
 
 
+@pytest.mark.usefixtures("warm_checks")
 def test_native_release_loads_with_its_own_code(
     hub: LoopbackHub, api: HfApi, options: ReleaseOptions, tmp_path: Path
 ) -> None:
@@ -164,6 +171,7 @@ def test_dry_run_writes_the_files_of_the_release(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.usefixtures("warm_checks")
 def test_failed_check_uploads_nothing(
     hub: LoopbackHub, api: HfApi, options: ReleaseOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -378,23 +386,23 @@ def test_missing_results_of_the_model_are_reported(options: ReleaseOptions, sour
         release(replace(options, source=other, results=results, dry_run=tmp_path / "staged"), QUICK)
 
 
-def test_commands(hub: LoopbackHub, source: Path, tmp_path: Path) -> None:
-    environment = hub.environment(tmp_path / "home")
-    run = command(["release", str(source), "--repo", NAME, "--revision", "stage1-step-7"], environment)
-    assert run.returncode == 0, run.stderr
+@pytest.mark.usefixtures("warm_checks")
+def test_commands(default_hub: LoopbackHub, source: Path, tmp_path: Path) -> None:
+    run = command("release", source, "--repo", NAME, "--revision", "stage1-step-7")
+    assert run.exit_code == 0, run.output
     assert f"Released as {NAME}@stage1-step-7" in run.stdout
     assert "comparing its outputs" in run.stderr
-    assert hub.token not in run.stdout + run.stderr
-    run = command(["checkpoints", NAME, "--json"], environment)
+    assert default_hub.token not in run.output
+    run = command("checkpoints", NAME, "--json")
     assert [checkpoint["step"] for checkpoint in json.loads(run.stdout)] == [7]
-    run = command(["checkpoints", NAME], environment)
+    run = command("checkpoints", NAME)
     assert f"Load one as {NAME}@stage1-step-7." in run.stdout
-    run = command(["pull", f"{NAME}@stage1-step-7", "--out", str(tmp_path / "model")], environment)
-    assert run.returncode == 0, run.stderr
+    run = command("pull", f"{NAME}@stage1-step-7", "--out", tmp_path / "model")
+    assert run.exit_code == 0, run.output
     assert "files match the Hub's checksums" in run.stdout
-    run = command(["fill-mask", f"{NAME}@stage1-step-7", "今日のご飯は[MASK]である。", "--json"], environment)
-    assert run.returncode == 0, run.stderr
+    run = command("fill-mask", f"{NAME}@stage1-step-7", "今日のご飯は[MASK]である。", "--json")
+    assert run.exit_code == 0, run.output
     # --private does not publish in an existing public repository.
-    run = command(["release", str(source), "--repo", NAME, "--private"], environment)
-    assert run.returncode == 1
-    assert "is public" in run.stderr.splitlines()[-1]
+    run = command("release", source, "--repo", NAME, "--private")
+    assert isinstance(run.exception, UsageError)
+    assert "is public" in str(run.exception)

@@ -19,6 +19,7 @@ import runs
 from huggingface_hub import DatasetCard, HfApi
 from loopback_hub import LoopbackHub
 from transformers import AutoTokenizer
+from warm_process import WarmProcess
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.files import lock
@@ -97,6 +98,7 @@ class World:
     texts: Path
     tokenizer: Path
     corpus: Path
+    process: WarmProcess
     first_commit: str = ""
 
     def release(self, source: Path | str, repository: str, **options: Any) -> Committed | None:
@@ -110,9 +112,7 @@ class World:
         return {path: self.hub.read(repository, path, revision, "dataset") for path in commit.files}
 
     def python(self, script: str, *arguments: str) -> Any:
-        environment = {**os.environ, **self.hub.environment(self.folder / "home")}
-        command = [sys.executable, "-I", "-c", script, *arguments]
-        run = subprocess.run(command, capture_output=True, text=True, env=environment)
+        run = self.process.run([sys.executable, "-I", "-c", script, *arguments])
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout)
 
@@ -124,17 +124,22 @@ def tokenized(texts: Path, tokenizer: Path, out: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, warm_process: WarmProcess) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     texts = runs.write_corpus(folder / "texts")
     tokenizer = runs.write_tokenizer(folder / "tokenizer", texts)
     with (texts / "2.jsonl").open("a", encoding="utf-8") as file:
         file.write('not JSON\n{"text": " "}\n')
-    with pytest.MonkeyPatch.context() as patch, LoopbackHub(folder / "hub") as hub:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        LoopbackHub(folder / "hub") as hub,
+        WarmProcess("import datasets", {**os.environ, **hub.environment(folder / "home")}) as process,
+    ):
         # The tests run offline; this Hub is local.
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        world = World(hub, folder, texts, tokenizer, tokenized(texts, tokenizer, folder / "tokenized"))
+        patch.setattr("llm_jp_modernbert.core.clean_process.subprocess", warm_process)
+        world = World(hub, folder, texts, tokenizer, tokenized(texts, tokenizer, folder / "tokenized"), process)
         first = world.release(world.corpus, CORPUS, license="cc-by-sa-4.0")
         assert first is not None
         world.first_commit = first.info.oid

@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.results import Measurement, Results, Run
 from llm_jp_modernbert.evaluation.encoders.models import EvaluatedModel, ModelName
+from llm_jp_modernbert.inference.graphs import export
 from llm_jp_modernbert.inference.graphs.export import graph_folder
 from llm_jp_modernbert.inference.heads import (
     ENCODER,
@@ -40,6 +41,8 @@ from llm_jp_modernbert.publishing.check import Checked
 from llm_jp_modernbert.publishing.options import ReleaseOptions
 from llm_jp_modernbert.publishing.pull import describe, pull
 from llm_jp_modernbert.publishing.release import release
+
+pytestmark = pytest.mark.usefixtures("warm_checks")
 
 BASE = "org/base"
 # Part of the output of the card's example, by head.
@@ -341,6 +344,10 @@ def test_released_graphs_are_used_until_the_weights_change(
         assert graph_folder(str(pulled), runtime) == pulled / "packed" / runtime  # type: ignore[arg-type]
     weights = load_file(pulled / "model.safetensors")
     save_file({name: 2 * tensor for name, tensor in weights.items()}, pulled / "model.safetensors", {"format": "pt"})
+    exported: list[Path] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLM_JP_MODERNBERT_CACHE", str(tmp_path / "cache"))
+        # `test_packed_graphs.py` tests this export, which takes seconds.
+        patch.setattr(export, "export_graph", lambda model, folder, *settings: exported.append(folder))
         assert graph_folder(str(pulled), "openvino").is_relative_to(tmp_path / "cache")
+    assert len(exported) == 1

@@ -28,6 +28,8 @@ from llm_jp_modernbert.publishing.options import ReleaseOptions
 from llm_jp_modernbert.publishing.pull import describe, pull
 from llm_jp_modernbert.publishing.release import release
 
+pytestmark = pytest.mark.usefixtures("warm_checks")
+
 MODULE_FILES = ["modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"]
 
 

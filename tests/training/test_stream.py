@@ -7,10 +7,10 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pyarrow.parquet
 import pytest
 import runs
 from transformers import PreTrainedTokenizerBase
+from warm_process import WarmProcess
 
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.inference.loading import load_tokenizer
@@ -257,22 +258,34 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_workers_exit_with_their_parent(
-    data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, ending: str
-) -> None:
-    """Although they ignore the signals of a scheduler."""
-    tokenizer.save_pretrained(tmp_path)
-    script = f"""
-import os, signal, tempfile
 # Registers an exit handler before torch does, which is called after torch's.
-folder = tempfile.TemporaryDirectory()
+FIRST = "import tempfile; folder = tempfile.TemporaryDirectory()"
+IMPORTS = """
+import os, signal
 from multiprocessing import active_children
 from transformers import AutoTokenizer
 from llm_jp_modernbert.training.data.blocks import BlockMaker, BlockSettings
 from llm_jp_modernbert.training.data.sources import read_held_out, sources_of
 from llm_jp_modernbert.training.data.masking import Masking
 from llm_jp_modernbert.training.data.stream import BatchStream
+"""
+
+
+@pytest.fixture(scope="module")
+def importing() -> Iterator[WarmProcess]:
+    """A process that has imported torch and this package, from which others are forked."""
+    with WarmProcess(FIRST + IMPORTS, os.environ) as process:
+        yield process
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_workers_exit_with_their_parent(
+    importing: WarmProcess, data: Data, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, ending: str
+) -> None:
+    """Although they ignore the signals of a scheduler."""
+    tokenizer.save_pretrained(tmp_path)
+    script = f"""
+{IMPORTS}
 class Failing(BlockMaker):
     def blocks(self, *arguments):
         for block in super().blocks(*arguments):
@@ -289,7 +302,7 @@ next(batches)
 print(*(child.pid for child in active_children()), flush=True)
 {ENDINGS[ending]}
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    ended = importing.run([sys.executable, "-I", "-c", script])
     workers = [int(worker) for worker in ended.stdout.split()]
     assert len(workers) == 2
     assert ended.returncode == {"the end": 0, "a kill": -signal.SIGKILL}.get(ending, 1)
