@@ -71,7 +71,7 @@ def gpu(
             rows: list[Row] = []
             part: dict[str, Any] = {"rows": rows}
             content["parts"][name] = part
-            for row in worker.rows(function, begun + seconds, min(end, begun + _MOST_TIME * seconds)):
+            for row in worker.rows(function, begun + seconds, min(end, begun + seconds + _GRACE)):
                 rows.append(row)
                 console.print(f"{name}: {_text(row)}", markup=False, highlight=False)
                 write_json(out / "gpu.json", content)
@@ -176,8 +176,8 @@ def inference(run: Run) -> Iterator[Row]:
     yield from _measured(run, lambda: mixed_lengths(models, "bfloat16", lengths, run.compiled))
 
 
-# A part is ended after this multiple of its time.
-_MOST_TIME = 1.5
+# Seconds after its time at which a part is ended: the start of a process and a long case.
+_GRACE = 60.0
 
 # The function of each part, and its share of the time in seconds.
 PARTS: dict[str, tuple[Callable[[Run], Iterator[Row]], int]] = {
