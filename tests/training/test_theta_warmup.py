@@ -12,11 +12,12 @@ import runs
 import torch
 from tiny_models import tiny_config
 from torch._dynamo.testing import CompileCounter
-from transformers import AutoTokenizer, ModernBertForMaskedLM, TrainerCallback
+from transformers import AutoTokenizer, ModernBertForMaskedLM, TrainerCallback, TrainerControl, TrainerState
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.training.pretrain import pretrain
+from llm_jp_modernbert.training.theta_warmup import ThetaWarmupCallback
 
 Data = tuple[Path, Path]
 END = 160_000.0
@@ -108,18 +109,21 @@ def test_run_killed_in_the_warmup_equals_uninterrupted_run(data: Data, tmp_path:
         assert len({saved_theta(tmp_path / name / f"checkpoint-{step}") for name in ("whole", "parts")}) == 1
 
 
-def test_theta_warmup_compiles_layers_no_more_often(data: Data, tmp_path: Path, start: Path) -> None:
-    counts = []
-    for steps in (0, 8):
-        torch._dynamo.reset()
-        counter = CompileCounter()
-        torch._dynamo.register_backend(counter, name=f"counting-{steps}")
-        changes = {"theta_warmup_steps": steps, "save_strategy": "no", "torch_compile": True}
-        keys = keys_of(data, tmp_path / str(steps), start, **changes, torch_compile_backend=f"counting-{steps}")
-        runs.run(keys)
-        counts.append(counter.frame_count)
+def test_steps_of_the_warmup_compile_nothing(data: Data, tmp_path: Path, start: Path) -> None:
     torch._dynamo.reset()
-    assert counts[0] == counts[1] > 0
+    compilations, counts, outputs = CompileCounter(), [], []
+    model = LlmJpModernBertForMaskedLM.from_pretrained(start)
+    warmup = ThetaWarmupCallback(model, runs.load(keys_of(data, tmp_path / "run", start)))
+    model.compile_layers(backend=compilations)
+    ids = torch.randint(10, 300, (1, 60))
+    for step in range(9):
+        warmup.on_step_begin(None, TrainerState(global_step=step), TrainerControl())
+        outputs.append(model(ids).logits)
+        counts.append(compilations.frame_count)
+    torch._dynamo.reset()
+    assert counts == [counts[0]] * 9
+    assert counts[0] > 0
+    assert all(not torch.allclose(*pair, atol=1e-4) for pair in zip(outputs[:7], outputs[1:], strict=False))
 
 
 def test_equal_thetas_are_refused(data: Data, tmp_path: Path, start: Path) -> None:
