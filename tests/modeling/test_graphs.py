@@ -112,7 +112,9 @@ def test_program_of_mean_pooling_is_right_for_other_batches(record: Callable[...
     own, _ = pair("ForSequenceClassification", None, num_hidden_layers=2, classifier_pooling="mean")
     with torch.no_grad():
         program = record(Program(own), "ForSequenceClassification", inputs_for("", *EXAMPLE))
-    assert_programs_equal(program, own, "ForSequenceClassification")
+    # Compiling takes seconds for each form.
+    batches = BATCHES[:2] if record is compiled else BATCHES
+    assert_programs_equal(program, own, "ForSequenceClassification", batches)
 
 
 @pytest.mark.parametrize("is_traced", [False, True])
