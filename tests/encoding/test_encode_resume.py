@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +42,18 @@ def files(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def start(options: EncodeOptions, rank: int = 0) -> Any:
-    """Runs `encode` in a forked process."""
+def start(options: EncodeOptions, rank: int = 0, kill_after: tuple[int, float] | None = None) -> Any:
+    """Runs `encode` in a forked process.
+
+    Args:
+        rank: number of the process.
+        kill_after: number of its shards and seconds after which the process is killed.
+    """
 
     def work() -> None:
         os.environ["RANK"] = str(rank)
+        if kill_after is not None:
+            kill_later(*kill_after)
         encode(options)
 
     process = FORK.Process(target=work)
@@ -52,14 +61,25 @@ def start(options: EncodeOptions, rank: int = 0) -> Any:
     return process
 
 
-def kill_after_shards(process: Any, out: Path, shards: int, seconds: float) -> None:
-    """Kills a process some time after a number of shards is finished."""
-    deadline = time.monotonic() + 60
-    while len(list((out / "data").glob("part-*"))) < shards and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(seconds)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+def kill_later(shards: int, seconds: float) -> None:
+    """Kills this process some time after it has finished a number of shards, for each of which it takes longer."""
+    killer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    replace_file, finished = os.replace, itertools.count(1)
+
+    def replace_slowly(source: Any, target: Any) -> None:
+        replace_file(source, target)
+        if Path(target).name.startswith("part-"):
+            if next(finished) == shards:
+                killer.start()
+            time.sleep(0.05)
+
+    os.replace = replace_slowly
+    if shards == 0:
+        killer.start()
+
+
+def join_killed(process: Any) -> None:
+    process.join(120)
     assert process.exitcode == -signal.SIGKILL, "finished before the kill"
 
 
@@ -69,8 +89,8 @@ def test_killed_run_equals_uninterrupted_run(options: EncodeOptions, tmp_path: P
     encode(options)
     killed = replace(options, out=tmp_path / "killed")
     draw = random.Random(precision)
-    for shards in (0, 4, 9):
-        kill_after_shards(start(killed), killed.out, shards, draw.uniform(0, 0.05))
+    for shards in (0, 4, 5):
+        join_killed(start(killed, kill_after=(shards, draw.uniform(0, 0.05))))
     encode(killed)
     assert files(killed.out) == files(options.out)
     encode(killed)
@@ -80,9 +100,9 @@ def test_killed_run_equals_uninterrupted_run(options: EncodeOptions, tmp_path: P
 def test_processes_share_the_shards_and_take_over_those_of_killed_ones(options: EncodeOptions, tmp_path: Path) -> None:
     encode(options)
     shared = replace(options, out=tmp_path / "shared")
-    first, second = start(shared), start(shared, rank=1)
-    kill_after_shards(first, shared.out, 4, 0.01)
-    second.join(60)
+    first, second = start(shared, kill_after=(2, 0.01)), start(shared, rank=1)
+    join_killed(first)
+    second.join(120)
     assert second.exitcode == 0
     assert files(shared.out) == files(options.out)
 

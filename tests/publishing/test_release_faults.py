@@ -263,7 +263,7 @@ def test_wait_of_hours_is_one_line(
     began = time.perf_counter()
     with pytest.raises(UsageError, match=r"rate limit exceeded \(429\)\. It asks to wait [\d,]+ s") as caught:
         send(api, staged, NAME, patience=QUICK)
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 60
     assert fault.happened == 1
     assert "\n" not in str(caught.value)
 
@@ -286,11 +286,12 @@ def test_odd_wait_is_ignored_unless_it_is_long(hub: LoopbackHub, api: HfApi, sta
 def test_silent_hub_times_out_and_is_asked_again(
     hub: LoopbackHub, api: HfApi, staged: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
-    monkeypatch.setattr(hub_errors, "TIMEOUT", 0.3)
-    fault = hub.fail(method, path, "slow", seconds=1.0)
+    monkeypatch.setattr(hub_errors, "TIMEOUT", 1.0)
+    # The whole answer would take 80 seconds.
+    fault = hub.fail(method, path, "slow", seconds=10.0)
     began = time.perf_counter()
     send(api, staged, NAME, patience=QUICK)
-    assert time.perf_counter() - began < 8
+    assert time.perf_counter() - began < 60
     assert fault.happened == 1
     assert is_complete(hub, staged)
 

