@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -91,9 +91,22 @@ def _text(row: Row) -> str:
 def training(run: Run) -> Iterator[Row]:
     """Training steps on packed documents, against transformers at its best."""
     models, sizes = run.models, run.sizes
-    for longest in sizes.lengths:
-        case = partial(packed_training, models, longest, sizes.tokens, sizes.peer_tokens, run.compiled)
+    cases = [
+        partial(packed_training, models, longest, sizes.tokens, sizes.peer_tokens, run.compiled)
+        for longest in sizes.lengths
+    ]
+    # First alone: compiling transformers' model can take longer than this part has time.
+    for case in cases:
+        yield from _measured(run, partial(_alone, case))
+    for case in cases:
         yield from _measured(run, case)
+
+
+def _alone(make: Callable[[], Case]) -> Case:
+    """A case without the peer's candidates."""
+    case = make()
+    ours = {name: candidate for name, candidate in case.candidates.items() if name.startswith(OURS)}
+    return replace(case, name=f"{case.name}, alone", peer=OURS, candidates=ours)
 
 
 def packed_training(models: Models, longest: int, tokens: int, peer_tokens: int, compiled: bool) -> Case:
