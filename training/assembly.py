@@ -115,6 +115,14 @@ def make_model(
     return cast("LlmJpModernBertForMaskedLM", model)
 
 
+def set_up_layers(model: LlmJpModernBertForMaskedLM, recipe: PretrainingArguments) -> None:
+    """Chooses the recipe's attention backends and compiles the layers if the recipe says so."""
+    if recipe.attn_implementation is not None:
+        model.set_attn_implementation(recipe.attn_implementation)
+    if recipe.torch_compile:
+        model.compile_layers(backend=recipe.torch_compile_backend, mode=recipe.torch_compile_mode)
+
+
 def _change_kept(config: LlmJpModernBertConfig, recipe: PretrainingArguments, source: ModelReference) -> None:
     """Changes the configuration of trained weights; raises `UsageError` if they are laid out for another one."""
     heads, theta = config.num_attention_heads, config.global_rope_theta

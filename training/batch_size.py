@@ -104,8 +104,7 @@ def _step(recipe: PretrainingArguments) -> Callable[[int], None]:
     model = assembly.make_model(recipe, tokenizer)
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable(recipe.gradient_checkpointing_kwargs)
-    if recipe.torch_compile:
-        model.compile_layers(backend=recipe.torch_compile_backend, mode=recipe.torch_compile_mode)
+    assembly.set_up_layers(model, recipe)
     # Trainer creates its directory.
     with TemporaryDirectory() as folder:
         settings = replace(recipe, output_dir=folder, report_to=[])

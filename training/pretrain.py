@@ -175,15 +175,12 @@ def _make_trainer(
     validation = assembly.make_validation(recipe, tokenizer)
     set_seed(recipe.seed)
     model = assembly.make_model(recipe, tokenizer, checkpoint)
-    if recipe.attn_implementation is not None:
-        model.set_attn_implementation(recipe.attn_implementation)
+    assembly.set_up_layers(model, recipe)
     if checkpoint is None and recipe.init_embeddings == "counted":
         logger.info("counting co-occurrences of tokens")
         start_from_counts(model, read_for_counting(stream.maker))
     if main:
         claim_run(recipe)
-    if recipe.torch_compile:
-        model.compile_layers(backend=recipe.torch_compile_backend, mode=recipe.torch_compile_mode)
     stages = earlier_stages(recipe, checkpoint) if main else []
     return PretrainingTrainer(model, recipe, stream, tokenizer, validation, callbacks, stop, stages)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM, cli
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.modeling.attention import AttentionInputs
+from llm_jp_modernbert.modeling.attention_backends import BACKENDS
 from llm_jp_modernbert.training.batch_size import find_batch_size, largest
 
 Data = tuple[Path, Path]
@@ -62,6 +65,21 @@ def test_keys_are_those_of_the_recipe(data: Data, tmp_path: Path, limited: list[
     recipe = runs.load(keys)
     size = find_batch_size(recipe)
     assert size.keys(recipe) == {"tokens_per_batch": 4 * runs.SEQUENCE, "gradient_accumulation_steps": 4}
+
+
+def test_trial_uses_the_attention_of_the_recipe(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: list[int]
+) -> None:
+    used = []
+
+    def attend(inputs: AttentionInputs) -> Any:
+        used.append(inputs)
+        return eager.attend(inputs)
+
+    eager = BACKENDS["eager"]
+    monkeypatch.setitem(BACKENDS, "eager", replace(eager, attend=attend))
+    find_batch_size(runs.load(runs.recipe(*data, tmp_path / "run", attention="eager")))
+    assert used
 
 
 def test_row_that_does_not_fit_is_reported(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
