@@ -66,7 +66,8 @@ def attend(inputs: AttentionInputs) -> tuple[torch.Tensor, None]:
         softmax_scale=inputs.scale,
         window_size=(-1, -1) if window is None else (window, window),
     )
-    return out, None
+    # Early builds also return the log-normalizers.
+    return out[0] if isinstance(out, tuple) else out, None
 
 
 def _kernel() -> Any:

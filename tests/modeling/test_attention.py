@@ -541,9 +541,9 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         require_backend("varlen")
 
 
-@pytest.mark.parametrize("source", ["package", "hub"])
+@pytest.mark.parametrize("source", ["package", "early package", "hub"])
 def test_kernel_of_flash_attention_3(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """The package takes precedence over the Hub, of which the same kernel is asked once."""
+    """The package, whose early versions return a tuple, takes precedence over the Hub, which is asked once."""
     requests: list[tuple[str, int]] = []
 
     def get_kernel(repository: str, version: int) -> Any:
@@ -552,12 +552,18 @@ def test_kernel_of_flash_attention_3(monkeypatch: pytest.MonkeyPatch, source: st
 
     attention_flash3._hub_kernel.cache_clear()
     replace_module(monkeypatch, "kernels", get_kernel=get_kernel)
-    if source == "package":
-        replace_module(monkeypatch, "flash_attn_interface", flash_attn_varlen_func=flash_attn_3_varlen_func)
+    if source != "hub":
+        is_early = source == "early package"
+
+        def package_func(*tensors: torch.Tensor, **options: Any) -> Any:
+            out = flash_attn_3_varlen_func(*tensors, **options)
+            return (out, None) if is_early else out
+
+        replace_module(monkeypatch, "flash_attn_interface", flash_attn_varlen_func=package_func)
     require_backend("flash_attention_3")
     for window in (None, 64):
         assert_equals_reference("flash_attention_3", layout_of("packed", "equal"), window)
-    assert requests == ([] if source == "package" else [("kernels-community/flash-attn3", 1)])
+    assert requests == ([] if source != "hub" else [("kernels-community/flash-attn3", 1)])
     attention_flash3._hub_kernel.cache_clear()
 
 
