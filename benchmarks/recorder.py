@@ -63,7 +63,7 @@ class Recorder(TorchDispatchMode):
         self._weights: dict[int, torch.Tensor] = {}  # and their copies, by storage; kept, so that no number is reused
 
     def clear(self) -> None:
-        """Begin to count anew; compiled graphs are kept."""
+        """Set the counts to zero; compiled graphs are kept."""
         for counter in (self.operations, self.kernels, self.bytes, self.waits):
             counter.clear()
 

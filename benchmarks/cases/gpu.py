@@ -1,10 +1,10 @@
-"""Everything to know about training and inference on one GPU, in nine minutes and unattended.
+"""Training and inference on one GPU, measured unattended in nine minutes.
 
-The parts run in the order of what they say about a slow step: where its time goes, the attention kernels, the
-vocabulary head, training against transformers at its best, the largest batch, and inference. Each has a time budget;
-whatever does not run is listed with its reason. Parts run in another process: a crash, a GPU error or a hang ends only
-the current part. Documents are random tokens with realistic (lognormal) lengths. The share of the peak is the exact
-number of operations (`modeling/flops.py`) per second over the data sheet's peak.
+The parts are a profile of the training step, attention kernels, the vocabulary head, training against transformers at
+its best, the largest batch, and inference. Each has a time budget; whatever does not run is listed with its reason.
+Parts run in another process: a crash, a GPU error or a hang ends only the current part. Documents are random tokens
+with realistic (lognormal) lengths. The share of the peak is the exact number of operations (`modeling/flops.py`) per
+second over the data sheet's peak.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 from torch.profiler import ProfilerActivity
 
+from llm_jp_modernbert.core.errors import first_line
 from llm_jp_modernbert.modeling.attention import AttentionInputs
 from llm_jp_modernbert.modeling.attention_backends import BACKENDS
 from llm_jp_modernbert.modeling.flops import forward_flops, training_flops
@@ -105,29 +107,24 @@ def training_step(models: Models, compiled: bool, batch: Batch) -> Callable[[], 
 
 
 def attention(run: Run) -> Iterator[Row]:
-    """One global and one local layer's attention with every kernel that is there, forward and backward pass."""
+    """One global and one local layer's attention with every installed kernel, forward and backward pass."""
     kernels: list[tuple[str, str | None]] = [(name, None) for name in BACKENDS if name != "eager"]
     kernels += [("varlen", version) for version in ("FA3", "FA4")]
-    for longest in run.sizes.lengths:
-        lengths = document_lengths(run.sizes.tokens, longest, seed=0)
-        for kind in (GLOBAL, LOCAL):
-            for name, version in kernels:
-                row: Row = {
-                    "layer": kind,
-                    "documents up to": longest,
-                    "kernel": " ".join(filter(None, (name, version))),
-                }
-                reason = "out of time" if run.out_of_time else _missing(run, name, version)
-                if reason is not None:
-                    yield {**row, "skipped": reason}
-                    continue
-                try:
-                    yield {**row, **_attention_times(run, name, kind, lengths)}
-                except (RuntimeError, ImportError) as error:
-                    yield {**row, "skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"}
-                finally:
-                    if version is not None:
-                        restore_flash_attention_impl()
+    # Proven kernels first: after one that leaves the GPU unusable, no other runs.
+    for (name, version), longest, kind in itertools.product(kernels, run.sizes.lengths, (GLOBAL, LOCAL)):
+        row: Row = {"layer": kind, "documents up to": longest, "kernel": " ".join(filter(None, (name, version)))}
+        reason = "out of time" if run.out_of_time else _missing(run, name, version)
+        if reason is not None:
+            yield {**row, "skipped": reason}
+            continue
+        try:
+            lengths = document_lengths(run.sizes.tokens, longest, seed=0)
+            yield {**row, **_attention_times(run, name, kind, lengths)}
+        except Exception as error:
+            yield {**row, "skipped": f"{type(error).__name__}: {first_line(error)[:150]}"}
+        finally:
+            if version is not None:
+                restore_flash_attention_impl()
 
 
 def _missing(run: Run, name: str, version: str | None) -> str | None:
@@ -142,7 +139,7 @@ def _missing(run: Run, name: str, version: str | None) -> str | None:
         try:
             activate_flash_attention_impl(version)
         except (RuntimeError, ImportError, ValueError) as error:
-            reason = str(error).splitlines()[0][:150]
+            reason = first_line(error)[:150]
     return reason
 
 
@@ -173,7 +170,7 @@ def _attention_times(run: Run, name: str, kind: str, lengths: list[int]) -> Row:
 
 
 def head(run: Run) -> Iterator[Row]:
-    """The vocabulary loss with other sizes of chunks and blocks, forward and backward pass."""
+    """The vocabulary loss with several sizes of chunks and blocks, forward and backward pass."""
     config, rows = run.models.config, int(MASKED * run.sizes.tokens)
     hidden = torch.randn(rows, config.hidden_size, device=run.device, requires_grad=True)
     weight = torch.randn(config.vocab_size, config.hidden_size, device=run.device).mul_(0.02).requires_grad_()
