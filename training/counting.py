@@ -170,9 +170,9 @@ class Counter:
             "tokens_per_second": (totals.tokens - before.tokens) / seconds,
             "total_flos": totals.flops,
             "flops_per_second": rate,
-            "peak_memory_gib": _peak_memory(),
+            "peak_memory_gib": _peak_memory(self._recipe.device),
         }
-        if torch.cuda.is_available():
+        if self._recipe.device.type == "cuda":
             precision = "bfloat16" if self._recipe.bf16 else "float16" if self._recipe.fp16 else "float32"
             peak = peak_flops(torch.cuda.get_device_name(), precision)
             if peak is not None:
@@ -200,9 +200,9 @@ class Counter:
         self._loss_sum = losses[self._recipe.process_index] if same_ranks else sum(losses) / len(losses)
 
 
-def _peak_memory() -> float:
-    """Peak memory of this process in GiB: GPU memory if there is a GPU, resident memory if not."""
-    if torch.cuda.is_available():
+def _peak_memory(device: torch.device) -> float:
+    """Peak memory of this process in GiB: that of the GPU, or resident memory if it trains on another device."""
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     import resource
 

@@ -354,6 +354,19 @@ def test_sums_over_ranks_wait_as_long_as_other_collectives(monkeypatch: pytest.M
     assert groups == [{"backend": "gloo", "timeout": timedelta(hours=2)}]
 
 
+def test_figures_are_those_of_the_training_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is not used with use_cpu=true."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    shared = {"world_size": 1, "bf16": True, "fp16": False}
+    for device, has_utilization in (("cpu", False), ("cuda", True)):
+        recipe: Any = SimpleNamespace(device=torch.device(device), **shared)
+        figures = Counter(recipe, LlmJpModernBertConfig()).figures(1)
+        assert ("mfu" in figures) == has_utilization
+        assert (figures["peak_memory_gib"] == 3) == has_utilization
+
+
 def test_non_finite_loss_ends_run_and_names_documents(data: Data, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=r"step 4: .*not finite.*step-4-rank-0\.json names the batch's documents"):
         train(runs.recipe(*data, tmp_path / "run"), At(3, spoil))
