@@ -7,6 +7,7 @@ time that a rank needs for its own work: reading its batches and its forward pas
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
@@ -27,7 +28,8 @@ class OwnTime:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seconds = 0.0
-        self._events: list[tuple[torch.Event, torch.Event]] = []
+        # Of work that the device may not have done yet.
+        self._events: deque[tuple[torch.Event, torch.Event]] = deque()
 
     @contextmanager
     def on_host(self) -> Iterator[None]:
@@ -48,14 +50,21 @@ class OwnTime:
         yield
         end.record()
         self._events.append((begin, end))
+        # Without a log line, nothing else would free the events.
+        while self._events and self._events[0][1].query():
+            self._add_first()
 
     def take(self) -> float:
         """Returns the seconds since the latest call, after the device has done the measured work."""
-        for begin, end in self._events:
-            end.synchronize()
-            self._seconds += begin.elapsed_time(end) / 1000
-        seconds, self._seconds, self._events = self._seconds, 0.0, []
+        while self._events:
+            self._events[0][1].synchronize()
+            self._add_first()
+        seconds, self._seconds = self._seconds, 0.0
         return seconds
+
+    def _add_first(self) -> None:
+        begin, end = self._events.popleft()
+        self._seconds += begin.elapsed_time(end) / 1000
 
 
 def slowest(seconds: Sequence[float]) -> tuple[int, float]:

@@ -60,3 +60,38 @@ def test_own_time_starts_again_after_it_was_taken() -> None:
         time.sleep(0.02)
     assert own_time.take() >= 0.04
     assert own_time.take() == 0
+
+
+def test_events_of_finished_work_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a log line, nobody takes the times: on a GPU, the events would fill the memory of a long run."""
+    unfinished = 3
+
+    class Event:
+        alive = 0
+
+        def __init__(self, *_: Any, **options: Any) -> None:
+            Event.alive += 1
+
+        def __del__(self) -> None:
+            Event.alive -= 1
+
+        def record(self) -> None:
+            pass
+
+        def query(self) -> bool:
+            return Event.alive > 2 * unfinished
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, end: Any) -> float:
+            return 1000.0
+
+    monkeypatch.setattr(torch, "Event", Event)
+    own_time = OwnTime(torch.device("cuda"))
+    for _ in range(100):
+        with own_time.on_device():
+            pass
+    assert Event.alive == 2 * unfinished
+    assert own_time.take() == 100
+    assert Event.alive == 0
