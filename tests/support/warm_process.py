@@ -16,11 +16,14 @@ from typing import Any
 
 # Seconds after which a process is ended.
 _TIMEOUT = 300
-# Each line of its input is a request; the fork that answers it leaves the loop and runs the code.
+# Each line of its input is a request; the fork that answers it leaves the loop and runs the code. An empty line ends the
+# server: forks of the tests' process keep the pipe open.
 _SERVER = """
 import json, os, runpy, signal, sys
 {imports}
 for line in sys.stdin:
+    if line == "\\n":
+        sys.exit()
     request = json.loads(line)
     if not (child := os.fork()):
         break
@@ -64,7 +67,10 @@ class WarmProcess:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._server.communicate(timeout=60)
+        try:
+            self._server.communicate("\n", timeout=60)
+        finally:
+            self._server.kill()
 
     def run(
         self, command: Sequence[str], *, input: str = "", env: Mapping[str, str] | None = None, **options: Any
