@@ -16,8 +16,8 @@ from typing import Any
 
 # Seconds after which a process is ended.
 _TIMEOUT = 300
-# Each line of its input is a request; the fork that answers it leaves the loop and runs the code. An empty line ends the
-# server: forks of the tests' process keep the pipe open.
+# Each line of its input is a request; the fork that answers it leaves the loop and runs the code.
+# An empty line ends the server: forks of the tests' process keep the pipe open.
 _SERVER = """
 import json, os, runpy, signal, sys
 {imports}
