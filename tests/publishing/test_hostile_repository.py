@@ -7,10 +7,13 @@ import struct
 from pathlib import Path
 
 import pytest
+from forked import run_forked
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
-from releases import NAME, QUICK, command
+from releases import NAME, QUICK
+from typer.testing import CliRunner
 
+from llm_jp_modernbert.cli import app
 from llm_jp_modernbert.core.errors import UsageError
 from llm_jp_modernbert.core.hub import checkpoints
 from llm_jp_modernbert.publishing.pull import describe, pull
@@ -196,22 +199,22 @@ def test_odd_files_are_described_without_an_error(tmp_path: Path, path: str, con
     assert fact or facts["weights"].startswith("model.safetensors cannot be read")
 
 
-def test_terminal_escapes_of_a_repository_are_not_printed(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_terminal_escapes_of_a_repository_are_not_printed(default_hub: LoopbackHub) -> None:
     escape = "\x1b]0;title\x07\x1b[31m\x9b2J"
     training = json.dumps({"stages": [{"stage": f"s{escape}", "steps": 5, "tokens": 7}]}).encode()
     card = "---\nlicense: " + json.dumps(f"mit{escape}") + "\n---\n"
     files = {"config.json": json.dumps({"model_type": f"a{escape}"}).encode(), "README.md": card.encode()}
-    upload(hub, {**files, "training.json": training, f"a{escape}.bin": b""}, branch=f"v{escape}1")
-    upload(hub, {**files, "training.json": training, f"a{escape}.bin": b""})
+    upload(default_hub, {**files, "training.json": training, f"a{escape}.bin": b""}, branch=f"v{escape}1")
+    upload(default_hub, {**files, "training.json": training, f"a{escape}.bin": b""})
     for arguments in (["checkpoints", NAME], ["pull", NAME], ["checkpoints", NAME, "--json"]):
-        run = command(arguments, hub.environment(tmp_path / "home"))
-        assert run.returncode == 0, run.stderr
+        run = CliRunner().invoke(app, arguments)
+        assert run.exit_code == 0, run.output
         assert not {"\x1b", "\x07", "\x9b"} & set(run.stdout + run.stderr)
 
 
 @pytest.mark.parametrize("arguments", [["pull", "./model"], ["pull", "a/b/c"], ["checkpoints", "/tmp/model"]])
-def test_local_directory_is_not_a_repository(tmp_path: Path, arguments: list[str]) -> None:
-    run = command(arguments, {"HF_HOME": str(tmp_path)})
+def test_local_directory_is_not_a_repository(arguments: list[str]) -> None:
+    run = run_forked(*arguments)
     assert run.returncode == 1
     (line,) = run.stderr.splitlines()
     assert line.endswith("not the name of a repository on the Hub. Write ORG/NAME.")

@@ -1,11 +1,10 @@
-"""Helpers of the release tests: a model, its results, and commands in a separate process."""
+"""Helpers of the release tests: a model, its results, and code in a separate process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alone import REFUSE
@@ -60,13 +59,3 @@ def in_process(code: str, hub: LoopbackHub, home: Path, refuse: bool = True, tok
     run = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     return run.stdout
-
-
-def command(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs `llm-jp-modernbert` in a separate process."""
-    return subprocess.run(
-        [sys.executable, "-m", "llm_jp_modernbert", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
