@@ -55,7 +55,7 @@ class PartName:
         if not 1 <= part.number <= part.count:
             raise UsageError(f"--part {text}: give the number of the part and the number of parts, such as 1/8.")
         if part.count > files:
-            raise UsageError(f"--part {text}: the corpus has {files:,} files. Use at most as many parts.")
+            raise UsageError(f"--part {text}: the corpus has fewer files ({files:,}) than parts. Lower N.")
         return part
 
     @property

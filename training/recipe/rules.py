@@ -119,13 +119,8 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "it must be above 0",
     ),
     (
-        "batch_warmup_steps length_warmup_steps theta_warmup_steps",
-        lambda value: value >= 0,
-        "it must not be negative",
-    ),
-    (
-        "max_skipped_steps weight_decay min_characters max_characters adam_epsilon max_grad_norm "
-        "eval_delay neftune_noise_alpha",
+        "batch_warmup_steps length_warmup_steps theta_warmup_steps max_skipped_steps weight_decay min_characters "
+        "max_characters adam_epsilon max_grad_norm eval_delay neftune_noise_alpha",
         lambda value: value >= 0,
         "it must not be negative",
     ),
