@@ -110,7 +110,7 @@ class CheckpointWriter:
 
     @contextmanager
     def cleanup(self) -> Iterator[None]:
-        """Removes a partial checkpoint or model if training or saving fails, and explains the failure.
+        """Removes the staging directory; if training or saving fails, explains the failure. Every rank must call it.
 
         Raises:
             CheckpointError: writing failed (libraries raise different errors for a full disk), or a process that
@@ -136,6 +136,9 @@ class CheckpointWriter:
             raise CheckpointError(
                 f"{name} could not be written ({first_line(error)}); {intact}. {remedy} and {self._resume}."
             ) from error
+        else:
+            # At its end, Trainer lists the staging directory on every rank.
+            self._wait()
         finally:
             if self._main:
                 shutil.rmtree(self.staging, ignore_errors=True)

@@ -13,10 +13,11 @@ import psutil
 import pytest
 import runs
 import torch
+from transformers import TrainingArguments
 
 from llm_jp_modernbert import LlmJpModernBertForMaskedLM
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.training.checkpointing import read_rank_states, read_state
+from llm_jp_modernbert.training.checkpointing import CheckpointWriter, read_rank_states, read_state
 from llm_jp_modernbert.training.run.checkpoints import CheckpointError, checkpoints, damage, publish, rotate
 from llm_jp_modernbert.training.run.run_directory import claim_run, open_run
 
@@ -54,6 +55,17 @@ def test_kill_during_replacement_leaves_a_sound_checkpoint(
     assert open_run(recipe) == checkpoint
     assert (checkpoint / "model.safetensors").read_text() == ("new" if renamed else "old")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-5", "recipe.yaml", "run.json"]
+
+
+def test_staging_directory_stays_until_all_ranks_have_finished(tmp_path: Path) -> None:
+    staged: list[bool] = []
+    writer = CheckpointWriter(
+        TrainingArguments(str(tmp_path), use_cpu=True), lambda: staged.append(writer.staging.is_dir())
+    )
+    with writer.cleanup():
+        writer.staging.mkdir()
+    assert staged == [True]
+    assert not writer.staging.exists()
 
 
 def test_rotation_keeps_the_newest_and_requested_steps(tmp_path: Path) -> None:
