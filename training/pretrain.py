@@ -119,14 +119,12 @@ def _train(
 @contextmanager
 def _opened_run(recipe: PretrainingArguments) -> Iterator[Path | None]:
     """Locks and opens the run directory on rank 0; all ranks get its checkpoint or raise its error."""
-    from .run.run_directory import make_writable, open_run
+    from .run.run_directory import open_run
 
     run = Path(recipe.output_dir)
     with ExitStack() as held:
 
         def open_locked() -> Path | None:
-            # The lock creates the directory, but without a message for the user.
-            make_writable(run)
             held.enter_context(lock(run, "pretrain"))
             return open_run(recipe)
 

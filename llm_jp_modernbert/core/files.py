@@ -103,6 +103,10 @@ def files_by_path(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+class LockedError(UsageError):
+    """Another process holds a lock."""
+
+
 @contextmanager
 def lock(target: Path, job: str) -> Iterator[None]:
     """Holds an exclusive lock on a file or directory while the block runs.
@@ -115,22 +119,31 @@ def lock(target: Path, job: str) -> Iterator[None]:
         job: what the holder does, for the message, such as "pretrain".
 
     Raises:
-        UsageError: another process holds the lock.
+        LockedError: another process holds the lock.
+        UsageError: the file of the lock cannot be created.
     """
     from filelock import FileLock, Timeout
 
     # Symbolic links to one directory share its lock.
     target = Path(os.path.expanduser(target)).resolve()
     missing = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
     # A mounted volume may be the only directory that may be written.
     folder = target if target.is_dir() and not os.access(target.parent, os.W_OK) else target.parent
-    held = FileLock(folder / f".{target.name}.lock", timeout=0)
+    file = folder / f".{target.name}.lock"
+    held = FileLock(file, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # filelock reports some files that cannot be created as locked.
+        file.touch()
         held.acquire()
     except Timeout:
         message = f"{target}: another {job} is writing it. Wait until it has finished, or name another directory."
-        raise UsageError(message) from None
+        raise LockedError(message) from None
+    except OSError as error:
+        raise UsageError(
+            f"{target}: cannot be written ({error.strerror or error}). Name a directory that you may write to, on a "
+            "disk with free space."
+        ) from error
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import check_vacant, lock, read_json, write_json
+from llm_jp_modernbert.core.files import LockedError, check_vacant, lock, read_json, write_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -138,7 +138,7 @@ class Folder:
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock(self.shard(index), _JOB))
-            except UsageError:
+            except LockedError:
                 yield False
                 return
             yield True
@@ -193,7 +193,7 @@ class Folder:
                 try:
                     stack.enter_context(lock(self.out, _JOB))
                     break
-                except UsageError:
+                except LockedError:
                     time.sleep(_WAIT)
             yield
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError, first_line
 from llm_jp_modernbert.core.files import (
+    LockedError,
     atomic_directory,
     check_vacant,
     files_by_path,
@@ -104,12 +105,21 @@ def test_lock_excludes_another_process_until_it_is_killed(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(UsageError, match="another job"), lock(target, "job"):
+        with pytest.raises(LockedError, match="another job"), lock(target, "job"):
             pass
         holder.send_signal(signal.SIGKILL)
     with lock(target, "job"):
         assert not target.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["file/out", "/proc/out", "/proc/new/out"])
+def test_lock_that_cannot_be_created_is_not_held_by_another_job(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").touch()
+    target = tmp_path / where
+    with pytest.raises(UsageError, match=rf"^{target}: cannot be written \(") as raised, lock(target, "job"):
+        pass
+    assert not isinstance(raised.value, LockedError)
 
 
 class Stage(TypedDict):

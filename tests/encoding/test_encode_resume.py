@@ -145,6 +145,11 @@ def test_result_in_an_input_folder_is_refused(options: EncodeOptions, tmp_path: 
         encode(replace(options, inputs=[str(tmp_path)]))
 
 
+def test_directory_that_cannot_be_created_is_refused(options: EncodeOptions) -> None:
+    with pytest.raises(UsageError, match=r"^/proc/out: cannot be written"):
+        encode(replace(options, out=Path("/proc/out")))
+
+
 def test_other_settings_and_inputs_are_refused(options: EncodeOptions) -> None:
     encode(options)
     before = files(options.out)

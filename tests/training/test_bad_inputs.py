@@ -170,7 +170,7 @@ def test_unwritable_directory_is_named(
 ) -> None:
     (tmp_path / "file").write_text("x")
     line = fails(capsys, runs.recipe(*data, tmp_path / "run"), f"output_dir={tmp_path / where}")
-    assert f"output_dir: {tmp_path / where} cannot be written" in line
+    assert f"{tmp_path / where}: cannot be written" in line
 
 
 def test_named_damaged_checkpoint_raises(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,6 +169,8 @@ def test_mistakes_name_the_parts(whole: TokenizeOptions, tmp_path: Path) -> None
         tokenize_corpus(replace(merge, part="1/3"))
     with pytest.raises(UsageError, match=r"^--out .* is not empty"):
         tokenize_corpus(replace(parts, part="1/3", out=whole.tokenizer))
+    with pytest.raises(UsageError, match=r"^/proc/parts/.*: cannot be written"):
+        tokenize_corpus(replace(parts, part="1/3", out="/proc/parts"))
     tokenize_corpus(replace(parts, part="1/3"))
     with pytest.raises(UsageError, match=r"already split into 3 parts, and into 4"):
         tokenize_corpus(replace(parts, part="1/4"))

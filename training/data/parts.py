@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import lock, read_json
+from llm_jp_modernbert.core.files import LockedError, lock, read_json
 
 from .manifest import (
     DATA,
@@ -85,7 +85,7 @@ def locked_part(out: Path, part: PartName) -> Iterator[Path]:
         try:
             folder = out / PROGRESS / part.directory
             stack.enter_context(lock(folder, "tokenize-corpus"))
-        except UsageError:
+        except LockedError:
             raise UsageError(f"{out}: another job is tokenizing part {part}. Wait until it has finished.") from None
         if (out / MANIFEST).is_file():
             raise UsageError(f"{out}: a finished corpus, whose parts are merged. Name another --out.")
