@@ -257,7 +257,7 @@ def _block_settings(recipe: PretrainingArguments) -> BlockSettings:
 
 def _balanced_rows(recipe: PretrainingArguments) -> int:
     """Rows of a lane in an optimizer step, which are those of one rank; 0 without `balance_attention`."""
-    if not recipe.balance_attention:
+    if not (recipe.balance_attention and recipe.shuffle):
         return 0
     if recipe.data_lanes % recipe.world_size:
         raise UsageError(

@@ -1,8 +1,8 @@
 """Unit costs of reading a corpus, and what they are at the size of terabytes.
 
 Measured in one process on real texts, as processor time: tokenizing, reading documents in their order, and making
-blocks of packed rows with and without an index. The tables multiply these costs. The diversity of optimizer steps is
-measured on synthetic files.
+blocks of packed rows with and without an index. The tables multiply these costs. The diversity of optimizer steps and
+the balance of ranks are measured on synthetic documents.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from llm_jp_modernbert.training.data.tokenize_corpus import TokenizeOptions, tok
 
 from ..measure import environment, write_json
 from ..models import DATA_VARIABLE, find_data
+from .balance import slowest_rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _GPUS, _NODES = (16, 128, 1024), (1, 16, 64)
+_BALANCED_GPUS = (16, 32, 64, 128)
 _BLOCK_CHARACTERS = 500_000  # smaller than in recipes, so that a small corpus has many blocks
 
 # Synthetic files for the diversity of steps: as in stage 1, a step has about as many documents as a block and takes
@@ -146,9 +148,22 @@ def corpora(
             name, f"{mean.documents:,.0f}", f"{mean.files:,.0f}", f"{mean.sources:.1f}", f"{mean.difference:.1%}"
         )
     console.print(mixed)
+    balance = {gpus: slowest_rank(gpus) for gpus in _BALANCED_GPUS}
+    waiting = Table("GPUs", "slowest in a step: attention pairs", "operations", box=None)
+    for gpus, (random, balanced) in balance.items():
+        waiting.add_row(
+            str(gpus),
+            f"{random.pairs:.2f} × the mean, {balanced.pairs:.2f} balanced",
+            f"{random.operations:.3f} × the mean, {balanced.operations:.3f} balanced",
+        )
+    console.print(waiting)
     if out is not None:
         diversities = {name: vars(mean) for name, mean in steps.items()}
-        write_json(out, {**environment(), "costs": vars(costs), "tokens": tokens, "diversity": diversities})
+        slowest = {gpus: [vars(random), vars(balanced)] for gpus, (random, balanced) in balance.items()}
+        write_json(
+            out,
+            {**environment(), "costs": vars(costs), "tokens": tokens, "diversity": diversities, "slowest": slowest},
+        )
 
 
 def diversity(tokenizer: PreTrainedTokenizerBase, interleave: int, seeds: int = 64) -> Diversity:

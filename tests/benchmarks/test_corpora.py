@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.cases.balance import slowest_rank
 from benchmarks.cases.corpora import UnitCosts, diversity, loads, shuffled_diversity
 from benchmarks.models import DATA_VARIABLE
 
@@ -46,6 +47,14 @@ def test_more_files_at_a_time_make_steps_more_like_the_corpus(modernbert: Path) 
     assert (few.files, many.files) == (8, 64)
     assert few.sources < many.sources <= 10
     assert few.difference > many.difference > shuffled_diversity().difference
+
+
+def test_balance_makes_the_slowest_rank_faster() -> None:
+    random, balanced = slowest_rank(32, block_tokens=1_000_000)
+    assert random.pairs > 1.2
+    assert 1 <= balanced.pairs < 1 + (random.pairs - 1) / 2
+    # Most operations are the same for all rows.
+    assert 1 <= balanced.operations < 1 + (balanced.pairs - 1) / 2
 
 
 @pytest.mark.slow

@@ -46,8 +46,8 @@ class BlockSettings:
         normalization: `none`, or a Unicode form such as `NFKC` to apply to the texts.
         strict: whether an unreadable row is an error.
         whole_word: whether to segment words, so that they can be masked as a whole.
-        balanced_rows: number of consecutive rows whose attention takes about the same time everywhere in a block, see
-            `balanced_order`; 0 for a random order.
+        balanced_rows: number of rows of a lane in an optimizer step, whose attention takes about the same time in
+            all steps of a block, see `balanced_order`; 0 for a random order.
     """
 
     sequence_length: int
@@ -106,6 +106,10 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def balance(self, window: int, before: int) -> None:
+        """Rearranges `order` such that steps have equal work, see `balanced_order`."""
+        self.order = balanced_order(self.order, self.rows.attention_pairs(), window, before)
 
     def samples(self, pieces: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """`(pieces, 5)` int64: the place of each piece's document, and the piece's first token in the document."""
@@ -243,11 +247,7 @@ class BlockMaker:
             settings.packed,
             settings.truncate,
         )
-        order = np.arange(len(rows))
-        if settings.shuffle and settings.balanced_rows:
-            order = balanced_order(rows.attention_pairs(), settings.balanced_rows, draw)
-        elif settings.shuffle:
-            order = draw.permutation(len(rows))
+        order = draw.permutation(len(rows)) if settings.shuffle else np.arange(len(rows))
         unreadable = [str(row) for row in bad_rows if not row.is_blank]
         return Block(
             number,

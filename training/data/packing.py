@@ -9,6 +9,7 @@ them attend to each other, which costs NeoBERT 2.9 points.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,26 +110,35 @@ def pack(
     return PackedRows(corpus, sequence_length, cls_token_id, sep_token_id, starts, lengths, rows, order)
 
 
-def balanced_order(costs: npt.NDArray[np.int64], window: int, draw: np.random.Generator) -> npt.NDArray[np.int64]:
-    """A random order in which any `window` consecutive rows have almost the same total cost.
+def balanced_order(
+    order: npt.NDArray[np.int64], costs: npt.NDArray[np.int64], window: int, before: int
+) -> npt.NDArray[np.int64]:
+    """Rearranges a random order of rows into groups of `window` rows with almost equal total costs.
 
-    Stratified sampling: rows sorted by cost are divided into as many strata as a window has rows. Strata take turns,
-    each with its rows in random order.
+    Greedy number partitioning: rows are assigned by decreasing cost, each to the group that lacks most.
 
     Args:
-        costs: `(rows,)` costs.
-        window: number of rows of a window.
-        draw: generator of the order.
+        order: `(rows,)` int64 random indices of the rows, the source of all randomness.
+        costs: `(rows,)` int64 costs.
+        window: number of rows of a group.
+        before: number of rows that precede these; if it is not a multiple of `window`, the first group completes the
+            last one of those rows.
 
     Returns:
-        `(rows,)` int64 indices of the rows.
+        `(rows,)` int64 indices of the rows, with groups, and rows of a group, in random order.
     """
-    strata = np.array_split(np.argsort(costs, kind="stable"), min(window, max(1, len(costs))))
-    turns = np.full((len(strata[0]), len(strata)), -1, dtype=np.int64)
-    for column, stratum in zip(draw.permutation(len(strata)), strata, strict=True):
-        turns[: len(stratum), column] = draw.permutation(stratum)
-    order = turns.ravel()
-    return order[order >= 0]
+    edges = np.unique([0, *range(-before % window, len(order), window), len(order)])
+    sizes, total = np.diff(edges).tolist(), int(costs.sum())
+    # What a group lacks to its share of the total, in units that make it an integer, and a random number for ties.
+    lacking = [(-size * total, int(tie), group) for group, (size, tie) in enumerate(zip(sizes, order, strict=False))]
+    heapq.heapify(lacking)
+    groups: list[list[int]] = [[] for _ in sizes]
+    for position in np.argsort(-costs[order], kind="stable").tolist():
+        lack, tie, group = heapq.heappop(lacking)
+        groups[group].append(position)
+        if len(groups[group]) < sizes[group]:
+            heapq.heappush(lacking, (lack + len(order) * int(costs[order[position]]), tie, group))
+    return order[[position for group in groups for position in sorted(group)]]
 
 
 def cut(

@@ -248,6 +248,9 @@ class BatchStream:
                     block = next(blocks)
                     waiting[block.number % self.lanes].append(block)
                 block = current[number] = waiting[number].popleft()
+                if self.maker.settings.balanced_rows:
+                    # Here, because the groups begin where steps do.
+                    block.balance(self.maker.settings.balanced_rows, lane.base)
                 lane.block, lane.begin = block.number, block.begin
                 if reports and block.number > lane.reported:
                     begun.append(block)
