@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from subprocess import CompletedProcess
+from typing import Any
 
 from llm_jp_modernbert import cli
 
@@ -75,6 +76,20 @@ def run_forked(*arguments: object, main: Callable[[], object] = cli.main) -> Com
     """Runs a command to its end."""
     with forked(*arguments, main=main) as running:
         return running.wait()
+
+
+def stopping_after_a_shard() -> None:
+    """The command line in a process that stops, as after SIGSTOP, when it has written a file `*.arrow`."""
+    replace = os.replace
+
+    def replace_and_stop(source: Any, target: Any) -> None:
+        replace(source, target)
+        if str(target).endswith(".arrow"):
+            os.replace = replace
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    os.replace = replace_and_stop
+    cli.main()
 
 
 def _run(main: Callable[[], object], arguments: tuple[object, ...], outputs: tuple[int, int], own_group: bool) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import runs
-from forked import forked, run_forked
+from forked import forked, run_forked, stopping_after_a_shard
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError
@@ -133,11 +133,10 @@ def test_killed_part_resumes_and_its_second_job_is_refused(whole: TokenizeOption
     parts = replace(whole, out=str(tmp_path / "parts"))
     tokenize_corpus(replace(parts, part="1/3"))
     shards = len(list((Path(parts.out) / "data").iterdir()))
-    with forked(*command(parts, "2/3")) as running:
+    # Still at work while the second one starts.
+    with forked(*command(parts, "2/3"), main=stopping_after_a_shard) as running:
         while running.is_alive() and len(list((Path(parts.out) / "data").iterdir())) == shards:
             time.sleep(0.002)
-        # Still at work while the second one starts.
-        running.send_signal(signal.SIGSTOP)
         second = run_forked(*command(parts, "2/3"))
         assert second.returncode == 1
         assert "Traceback" not in second.stderr

@@ -19,7 +19,7 @@ import datasets
 import pytest
 import runs
 from file_limits import file_size_limit
-from forked import Running, forked, run_forked
+from forked import Running, forked, run_forked, stopping_after_a_shard
 from transformers import AutoTokenizer
 
 from llm_jp_modernbert.core.errors import UsageError, is_failed_write
@@ -161,10 +161,9 @@ def many(data: Data, tmp_path: Path) -> Data:
 
 def test_second_process_is_refused_and_the_first_one_finishes(many: Data, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with forked(*command(many, out)) as first:
+    # Still at work while the second one starts.
+    with forked(*command(many, out), main=stopping_after_a_shard) as first:
         wait_for_a_shard(first, out)
-        # Still at work while the second one starts.
-        first.send_signal(signal.SIGSTOP)
         second = run_forked(*command(many, out))
         assert second.returncode == 1
         assert f"{out}: another tokenize-corpus is writing it" in error_line(second.stderr)
@@ -200,8 +199,20 @@ def workers_of(running: Running) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ctrl_c_while_workers_start_prints_no_traceback(data: Data, tmp_path: Path) -> None:
+    with forked(*command(data, tmp_path / "out", "--workers", 2), own_group=True) as running:
+        while running.is_alive() and len(workers_of(running)) < 2:
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGINT)
+        ended = running.wait()
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("victim", ["worker", "parent"])

@@ -311,7 +311,8 @@ def _tokenize_in_processes(jobs: list[Job], workers: int) -> Iterator[Counter[st
     stop, counts = context.Event(), context.SimpleQueue()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (stop, counts))
     try:
-        pending = {pool.submit(_run_in_worker, job) for job in jobs}
+        with _ctrl_c_deferred():
+            pending = {pool.submit(_run_in_worker, job) for job in jobs}
         while pending:
             done, pending = wait(pending, timeout=0.1)
             for future in done:
@@ -327,6 +328,26 @@ def _tokenize_in_processes(jobs: list[Job], workers: int) -> Iterator[Counter[st
         # Waits for the current batches, so that no worker writes any more when the next job resumes.
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_deferred() -> Iterator[None]:
+    """Defers Ctrl-C. Processes that are started inside the block never receive it, however long their imports take."""
+    # Only the main thread may set handlers, and only POSIX has masks.
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    received: list[int] = []
+    # Another thread may receive the signal, but handlers run in this one.
+    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 _stop: Event
