@@ -155,9 +155,11 @@ def api(hub: LoopbackHub) -> HfApi:
 
 
 @pytest.fixture(scope="session")
-def warm_process() -> Iterator[WarmProcess]:
+def warm_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
     """A process that has imported what a process without this package imports to check a release."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    # transformers copies code of models there without a lock, so that no other process may use it.
+    environment["HF_MODULES_CACHE"] = str(tmp_path_factory.mktemp("modules"))
     imports = "from transformers import AutoTokenizer, ModernBertForMaskedLM, pipeline\nimport datasets"
     with WarmProcess(imports, environment) as process:
         yield process

@@ -11,7 +11,9 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +44,17 @@ def files(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def start(options: EncodeOptions, rank: int = 0, kill_after: tuple[int, float] | None = None) -> Any:
+def start(options: EncodeOptions, rank: int = 0, prepare: Callable[[], None] = lambda: None) -> Any:
     """Runs `encode` in a forked process.
 
     Args:
         rank: number of the process.
-        kill_after: number of its shards and seconds after which the process is killed.
+        prepare: called in the process before.
     """
 
     def work() -> None:
         os.environ["RANK"] = str(rank)
-        if kill_after is not None:
-            kill_later(*kill_after)
+        prepare()
         encode(options)
 
     process = FORK.Process(target=work)
@@ -61,8 +62,12 @@ def start(options: EncodeOptions, rank: int = 0, kill_after: tuple[int, float] |
     return process
 
 
-def kill_later(shards: int, seconds: float) -> None:
-    """Kills this process some time after it has finished a number of shards, for each of which it takes longer."""
+def kill_later(shards: int, seconds: float, begins: Any = None) -> None:
+    """Kills this process some time after it has finished a number of shards, for each of which it takes longer.
+
+    Args:
+        begins: event that is set when this time begins.
+    """
     killer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     replace_file, finished = os.replace, itertools.count(1)
 
@@ -71,11 +76,25 @@ def kill_later(shards: int, seconds: float) -> None:
         if Path(target).name.startswith("part-"):
             if next(finished) == shards:
                 killer.start()
+                if begins is not None:
+                    begins.set()
             time.sleep(0.05)
 
     os.replace = replace_slowly
     if shards == 0:
         killer.start()
+
+
+def wait_with_a_shard(event: Any) -> None:
+    """Makes this process wait for an event before it finishes its first shard."""
+    replace_file = os.replace
+
+    def replace_later(source: Any, target: Any) -> None:
+        if Path(target).name.startswith("part-"):
+            assert event.wait(120)
+        replace_file(source, target)
+
+    os.replace = replace_later
 
 
 def join_killed(process: Any) -> None:
@@ -90,7 +109,7 @@ def test_killed_run_equals_uninterrupted_run(options: EncodeOptions, tmp_path: P
     killed = replace(options, out=tmp_path / "killed")
     draw = random.Random(precision)
     for shards in (0, 4, 5):
-        join_killed(start(killed, kill_after=(shards, draw.uniform(0, 0.05))))
+        join_killed(start(killed, prepare=partial(kill_later, shards, draw.uniform(0, 0.05))))
     encode(killed)
     assert files(killed.out) == files(options.out)
     encode(killed)
@@ -100,7 +119,9 @@ def test_killed_run_equals_uninterrupted_run(options: EncodeOptions, tmp_path: P
 def test_processes_share_the_shards_and_take_over_those_of_killed_ones(options: EncodeOptions, tmp_path: Path) -> None:
     encode(options)
     shared = replace(options, out=tmp_path / "shared")
-    first, second = start(shared, kill_after=(2, 0.01)), start(shared, rank=1)
+    killing = FORK.Event()
+    first = start(shared, prepare=partial(kill_later, 2, 0.01, killing))
+    second = start(shared, rank=1, prepare=partial(wait_with_a_shard, killing))
     join_killed(first)
     second.join(120)
     assert second.exitcode == 0

@@ -181,8 +181,9 @@ def test_grid_survives_deletion_of_its_folder_while_waiting(tmp_path: Path) -> N
     with ThreadPoolExecutor(1) as pool, FileLock((folder / f"{grid[0]}.json").with_suffix(".lock")):
         waiting = pool.submit(search, grid, folder, lambda point, _: Trial(point, {}, []), lambda share: None, True)
         time.sleep(0.3)
-        shutil.rmtree(folder)
-        assert [trial.point for trial in waiting.result(timeout=30)] == grid
+        # Renamed first: the waiting process may create its lock file while a directory is removed.
+        shutil.rmtree(folder.rename(tmp_path / "deleted"))
+        assert [trial.point for trial in waiting.result(timeout=120)] == grid
 
 
 def test_trial_without_score_is_not_selected() -> None:

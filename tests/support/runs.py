@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +151,7 @@ def call_apart(function: Callable[[], object], ranks: int) -> list[int]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
     # A rank waits for a long time if others have ended.
     for process in processes:
         process.kill()
@@ -176,12 +179,13 @@ def _rank(function: Callable[[], object], rank: int, ranks: int, port: int) -> N
 
 
 def free_port() -> int:
-    """An unused port."""
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """An unused port, which the system does not give to other sockets before it is used."""
+    # Systems choose ports above these. Tests seed other generators, so that all processes would draw the same ports.
+    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no unused port")
 
 
 def samples_by_step(record: Path, ranks: int = 1) -> dict[int, list[Any]]:

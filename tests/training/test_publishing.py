@@ -77,7 +77,7 @@ def test_rotated_checkpoints_are_pushed_to_their_revisions(
         folder = checkpoint(tmp_path, step)
         pushing.submit(folder)
         shutil.rmtree(folder)
-    assert pushing.finish(30) == []
+    assert pushing.finish(120) == []
     assert not caplog.records
     for step in (10, 20, 30):
         assert weights(hub, step) == f"weights of {step}"
@@ -97,7 +97,9 @@ def test_checkpoints_are_pushed_in_order_after_an_outage(
         pushing.submit(checkpoint(tmp_path, step))
     assert time.perf_counter() - began < 20
     revisions = ["stage1-step-3", "stage1-step-20", "stage1-step-100"]
+    wait_for(lambda: "cannot be reached" in caplog.text)
     assert pushing.finish(1.5) == revisions
+    wait_for(lambda: all(thread.name != "publisher" for thread in threading.enumerate()))
     assert sum("cannot be reached" in record.message for record in caplog.records) == 1
     for step in (3, 20, 100):
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
@@ -108,7 +110,7 @@ def test_checkpoints_are_pushed_in_order_after_an_outage(
         pushed.append((folder / "model.safetensors").read_text())
 
     # The next process finds the snapshots.
-    assert publisher(hub, tmp_path, prepare=prepare).finish(30) == []
+    assert publisher(hub, tmp_path, prepare=prepare).finish(120) == []
     assert pushed == [f"weights of {step}" for step in (3, 20, 100)]
     assert [weights(hub, step) for step in (3, 20, 100)] == pushed
 
@@ -123,7 +125,7 @@ def test_running_publisher_recovers_from_an_outage(
     wait_for(lambda: "cannot be reached" in caplog.text)
     hub.up()
     pushing.submit(checkpoint(tmp_path, 20))
-    assert pushing.finish(30) == []
+    assert pushing.finish(120) == []
     assert [weights(hub, step) for step in (10, 20)] == ["weights of 10", "weights of 20"]
     assert "is reachable again" in caplog.text
 
@@ -132,12 +134,12 @@ def test_checkpoints_of_a_killed_process_are_found_by_the_next(hub: LoopbackHub,
     """A process killed after writing a checkpoint, but before submitting it, leaves no snapshot."""
     pushing = publisher(hub, tmp_path)
     pushing.submit(checkpoint(tmp_path, 10))
-    assert pushing.finish(30) == []
+    assert pushing.finish(120) == []
     for step in (20, 30):
         checkpoint(tmp_path, step)
     # Interrupted while pushing.
     os.rename(checkpoint(tmp_path / "other", 15), tmp_path / "unpublished" / ".stage1-step-15.pushing")
-    assert publisher(hub, tmp_path, steps=[10, 15, 30]).finish(30) == []
+    assert publisher(hub, tmp_path, steps=[10, 15, 30]).finish(120) == []
     branches = hub.repositories["model", REPOSITORY].branches
     assert sorted(branches) == ["main", "stage1-step-10", "stage1-step-15", "stage1-step-30"]
     assert weights(hub, 15) == "weights of 15"
@@ -147,13 +149,13 @@ def test_silent_hub_does_not_delay_the_run(hub: LoopbackHub, tmp_path: Path) -> 
     """Checkpoints of an earlier process are compared with the Hub in the background."""
     first = publisher(hub, tmp_path)
     first.submit(checkpoint(tmp_path, 10))
-    assert first.finish(30) == []
+    assert first.finish(120) == []
     checkpoint(tmp_path, 20)
     api, answer = client(hub), threading.Event()
     list_repo_refs = api.list_repo_refs
 
     def silent(*args: Any, **kwargs: Any) -> Any:
-        assert answer.wait(30)
+        assert answer.wait(120)
         return list_repo_refs(*args, **kwargs)
 
     api.list_repo_refs = silent  # type: ignore[method-assign]
@@ -163,7 +165,7 @@ def test_silent_hub_does_not_delay_the_run(hub: LoopbackHub, tmp_path: Path) -> 
     # The checkpoint may be removed before the Hub answers.
     shutil.rmtree(tmp_path / "checkpoint-20")
     answer.set()
-    assert pushing.finish(30) == []
+    assert pushing.finish(120) == []
     assert weights(hub, 20) == "weights of 20"
 
 
@@ -171,7 +173,7 @@ def test_pushing_an_unchanged_checkpoint_makes_no_commit(hub: LoopbackHub, tmp_p
     for _ in range(2):
         pushing = publisher(hub, tmp_path)
         pushing.submit(checkpoint(tmp_path, 10))
-        assert pushing.finish(30) == []
+        assert pushing.finish(120) == []
     assert len(commits(hub, "stage1-step-10")) == 2
 
 
@@ -189,7 +191,7 @@ def test_checkpoint_saved_again_during_its_push_is_pushed_again(hub: LoopbackHub
 
     api.create_commit = slow  # type: ignore[method-assign]
     pushing.submit(checkpoint(tmp_path, 10, "older"))
-    assert pushing.finish(30) == []
+    assert pushing.finish(120) == []
     assert weights(hub, 10) == "newer"
 
 
@@ -222,7 +224,7 @@ def test_invalid_token_is_a_warning_without_the_token(
 ) -> None:
     pushing = publisher(hub, tmp_path, api=client(hub, "hf_a_secret"))
     pushing.submit(checkpoint(tmp_path, 10))
-    assert pushing.finish(30) == ["stage1-step-10"]
+    assert pushing.finish(120) == ["stage1-step-10"]
     (failure, left) = [record.message for record in caplog.records]
     assert "org/name: stage1-step-10 cannot be pushed: " in failure
     assert "token (401)" in failure

@@ -164,7 +164,7 @@ def test_fsdp_wraps_an_existing_layer_class() -> None:
 
 # Replaces accelerate: a launcher without signal handlers, and a training process that saves on SIGUSR1.
 _LAUNCHER = """#!{python}
-import json, os, signal, subprocess, sys
+import json, os, signal, subprocess, sys, time
 if "--child" not in sys.argv:
     child = subprocess.run([sys.executable, __file__, "--child", *sys.argv[1:]])
     open({folder!r} + "/launcher", "w").write(str(child.returncode))
@@ -174,8 +174,11 @@ def save(*_):
     sys.exit(0)
 signal.signal(signal.SIGUSR1, save)
 open({folder!r} + "/arguments", "w").write(json.dumps(sys.argv[2:]))
+while not os.path.exists({folder!r} + "/session"):
+    time.sleep(0.01)
 os.kill(os.getsid(0), signal.SIGUSR1)
-signal.pause()
+while True:
+    time.sleep(0.1)
 """
 
 
@@ -184,7 +187,7 @@ def test_slurm_signal_reaches_only_the_training_process_and_requeues_the_job(tmp
     commands = {
         "scontrol": f'#!/bin/bash\nif [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else echo node1; fi\n',
         # As on a cluster, srun starts a process group, and scancel signals all of it.
-        "srun": f'#!/bin/bash\nset -m\nshift\n"$@" &\necho $! > {session}\nwait $!\n',
+        "srun": f'#!/bin/bash\nset -m\nshift\n"$@" &\necho $! > {session}.new\nmv {session}.new {session}\nwait $!\n',
         "scancel": f'#!/bin/bash\n[ "$1" = --signal=USR1 ] && kill -USR1 -- "-$(cat {session})"\n',
         "accelerate": _LAUNCHER.format(python=sys.executable, folder=str(tmp_path)),
         "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',

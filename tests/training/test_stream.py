@@ -321,7 +321,8 @@ print(*(child.pid for child in active_children()), flush=True)
     assert ended.returncode == {"the end": 0, "a kill": -signal.SIGKILL}.get(ending, 1)
     if ending.startswith("a worker's"):
         assert "of a worker" in ended.stderr if "error" in ending else "DataLoader worker" in ended.stderr
-    for _ in range(200):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         workers = [worker for worker in workers if is_alive(worker)]
         if not workers:
             return

@@ -81,14 +81,18 @@ def test_killed_job_resumes_to_the_same_bytes(
     command = [sys.executable, "-m", "llm_jp_modernbert", "prepare-corpus", "japanese-web", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     markers = out / "work" / "logs" / stage / "completions"
-    while process.poll() is None and not (markers.is_dir() and any(markers.iterdir())):
+    children: list[psutil.Process] = []
+    while not children:
+        assert process.poll() is None
         time.sleep(0.01)
-    # The manager of datatrove's queues is one of them.
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
-    process.send_signal(signal.SIGKILL)
+        if markers.is_dir() and any(markers.iterdir()):
+            # A stopped process starts no others. Between two stages it has none.
+            process.send_signal(signal.SIGSTOP)
+            # The manager of datatrove's queues is one of them.
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGKILL if children else signal.SIGCONT)
     process.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(map(is_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_alive, children))
