@@ -76,6 +76,14 @@ def test_code_and_outputs_are_equal_in_both_languages(page: Path) -> None:
     assert english == japanese
 
 
+@pytest.mark.parametrize("page", [*PAGES, *TRANSLATED], ids=relative)
+def test_every_code_block_names_its_language_and_ends(page: Path) -> None:
+    fences = re.findall(r"^```(.*)$", page.read_text("utf-8"), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert all(fences[::2])
+    assert not any(fences[1::2])
+
+
 @pytest.mark.parametrize("page", [*PAGES, *TRANSLATED, *ROOT.glob("*.md")], ids=lambda page: page.name)
 def test_links_resolve(page: Path) -> None:
     text = FENCED.sub("", page.read_text("utf-8"))
