@@ -285,8 +285,8 @@ def _train(
         efficiency[stage.length] = totals.packing_efficiency
         screen.line(
             console,
-            f"{trainer.state.global_step:,} steps, {totals.tokens:,.0f} tokens ({epochs:.1f} epochs) in "
-            f"{totals.seconds:.0f} seconds; rows {totals.packing_efficiency:.1%} full",
+            f"{trainer.state.global_step:,} of {recipe.max_steps:,} steps, {totals.tokens:,.0f} tokens "
+            f"({epochs:.1f} epochs) in {totals.seconds:.0f} seconds; rows {totals.packing_efficiency:.1%} full",
         )
         screen.losses(console, [loss for _, loss in losses])
         stages.append(
@@ -307,7 +307,8 @@ def _train(
                 },
             }
         )
-    screen.accuracy(console, measured, baseline, str(tokenizer.decode([most_frequent])))
+    progress = stages[0]["steps"] / recipes[0].max_steps
+    screen.accuracy(console, measured, baseline, str(tokenizer.decode([most_frequent])), progress)
     report = {
         "made_by": "llm-jp-modernbert quickstart",
         "seed": options.seed,

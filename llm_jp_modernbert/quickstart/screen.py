@@ -47,6 +47,7 @@ def accuracy(
     measured: Mapping[str, Mapping[int, MaskedAccuracy]],
     baseline: float,
     most_frequent: str,
+    progress: float,
 ) -> None:
     """Prints a table of masked accuracy on the held-out text.
 
@@ -55,6 +56,7 @@ def accuracy(
         measured: results by time of measurement and context length.
         baseline: accuracy of always predicting the most frequent token.
         most_frequent: that token.
+        progress: share of the planned steps that fitted into the time limit.
     """
     results = list(measured.values())
     masks = next(iter(results[0].values())).masked_tokens
@@ -68,9 +70,12 @@ def accuracy(
     console.print()
     console.print(table)
     if max(result.accuracy for result in results[-1].values()) < 1.5 * baseline:
-        console.print(
-            "  [yellow]Hardly better than the baseline: training was too short.[/] Try --minutes 20.", highlight=False
-        )
+        reason = "Hardly better than the baseline: training was too short."
+    elif progress < 0.5:
+        reason = f"The time limit ended the training after {progress:.0%} of its steps."
+    else:
+        return
+    console.print(f"  [yellow]{reason}[/] Train longer for a better model: --force --minutes 20.", highlight=False)
 
 
 def answers(console: Console, questions: Sequence[Mapping[str, Any]], model_class: str) -> None:

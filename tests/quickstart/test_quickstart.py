@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM
 
 from llm_jp_modernbert.core.errors import UsageError
+from llm_jp_modernbert.quickstart import screen
 from llm_jp_modernbert.quickstart.data import (
     answerable,
     embedded_questions,
@@ -22,6 +23,7 @@ from llm_jp_modernbert.quickstart.data import (
 )
 from llm_jp_modernbert.quickstart.quickstart import QuickstartOptions, run_quickstart
 from llm_jp_modernbert.tokenization import LlmJpTokenizer, train_stand_in
+from llm_jp_modernbert.training.data.validation import MaskedAccuracy
 
 SENTENCES = [
     f"{who}は{place}へ{how}行きました。"
@@ -69,6 +71,19 @@ def test_quickstart_writes_a_model_that_transformers_loads(data: Path, tmp_path:
 
     with pytest.raises(UsageError, match="add --force"):
         run_quickstart(options, console)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "progress", "message"),
+    [(0.07, 1.0, "Hardly better"), (0.2, 0.13, "after 13% of its steps"), (0.2, 1.0, None)],
+)
+def test_short_training_is_reported(accuracy: float, progress: float, message: str | None) -> None:
+    console = Console(record=True, width=120, force_terminal=False)
+    measured = {"after long context": {128: MaskedAccuracy(accuracy, 4.0, 100)}}
+    screen.accuracy(console, measured, 0.05, "、", progress)
+    shown = console.export_text()
+    assert ("--force --minutes 20" in shown) == (message is not None)
+    assert message is None or message in shown
 
 
 def test_force_replaces_only_models_of_the_quickstart(tmp_path: Path) -> None:
