@@ -256,3 +256,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     parts[::2] = [re.sub(r"(?<=[^\x00-\x7f])\n {0,3}(?=[^\s*|#>`-]|`[^`])", "", part) for part in parts[::2]]
     parts[::2] = [re.sub(r"(?<=[^\s|])\n {0,3}(?=[^\s\x00-\x7f])", "", part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Marks outputs that contain tables, which must not be wrapped."""
+    output = re.compile(r'(?<=<div class="language-text) (?=highlight">(?:(?!</pre>).)*───)', re.DOTALL)
+    return output.sub(" aligned ", html)
