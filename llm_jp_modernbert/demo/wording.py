@@ -76,7 +76,7 @@ WORDING: dict[str, tuple[str, str]] = {
         "{token}: {percentage:.3g}% (most probable: {best})",
         "{token}：{percentage:.3g}%（最有力の予測：{best}）",
     ),
-    "pseudo_perplexity": ("Pseudo-perplexity {value:,.2f}", "擬似パープレキシティ {value:,.2f}"),
+    "pseudo_perplexity": ("Pseudo-perplexity {value:,.2f}", "疑似パープレキシティ {value:,.2f}"),
     "each_alone": (
         "The model read the text {passes:,} times, with one token masked each time.",
         "トークンを一つずつ隠しながら、テキストを {passes:,} 回読みました。",

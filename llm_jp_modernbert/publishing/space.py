@@ -34,7 +34,7 @@ Try [{name}](https://huggingface.co/{name}) in the browser: fill masks, see toke
 its pseudo-perplexity, and compare sentences.
 
 [{name}](https://huggingface.co/{name}) をブラウザで試せます。
-穴埋め、トークンの表示、文書の検索、擬似パープレキシティの可視化、文の類似度の比較ができます。
+穴埋め、トークンの表示、文書の検索、疑似パープレキシティの可視化、文の類似度の比較ができます。
 """
 
 
