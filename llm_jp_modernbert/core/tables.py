@@ -21,7 +21,7 @@ REPORT = "report.md"
 
 MISSING = "–"
 
-_LONGEST_NAME, _SHORTEST_NAME = 24, 8
+_LONGEST_NAME, _SHORTEST_NAME = 40, 8
 
 
 @dataclass(frozen=True)

@@ -170,8 +170,13 @@ def _tables_of_model(record: Record) -> Iterator[Table]:
         lines = [(length, percentage(value)) for length, value in by_length.items()]
         yield Table(f"Truncated embeddings on {last} × 100", ("dimensions", "ndcg@10"), lines)
     if index := record.get("index"):
-        facts = [(_FACTS.get(name, name), f"{value:,.1f}") for name, value in index.items()]
+        facts = [(_FACTS.get(name, name), _mean_number(value)) for name, value in index.items()]
         yield Table("Index", ("mean number of", "value"), facts)
+
+
+def _mean_number(value: float) -> str:
+    """With one decimal, unless it is an integer."""
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def end_lines(folder: Path, record: Record, rows: Sequence[Row]) -> Iterator[str]:
@@ -188,7 +193,7 @@ def end_lines(folder: Path, record: Record, rows: Sequence[Row]) -> Iterator[str
     if seeds := _seeds_line(record):
         yield f"\n{seeds}"
     for name, value in record.get("index", {}).items():
-        yield f"{_FACTS.get(name, name)}: {value:,.1f}"
+        yield f"{_FACTS.get(name, name)}: {_mean_number(value)}"
     yield f"The model is in {folder}; {REPORT} in it has all tables and plots."
     loaded = f"{_CLASSES[record['kind']]}({json.dumps(str(folder), ensure_ascii=False)})"
     yield f"  use it:     sentence_transformers.{loaded}"
