@@ -152,7 +152,7 @@ for step in range(STEPS):
 
 # %% [markdown]
 # Now the test, with other filler text: the password is in the first sentence and the question in the last. For each
-# length, how often is the answer right, before and after this training? Guessing is right once in 48 times.
+# length, how often is the answer right, before and after this training? Guessing is right once in 49 times.
 
 # %%
 import matplotlib.pyplot as plt
