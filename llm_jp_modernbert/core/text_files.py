@@ -265,14 +265,12 @@ def _usable(line: str | BadRow) -> str:
 
 
 def _guessed_encoding(line: bytes) -> str:
-    # EUC-JP first: Shift_JIS accepts most of its bytes as half-width katakana.
-    for encoding in ("EUC-JP", "SHIFT_JIS"):
-        try:
-            line.decode("cp932" if encoding == "SHIFT_JIS" else encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "SHIFT_JIS"
+    # CP932 accepts most of EUC-JP as half-width katakana. It is Shift_JIS with the characters that Windows adds.
+    try:
+        line.decode("EUC-JP")
+    except UnicodeDecodeError:
+        return "CP932"
+    return "EUC-JP"
 
 
 def _convert(encoding: str) -> str:

@@ -63,7 +63,8 @@ def test_lines_equal_those_of_text_mode(source: Write, content: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", ["cp932", "euc_jp", "utf-16", "utf-16-be"])
 def test_hint_names_an_encoding_that_reads_the_file(source: Write, encoding: str) -> None:
-    content = ("\ufeff" * (encoding == "utf-16-be") + TEXT).encode(encoding)
+    text = TEXT + "①" * (encoding == "cp932")  # not in Shift_JIS
+    content = ("\ufeff" * (encoding == "utf-16-be") + text).encode(encoding)
     name = source(content)
     for read in (read_text, lambda name: list(read_lines(name))):
         with pytest.raises(SourceError) as error:
@@ -72,7 +73,7 @@ def test_hint_names_an_encoding_that_reads_the_file(source: Write, encoding: str
         assert str(error.value).startswith(shown)
         assert "not UTF-8" in str(error.value)
         hint = str(error.value).partition("iconv -f ")[2].split()[0]
-        assert content.decode(hint) == TEXT
+        assert content.decode(hint) == text
 
 
 @pytest.mark.parametrize("content", [b"a\nb\xff\nc\n", b"a\r\nb\xff\r\nc", b"a\rb\xed\xa0\x80\rc", b"a\nb\xe3\x81"])

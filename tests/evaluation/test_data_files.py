@@ -96,7 +96,7 @@ def test_other_encodings_are_reported(task: str, data_folder: Path, tmp_path: Pa
         return content.decode().encode("shift_jis")
 
     folder = changed(data_folder, tmp_path / "copy", LAYOUTS[task], shift_jis)
-    with pytest.raises(UsageError, match=r"row \d+: not UTF-8 .*iconv -f SHIFT_JIS"):
+    with pytest.raises(UsageError, match=r"row \d+: not UTF-8 .*iconv -f CP932"):
         load(task, folder)
 
 

@@ -192,7 +192,7 @@ def test_command_reads_any_standard_input_row_by_row(plain: Path, caplog: pytest
     result = run([str(plain), "-", "--json"], b"\r\n".join(rows))
     assert [record.getMessage() for record in caplog.records] == [
         "standard input, row 4: not UTF-8 (invalid start byte at byte 0 of the row). "
-        "Convert the file, for example with: iconv -f SHIFT_JIS -t UTF-8",
+        "Convert the file, for example with: iconv -f CP932 -t UTF-8",
         "standard input, row 3 has no mask. Write [MASK] or <mask> or {mask} for the missing token.",
     ]
     assert str(result.exception) == "2 of 4 texts cannot be used."

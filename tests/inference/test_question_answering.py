@@ -275,7 +275,7 @@ def test_answer_is_highlighted_on_a_terminal_only() -> None:
         (["--question", "何か。"], "--context FILE or --text TEXT"),
         (["--question", "何か。", "--text", "猫", "--context", "-"], "--context FILE or --text TEXT"),
         (["--question", "何か。", "--context", "missing.txt"], "missing.txt: no such file"),
-        (["--question", "何か。", "--context", "sjis.txt"], "iconv -f SHIFT_JIS"),
+        (["--question", "何か。", "--context", "sjis.txt"], "iconv -f CP932"),
         (["--question", "何か。", "--context", "empty.txt"], "passage is empty"),
         (["--question", " ", "--text", "猫"], "question is empty"),
     ],

@@ -50,7 +50,7 @@ GOOD = json.dumps({"text": "今日は天気が良い。"}, ensure_ascii=False).e
             b'{"body": "a"}\n',
             r"a\.jsonl.*row 1: no column 'text'; the columns are 'body'.*text_column",
         ),
-        ("a.jsonl", "{'text': '猫'}".encode("shift_jis"), r"a\.jsonl.*row 1: not UTF-8 .*iconv -f SHIFT_JIS"),
+        ("a.jsonl", "{'text': '猫'}".encode("shift_jis"), r"a\.jsonl.*row 1: not UTF-8 .*iconv -f CP932"),
         ("a.jsonl", b"{", r"a\.jsonl.*row 1: not JSON"),
         (
             "a.jsonl.gz",

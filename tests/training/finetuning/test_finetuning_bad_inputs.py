@@ -147,7 +147,7 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
         "classification",
         {"train.csv": GOOD.encode("cp932")},
         [],
-        r"train\.csv, row 2: .*iconv -f SHIFT_JIS",
+        r"train\.csv, row 2: .*iconv -f CP932",
     ),
     "UTF-16": (
         "classification",

@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, dict[str, str | bytes], list[str], str]] = {
     "only a header": ("embedder", {"train.csv": "query,passage\n"}, [], r"--train train\.csv: contains no rows"),
     "unknown type of file": ("embedder", {"train.xlsx": "x"}, [], r"train\.xlsx: unsupported file type"),
     "broken JSON": ("embedder", {"train.jsonl": '{"query": "文"'}, [], r"train\.jsonl, row 1: not JSON"),
-    "Shift_JIS": ("embedder", {"train.jsonl": GOOD.encode("cp932")}, [], r"train\.jsonl.*iconv -f SHIFT_JIS"),
+    "Shift_JIS": ("embedder", {"train.jsonl": GOOD.encode("cp932")}, [], r"train\.jsonl.*iconv -f CP932"),
     "no columns": (
         "embedder",
         {"train.csv": "a,b\n甲,乙\n"},
