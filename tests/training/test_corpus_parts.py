@@ -109,6 +109,19 @@ def test_resuming_compares_the_manifest_with_that_of_the_checkpoint(whole: Token
     assert f"the content of {other / 'data' / shard} has changed" in str(message)
 
 
+@pytest.mark.parametrize(
+    "content", ['{"shards": ["a"]}', '{"tokenizer": "a"}', '{"sources": [{"shards": [1]}]}', "[1]", "{", "[" * 100_000]
+)
+def test_files_beside_another_manifest_are_compared_by_content(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
+    file = tmp_path / "pages" / "a.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"text": "文書"}\n', encoding="utf-8")
+    [source] = sources_of(str(tmp_path), "text")
+    assert str(file) in [shard.name for shard in source.shards]
+    assert shard_list(source) == shard_list(Source([FileShard(shard.name) for shard in source.shards]))
+
+
 def test_common_directory_of_shards() -> None:
     def directory(*names: str) -> str:
         [described] = [Source([FileShard(name) for name in names])]

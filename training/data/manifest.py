@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
 from typing_extensions import NotRequired, TypedDict
+
+from llm_jp_modernbert.core.errors import UsageError, first_line
+from llm_jp_modernbert.core.files import parse_json
 
 MANIFEST = "manifest.json"
 """The file that describes a tokenized corpus."""
@@ -132,3 +140,39 @@ class Part(Manifest):
     """Describes a finished part of a corpus and its own sources; `files` are those of the whole corpus."""
 
     files: FileList
+
+
+class Origin(TypedDict):
+    """The part of a manifest that says how a corpus was made; empty if it is that of something else."""
+
+    tokenizer: NotRequired[TokenizerEntry]
+    normalization: NotRequired[str]
+
+
+def scan_manifest(file: Path, visit: Callable[[SourceEntry], object] = lambda source: None) -> Origin:
+    """Reads the manifest of a corpus without keeping its source files in memory.
+
+    Args:
+        file: the manifest.
+        visit: called with each source file, which is not validated.
+
+    Raises:
+        UsageError: the file is missing, too large or not JSON, or a value of the result has another type.
+    """
+
+    nothing: dict[str, Any] = {}
+
+    def visited(value: dict[str, Any]) -> dict[str, Any]:
+        if "shards" not in value:
+            return value
+        visit(cast(SourceEntry, value))
+        return nothing
+
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES / 2**20:g} MiB")
+        manifest = json.loads(file.read_text(encoding="utf-8"), object_hook=visited)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file}: cannot be read ({first_line(error)}).") from error
+    origin: Origin = parse_json(json.dumps(manifest), str(file), Origin)
+    return origin

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from typing_extensions import NotRequired, TypedDict
 
 from llm_jp_modernbert.core.errors import UsageError
-from llm_jp_modernbert.core.files import read_json
 from llm_jp_modernbert.core.hub_errors import explain, is_transient
 from llm_jp_modernbert.core.references import ModelReference, is_local_path
 from llm_jp_modernbert.core.text_files import is_remote
@@ -25,7 +23,7 @@ from ..recipe.arguments import Data
 from .blocks import BlockSettings, known_ids, normalize
 from .corpus import TokenizedCorpus, from_documents
 from .encoding import Encoder, vocabulary_hash
-from .manifest import MANIFEST, MAX_BYTES, ShardEntry, TokenizerEntry
+from .manifest import MANIFEST, SourceEntry, scan_manifest
 from .order import RECORDED, DocumentOrder, FileShard, Sample, Shard, Source, text_digest
 from .readers import (
     IDS_COLUMN,
@@ -64,24 +62,6 @@ class CorpusOrigin:
     normalization: str | None = None
 
 
-class _Origin(TypedDict):
-    """The part of a manifest that says how a corpus was made."""
-
-    tokenizer: NotRequired[TokenizerEntry]
-    normalization: NotRequired[str]
-
-
-class _Shards(TypedDict):
-    sha256: NotRequired[str]
-    shards: list[ShardEntry]
-
-
-class _Contents(_Origin):
-    """The part of a manifest that identifies the shards."""
-
-    sources: list[_Shards]
-
-
 @dataclass(frozen=True)
 class CorpusShard(FileShard):
     """A shard of a tokenized corpus, which is identified by its entry in the manifest instead of its content."""
@@ -96,17 +76,20 @@ class CorpusShard(FileShard):
 @lru_cache(maxsize=8)
 def _recorded(file: str) -> dict[str, Sample]:
     """A sample of each shard of a tokenized corpus; empty if the manifest is that of something else."""
-    try:
-        manifest: _Contents = read_json(Path(file), _Contents, max_bytes=MAX_BYTES)
-    except UsageError:
-        return {}
     samples: dict[str, Sample] = {}
-    vocabulary = manifest["tokenizer"]["sha256"] if "tokenizer" in manifest else None
-    for source in manifest["sources"]:
-        made_from = (vocabulary, manifest.get("normalization"), source.get("sha256"))
+
+    def add(source: SourceEntry) -> None:
         for shard in source["shards"]:
-            digest = hashlib.sha256(json.dumps([*made_from, *sorted(shard.items())]).encode()).hexdigest()[:16]
+            entry = json.dumps([*made_from, source.get("sha256"), *sorted(shard.items())])
+            digest = hashlib.sha256(entry.encode()).hexdigest()[:16]
             samples[shard["file"]] = {"size": shard["bytes"], "sha256": f"{RECORDED}{digest}"}
+
+    try:
+        origin = scan_manifest(Path(file))
+        made_from = (origin["tokenizer"]["sha256"], origin.get("normalization"))
+        scan_manifest(Path(file), add)
+    except (UsageError, KeyError, TypeError, AttributeError):
+        return {}
     return samples
 
 
@@ -296,12 +279,12 @@ def _origin(place: str, revision: str | None = None) -> CorpusOrigin | None:
             return None
         except (OSError, ValueError) as error:
             raise SourceError(f"{place}: {MANIFEST} cannot be read: {explain(error)}") from error
-    manifest = read_json(file, _Origin, max_bytes=MAX_BYTES)
-    if "tokenizer" not in manifest:
+    origin = scan_manifest(file)
+    if "tokenizer" not in origin:
         # A manifest.json of another kind of dataset.
         return None
-    tokenizer = manifest["tokenizer"]
-    return CorpusOrigin(place, tokenizer["name"], tokenizer["sha256"], remedy, manifest.get("normalization"))
+    tokenizer = origin["tokenizer"]
+    return CorpusOrigin(place, tokenizer["name"], tokenizer["sha256"], remedy, origin.get("normalization"))
 
 
 def _shards(entry: dict[str, Any], text_column: str, key: str) -> list[Shard]:
