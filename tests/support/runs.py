@@ -181,7 +181,7 @@ def _rank(function: Callable[[], object], rank: int, ranks: int, port: int) -> N
 def free_port() -> int:
     """An unused port, which the system does not give to other sockets before it is used."""
     # Systems choose ports above these. Tests seed other generators, so that all processes would draw the same ports.
-    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
+    for port in random.SystemRandom().sample(range(10_000, 16_000), 100):
         with socket.socket() as server, suppress(OSError):
             server.bind(("127.0.0.1", port))
             return port

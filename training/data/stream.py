@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from multiprocessing import parent_process
 from typing import Any, cast
 
 import numpy as np
@@ -360,7 +361,8 @@ def _load(blocks: _BlockDataset, workers: int, prefetch: int) -> Generator[Block
 
 def _prepare_worker(worker: int) -> None:
     """Makes a worker ignore signals to the process group: the main process saves first and then ends its workers."""
-    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    # Not os.getppid(), which is another process if the parent has already ended.
+    threading.Thread(target=_exit_with_parent, args=(parent_process().pid,), daemon=True).start()  # type: ignore[union-attr]
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
