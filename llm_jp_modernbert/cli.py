@@ -47,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_WAIT_FOR_RANK_0 = 10.0
+_WAIT_FOR_RANK_0 = 60.0
 _DEBUG_VARIABLE = "LLM_JP_MODERNBERT_DEBUG"
 
 for job in (
