@@ -75,9 +75,10 @@ def kill_later(shards: int, seconds: float, begins: Any = None) -> None:
         replace_file(source, target)
         if Path(target).name.startswith("part-"):
             if next(finished) == shards:
-                killer.start()
                 if begins is not None:
+                    # A kill before it returns would leave the event locked.
                     begins.set()
+                killer.start()
             time.sleep(0.05)
 
     os.replace = replace_slowly

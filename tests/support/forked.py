@@ -44,7 +44,7 @@ class Running:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 300) -> CompletedProcess[str]:
+    def wait(self, timeout: float = 600) -> CompletedProcess[str]:
         """Waits for the end and returns the exit code and the output."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"still running after {timeout} s"
