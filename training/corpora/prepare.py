@@ -72,8 +72,8 @@ def prepare_corpus(
             with output.open(f"{WORK}/{SENTENCES}", "w") as file:
                 json.dump(sentences, file)
             run(stages(recipe, files), recipe, executor, workers)
-        if executor == "slurm":
-            return None
+            if executor == "slurm":
+                return None
         with output.open(REPORT, "r", encoding="utf-8") as file:
             report: dict[str, Any] = json.load(file)
             return report

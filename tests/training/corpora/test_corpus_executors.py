@@ -131,6 +131,15 @@ def test_slurm_jobs_wait_for_each_other(data: Path, tmp_path: Path, monkeypatch:
     assert json.loads((out / "work/inputs.json").read_text())["recipe"]["tasks"] == 3
 
 
+def test_finished_corpus_is_not_submitted_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(data, tmp_path / "out")
+    report = prepare_corpus(recipe, workers=1)
+    (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert prepare_corpus(recipe, "slurm") == report
+
+
 def test_missing_slurm_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="sbatch was not found"):
