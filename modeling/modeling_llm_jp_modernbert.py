@@ -27,6 +27,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.modeling_rope_utils import dynamic_rope_update
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.modernbert.configuration_modernbert import ModernBertConfig
 from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryEmbedding
@@ -104,8 +105,30 @@ class LlmJpModernBertRotaryEmbedding(ModernBertRotaryEmbedding):
             positions = positions.new_zeros(1)  # adaptive RoPE types read the largest position
         like = torch.empty(0, dtype=torch.float32, device=positions.device)
         cos, sin = self(like, positions[None], layer_type)
-        half = cos.shape[-1] // 2
-        return cos[0, :, None, :half], sin[0, :, None, :half]
+        return cos[0, :, None], sin[0, :, None]
+
+    @torch.no_grad()
+    @dynamic_rope_update  # for RoPE types whose frequencies depend on the batch
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute cosines and sines without transformers' repetition of each.
+
+        Products are element-wise: older versions of transformers multiply matrices, which rounds positions above 2,048
+        where TF32 is allowed.
+
+        Args:
+            x: a tensor that gives device and dtype.
+            position_ids: `(batch, length)`.
+            layer_type: `"full_attention"` or `"sliding_attention"`.
+
+        Returns:
+            cos, sin: `(batch, length, head_dim / 2)`.
+        """
+        frequencies = getattr(self, f"{layer_type}_inv_freq").to(device=x.device, dtype=torch.float32)
+        angles = position_ids[..., None].float() * frequencies
+        scaling = getattr(self, f"{layer_type}_attention_scaling")
+        return (angles.cos() * scaling).to(x.dtype), (angles.sin() * scaling).to(x.dtype)
 
 
 def rotate(tensor: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
