@@ -12,7 +12,7 @@ from llm_jp_modernbert.modeling.flops import forward_flops
 from llm_jp_modernbert.training.data.packing import balanced_order, best_fit, cut
 from llm_jp_modernbert.training.recipe.arguments import SPECIAL_TOKENS_PER_PIECE
 
-# Of the recipe `stage2`; a block of 32 million characters has about 16 million tokens.
+# From the recipe `stage2`. A block of 32 million characters has about 16 million tokens.
 _ROW, _ROWS_PER_STEP, _BLOCK_TOKENS, _PREDICTED = 8192, 384, 16_000_000, 0.3
 _BLOCKS_PER_RANK = 2
 # Half of the documents are longer than 490 tokens, a tenth than 2,400.

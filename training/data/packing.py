@@ -129,7 +129,7 @@ def balanced_order(
     """
     edges = np.unique([0, *range(-before % window, len(order), window), len(order)])
     sizes, total = np.diff(edges).tolist(), int(costs.sum())
-    # What a group lacks to its share of the total, in units that make it an integer, and a random number for ties.
+    # Shortfall of a group's cost from its share, times the number of rows to be an integer; a random number for ties.
     lacking = [(-size * total, int(tie), group) for group, (size, tie) in enumerate(zip(sizes, order, strict=False))]
     heapq.heapify(lacking)
     groups: list[list[int]] = [[] for _ in sizes]
