@@ -159,7 +159,6 @@ def scan_manifest(file: Path, visit: Callable[[SourceEntry], object] = lambda so
     Raises:
         UsageError: the file is missing, too large or not JSON, or a value of the result has another type.
     """
-
     nothing: dict[str, Any] = {}
 
     def visited(value: dict[str, Any]) -> dict[str, Any]:

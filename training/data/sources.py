@@ -77,16 +77,16 @@ class CorpusShard(FileShard):
 def _recorded(file: str) -> dict[str, Sample]:
     """A sample of each shard of a tokenized corpus; empty if the manifest is that of something else."""
     samples: dict[str, Sample] = {}
-
-    def add(source: SourceEntry) -> None:
-        for shard in source["shards"]:
-            entry = json.dumps([*made_from, source.get("sha256"), *sorted(shard.items())])
-            digest = hashlib.sha256(entry.encode()).hexdigest()[:16]
-            samples[shard["file"]] = {"size": shard["bytes"], "sha256": f"{RECORDED}{digest}"}
-
     try:
         origin = scan_manifest(Path(file))
         made_from = (origin["tokenizer"]["sha256"], origin.get("normalization"))
+
+        def add(source: SourceEntry) -> None:
+            for shard in source["shards"]:
+                entry = json.dumps([*made_from, source.get("sha256"), *sorted(shard.items())])
+                digest = hashlib.sha256(entry.encode()).hexdigest()[:16]
+                samples[shard["file"]] = {"size": shard["bytes"], "sha256": f"{RECORDED}{digest}"}
+
         scan_manifest(Path(file), add)
     except (UsageError, KeyError, TypeError, AttributeError):
         return {}
